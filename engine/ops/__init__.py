@@ -1,0 +1,38 @@
+"""The op vocabulary: one name per step of the forward pass, the same in every kernel set.
+
+A kernel set is a package (`reference`, `cpu`) that defines every name below with the same
+signature; `forward` receives it as an argument and never names a backend. Outputs come first and
+are overwritten. Axis names are `Shape`'s. All activations are float32 (float64 in `reference`),
+C-contiguous; `n` is the number of rows (tokens) in the call, row i is at position ``pos0 + i``.
+
+    embed_hc(state, tokens, table)              state (n, n_hc, n_embd); table: prepared Weight
+    rms_norm(out, x, weight, eps)               x (n, d); weight (d,) or None; out may be x
+    matmul(out, x, w)                           out (n, rows) = x (n, cols) @ w.T
+    matmul_grouped(out, x, w)                   x (n, g, cols), w (g*r, cols) -> out (n, g, r)
+    hc_split(x, post, comb, mix, state, scale, base, n_iter, eps)
+    hc_expand(out, y, post, comb, state)        out may be state
+    hc_collapse(x, mix, state, scale, base, eps)     output head: x (n, n_embd)
+    q_norm_rope(q, cos, sin, eps)               in place; q (n, n_head, head_dim)
+    rope_tail(x, cos, sin, inverse)             in place; x (n, n_head, head_dim)
+    kv_store(ring, kv, weight, cos, sin, pos0, eps, official)
+    compressor_pool(pooled, ring_kv, ring_score, kv, score, ape, pos0, ratio)
+    compressor_store(rows, row0, pooled, weight, cos, sin, eps, official)
+    indexer_store(rows, row0, pooled, weight, cos, sin, eps, official)
+    indexer_query(q, cos, sin, official)        in place; q (n, n_idx_head, idx_head_dim)
+    indexer_select(sel, n_sel, q, head_w, rows, pos0, ratio, margin)
+    attend(out, q, ring, rows, sel, n_sel, sinks, pos0, n_swa, ratio)
+    router_select(ids, weights, logits, bias, scale, margin)
+    router_hash(ids, weights, logits, table, tokens, scale)
+    routed_moe(out, x, ids, weights, gate, up, down, limit)
+    swiglu(out, gate, up, limit)
+    add(out, x)                                 out += x
+    argmax(logits) -> int                       first maximum; raises NonFiniteError
+
+`prepare(tensor, options) -> Weight` turns a file tensor into what `matmul`, `matmul_grouped`,
+`routed_moe` and `embed_hc` take. `reference/` documents each op: shapes, aliasing, formula.
+
+Row exactness. Row i of any output depends on row i of the inputs (and earlier rows only through
+caches) and on nothing else: not on n, not on the chunking, not on the thread count, not on whether
+a weight was repacked. Each output has one order of summation. `tests/engine/test_exact.py` holds
+it.
+"""

@@ -1,0 +1,65 @@
+"""The table of tensor formats: GGUF type id, name, block length and block bytes.
+
+Sizes are GGML's (source: `gguf.GGML_QUANT_SIZES`, checked by a test); the eight native formats
+have CPU kernels, every other one is converted to Q8_0 when a model is loaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One storage format of a tensor."""
+
+    type_id: int  # GGML type number in the file
+    name: str  # GGML spelling, e.g. 'Q8_0'
+    block_len: int  # values per block
+    block_bytes: int
+    native: bool = False
+
+    def row_bytes(self, n: int) -> int:
+        """Bytes of a row of n values; n must be a multiple of the block length."""
+        assert n % self.block_len == 0, (self.name, n)
+        return n // self.block_len * self.block_bytes
+
+
+_TABLE = (
+    (0, "F32", 1, 4),
+    (1, "F16", 1, 2),
+    (2, "Q4_0", 32, 18),
+    (3, "Q4_1", 32, 20),
+    (6, "Q5_0", 32, 22),
+    (7, "Q5_1", 32, 24),
+    (8, "Q8_0", 32, 34),
+    (9, "Q8_1", 32, 36),
+    (10, "Q2_K", 256, 84),
+    (11, "Q3_K", 256, 110),
+    (12, "Q4_K", 256, 144),
+    (13, "Q5_K", 256, 176),
+    (14, "Q6_K", 256, 210),
+    (15, "Q8_K", 256, 292),
+    (16, "IQ2_XXS", 256, 66),
+    (17, "IQ2_XS", 256, 74),
+    (18, "IQ3_XXS", 256, 98),
+    (19, "IQ1_S", 256, 50),
+    (20, "IQ4_NL", 32, 18),
+    (21, "IQ3_S", 256, 110),
+    (22, "IQ2_S", 256, 82),
+    (23, "IQ4_XS", 256, 136),
+    (24, "I8", 1, 1),
+    (25, "I16", 1, 2),
+    (26, "I32", 1, 4),
+    (27, "I64", 1, 8),
+    (28, "F64", 1, 8),
+    (29, "IQ1_M", 256, 56),
+    (30, "BF16", 1, 2),
+    (34, "TQ1_0", 256, 54),
+    (35, "TQ2_0", 256, 66),
+    (39, "MXFP4", 32, 17),
+)
+NATIVE = ("F32", "F16", "BF16", "Q8_0", "Q4_K", "Q2_K", "IQ2_XXS", "MXFP4")
+
+BY_ID = {t[0]: Format(*t, native=t[1] in NATIVE) for t in _TABLE}
+BY_NAME = {f.name: f for f in BY_ID.values()}
