@@ -8,6 +8,7 @@ C-contiguous; `n` is the number of rows (tokens) in the call, row i is at positi
     embed_hc(state, tokens, table)              state (n, n_hc, n_embd); table: prepared Weight
     rms_norm(out, x, weight, eps)               x (n, d); weight (d,) or None; out may be x
     matmul(out, x, w)                           out (n, rows) = x (n, cols) @ w.T
+    matmul_multi(outs, x, ws)                   several weights on the same x, as separate matmuls
     matmul_grouped(out, x, w)                   x (n, g, cols), w (g*r, cols) -> out (n, g, r)
     hc_split(x, post, comb, mix, state, scale, base, n_iter, eps)
     hc_expand(out, y, post, comb, state)        out may be state
@@ -28,7 +29,7 @@ C-contiguous; `n` is the number of rows (tokens) in the call, row i is at positi
     add(out, x)                                 out += x
     argmax(logits) -> int                       first maximum; raises NonFiniteError
 
-`prepare(tensor, options) -> Weight` turns a file tensor into what `matmul`, `matmul_grouped`,
+`prepare(tensor, *, activations, repack) -> Weight` turns a file tensor into what `matmul`, `matmul_grouped`,
 `routed_moe` and `embed_hc` take. `reference/` documents each op: shapes, aliasing, formula.
 
 Row exactness. Row i of any output depends on row i of the inputs (and earlier rows only through

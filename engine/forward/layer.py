@@ -1,0 +1,245 @@
+"""One decoder layer over n rows: hyper-connections around attention and feed-forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from engine.cache.kv import LayerCache
+from engine.forward.model import HyperConnection, Layer
+from engine.shape import Shape
+
+Tap = Callable[[str, int, np.ndarray], None]
+
+
+@dataclass(slots=True)
+class Angles:
+    """Cosines and sines of one pass, per kind of layer: rows, and windows that it completes."""
+
+    rows: dict[bool, tuple[np.ndarray, np.ndarray]]
+    windows: dict[int, tuple[np.ndarray, np.ndarray]]
+
+
+class LayerPass:
+    """Runs layers with one kernel set and one way of storing rows.
+
+    Parameters
+    ----------
+    ops : module
+        Kernel set.
+    shape : Shape
+    official : bool
+        Store rows as the published model does (see `EngineOptions.kv`).
+    """
+
+    def __init__(self, ops: Any, shape: Shape, official: bool) -> None:
+        self.ops = ops
+        self.shape = shape
+        self.official = official
+        self.tap: Tap | None = None
+        # Drift's causal test replaces this pass's expert ids by another run's.
+        self.force_ids: Callable[[int, np.ndarray], None] | None = None
+
+    def run(
+        self,
+        index: int,
+        layer: Layer,
+        cache: LayerCache,
+        s: SimpleNamespace,
+        n: int,
+        pos0: int,
+        angles: Angles,
+    ) -> None:
+        """Advance s.state (n, n_hc, n_embd) by one layer; rows are appended to the cache."""
+        self._attention(index, layer, cache, s, n, pos0, angles)
+        self._feed_forward(index, layer, s)
+
+    def _enter(self, hc: HyperConnection, s: SimpleNamespace) -> None:
+        """Mix the streams into one row s.x; remember how to spread the result (post, comb)."""
+        ops, shape = self.ops, self.shape
+        ops.rms_norm(s.flat, s.state_flat, None, shape.rms_eps)
+        ops.matmul(s.mix, s.flat, hc.fn)
+        ops.hc_split(
+            s.x, s.post, s.comb, s.mix, s.state, hc.scale, hc.base, shape.n_sinkhorn, shape.hc_eps
+        )
+
+    def _attention(
+        self,
+        index: int,
+        layer: Layer,
+        cache: LayerCache,
+        s: SimpleNamespace,
+        n: int,
+        pos0: int,
+        angles: Angles,
+    ) -> None:
+        ops, shape, tap = self.ops, self.shape, self.tap
+        eps = shape.rms_eps
+        ratio = layer.ratio
+        cos, sin = angles.rows[ratio > 0]
+        self._enter(layer.hc_attn, s)
+        ops.rms_norm(s.a, s.x, layer.attn_norm, eps)
+
+        outs, weights = [s.q_a, s.kv], [layer.q_a, layer.kv]
+        indexing = False
+        if ratio:
+            comp = layer.compressor
+            comp_kv, comp_gate = self._comp_rows(ratio, s)
+            outs += [comp_kv, comp_gate]
+            weights += [comp.kv, comp.gate]
+            if ratio == 4:
+                idx = layer.indexer
+                outs += [s.idx_kv, s.idx_gate]
+                weights += [idx.compressor.kv, idx.compressor.gate]
+                # With every row visible inside the top k, scores cannot matter.
+                indexing = (pos0 + n) // 4 > shape.idx_top_k
+                if indexing:
+                    outs.append(s.idx_w)
+                    weights.append(idx.proj)
+        ops.matmul_multi(outs, s.a, weights)
+
+        ops.rms_norm(s.q_a, s.q_a, layer.q_a_norm, eps)
+        if indexing:
+            ops.matmul_multi([s.q_flat, s.idx_q_flat], s.q_a, [layer.q_b, layer.indexer.q_b])
+        else:
+            ops.matmul(s.q_flat, s.q_a, layer.q_b)
+        ops.q_norm_rope(s.q, cos, sin, eps)
+        ops.kv_store(cache.raw, s.kv, layer.kv_norm, cos, sin, pos0, eps, self.official)
+
+        sel = n_sel = None
+        if ratio:
+            self._compress(layer, cache, s, n, pos0, angles)
+            if ratio == 4:
+                sel, n_sel = s.sel, s.n_sel
+                if indexing:
+                    ops.indexer_query(s.idx_q, cos, sin, self.official)
+                ops.indexer_select(
+                    sel,
+                    n_sel,
+                    s.idx_q if indexing else None,
+                    s.idx_w if indexing else None,
+                    cache.index,
+                    pos0,
+                    ratio,
+                    s.sel_margin if tap else None,
+                )
+        ops.attend(
+            s.heads, s.q, cache.raw, cache.comp, sel, n_sel, layer.sinks, pos0, shape.n_swa, ratio
+        )
+        if tap:
+            tap("q", index, s.q)
+            tap("kv", index, cache.raw[np.arange(pos0, pos0 + n) % len(cache.raw)])
+            if ratio:
+                first, last = pos0 // ratio, (pos0 + n) // ratio
+                tap("compressed", index, cache.comp[first:last])
+            if ratio == 4:
+                tap("indexer_rows", index, cache.index.export(last)[first:])
+                tap("indexer_set", index, np.where(np.arange(sel.shape[1]) < n_sel[:, None], sel, -1))
+                tap("indexer_margin", index, s.sel_margin)
+            tap("heads", index, s.heads)
+        ops.rope_tail(s.heads, cos, sin, True)
+        ops.matmul_grouped(s.low, s.heads_grouped, layer.out_a)
+        ops.matmul(s.y, s.low_flat, layer.out_b)
+        ops.hc_expand(s.state, s.y, s.post, s.comb, s.state)
+        if tap:
+            tap("attn_out", index, s.y)
+            tap("attn_state", index, s.state)
+
+    def _comp_rows(self, ratio: int, s: SimpleNamespace) -> tuple[np.ndarray, np.ndarray]:
+        if ratio == 4:
+            return s.comp_kv, s.comp_gate
+        return s.comp_kv_128, s.comp_gate_128
+
+    def _compress(
+        self,
+        layer: Layer,
+        cache: LayerCache,
+        s: SimpleNamespace,
+        n: int,
+        pos0: int,
+        angles: Angles,
+    ) -> None:
+        """Pool the windows that these rows complete and append them to the compressed rows."""
+        ops, eps, ratio = self.ops, self.shape.rms_eps, layer.ratio
+        first = pos0 // ratio
+        n_emit = (pos0 + n) // ratio - first
+        comp = layer.compressor
+        comp_kv, comp_gate = self._comp_rows(ratio, s)
+        pooled = s.pooled[:n_emit]
+        ops.compressor_pool(
+            pooled, cache.ring_kv, cache.ring_score, comp_kv, comp_gate, comp.ape, pos0, ratio
+        )
+        if ratio == 4:
+            idx = layer.indexer.compressor
+            idx_pooled = s.idx_pooled[:n_emit]
+            ops.compressor_pool(
+                idx_pooled,
+                cache.idx_ring_kv,
+                cache.idx_ring_score,
+                s.idx_kv,
+                s.idx_gate,
+                idx.ape,
+                pos0,
+                ratio,
+            )
+        if n_emit:
+            cos, sin = angles.windows[ratio]
+            ops.compressor_store(
+                cache.comp, first, pooled, comp.norm, cos, sin, eps, self.official
+            )
+            if ratio == 4:
+                ops.indexer_store(
+                    cache.index, first, idx_pooled, idx.norm, cos, sin, eps, self.official
+                )
+
+    def _feed_forward(self, index: int, layer: Layer, s: SimpleNamespace) -> None:
+        ops, shape, tap = self.ops, self.shape, self.tap
+        self._enter(layer.hc_ffn, s)
+        ops.rms_norm(s.a, s.x, layer.ffn_norm, shape.rms_eps)
+        ops.matmul(s.logits_r, s.a, layer.router)
+        scale = shape.expert_weights_scale
+        if layer.tid2eid is not None:
+            ops.router_hash(s.ids, s.weights, s.logits_r, layer.tid2eid, s.tokens, scale)
+        else:
+            ops.router_select(
+                s.ids, s.weights, s.logits_r, layer.router_bias, scale, s.margin if tap else None
+            )
+            if self.force_ids is not None:
+                self._forced(index, layer, s)
+        if tap:
+            tap("ffn_norm", index, s.a)
+            tap("router_logits", index, s.logits_r)
+            tap("expert_ids", index, s.ids)
+            tap("expert_weights", index, s.weights)
+            if layer.tid2eid is None:
+                tap("expert_margin", index, s.margin)
+        ops.routed_moe(
+            s.y, s.a, s.ids, s.weights, layer.gate_exps, layer.up_exps, layer.down_exps, layer.limit
+        )
+        if shape.n_expert_shared:
+            ops.matmul_multi([s.gate_sh, s.up_sh], s.a, [layer.gate_shexp, layer.up_shexp])
+            ops.swiglu(s.mid_sh, s.gate_sh, s.up_sh, layer.limit_shared)
+            ops.matmul(s.shared, s.mid_sh, layer.down_shexp)
+            ops.add(s.y, s.shared)
+        ops.hc_expand(s.state, s.y, s.post, s.comb, s.state)
+        if tap:
+            tap("ffn_out", index, s.y)
+            tap("ffn_state", index, s.state)
+
+    def _forced(self, index: int, layer: Layer, s: SimpleNamespace) -> None:
+        """Take expert ids from elsewhere, and this pass's own weights for them."""
+        self.force_ids(index, s.ids)
+        # A table whose row i holds the forced ids of row i gives the hash router's weights.
+        rows = np.arange(len(s.ids), dtype=np.int32)
+        self.ops.router_hash(
+            s.ids,
+            s.weights,
+            s.logits_r,
+            s.ids.copy(),
+            rows,
+            self.shape.expert_weights_scale,
+        )
