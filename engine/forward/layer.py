@@ -138,7 +138,11 @@ class LayerPass:
                 tap("compressed", index, cache.comp[first:last])
             if ratio == 4:
                 tap("indexer_rows", index, cache.index.export(last)[first:])
-                tap("indexer_set", index, np.where(np.arange(sel.shape[1]) < n_sel[:, None], sel, -1))
+                tap(
+                    "indexer_set",
+                    index,
+                    np.where(np.arange(sel.shape[1]) < n_sel[:, None], sel, -1),
+                )
                 tap("indexer_margin", index, s.sel_margin)
             tap("heads", index, s.heads)
         ops.rope_tail(s.heads, cos, sin, True)
@@ -188,9 +192,7 @@ class LayerPass:
             )
         if n_emit:
             cos, sin = angles.windows[ratio]
-            ops.compressor_store(
-                cache.comp, first, pooled, comp.norm, cos, sin, eps, self.official
-            )
+            ops.compressor_store(cache.comp, first, pooled, comp.norm, cos, sin, eps, self.official)
             if ratio == 4:
                 ops.indexer_store(
                     cache.index, first, idx_pooled, idx.norm, cos, sin, eps, self.official

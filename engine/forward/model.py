@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from engine.errors import LayoutError
-from engine.quant import dequantize
+from engine.quant.registry import dequantize
 from engine.shape import Shape
 from engine.weights.bind import LayerWeights, MtpWeights, TrunkWeights
 from engine.weights.tensor import Tensor
@@ -252,8 +252,3 @@ VECTOR_SUFFIXES = (
     "hnorm.weight",
     "norm.weight",
 )
-
-
-def matrices(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """Those tensors that a kernel set prepares (and may repack)."""
-    return [t for t in tensors if not t.name.endswith(VECTOR_SUFFIXES)]

@@ -1,0 +1,271 @@
+"""Opening a model: file, layout check, weights in the kernel set's form, sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from functools import cached_property, partial
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from engine.cache import kv, session_file
+from engine.errors import BackendError, ContextError, LayoutError, MemoryBudgetError
+from engine.forward.model import VECTOR_SUFFIXES, Model, MtpModel, Preparer
+from engine.forward.scratch import scratch_bytes
+from engine.options import EngineOptions
+from engine.session import Session
+
+if TYPE_CHECKING:
+    from engine.gguf.reader import GGUFFile
+    from engine.text.tokenizer import Tokenizer
+    from engine.weights.tensor import Tensor
+
+# Interpreter, numba's compiler and libraries; measured, see LOG.md.
+RUNTIME_BYTES = 250 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryEstimate:
+    """Bytes by purpose, computed before anything large is allocated."""
+
+    mapped: int  # the files, paged in as they are read
+    repacked: int
+    context: int  # rows of one session, full
+    scratch: int  # activations of one session
+
+    @property
+    def resident(self) -> int:
+        """What this process adds to the mapped files."""
+        return self.repacked + self.context + self.scratch
+
+
+class Engine:
+    """A model ready to run; made by `open_engine`, closed by `close` or as a context manager."""
+
+    def __init__(
+        self,
+        options: EngineOptions,
+        file: GGUFFile,
+        mtp_file: GGUFFile | None,
+        shape: Any,
+        ops: Any,
+    ) -> None:
+        self.options = options
+        self.shape = shape
+        self.ops = ops
+        self.notices: list[str] = []
+        self.threads = 0
+        self.model: Model
+        self.mtp: MtpModel | None = None
+        self.repacked_bytes = 0
+        self._file = file
+        self._mtp_file = mtp_file
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the mappings; sessions must not be used afterwards."""
+        self._file.close()
+        if self._mtp_file is not None:
+            self._mtp_file.close()
+
+    @property
+    def identity(self) -> Any:
+        """`FileIdentity` of the trunk file."""
+        return self._file.identity
+
+    @property
+    def file(self) -> GGUFFile:
+        """The trunk file: metadata and tensor table."""
+        return self._file
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The file's tokenizer, built at first use."""
+        from engine.text.tokenizer import Tokenizer
+
+        return Tokenizer.from_metadata(self._file.metadata)
+
+    def modes(self) -> tuple[str, ...]:
+        """Decode modes that this engine can run with the files it has."""
+        return ("plain",)
+
+    def memory_estimate(self, ctx: int) -> MemoryEstimate:
+        """Bytes that a session of `ctx` tokens needs."""
+        options, shape = self.options, self.shape
+        chunk = min(options.prefill_chunk, ctx)
+        files = [self._file] + ([self._mtp_file] if self._mtp_file else [])
+        return MemoryEstimate(
+            mapped=sum(t.n_bytes for f in files for t in f.tensors.values()),
+            repacked=self.repacked_bytes,
+            context=kv.context_bytes(shape, ctx, chunk, options.kv == "official"),
+            scratch=scratch_bytes(shape, max(chunk, kv.ROLLBACK)) + 8 * shape.n_vocab,
+        )
+
+    def check_context(self, ctx: int) -> None:
+        """Refuse a context that the model or the free memory does not allow.
+
+        Raises
+        ------
+        ContextError
+        MemoryBudgetError
+        """
+        limit = self.shape.n_ctx_train
+        if not 1 <= ctx <= limit:
+            raise ContextError(f"context: expected 1 to {limit} tokens, found {ctx}")
+        estimate = self.memory_estimate(ctx)
+        need = estimate.context + estimate.scratch
+        free = psutil.virtual_memory().available
+        if need > free:
+            raise MemoryBudgetError(
+                f"context: expected at most {free >> 20} MiB of free memory to be needed, "
+                f"found {need >> 20} MiB for {ctx} tokens"
+            )
+
+    def session(self, ctx: int) -> Session:
+        """A new, empty timeline of at most `ctx` tokens."""
+        self.check_context(ctx)
+        return Session(self, ctx)
+
+    def load_session(self, path: Path, ctx: int | None = None) -> Session:
+        """The timeline of a session file, with room up to `ctx` tokens (default: as saved)."""
+        from engine.cache.snapshot import header
+
+        saved, identity = session_file.read_session(Path(path), self.identity.header_sha256)
+        words = header(saved.data)
+        session = self.session(ctx or max(words["ctx"], words["n_tokens"]))
+        session.restore(saved)
+        session.identity = identity
+        return session
+
+    def facts(self) -> dict[str, Any]:
+        """What a record needs to know to be comparable; plain JSON values."""
+        options = self.options
+        facts = {
+            "backend": options.backend,
+            "threads": self.threads,
+            "activations": options.activations,
+            "kv": options.kv,
+            "prefill_chunk": options.prefill_chunk,
+            "repacked_bytes": self.repacked_bytes,
+            "model_header_sha256": self.identity.header_sha256,
+            "model_bytes": self.identity.size,
+            "shape": {f.name: getattr(self.shape, f.name) for f in fields(self.shape)},
+        }
+        if self._mtp_file is not None:
+            facts["mtp_header_sha256"] = self._mtp_file.identity.header_sha256
+        facts.update(self.ops.facts())
+        return facts
+
+
+def _bound_tensors(*bounds: Any) -> Iterator[Tensor]:
+    """Every tensor of bound weights, in file order of the layers."""
+    from engine.weights.tensor import Tensor
+
+    for bound in bounds:
+        if bound is None:
+            continue
+        for f in fields(bound):
+            value = getattr(bound, f.name)
+            if isinstance(value, Tensor):
+                yield value
+            elif isinstance(value, tuple):
+                yield from _bound_tensors(*value)
+            elif value is not None and hasattr(value, "__dataclass_fields__"):
+                yield from _bound_tensors(value)
+
+
+def _load_ops(backend: str) -> Any:
+    if backend == "cpu":
+        from engine.ops import cpu
+
+        return cpu
+    raise BackendError(f"backend: expected 'cpu', found {backend!r}")
+
+
+def _want_repack(options: EngineOptions, need: int) -> bool:
+    """Whether to make the interleaved copy; 'auto' makes it within half of the free memory."""
+    if options.activations != "int8" or options.repack == "off":
+        return False
+    if options.repack == "on":
+        return True
+    return need <= psutil.virtual_memory().available // 2
+
+
+def open_engine(options: EngineOptions) -> Engine:
+    """Open, check and prepare a model.
+
+    Parameters
+    ----------
+    options : EngineOptions
+
+    Returns
+    -------
+    Engine
+
+    Raises
+    ------
+    GGUFError, LayoutError
+        If a file is not a model that can be run; nothing was allocated for it.
+    BackendError
+        If the backend is not available.
+    """
+    from engine.gguf.reader import open_gguf
+    from engine.quant.registry import to_q8_0
+    from engine.weights.bind import bind_mtp, bind_trunk, scan_values
+
+    file = open_gguf(options.path)
+    mtp_file = None
+    try:
+        shape, bound = bind_trunk(file)
+        bound_mtp = None
+        if options.mtp_path is not None:
+            mtp_file = open_gguf(options.mtp_path)
+            bound_mtp = bind_mtp(mtp_file, shape)
+        if options.check_values:
+            for tensor in _bound_tensors(bound, bound_mtp):
+                fault = scan_values(tensor)
+                if fault:
+                    raise LayoutError(f"{tensor.name}: expected finite values, found {fault}")
+
+        ops = _load_ops(options.backend)
+        engine = Engine(options, file, mtp_file, shape, ops)
+        engine.threads = ops.set_threads(options.threads)
+        matrices = [
+            t for t in _bound_tensors(bound, bound_mtp) if not t.name.endswith(VECTOR_SUFFIXES)
+        ]
+        foreign = sorted({t.format.name for t in matrices if not t.format.native})
+        if foreign:
+            engine.notices.append(f"{', '.join(foreign)}: no kernel; converted to Q8_0 in memory")
+        repack = _want_repack(options, sum(map(ops.repack_bytes, matrices)))
+
+        def prepare(tensor: Tensor) -> Any:
+            if not tensor.format.native:
+                tensor = to_q8_0(tensor)
+            weight = build(tensor)
+            engine.repacked_bytes += weight.repacked_bytes
+            return weight
+
+        build = partial(ops.prepare, activations=options.activations, repack=repack)
+        preparer = Preparer(prepare)
+        engine.model = preparer.trunk(shape, bound)
+        if bound_mtp is not None:
+            engine.mtp = preparer.mtp(shape, bound_mtp)
+        return engine
+    except BaseException:
+        file.close()
+        if mtp_file is not None:
+            mtp_file.close()
+        raise

@@ -1,0 +1,342 @@
+"""One timeline of tokens: sync, eval, verify, rewind, save, restore. Owns its rows, no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from engine.cache import session_file, snapshot
+from engine.cache.kv import ROLLBACK, KVCache
+from engine.errors import ContextError, RebuildNeeded
+from engine.forward.trunk import Trunk
+
+if TYPE_CHECKING:
+    from engine.cache.session_file import SessionIdentity
+    from engine.cache.snapshot import Snapshot
+    from engine.engine import Engine
+
+LOGIT_ROWS = 64  # rows of logits computed at a time when every position's are wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """Which experts ran, per layer and token.
+
+    Parameters
+    ----------
+    ids : int32 array of shape (n_layer, n, n_expert_used)
+        In the router's order.
+    margin : float32 array of shape (n_layer, n)
+        Gap between the last kept and the first dropped expert; infinite in hash-routed layers,
+        whose experts do not depend on scores.
+    """
+
+    ids: np.ndarray
+    margin: np.ndarray
+
+
+class Session:
+    """A timeline over an engine; made by `Engine.session`.
+
+    Going back is possible by `rewind` for the last few tokens, and by `restore` to any snapshot;
+    anything else needs a new session, because compressed rows cannot be taken apart.
+    """
+
+    def __init__(self, engine: Engine, ctx: int) -> None:
+        self.engine = engine
+        self.ctx = ctx
+        options = engine.options
+        self._chunk = min(options.prefill_chunk, ctx)
+        official = options.kv == "official"
+        self.cache = KVCache(engine.ops, engine.shape, ctx, self._chunk, official)
+        self.trunk = Trunk(engine.ops, engine.model, official, max(self._chunk, ROLLBACK))
+        self.identity: SessionIdentity | None = None
+        self._tokens: list[int] = []
+        self._high = 0  # rows up to here may have been written
+        self._floor = 0  # rows before here are not kept for going back
+        self._logits = np.zeros(engine.shape.n_vocab, np.float32)
+        self._fresh = False  # whether _logits belongs to the last token
+        self._state = np.zeros((engine.shape.n_hc, engine.shape.n_embd), np.float32)
+        self._has_state = False
+
+    @property
+    def n_past(self) -> int:
+        """Tokens evaluated so far."""
+        return len(self._tokens)
+
+    @property
+    def tokens(self) -> list[int]:
+        """Copy of the token ids evaluated so far."""
+        return list(self._tokens)
+
+    @property
+    def room(self) -> int:
+        """Tokens that still fit."""
+        return self.ctx - len(self._tokens)
+
+    @property
+    def logits(self) -> np.ndarray:
+        """Logits after the last token, float32 (n_vocab,); overwritten by the next evaluation.
+
+        Raises
+        ------
+        RebuildNeeded
+            Right after `rewind`, until a token is evaluated.
+        """
+        if not self._fresh:
+            raise RebuildNeeded("logits: expected an evaluated token, found none since the rewind")
+        return self._logits
+
+    @property
+    def hidden(self) -> np.ndarray | None:
+        """Final state of the last token, float32 (n_hc, n_embd); None after load or rewind."""
+        return self._state if self._has_state else None
+
+    def _check(self, tokens: Sequence[int]) -> np.ndarray:
+        ids = np.asarray(tokens, dtype=np.int64)
+        n_vocab = self.engine.shape.n_vocab
+        if ids.size and (ids.min() < 0 or ids.max() >= n_vocab):
+            bad = int(ids[(ids < 0) | (ids >= n_vocab)][0])
+            raise ContextError(f"token: expected an id from 0 to {n_vocab - 1}, found {bad}")
+        if ids.size > self.room:
+            raise ContextError(
+                f"context: expected at most {self.ctx} tokens, "
+                f"found {self.n_past} and {ids.size} more"
+            )
+        return ids.astype(np.int32)
+
+    def _advance(self, ids: np.ndarray) -> np.ndarray:
+        """Evaluate one chunk at the live end; returns the state rows (a view)."""
+        pos0 = self.n_past
+        self._fresh = self._has_state = False
+        state = self.trunk.evaluate(self.cache, ids, pos0)
+        self._tokens.extend(ids.tolist())
+        self._high = max(self._high, self.n_past)
+        return state
+
+    def _finish(self, state: np.ndarray) -> None:
+        """Logits and state of the last row."""
+        self._state[...] = state[-1]
+        self._logits[...] = self.trunk.logits(state[-1:])[0]
+        self._fresh = self._has_state = True
+
+    def sync(
+        self, tokens: Sequence[int], progress: Callable[[int, int], None] | None = None
+    ) -> int:
+        """Make the timeline equal to `tokens`, evaluating only what is new.
+
+        Parameters
+        ----------
+        tokens : sequence of int
+            The whole text, not the new part.
+        progress : callable, optional
+            Called as ``progress(done, total)`` after every chunk.
+
+        Returns
+        -------
+        int
+            Tokens evaluated.
+
+        Raises
+        ------
+        RebuildNeeded
+            If `tokens` rewrites more than the last few tokens of the timeline.
+        ContextError
+            If they do not fit, or an id is not in the vocabulary; nothing is evaluated.
+        """
+        if len(tokens) == 0:
+            raise ContextError("tokens: expected at least one, found none")
+        live = self._tokens
+        shared = 0
+        limit = min(len(live), len(tokens))
+        if list(tokens[:limit]) == live[:limit]:
+            shared = limit
+        else:
+            while live[shared] == tokens[shared]:
+                shared += 1
+        if shared == len(tokens) and not (shared == len(live) and self._fresh):
+            shared -= 1  # the last token again, for its logits
+        if shared < len(live):
+            if not self.can_rewind(shared):
+                raise RebuildNeeded(
+                    f"sync: expected an extension of the {len(live)} live tokens, "
+                    f"found a text that differs from token {shared} on"
+                )
+            self.rewind(shared)
+        new = self._check(tokens[shared:])
+        total = len(new)
+        for start in range(0, total, self._chunk):
+            part = new[start : start + self._chunk]
+            state = self._advance(part)
+            if start + len(part) == total:
+                self._finish(state)
+            if progress:
+                progress(start + len(part), total)
+        return total
+
+    def eval(self, token: int) -> np.ndarray:
+        """Append one token; returns its logits (the array of `logits`)."""
+        self._finish(self._advance(self._check((token,))))
+        return self._logits
+
+    def verify(self, tokens: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Append a few tokens in one pass, with logits after each of them.
+
+        Bits equal those of evaluating them one by one.
+
+        Parameters
+        ----------
+        tokens : sequence of int
+            1 to 16 ids; `rewind` afterwards drops those that are not wanted.
+
+        Returns
+        -------
+        logits : float32 array of shape (n, n_vocab)
+        states : float32 array of shape (n, n_hc, n_embd)
+            A view that the next evaluation overwrites.
+        """
+        assert 1 <= len(tokens) <= ROLLBACK, len(tokens)
+        states = self._advance(self._check(tokens))
+        logits = self.trunk.logits(states)
+        if len(tokens) == 1:
+            logits = logits.copy()
+        self._logits[...] = logits[-1]
+        self._state[...] = states[-1]
+        self._fresh = self._has_state = True
+        return logits, states
+
+    def can_rewind(self, n_past: int) -> bool:
+        """Whether the timeline can be cut to n_past tokens without a snapshot."""
+        return max(self._floor, self._high - ROLLBACK) <= n_past <= self.n_past or n_past == 0
+
+    def rewind(
+        self, n_past: int, logits: np.ndarray | None = None, state: np.ndarray | None = None
+    ) -> None:
+        """Drop the tokens after the first n_past.
+
+        Parameters
+        ----------
+        n_past : int
+        logits, state : float32 arrays of shapes (n_vocab,) and (n_hc, n_embd), optional
+            Those of the new last token where the caller has them (from `verify`).
+
+        Raises
+        ------
+        RebuildNeeded
+            If the rows for that are gone.
+        """
+        if n_past == self.n_past:
+            return
+        if not self.can_rewind(n_past):
+            oldest = max(self._floor, self._high - ROLLBACK)
+            raise RebuildNeeded(
+                f"rewind: expected {oldest} to {self.n_past} tokens, found {n_past}"
+            )
+        del self._tokens[n_past:]
+        self._fresh = self._has_state = False
+        if n_past == 0:
+            self._high = self._floor = 0
+            self.identity = None
+            return
+        if logits is not None:
+            self._logits[...] = logits
+            self._fresh = True
+        if state is not None:
+            self._state[...] = state
+            self._has_state = True
+
+    def all_logits(
+        self, tokens: Sequence[int], routing: bool = False
+    ) -> tuple[np.ndarray, Routing | None]:
+        """Append tokens and return the logits after each of them.
+
+        Parameters
+        ----------
+        tokens : sequence of int
+        routing : bool
+            Also return which experts ran.
+
+        Returns
+        -------
+        logits : float32 array of shape (n, n_vocab)
+        routing : Routing or None
+        """
+        ids = self._check(tokens)
+        shape = self.engine.shape
+        logits = np.empty((len(ids), shape.n_vocab), np.float32)
+        collected = None
+        if routing:
+            collected = Routing(
+                np.zeros((shape.n_layer, len(ids), shape.n_expert_used), np.int32),
+                np.full((shape.n_layer, len(ids)), np.inf, np.float32),
+            )
+        try:
+            for start in range(0, len(ids), self._chunk):
+                stop = min(start + self._chunk, len(ids))
+                if collected is not None:
+                    self.trunk.layers.tap = _routing_tap(collected, start, stop)
+                state = self._advance(ids[start:stop])
+                self.trunk.layers.tap = None
+                for row in range(0, stop - start, LOGIT_ROWS):
+                    part = state[row : row + LOGIT_ROWS]
+                    self.trunk.logits(part, logits[start + row : start + row + len(part)])
+                if stop == len(ids):
+                    self._finish(state)
+        finally:
+            self.trunk.layers.tap = None
+        return logits, collected
+
+    def save(self) -> Snapshot:
+        """Snapshot of the timeline in memory; `logits` must be valid."""
+        options = self.engine.options
+        return snapshot.save(self.cache, self._tokens, self.logits, options.kv, self._chunk)
+
+    def restore(self, saved: Snapshot) -> None:
+        """Put the timeline back to a snapshot taken from this engine's model.
+
+        Raises
+        ------
+        SnapshotError
+            If it does not fit; the timeline is unchanged.
+        """
+        tokens, logits = snapshot.load(self.cache, saved, self.engine.options.kv)
+        self._tokens = tokens
+        self._logits[...] = logits
+        self._fresh = True
+        self._has_state = False  # the final state is not part of a snapshot
+        self._high = self._floor = len(tokens)
+
+    def save_file(self, path: Path, title: str | None = None) -> None:
+        """Write the session to a file; a session that was loaded or saved keeps its identity.
+
+        Parameters
+        ----------
+        path : Path
+        title : str, optional
+            For a session saved for the first time; later titles replace the first one's text,
+            never its id or creation time.
+        """
+        if self.identity is None:
+            self.identity = session_file.new_identity(title or "")
+        elif title is not None:
+            old = self.identity
+            self.identity = session_file.SessionIdentity(title, old.created, old.id)
+        session_file.write_session(
+            Path(path), self.save(), self.identity, self.engine.identity.header_sha256
+        )
+
+
+def _routing_tap(
+    collected: Routing, start: int, stop: int
+) -> Callable[[str, int, np.ndarray], None]:
+    def tap(name: str, layer: int, array: np.ndarray) -> None:
+        if name == "expert_ids":
+            collected.ids[layer, start:stop] = array
+        elif name == "expert_margin":
+            collected.margin[layer, start:stop] = array
+
+    return tap
