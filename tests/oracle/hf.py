@@ -10,6 +10,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,6 +62,9 @@ LAYER_NAMES = {
     "ffn_down_shexp.weight": "mlp.shared_experts.down_proj.weight",
 }
 
+# Leaves of an MTP block outside its decoder layer.
+MTP_LEAVES = ("nextn.", "e_proj", "h_proj", "enorm", "hnorm", "norm", "hc_head")
+
 TOP_NAMES = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output.weight": "lm_head.weight",
@@ -75,7 +79,7 @@ TOP_NAMES = {
 class File:
     """Metadata without their architecture prefix, and float32 (or int32) tensors by name."""
 
-    meta: dict[str, object]
+    meta: dict[str, Any]
     tensors: dict[str, np.ndarray]
 
 
@@ -98,7 +102,7 @@ def read_file(path: Path) -> File:
 
 
 def hf_config(f: File, *, mtp: bool = False) -> DeepseekV4Config:
-    """The configuration that the metadata describe; `mtp`: of the MTP block as a one-layer model."""
+    """The configuration that the metadata describe; `mtp`: the MTP block as one layer."""
     m = f.meta
     n_layer = 1 if mtp else m["block_count"]
     ratios = [0] if mtp else m["attention.compress_ratios"][:n_layer]
@@ -178,7 +182,7 @@ def _layer_state(f: File, prefix: str) -> dict[str, torch.Tensor]:
     return state
 
 
-def _set_limits(layer: nn.Module, routed: float, shared: float) -> None:
+def _set_limits(layer: Any, routed: float, shared: float) -> None:
     # The configuration has one limit; a file has one per layer and kind.
     layer.mlp.experts.limit = routed
     layer.mlp.shared_experts.limit = shared

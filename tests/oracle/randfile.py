@@ -36,7 +36,7 @@ class Spec:
     n_expert_used: int = 4
     n_ff_exp: int = 256
     n_hash_layer: int = 3
-    swiglu_limit: float = 10.0
+    swiglu_limit: float = 1.5
     route_scale: float = 1.5
     yarn_factor: float = 16.0
     yarn_orig_ctx: int = 65536
@@ -126,7 +126,7 @@ def _metadata(w: GGUFWriter, s: Spec, layout: str, nextn: int = 0) -> None:
         "hash_layer_count": s.n_hash_layer,
     }.items():
         w.add_uint32(f"{a}.{key}", value)
-    for key, value in {
+    for key, number in {
         "attention.layer_norm_rms_epsilon": s.rms_eps,
         "attention.compress_rope_freq_base": 160000.0,
         "rope.freq_base": 10000.0,
@@ -136,7 +136,7 @@ def _metadata(w: GGUFWriter, s: Spec, layout: str, nextn: int = 0) -> None:
         "expert_weights_scale": s.route_scale,
         "hyper_connection.epsilon": 1e-6,
     }.items():
-        w.add_float32(f"{a}.{key}", value)
+        w.add_float32(f"{a}.{key}", number)
     w.add_string(f"{a}.rope.scaling.type", "yarn")
     w.add_bool(f"{a}.expert_weights_norm", True)
     # The converter appends an entry for the MTP block; the other layout does not.
@@ -189,7 +189,7 @@ def _block(put: Put, rng: np.random.Generator, s: Spec, p: str, ratio: int, hash
     put(f"{p}attn_sinks.weight", 1 + rng.standard_normal(s.n_head))
     group = s.n_head * hd // s.n_out_group
     put(f"{p}attn_output_a.weight", _matrix(rng, s.n_out_group * s.n_lora_o, group), "dense")
-    put(f"{p}attn_output_b.weight", _matrix(rng, d, s.n_out_group * s.n_lora_o, gain=3), "dense")
+    put(f"{p}attn_output_b.weight", _matrix(rng, d, s.n_out_group * s.n_lora_o, gain=1.5), "dense")
     if ratio:
         width = hd * (2 if ratio == 4 else 1)
         put(f"{p}attn_compressor_kv.weight", _matrix(rng, width, d), "small")
@@ -215,10 +215,10 @@ def _block(put: Put, rng: np.random.Generator, s: Spec, p: str, ratio: int, hash
         ("down", d, s.n_ff_exp),
     ):
         # Experts share a part, so that one flipped router choice does not swamp everything else.
-        shared = _matrix(rng, 1, rows, cols, gain=2)
-        own = _matrix(rng, s.n_expert, rows, cols, gain=2)
+        shared = _matrix(rng, 1, rows, cols)
+        own = _matrix(rng, s.n_expert, rows, cols)
         put(f"{p}ffn_{leaf}_exps.weight", 0.8 * shared + 0.6 * own, "expert")
-        put(f"{p}ffn_{leaf}_shexp.weight", _matrix(rng, rows, cols, gain=2), "dense")
+        put(f"{p}ffn_{leaf}_shexp.weight", _matrix(rng, rows, cols), "dense")
 
 
 def _head(put: Put, rng: np.random.Generator, d: int, p: str) -> None:
