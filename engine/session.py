@@ -60,8 +60,14 @@ class Session:
         self._floor = 0  # rows before here are not kept for going back
         self._logits = np.zeros(engine.shape.n_vocab, np.float32)
         self._fresh = False  # whether _logits belongs to the last token
-        self._state = np.zeros((engine.shape.n_hc, engine.shape.n_embd), np.float32)
-        self._has_state = False
+        # Changes whenever the live end moves by anything but appending; drafters watch it.
+        self.epoch = 0
+        # Final states by position: enough for a drafter's window, or just the last one.
+        self._n_states = engine.shape.n_swa + ROLLBACK if engine.mtp is not None else 1
+        self._states = np.zeros(
+            (self._n_states, engine.shape.n_hc, engine.shape.n_embd), np.float32
+        )
+        self._states_from = 0  # first position whose state is known; n_past: none is
 
     @property
     def n_past(self) -> int:
@@ -93,8 +99,30 @@ class Session:
 
     @property
     def hidden(self) -> np.ndarray | None:
-        """Final state of the last token, float32 (n_hc, n_embd); None after load or rewind."""
-        return self._state if self._has_state else None
+        """Final state of the last token, float32 (n_hc, n_embd); None when it was not kept."""
+        last = self.n_past - 1
+        return self._states[last % self._n_states] if last >= self._states_from else None
+
+    def history(self, n: int) -> tuple[int, np.ndarray, np.ndarray]:
+        """States of the last tokens, as many of `n` as are known.
+
+        Returns
+        -------
+        first : int
+            Position of the oldest.
+        states : float32 array of shape (k, n_hc, n_embd)
+        tokens : int32 array of shape (k,)
+        """
+        first = max(self._states_from, self.n_past - min(n, self._n_states), 0)
+        rows = np.arange(first, self.n_past) % self._n_states
+        return first, self._states[rows], np.array(self._tokens[first:], np.int32)
+
+    def _keep_states(self, state: np.ndarray, pos0: int) -> None:
+        n = len(state)
+        keep = min(n, self._n_states)
+        rows = np.arange(pos0 + n - keep, pos0 + n) % self._n_states
+        self._states[rows] = state[n - keep :]
+        self._states_from = max(self._states_from, pos0 + n - self._n_states)
 
     def _check(self, tokens: Sequence[int]) -> np.ndarray:
         ids = np.asarray(tokens, dtype=np.int64)
@@ -112,17 +140,17 @@ class Session:
     def _advance(self, ids: np.ndarray) -> np.ndarray:
         """Evaluate one chunk at the live end; returns the state rows (a view)."""
         pos0 = self.n_past
-        self._fresh = self._has_state = False
+        self._fresh = False
         state = self.trunk.evaluate(self.cache, ids, pos0)
+        self._keep_states(state, pos0)
         self._tokens.extend(ids.tolist())
         self._high = max(self._high, self.n_past)
         return state
 
     def _finish(self, state: np.ndarray) -> None:
-        """Logits and state of the last row."""
-        self._state[...] = state[-1]
+        """Logits of the last row."""
         self._logits[...] = self.trunk.logits(state[-1:])[0]
-        self._fresh = self._has_state = True
+        self._fresh = True
 
     def sync(
         self, tokens: Sequence[int], progress: Callable[[int, int], None] | None = None
@@ -205,23 +233,20 @@ class Session:
         if len(tokens) == 1:
             logits = logits.copy()
         self._logits[...] = logits[-1]
-        self._state[...] = states[-1]
-        self._fresh = self._has_state = True
+        self._fresh = True
         return logits, states
 
     def can_rewind(self, n_past: int) -> bool:
         """Whether the timeline can be cut to n_past tokens without a snapshot."""
         return max(self._floor, self._high - ROLLBACK) <= n_past <= self.n_past or n_past == 0
 
-    def rewind(
-        self, n_past: int, logits: np.ndarray | None = None, state: np.ndarray | None = None
-    ) -> None:
+    def rewind(self, n_past: int, logits: np.ndarray | None = None) -> None:
         """Drop the tokens after the first n_past.
 
         Parameters
         ----------
         n_past : int
-        logits, state : float32 arrays of shapes (n_vocab,) and (n_hc, n_embd), optional
+        logits : float32 array of shape (n_vocab,), optional
             Those of the new last token where the caller has them (from `verify`).
 
         Raises
@@ -236,18 +261,21 @@ class Session:
             raise RebuildNeeded(
                 f"rewind: expected {oldest} to {self.n_past} tokens, found {n_past}"
             )
+        # Positions from n_past on are rewritten before they are read; known states from here
+        # back are those that the ring still holds.
+        self._states_from = max(self._states_from, self.n_past - self._n_states)
+        if self._states_from > n_past:
+            self._states_from = n_past
         del self._tokens[n_past:]
-        self._fresh = self._has_state = False
+        self._fresh = False
+        self.epoch += 1
         if n_past == 0:
-            self._high = self._floor = 0
+            self._high = self._floor = self._states_from = 0
             self.identity = None
             return
         if logits is not None:
             self._logits[...] = logits
             self._fresh = True
-        if state is not None:
-            self._state[...] = state
-            self._has_state = True
 
     def all_logits(
         self, tokens: Sequence[int], routing: bool = False
@@ -293,7 +321,8 @@ class Session:
     def save(self) -> Snapshot:
         """Snapshot of the timeline in memory; `logits` must be valid."""
         options = self.engine.options
-        return snapshot.save(self.cache, self._tokens, self.logits, options.kv, self._chunk)
+        _, states, _ = self.history(self._n_states)
+        return snapshot.save(self.cache, self._tokens, self.logits, options.kv, self._chunk, states)
 
     def restore(self, saved: Snapshot) -> None:
         """Put the timeline back to a snapshot taken from this engine's model.
@@ -307,8 +336,14 @@ class Session:
         self._tokens = tokens
         self._logits[...] = logits
         self._fresh = True
-        self._has_state = False  # the final state is not part of a snapshot
         self._high = self._floor = len(tokens)
+        self.epoch += 1
+        if saved.states is None:
+            self._states_from = len(tokens)
+        else:
+            self._states_from = max(len(tokens) - len(saved.states), 0)
+            rows = np.arange(self._states_from, len(tokens)) % self._n_states
+            self._states[rows] = saved.states
 
     def save_file(self, path: Path, title: str | None = None) -> None:
         """Write the session to a file; a session that was loaded or saved keeps its identity.

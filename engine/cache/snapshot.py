@@ -64,10 +64,14 @@ class Snapshot:
         The layout above.
     kv : str
         How rows were stored ('official' or 'f32'); restoring needs the same.
+    states : float32 array of shape (k, n_hc, n_embd), optional
+        Final states of the last k tokens, for drafting; not part of the block nor of its size,
+        and not written to files.
     """
 
     data: memoryview
     kv: str
+    states: np.ndarray | None = None
 
     @property
     def n_bytes(self) -> int:
@@ -142,7 +146,14 @@ def _load_planes(
         ring[positions % len(ring)] = plane[target]
 
 
-def save(cache: KVCache, tokens: list[int], logits: np.ndarray, kv: str, chunk: int) -> Snapshot:
+def save(
+    cache: KVCache,
+    tokens: list[int],
+    logits: np.ndarray,
+    kv: str,
+    chunk: int,
+    states: np.ndarray | None = None,
+) -> Snapshot:
     """Copy what the next token needs, and nothing that it does not.
 
     Parameters
@@ -153,6 +164,7 @@ def save(cache: KVCache, tokens: list[int], logits: np.ndarray, kv: str, chunk: 
     kv : str
     chunk : int
         Prefill chunk, noted in the header.
+    states : float32 array of shape (k, n_hc, n_embd), optional
     """
     shape = cache.shape
     n = len(tokens)
@@ -178,7 +190,7 @@ def save(cache: KVCache, tokens: list[int], logits: np.ndarray, kv: str, chunk: 
         if c.ratio == 4:
             out.put(c.index.export(n // 4))
             _save_planes(out, c.idx_ring_kv, c.idx_ring_score, 4, n)
-    return Snapshot(out.done(), kv)
+    return Snapshot(out.done(), kv, states)
 
 
 def header(data: memoryview) -> dict[str, int]:

@@ -58,6 +58,22 @@ class LayerPass:
         self._attention(index, layer, cache, s, n, pos0, angles)
         self._feed_forward(index, layer, s)
 
+    def store_rows(
+        self,
+        layer: Layer,
+        cache: LayerCache,
+        s: SimpleNamespace,
+        pos0: int,
+        angles: tuple[np.ndarray, np.ndarray],
+    ) -> None:
+        """Append the raw rows of s.state to a layer without compressor; compute nothing else."""
+        ops, eps = self.ops, self.shape.rms_eps
+        assert not layer.ratio
+        self._enter(layer.hc_attn, s)
+        ops.rms_norm(s.a, s.x, layer.attn_norm, eps)
+        ops.matmul(s.kv, s.a, layer.kv)
+        ops.kv_store(cache.raw, s.kv, layer.kv_norm, *angles, pos0, eps, self.official)
+
     def _enter(self, hc: HyperConnection, s: SimpleNamespace) -> None:
         """Mix the streams into one row s.x; remember how to spread the result (post, comb)."""
         ops, shape = self.ops, self.shape

@@ -1,0 +1,59 @@
+# Two commands set up a fresh machine: `make bench` and `make test`. Everything lives in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT := out
+
+.PHONY: bench test test-oracle check smoke fuzz lock clean
+
+# The marker is remade when the list of dependencies changes.
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/.test: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,check]'
+	touch $@
+
+$(VENV)/.oracle: $(VENV)/.test requirements-oracle.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-oracle.txt
+	touch $@
+
+# The main job: a sweep of the bundled model from 2048 to 65536 tokens.
+bench: $(VENV)/.installed
+	mkdir -p $(OUT)
+	$(BIN)/ds4-bench --ctx-start 2048 --ctx-max 65536 --step-mul 2 \
+	  --csv $(OUT)/bench.csv --parquet $(OUT)/bench.parquet --plot $(OUT)/bench.svg
+
+# No GPU, no network, no torch.
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -q -m 'not oracle and not peer and not slow'
+
+# Against implementations that we did not write: transformers on torch (CPU), llama.cpp.
+test-oracle: $(VENV)/.oracle
+	$(BIN)/python -m pytest -q -m 'oracle or peer'
+
+check: $(VENV)/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy engine ds4bench
+	$(BIN)/lint-imports --config importlinter.toml
+
+smoke: $(VENV)/.installed
+	mkdir -p $(OUT)
+	$(BIN)/ds4-bench --ctx-start 256 --ctx-max 512 --step-incr 256 --gen-tokens 16 --csv $(OUT)/smoke.csv
+	$(BIN)/ds4 -p "Say something." -n 16 --temp 0
+
+# Coverage-guided fuzzing of the GGUF reader; any exception but GGUFError is a finding.
+fuzz: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[fuzz]'
+	$(BIN)/python tests/fuzz/fuzz_gguf.py -max_total_time=60
+
+lock: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --universal --python-version 3.10 --generate-hashes --no-header \
+	  --no-emit-index-url --extra test --extra check --extra nvml pyproject.toml -o requirements-ci.lock
+
+clean:
+	rm -rf $(VENV) $(OUT)

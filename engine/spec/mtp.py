@@ -1,0 +1,138 @@
+"""The MTP block as a drafter: owns its rows and which of them are true, never the timeline.
+
+Row q of the block belongs to token t_q and pairs it with the trunk's state after t_(q-1), as the
+block was trained (DeepSeek V3 technical report, section 2.2); its logits guess t_(q+1).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from engine.cache.kv import ROLLBACK, LayerCache
+from engine.forward.scratch import Scratch, aligned
+from engine.forward.trunk import Trunk
+from engine.session import Session
+
+
+class Drafter:
+    """Drafts tokens behind a session's live end.
+
+    The block's window is kept without holes: before the first draft it is filled from the
+    session's last states, and after a verification the rows of accepted tokens are written again
+    from the trunk's true states. Positions are counted from the first row that exists, so that
+    the window never reaches into rows that were never written (rotation is relative).
+
+    Parameters
+    ----------
+    session : Session
+        Its engine must have an MTP block.
+    """
+
+    def __init__(self, session: Session) -> None:
+        engine = session.engine
+        assert engine.mtp is not None
+        self.session = session
+        self.block = engine.mtp
+        self.trunk: Trunk = session.trunk
+        shape = engine.shape
+        self._rows = shape.n_swa
+        self.cache = LayerCache(
+            0, np.zeros((-(-(2 * self._rows + ROLLBACK) // 256) * 256, shape.head_dim), np.float32)
+        )
+        # The trunk's scratch is in use between a verification and the rewrite of its rows.
+        self._scratch = Scratch(shape, max(self._rows, ROLLBACK))
+        rows = max(self._rows, ROLLBACK)
+        self._norm = aligned((rows, shape.n_hc, shape.n_embd))
+        self._logits = aligned((1, shape.n_vocab))
+        self._base = 0  # position of the block's first row
+        self._end = -1  # position that the next row must have; -1: nothing is valid
+        self._epoch = -1
+
+    def ready(self) -> bool:
+        """Bring the window up to the live end; False when the session has no state to draft from.
+
+        Costs one pass over the missing rows (keys and values only) after a sync, a restore or a
+        rewind, nothing otherwise.
+        """
+        session = self.session
+        if session.hidden is None:
+            return False
+        b = session.n_past
+        if self._epoch == session.epoch and self._end == b:
+            return True
+        first, states, tokens = session.history(self._rows)
+        # Row q needs the state after q - 1, so the oldest state gives the second row.
+        self._base = first + 1
+        if b - 1 > first:
+            self._store(states[:-1], tokens[1:], first + 1)
+        self._end = b
+        self._epoch = session.epoch
+        return True
+
+    def draft(self, state: np.ndarray, token: int, pos: int) -> tuple[np.ndarray, np.ndarray]:
+        """One pass of the block for `token` at `pos`.
+
+        Parameters
+        ----------
+        state : float32 array of shape (n_hc, n_embd)
+            The trunk's state after the token before, or the block's own for a further draft.
+        token : int
+        pos : int
+
+        Returns
+        -------
+        logits : float32 array of shape (n_vocab,)
+            Guess of the token at pos + 1; overwritten by the next call.
+        state : float32 array of shape (n_hc, n_embd)
+            The block's state; a view that the next call overwrites.
+        """
+        s = self._enter(state[None], np.array([token], np.int32))
+        at = pos - self._base
+        angles = self.trunk.angles(at, 1)
+        self.trunk.layers.run(
+            self.session.engine.shape.n_layer, self.block.layer, self.cache, s, 1, at, angles
+        )
+        logits = self.trunk.logits(s.state, self._logits, head=self.block.head)
+        return logits[0], s.state[0]
+
+    def committed(self, states: np.ndarray, tokens: list[int], pos0: int) -> None:
+        """Write the rows of accepted tokens from the trunk's true states.
+
+        Parameters
+        ----------
+        states : float32 array of shape (n, n_hc, n_embd)
+            After the token before each of `tokens`.
+        tokens : list of int
+            Accepted drafts; the first at `pos0`.
+        pos0 : int
+        """
+        if tokens:
+            self._store(states, np.array(tokens, np.int32), pos0)
+        self._end = pos0 + len(tokens)
+        self._epoch = self.session.epoch
+
+    def _store(self, states: np.ndarray, tokens: np.ndarray, pos0: int) -> None:
+        """Keys and values of rows whose logits nobody needs: no queries, no feed-forward."""
+        n = len(tokens)
+        s = self._enter(states, tokens)
+        at = pos0 - self._base
+        self.trunk.layers.store_rows(
+            self.block.layer, self.cache, s, at, self.trunk.angles(at, n).rows[False]
+        )
+
+    def _enter(self, states: np.ndarray, tokens: np.ndarray):
+        """The block's input state: projected embedding plus projected trunk state per stream."""
+        ops, shape, block = self.trunk.ops, self.session.engine.shape, self.block
+        n = len(tokens)
+        s = self._scratch.view(n)
+        norm = self._norm[:n]
+        s.tokens[:] = tokens
+        ops.embed_hc(s.x.reshape(n, 1, -1), s.tokens, self.trunk.model.embed)
+        ops.rms_norm(s.a, s.x, block.enorm, shape.rms_eps)
+        ops.matmul(s.y, s.a, block.e_proj)
+        flat = norm.reshape(n * shape.n_hc, -1)
+        source = np.ascontiguousarray(states).reshape(n * shape.n_hc, -1)
+        ops.rms_norm(flat, source, block.hnorm, shape.rms_eps)
+        ops.matmul(s.state.reshape(n * shape.n_hc, -1), flat, block.h_proj)
+        np.add(s.state, s.y[:, None, :], out=s.state)
+        return s
