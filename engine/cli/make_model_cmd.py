@@ -1,0 +1,119 @@
+"""`ds4 make-model`: writes a model with random weights, and its draft block on request."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from engine.errors import EngineError
+
+
+@click.command("make-model")
+@click.option(
+    "--shape",
+    "shape_name",
+    required=True,
+    metavar="NAME",
+    help="nano, micro, tiny, tiny-wide, mid, or flash-N-layers with N from 1 to 43.",
+)
+@click.option(
+    "--recipe",
+    type=click.Choice(["f32", "f16", "q8_0", "q4", "iq2"]),
+    default="iq2",
+    show_default=True,
+    help="Storage formats; iq2 and q4 are the published files' recipes.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    help="GGUF file to write.",
+)
+@click.option(
+    "--mtp",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also write the draft block to this file.",
+)
+@click.option(
+    "--layout",
+    type=click.Choice(["antirez", "llama"]),
+    default="antirez",
+    show_default=True,
+    help="Formats and metadata of the published Flash files, or of llama.cpp's converter.",
+)
+@click.option("--force", is_flag=True, help="Replace existing files.")
+def make_model_command(
+    shape_name: str,
+    recipe: str,
+    seed: int,
+    out: Path,
+    mtp: Path | None,
+    layout: str,
+    force: bool,
+) -> None:
+    """Write a deepseek4 model with random weights.
+
+    Every mechanism of the architecture acts in it; equal options give equal bytes.
+    """
+    try:
+        _make(shape_name, recipe, seed, out, mtp, layout, force)
+    except EngineError as error:
+        click.echo(f"ds4 make-model: {error}", err=True)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        click.echo(f"ds4 make-model: {out}: expected to write it, found {error.strerror}", err=True)
+        sys.exit(1)
+
+
+def _make(
+    shape_name: str,
+    recipe: str,
+    seed: int,
+    out: Path,
+    mtp: Path | None,
+    layout: str,
+    force: bool,
+) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from engine.models.shapes import named_shape
+    from engine.models.write import check_target, write_model
+
+    shape = named_shape(shape_name)
+    targets = [(out, False)] if mtp is None else [(out, False), (mtp, True)]
+    if mtp is not None and mtp.resolve() == out.resolve():
+        raise click.UsageError("--mtp: expected another file than --out, found the same")
+    for path, _ in targets:
+        check_target(path, force)
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    for path, draft in targets:
+        with bars:
+            task = bars.add_task(path.name, total=None)
+            model = write_model(
+                path,
+                shape,
+                recipe,
+                seed,
+                layout,
+                draft=draft,
+                force=force,
+                progress=lambda _, done, total, task=task: bars.update(
+                    task, completed=done, total=total
+                ),
+            )
+            bars.remove_task(task)
+        click.echo(
+            f"{model.path}  {model.n_bytes} bytes  {model.n_params} parameters"
+            f"  sha256 {model.sha256}"
+        )
