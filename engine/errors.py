@@ -11,6 +11,7 @@ EngineError                  anything a user can act on; programs print it in on
 ├── SnapshotError            a saved session is damaged or belongs to another model
 ├── NonFiniteError           NaN or infinity in logits; never turned into a token
 ├── TextError                text that cannot be encoded, decoded or rendered
+├── StoreError               results cannot be written, or another process writes them (5)
 └── BackendError             a backend or an instruction set that this machine lacks
 
 Messages read ``subject: expected X, found Y``: lower case, no full stop, values in repr.
@@ -63,6 +64,10 @@ class NonFiniteError(EngineError):
 
 class TextError(EngineError):
     pass
+
+
+class StoreError(EngineError):
+    exit_code = 5
 
 
 class BackendError(EngineError):
