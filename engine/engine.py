@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
@@ -12,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from engine.cache import kv, session_file
-from engine.errors import BackendError, ContextError, LayoutError, MemoryBudgetError
+from engine.errors import BackendError, ContextError, MemoryBudgetError
 from engine.forward.model import VECTOR_SUFFIXES, Model, MtpModel, Preparer
 from engine.forward.scratch import scratch_bytes
-from engine.options import EngineOptions
+from engine.options import MODES, EngineOptions
 from engine.session import Session
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ class Engine:
 
     def modes(self) -> tuple[str, ...]:
         """Decode modes that this engine can run with the files it has."""
-        return ("plain",)
+        return MODES if self.mtp is not None else MODES[:1]
 
     def memory_estimate(self, ctx: int) -> MemoryEstimate:
         """Bytes that a session of `ctx` tokens needs."""
@@ -108,7 +107,7 @@ class Engine:
         chunk = min(options.prefill_chunk, ctx)
         files = [self._file] + ([self._mtp_file] if self._mtp_file else [])
         return MemoryEstimate(
-            mapped=sum(t.n_bytes for f in files for t in f.tensors.values()),
+            mapped=sum(f.identity.size for f in files),
             repacked=self.repacked_bytes,
             context=kv.context_bytes(shape, ctx, chunk, options.kv == "official"),
             scratch=scratch_bytes(shape, max(chunk, kv.ROLLBACK)) + 8 * shape.n_vocab,
@@ -170,23 +169,6 @@ class Engine:
         return facts
 
 
-def _bound_tensors(*bounds: Any) -> Iterator[Tensor]:
-    """Every tensor of bound weights, in file order of the layers."""
-    from engine.weights.tensor import Tensor
-
-    for bound in bounds:
-        if bound is None:
-            continue
-        for f in fields(bound):
-            value = getattr(bound, f.name)
-            if isinstance(value, Tensor):
-                yield value
-            elif isinstance(value, tuple):
-                yield from _bound_tensors(*value)
-            elif value is not None and hasattr(value, "__dataclass_fields__"):
-                yield from _bound_tensors(value)
-
-
 def _load_ops(backend: str) -> Any:
     if backend == "cpu":
         from engine.ops import cpu
@@ -224,7 +206,7 @@ def open_engine(options: EngineOptions) -> Engine:
     """
     from engine.gguf.reader import open_gguf
     from engine.quant.registry import to_q8_0
-    from engine.weights.bind import bind_mtp, bind_trunk, scan_values
+    from engine.weights.bind import bind_mtp, bind_trunk, check_values, iter_tensors
 
     file = open_gguf(options.path)
     mtp_file = None
@@ -234,18 +216,21 @@ def open_engine(options: EngineOptions) -> Engine:
         if options.mtp_path is not None:
             mtp_file = open_gguf(options.mtp_path)
             bound_mtp = bind_mtp(mtp_file, shape)
+        tensors = list(iter_tensors(bound))
         if options.check_values:
-            for tensor in _bound_tensors(bound, bound_mtp):
-                fault = scan_values(tensor)
-                if fault:
-                    raise LayoutError(f"{tensor.name}: expected finite values, found {fault}")
+            check_values(file.path.name, tensors)
+        if bound_mtp is not None:
+            # A copy of the trunk's matrices, which some layouts carry, is not used.
+            unused = {id(bound_mtp.token_embd), id(bound_mtp.output)}
+            block = [t for t in iter_tensors(bound_mtp) if id(t) not in unused]
+            if options.check_values:
+                check_values(mtp_file.path.name, block)
+            tensors += block
 
         ops = _load_ops(options.backend)
         engine = Engine(options, file, mtp_file, shape, ops)
         engine.threads = ops.set_threads(options.threads)
-        matrices = [
-            t for t in _bound_tensors(bound, bound_mtp) if not t.name.endswith(VECTOR_SUFFIXES)
-        ]
+        matrices = [t for t in tensors if not t.name.endswith(VECTOR_SUFFIXES)]
         foreign = sorted({t.format.name for t in matrices if not t.format.native})
         if foreign:
             engine.notices.append(f"{', '.join(foreign)}: no kernel; converted to Q8_0 in memory")

@@ -11,6 +11,8 @@ BACKENDS = ("cpu",)
 ACTIVATIONS = ("int8", "f32")
 KV_MODES = ("official", "f32")
 REPACK = ("auto", "on", "off")
+# Decode modes; all but the first need an MTP block (see engine.spec).
+MODES = ("plain", "mtp-strict", "mtp-batched", "mtp-combined")
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,7 +159,6 @@ class Preparer:
 
     def mtp(self, shape: Shape, bound: MtpWeights) -> MtpModel:
         p = self._prepare
-        last = shape.n_layer - 1
         return MtpModel(
             p(bound.e_proj),
             p(bound.h_proj),
@@ -171,9 +170,7 @@ class Preparer:
                 vector(bound.hc_head_base),
                 vector(bound.norm),
             ),
-            self.layer(
-                shape, bound.layer, 0, shape.swiglu_limit[last], shape.swiglu_limit_shared[last]
-            ),
+            self.layer(shape, bound.layer, 0, bound.swiglu_limit, bound.swiglu_limit_shared),
         )
 
     def layer(

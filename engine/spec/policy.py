@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from engine.sample import Sampler, argmax
+from engine.sample import argmax
 
 
 class Greedy:

@@ -7,7 +7,10 @@ from typing import Protocol
 
 import numpy as np
 
-MODES = ("plain", "mtp-strict", "mtp-batched", "mtp-combined")
+from engine.options import MODES
+
+__all__ = ["MAX_DRAFT", "MODES", "Decoder", "Policy", "SpecStats", "StepResult", "accept"]
+
 MAX_DRAFT = 4  # deepest draft that any mode takes
 
 
