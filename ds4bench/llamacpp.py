@@ -18,7 +18,14 @@ KV_TYPES = {"f32": 0, "f16": 1}  # ggml_type
 _FLASH_ATTENTION_OFF = 0  # enum llama_flash_attn_type
 
 
-def _import() -> ModuleType:
+def require_llama_cpp() -> ModuleType:
+    """The llama_cpp module, imported now.
+
+    Raises
+    ------
+    BackendError
+        If llama-cpp-python is missing or does not load.
+    """
     if importlib.util.find_spec("llama_cpp") is None:
         raise BackendError(f"llama.cpp: expected llama-cpp-python ({INSTALL}), found no llama_cpp")
     try:
@@ -55,7 +62,7 @@ class LlamaCpp:
     name = "llama.cpp"
 
     def __init__(self, path: Path, threads: int, kv: str = "f16") -> None:
-        self._lib: Any = _import()
+        self._lib: Any = require_llama_cpp()
         self._threads = threads
         self._kv = KV_TYPES[kv]
         self._context: Any = None

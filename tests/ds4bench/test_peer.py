@@ -1,0 +1,173 @@
+"""The peer benchmark: fair turns, honest rows, and llama.cpp's wrapper where it is installed."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from ds4bench import llamacpp, peer
+from engine.errors import BackendError, ModelFileError, OptionError
+from tests.oracle.randfile import SPECS, write_trunk
+
+needs_llama = pytest.mark.skipif(
+    importlib.util.find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed"
+)
+
+
+class FakeSide:
+    """Records its turns; a decoded token t makes t + `shift` (mod 3) the likeliest."""
+
+    def __init__(self, name: str, log: list[str], shift: int = 0) -> None:
+        self.name, self.log, self.shift = name, log, shift
+        self.ids: list[int] = []
+        self.n_ctx = 0
+
+    def start(self, n_ctx: int) -> None:
+        self.ids, self.n_ctx = [], n_ctx
+
+    def prefill(self, ids: list[int]) -> None:
+        self.log.append(f"{self.name}+{len(ids)}")
+        self.ids += ids
+
+    def decode(self, token: int) -> None:
+        self.log.append(self.name)
+        self.ids.append(token)
+
+    def top(self) -> int:
+        return self.ids[-1] + (self.shift if self.ids[-1] % 3 == 0 else 0)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch):
+    monkeypatch.setattr(peer, "PAUSE", 0)
+
+
+def test_sides_alternate_and_see_the_same_ids():
+    log: list[str] = []
+    a, b = FakeSide("a", log), FakeSide("b", log, shift=1)
+    ids = list(range(1100 + 11))
+    prefill, decode, equal = peer.measure((a, b), ids, 11)
+    assert a.ids == b.ids == ids
+    assert a.n_ctx == len(ids)
+    turns = [x for x in log if "+" in x]
+    assert turns == ["a+512", "b+512", "b+512", "a+512", "a+76", "b+76"]
+    # Three prefill chunks leave b in front; blocks of 8 and 3.
+    assert "".join(x for x in log if "+" not in x) == "b" * 8 + "a" * 8 + "a" * 3 + "b" * 3
+    assert equal == sum(t % 3 != 0 for t in ids[1100:])
+    assert min(prefill + decode) > 0
+
+
+def test_compare_reports_after_every_context_and_csv_has_raw_values():
+    log: list[str] = []
+    seen: list[int] = []
+    rows = peer.compare(
+        (FakeSide("ours", log), FakeSide("peer", log)),
+        100,
+        [7, 600],
+        5,
+        1e9,
+        lambda n: 1000 + n,
+        lambda rows: seen.append(len(rows)),
+    )
+    assert seen == [2, 4]
+    assert [(r.side, r.ctx_tokens) for r in rows] == [
+        ("ours", 7),
+        ("peer", 7),
+        ("ours", 600),
+        ("peer", 600),
+    ]
+    assert rows[2].decode_bytes == 1602 and rows[3].decode_bytes is None
+    share = rows[2].bandwidth_share
+    assert share == pytest.approx(1602 * 5 / rows[2].decode_s / 1e9)
+    table = list(csv.DictReader(io.StringIO(peer.to_csv(rows).decode())))
+    assert float(table[2]["decode_s"]) == rows[2].decode_s
+    assert table[3]["decode_bytes"] == ""
+
+
+@pytest.mark.parametrize("text", ["", "0", "512,", "-4", "1e3", "²", "512;600"])
+def test_bad_contexts_are_refused(text):
+    with pytest.raises(OptionError, match="--contexts: expected"):
+        peer.parse_contexts(text)
+
+
+def test_contexts_are_sorted_without_repeats():
+    assert peer.parse_contexts("2048, 512,512") == [512, 2048]
+
+
+def test_bandwidth_is_a_plausible_figure():
+    # 100 MB/s to 10 TB/s: outside of it the unit is wrong.
+    assert 1e8 < peer.read_bandwidth(2, 8 << 20, repeats=2) < 1e13
+
+
+def test_missing_llama_cpp_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    with pytest.raises(BackendError, match=r"ds4bench\[peer\]"):
+        llamacpp.LlamaCpp(Path("x.gguf"), 1)
+
+
+def test_existing_csv_is_not_overwritten(tmp_path):
+    target = tmp_path / "a.csv"
+    target.write_text("kept")
+    result = CliRunner().invoke(peer.peer_command, ["-m", "none.gguf", "--csv", str(target)])
+    assert isinstance(result.exception, OptionError)
+    assert target.read_text() == "kept"
+
+
+@needs_llama
+@pytest.mark.peer
+def test_llama_cpp_steps_equal_one_batch(tmp_path):
+    spec = SPECS["C"]
+    path = write_trunk(tmp_path / "c.gguf", spec)
+    ids = np.random.default_rng(0).integers(0, spec.n_vocab, 40).tolist()
+    side = llamacpp.LlamaCpp(path, 2, "f32")
+    try:
+        rows = side.all_logits(ids)
+        side.start(48)
+        side.prefill(ids[:33])
+        tops = []
+        for token in ids[33:]:
+            side.decode(token)
+            tops.append(side.top())
+    finally:
+        side.close()
+    assert np.isfinite(rows).all() and rows.std() > 1
+    assert tops == rows[33:].argmax(axis=1).tolist()
+
+
+@needs_llama
+@pytest.mark.peer
+def test_llama_cpp_refuses_a_bad_file(tmp_path):
+    path = tmp_path / "bad.gguf"
+    path.write_bytes(b"GGUF" + bytes(100))
+    with pytest.raises(ModelFileError, match=r"bad\.gguf: expected"):
+        llamacpp.LlamaCpp(path, 1)
+
+
+@needs_llama
+@pytest.mark.peer
+def test_command_prints_both_sides(tmp_path):
+    path = write_trunk(tmp_path / "c.gguf", SPECS["C"], "q8_0")
+    target = tmp_path / "rows.csv"
+    result = CliRunner().invoke(
+        peer.peer_command,
+        ["-m", str(path), "--threads", "2", "--contexts", "70", "--gen", "9", "--csv", str(target)],
+        catch_exceptions=False,
+    )
+    assert result.exit_code == 0
+    assert "llama.cpp: KV f16" in result.output
+    table = list(csv.DictReader(target.open()))
+    assert [row["side"] for row in table] == ["ds4", "llama.cpp"]
+    assert all(float(row["prefill_s"]) > 0 for row in table)
+    # Same model on both sides: rounding differs, most likely tokens mostly agree.
+    assert int(table[0]["top1_equal"]) >= 5
