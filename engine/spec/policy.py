@@ -11,23 +11,40 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from engine.sample import argmax
+from engine.sample import Sampler, check_finite, pick
+
+# Independent random numbers of one position (see Sampler.uniform); 0 is plain sampling's own.
+LANE_DRAFT, LANE_ACCEPT, LANE_RESIDUAL = 1, 2, 3
+_NEVER = np.finfo(np.float32).min
+
+
+class _Banned:
+    """Tokens that must not be chosen, masked for the length of a call."""
+
+    def __init__(self, banned: Iterable[int]) -> None:
+        self._ids = np.array(sorted(set(banned)), np.int64)
+
+    def __bool__(self) -> bool:
+        return self._ids.size > 0
+
+    def masked(self, logits: np.ndarray) -> np.ndarray:
+        """The logits themselves when nothing is banned, else a masked copy."""
+        if not self._ids.size:
+            return logits
+        logits = logits.copy()
+        logits[self._ids] = _NEVER
+        return logits
 
 
 class Greedy:
     """First maximum of the logits, never one of `banned`; a draft is kept when it is that."""
 
     def __init__(self, banned: Iterable[int] = ()) -> None:
-        self.banned = np.array(sorted(set(banned)), np.int64)
+        self._banned = _Banned(banned)
 
     def choose(self, logits: np.ndarray, position: int) -> int:
-        if not self.banned.size:
-            return argmax(logits)
-        saved = logits[self.banned].copy()
-        logits[self.banned] = np.finfo(np.float32).min
-        token = argmax(logits)
-        logits[self.banned] = saved
-        return token
+        check_finite(logits)
+        return int(np.argmax(self._banned.masked(logits)))
 
     def propose(self, logits: np.ndarray, position: int) -> tuple[int, object]:
         return self.choose(logits, position), None
@@ -35,3 +52,45 @@ class Greedy:
     def judge(self, logits: np.ndarray, draft: int, note: object, position: int) -> int | None:
         token = self.choose(logits, position)
         return None if token == draft else token
+
+
+class Sampled:
+    """Truncated sampling; drafts come from the block's truncated distribution.
+
+    Parameters
+    ----------
+    sampler : Sampler
+        Its random numbers are keyed by position, so equal text draws equal numbers.
+    banned : iterable of int
+    """
+
+    def __init__(self, sampler: Sampler, banned: Iterable[int] = ()) -> None:
+        self.sampler = sampler
+        self._banned = _Banned(banned)
+
+    def choose(self, logits: np.ndarray, position: int) -> int:
+        return self.sampler.sample(self._banned.masked(logits), position)
+
+    def propose(self, logits: np.ndarray, position: int) -> tuple[int, object]:
+        ids, q = self.sampler.distribution(self._banned.masked(logits))
+        return pick(ids, q, self.sampler.uniform(position, LANE_DRAFT)), (ids, q)
+
+    def judge(self, logits: np.ndarray, draft: int, note: object, position: int) -> int | None:
+        ids, p = self.sampler.distribution(self._banned.masked(logits))
+        q_of_p = probability(note, ids)  # type: ignore[arg-type]
+        p_draft = float(probability((ids, p), np.array([draft]))[0])
+        q_draft = float(probability(note, np.array([draft]))[0])  # type: ignore[arg-type]
+        if self.sampler.uniform(position, LANE_ACCEPT) * q_draft < p_draft:
+            return None
+        left = np.maximum(p - q_of_p, 0.0)
+        # Where rounding leaves nothing (p below q everywhere), p itself is the limit.
+        weights = left if left.sum() > 0 else p
+        return pick(ids, weights, self.sampler.uniform(position, LANE_RESIDUAL))
+
+
+def probability(sparse: tuple[np.ndarray, np.ndarray], tokens: np.ndarray) -> np.ndarray:
+    """Probabilities of `tokens` in a sparse distribution (ascending ids, probabilities)."""
+    ids, probs = sparse
+    at = np.searchsorted(ids, tokens)
+    at = np.minimum(at, len(ids) - 1)
+    return np.where(ids[at] == tokens, probs[at], 0.0)
