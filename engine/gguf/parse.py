@@ -38,7 +38,7 @@ _MIN_INFO_BYTES = 33  # length, one byte of name, n_dims, one dim, type, offset
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
 _BOOL, _STRING, _ARRAY = 7, 8, 9
-_SCALARS = {
+_SCALARS: dict[int, tuple[str, struct.Struct, np.dtype]] = {
     0: ("u8", struct.Struct("<B"), np.dtype("<u1")),
     1: ("i8", struct.Struct("<b"), np.dtype("<i1")),
     2: ("u16", struct.Struct("<H"), np.dtype("<u2")),

@@ -31,10 +31,10 @@ class _Keys:
     def __init__(self, metadata: Metadata):
         self.metadata = metadata
 
-    def int(self, key: str, lo: int, hi: int, **default) -> int:
+    def integer(self, key: str, lo: int, hi: int, **default) -> int:
         return self.metadata.get_u32(f"{ARCHITECTURE}.{key}", lo, hi, **default)
 
-    def float(self, key: str, lo: float, hi: float, **default) -> float:
+    def number(self, key: str, lo: float, hi: float, **default) -> float:
         return self.metadata.get_f32(f"{ARCHITECTURE}.{key}", lo, hi, **default)
 
     def per_layer(self, key: str, n_layer: int, **default) -> tuple[float, ...]:
@@ -67,8 +67,8 @@ def n_layers(file: GGUFFile) -> int | None:
     if f"{ARCHITECTURE}.block_count" not in file.metadata:
         return None
     keys = _Keys(file.metadata)
-    blocks = keys.int("block_count", 1, MAX_LAYERS)
-    nextn = keys.int("nextn_predict_layers", 0, 8, default=0)
+    blocks = keys.integer("block_count", 1, MAX_LAYERS)
+    nextn = keys.integer("nextn_predict_layers", 0, 8, default=0)
     if nextn < blocks and eh_proj_name(blocks - nextn) in file.tensors:
         return blocks - nextn
     return blocks
@@ -97,53 +97,53 @@ def shape_from_metadata(file: GGUFFile) -> Shape:
     n_vocab = _n_vocab(file, keys)
     _refuse_unsupported(meta, keys)
 
-    n_head = keys.int("attention.head_count", 1, 4096)
-    keys.int("attention.head_count_kv", 1, 1)
-    head_dim = keys.int("attention.key_length", 2, 65_536)
-    keys.int("attention.value_length", head_dim, head_dim, default=head_dim)
-    idx_head_dim = keys.int("attention.indexer.key_length", 2, 4096)
+    n_head = keys.integer("attention.head_count", 1, 4096)
+    keys.integer("attention.head_count_kv", 1, 1)
+    head_dim = keys.integer("attention.key_length", 2, 65_536)
+    keys.integer("attention.value_length", head_dim, head_dim, default=head_dim)
+    idx_head_dim = keys.integer("attention.indexer.key_length", 2, 4096)
     if idx_head_dim & (idx_head_dim - 1):
         raise keys.error("attention.indexer.key_length", "a power of two (Hadamard transform)")
-    n_rot = keys.int("rope.dimension_count", 2, min(head_dim, idx_head_dim))
+    n_rot = keys.integer("rope.dimension_count", 2, min(head_dim, idx_head_dim))
     if n_rot % 2:
         raise keys.error("rope.dimension_count", "an even number")
-    n_out_group = keys.int("attention.output_group_count", 1, n_head)
+    n_out_group = keys.integer("attention.output_group_count", 1, n_head)
     if n_head % n_out_group:
         raise keys.error("attention.output_group_count", f"a divisor of head_count = {n_head}")
-    n_expert = keys.int("expert_count", 1, 1024)
+    n_expert = keys.integer("expert_count", 1, 1024)
     limit = keys.per_layer("swiglu_clamp_exp", n_layer)
-    n_ctx = keys.int("context_length", 1, MAX_CONTEXT)
+    n_ctx = keys.integer("context_length", 1, MAX_CONTEXT)
     factor, orig_ctx, beta_fast, beta_slow = _yarn(meta, keys, n_ctx)
     return Shape(
         n_layer=n_layer,
         n_vocab=n_vocab,
-        n_embd=keys.int("embedding_length", 1, 65_536),
+        n_embd=keys.integer("embedding_length", 1, 65_536),
         n_ctx_train=n_ctx,
         n_head=n_head,
         head_dim=head_dim,
         n_rot=n_rot,
-        n_lora_q=keys.int("attention.q_lora_rank", 1, 65_536),
-        n_lora_o=keys.int("attention.output_lora_rank", 1, 65_536),
+        n_lora_q=keys.integer("attention.q_lora_rank", 1, 65_536),
+        n_lora_o=keys.integer("attention.output_lora_rank", 1, 65_536),
         n_out_group=n_out_group,
-        n_swa=keys.int("attention.sliding_window", 1, 1 << 20),
+        n_swa=keys.integer("attention.sliding_window", 1, 1 << 20),
         compress_ratios=_ratios(meta, keys, n_layer),
-        n_idx_head=keys.int("attention.indexer.head_count", 1, 4096),
+        n_idx_head=keys.integer("attention.indexer.head_count", 1, 4096),
         idx_head_dim=idx_head_dim,
-        idx_top_k=keys.int("attention.indexer.top_k", 1, 1 << 20),
+        idx_top_k=keys.integer("attention.indexer.top_k", 1, 1 << 20),
         n_expert=n_expert,
-        n_expert_used=keys.int("expert_used_count", 1, n_expert),
-        n_expert_shared=keys.int("expert_shared_count", 1, 16),
-        n_ff_exp=keys.int("expert_feed_forward_length", 1, 1 << 20),
-        n_hash_layer=keys.int("hash_layer_count", 0, n_layer),
-        expert_weights_scale=keys.float("expert_weights_scale", _TINY, _HUGE),
+        n_expert_used=keys.integer("expert_used_count", 1, n_expert),
+        n_expert_shared=keys.integer("expert_shared_count", 1, 16),
+        n_ff_exp=keys.integer("expert_feed_forward_length", 1, 1 << 20),
+        n_hash_layer=keys.integer("hash_layer_count", 0, n_layer),
+        expert_weights_scale=keys.number("expert_weights_scale", _TINY, _HUGE),
         swiglu_limit=limit,
         swiglu_limit_shared=keys.per_layer("swiglu_clamp_shexp", n_layer, default=None) or limit,
-        n_hc=keys.int("hyper_connection.count", 1, 64),
-        n_sinkhorn=keys.int("hyper_connection.sinkhorn_iterations", 1, 1000),
-        hc_eps=keys.float("hyper_connection.epsilon", _TINY, 1.0),
-        rms_eps=keys.float("attention.layer_norm_rms_epsilon", _TINY, 1.0),
-        rope_base=keys.float("rope.freq_base", 1.0, _HUGE),
-        rope_base_compress=keys.float("attention.compress_rope_freq_base", 1.0, _HUGE),
+        n_hc=keys.integer("hyper_connection.count", 1, 64),
+        n_sinkhorn=keys.integer("hyper_connection.sinkhorn_iterations", 1, 1000),
+        hc_eps=keys.number("hyper_connection.epsilon", _TINY, 1.0),
+        rms_eps=keys.number("attention.layer_norm_rms_epsilon", _TINY, 1.0),
+        rope_base=keys.number("rope.freq_base", 1.0, _HUGE),
+        rope_base_compress=keys.number("attention.compress_rope_freq_base", 1.0, _HUGE),
         yarn_factor=factor,
         yarn_orig_ctx=orig_ctx,
         yarn_beta_fast=beta_fast,
@@ -188,7 +188,7 @@ def _n_vocab(file: GGUFFile, keys: _Keys) -> int:
     """Rows of the embedding, or the declared size where the two agree or only one is there."""
     embedding = file.tensors.get(TRUNK["token_embd"])
     rows = None if embedding is None else embedding.shape[0]
-    n_vocab = keys.int("vocab_size", 1, MAX_VOCAB, default=rows)
+    n_vocab = keys.integer("vocab_size", 1, MAX_VOCAB, default=rows)
     if n_vocab is None or not 1 <= n_vocab <= MAX_VOCAB:
         raise keys.error(
             "vocab_size", f"the key, or a {TRUNK['token_embd']} of 1 to {MAX_VOCAB} rows"
@@ -205,10 +205,10 @@ def _n_vocab(file: GGUFFile, keys: _Keys) -> int:
 
 def _refuse_unsupported(meta: Metadata, keys: _Keys) -> None:
     """Values that name another computation than the one this engine has."""
-    keys.int("expert_gating_func", GATING_SQRT_SOFTPLUS, GATING_SQRT_SOFTPLUS,
+    keys.integer("expert_gating_func", GATING_SQRT_SOFTPLUS, GATING_SQRT_SOFTPLUS,
              default=GATING_SQRT_SOFTPLUS)  # fmt: skip
-    keys.int("expert_group_count", 0, 0, default=0)
-    keys.int("expert_group_used_count", 0, 0, default=0)
+    keys.integer("expert_group_count", 0, 0, default=0)
+    keys.integer("expert_group_used_count", 0, 0, default=0)
     if not meta.get_bool(f"{ARCHITECTURE}.expert_weights_norm"):
         raise keys.error("expert_weights_norm", "True")
 
@@ -228,13 +228,13 @@ def _yarn(meta: Metadata, keys: _Keys, n_ctx: int) -> tuple[float, int, float, f
     kind = meta.get_str(f"{ARCHITECTURE}.rope.scaling.type", None)
     if kind not in (None, "none", "yarn"):
         raise keys.error("rope.scaling.type", "'yarn' or 'none'")
-    factor = keys.float("rope.scaling.factor", 1.0, 65_536.0, default=1.0)
+    factor = keys.number("rope.scaling.factor", 1.0, 65_536.0, default=1.0)
     if kind == "none":
         factor = 1.0
     scaled = {} if factor != 1.0 else {"default": n_ctx}
-    orig_ctx = keys.int("rope.scaling.original_context_length", 1, MAX_CONTEXT, **scaled)
-    beta_fast = keys.float("rope.scaling.yarn_beta_fast", _TINY, 65_536.0, default=32.0)
-    beta_slow = keys.float("rope.scaling.yarn_beta_slow", _TINY, 65_536.0, default=1.0)
+    orig_ctx = keys.integer("rope.scaling.original_context_length", 1, MAX_CONTEXT, **scaled)
+    beta_fast = keys.number("rope.scaling.yarn_beta_fast", _TINY, 65_536.0, default=32.0)
+    beta_slow = keys.number("rope.scaling.yarn_beta_slow", _TINY, 65_536.0, default=1.0)
     if beta_slow > beta_fast:
         raise keys.error("rope.scaling.yarn_beta_slow", f"at most yarn_beta_fast = {beta_fast:g}")
     return factor, orig_ctx, beta_fast, beta_slow

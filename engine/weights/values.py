@@ -32,7 +32,7 @@ _F16_SCALES = {
     "TQ2_0": (64,),
 }
 # Per plain float format: integer of the same width, bits of the exponent.
-_EXPONENT = {
+_EXPONENT: dict[str, tuple[np.dtype, int]] = {
     "F16": (np.dtype("<u2"), 0x7C00),
     "BF16": (np.dtype("<u2"), 0x7F80),
     "F32": (np.dtype("<u4"), 0x7F800000),

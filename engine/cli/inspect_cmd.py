@@ -1,0 +1,212 @@
+"""`ds4 inspect`: what a model file holds, whether it fits together, what a decoded token reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from engine.errors import EngineError, ModelFileError
+
+CONTEXTS = (2048, 8192, 32_768, 65_536)
+LONG_ARRAY = 16  # elements printed of a longer array: the first eight
+LONG_TEXT = 120
+
+
+@click.command("inspect")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+@click.option("--tensors", is_flag=True, help="List every tensor, not only totals per type.")
+@click.option("--sha256", "hash_file", is_flag=True, help="Hash the whole file too.")
+def inspect_command(model: Path, as_json: bool, tensors: bool, hash_file: bool) -> None:
+    """Show metadata, shape, tensor types and bytes read per decoded token of a GGUF file.
+
+    The exit status is 0 for a model that can be run (or an MTP block), 3 for anything else.
+    """
+    from engine.gguf.reader import open_gguf
+
+    try:
+        with open_gguf(model) as file:
+            report = build_report(file, tensors, hash_file)
+    except EngineError as error:
+        click.echo(f"ds4 inspect: {error}", err=True)
+        sys.exit(error.exit_code)
+    if as_json:
+        click.echo(json.dumps(report, indent=2, allow_nan=False))
+    else:
+        _print(report)
+    if report["problems"]:
+        sys.exit(ModelFileError.exit_code)
+
+
+def build_report(file: Any, tensors: bool = False, hash_file: bool = False) -> dict[str, Any]:
+    """Everything that the command shows, as plain data; strings are not escaped.
+
+    Parameters
+    ----------
+    file : GGUFFile
+    tensors : bool
+        With a row for every tensor.
+    hash_file : bool
+        With the SHA-256 of the whole file.
+
+    Raises
+    ------
+    GGUFError
+        If the file changed while it was hashed.
+    """
+    identity = file.identity
+    report: dict[str, Any] = {
+        "path": str(file.path),
+        "gguf_version": file.version,
+        "size_bytes": identity.size,
+        "parts": len(identity.parts) or 1,
+        "header_sha256": identity.header_sha256,
+        "metadata": {
+            key: {"type": file.metadata.types[key], "value": summary(value)}
+            for key, value in file.metadata.items()
+        },
+        "tensor_types": _tensor_types(file),
+        **_model_part(file),
+    }
+    if hash_file:
+        report["sha256"] = identity.sha256()
+    if tensors:
+        report["tensors"] = [
+            {"name": t.name, "type": t.format.name, "shape": list(t.shape), "bytes": t.n_bytes}
+            for t in file.tensors.values()
+        ]
+    return report
+
+
+def summary(value: Any) -> Any:
+    """A metadata value as JSON can hold it; long arrays as their length and first elements."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, (bool, int, float, str)):
+        return value
+    first = [summary(v.item() if isinstance(v, np.generic) else v) for v in value[:8]]
+    if len(value) > LONG_ARRAY:
+        return {"length": len(value), "first": first}
+    return first + [summary(v.item() if isinstance(v, np.generic) else v) for v in value[8:]]
+
+
+def _tensor_types(file: Any) -> list[dict[str, Any]]:
+    totals: dict[str, list[int]] = {}
+    for tensor in file.tensors.values():
+        total = totals.setdefault(tensor.format.name, [0, 0])
+        total[0] += 1
+        total[1] += tensor.n_bytes
+    return [{"type": k, "tensors": n, "bytes": b} for k, (n, b) in totals.items()]
+
+
+def _model_part(file: Any) -> dict[str, Any]:
+    """Kind of file, shape, problems and traffic."""
+    from engine.weights import bind, metadata, names, traffic
+
+    part: dict[str, Any] = {
+        "kind": "unknown", "shape": None, "problems": [], "bytes_per_token": []
+    }  # fmt: skip
+    try:
+        if metadata.is_mtp_file(file):
+            part["kind"] = "mtp"
+            if names.MTP_ANTIREZ["e_proj"] in file.tensors:
+                return part  # its dimensions are the trunk's, which is another file
+            shape = metadata.shape_from_metadata(file)
+            part["shape"] = dataclasses.asdict(shape)
+            bind.bind_mtp(file, shape)
+            return part
+        shape = metadata.shape_from_metadata(file)
+        part["kind"] = "trunk"
+        part["shape"] = dataclasses.asdict(shape)
+        part["problems"] = [str(m) for m in bind.trunk_mismatches(file, shape)]
+        if part["problems"]:
+            return part
+        _, weights = bind.bind_trunk(file)
+        contexts = [n for n in CONTEXTS if n <= shape.n_ctx_train] or [shape.n_ctx_train]
+        for n_ctx in contexts:
+            row = traffic.decode_traffic(shape, weights, n_ctx)
+            parts = {f.name: round(getattr(row, f.name)) for f in dataclasses.fields(row)}
+            part["bytes_per_token"].append({"n_ctx": n_ctx, "total": round(row.total), **parts})
+    except ModelFileError as error:
+        part["problems"].append(str(error))
+    return part
+
+
+def _print(report: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from engine.gguf.values import escape
+
+    console = Console(highlight=False)
+    lines = [
+        ("file", report["path"]),
+        ("kind", report["kind"]),
+        ("GGUF version", report["gguf_version"]),
+        ("size", _bytes(report["size_bytes"])),
+        ("parts", report["parts"]),
+        ("header SHA-256", report["header_sha256"]),
+    ]
+    if "sha256" in report:
+        lines.append(("file SHA-256", report["sha256"]))
+    _table(console, "File", (), lines)
+    metadata = [(k, v["type"], _words(v["value"])) for k, v in report["metadata"].items()]
+    _table(console, "Metadata", ("key", "type", "value"), metadata)
+    if report["shape"] is not None:
+        shape = [(key, _words(value)) for key, value in report["shape"].items()]
+        _table(console, "Shape", ("dimension", "value"), shape)
+    types = [(t["type"], t["tensors"], _bytes(t["bytes"])) for t in report["tensor_types"]]
+    _table(console, "Tensor types", ("type", "tensors", "bytes"), types)
+    if "tensors" in report:
+        rows = [(t["name"], t["type"], t["shape"], t["bytes"]) for t in report["tensors"]]
+        _table(console, "Tensors", ("name", "type", "shape", "bytes"), rows)
+    if report["bytes_per_token"]:
+        columns = tuple(report["bytes_per_token"][0])
+        rows = [tuple(f"{row[c] if c == 'n_ctx' else row[c] / 1e6:,.10g}" for c in columns)
+                for row in report["bytes_per_token"]]  # fmt: skip
+        _table(console, "Read per decoded token, MB (cached rows as float32)", columns, rows)
+    for problem in report["problems"]:
+        click.echo("problem: " + "\n".join(escape(line) for line in problem.split("\n")))
+
+
+def _table(console: Any, title: str, columns: tuple[str, ...], rows: list[tuple]) -> None:
+    """A rich table on a terminal; aligned columns of plain text elsewhere."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from engine.gguf.values import escape
+
+    cells = [tuple(escape(str(cell)) for cell in row) for row in rows]
+    if console.is_terminal:
+        table = Table(title=title, title_justify="left", show_header=bool(columns))
+        for column in columns or ("", ""):
+            table.add_column(column, overflow="fold")
+        for row in cells:
+            table.add_row(*(Text(cell) for cell in row))
+        console.print(table)
+        return
+    click.echo(title)
+    lines = [columns, *cells] if columns else cells
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    for line in lines:
+        click.echo("  " + "  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip())
+    click.echo()
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{value['length']} elements: {', '.join(map(_words, value['first']))}, ..."
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_words, value))
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= LONG_TEXT else text[: LONG_TEXT - 3] + "..."
+
+
+def _bytes(n: int) -> str:
+    return f"{n:,} ({n / 2**30:.3f} GiB)" if n >= 2**27 else f"{n:,}"
