@@ -195,9 +195,10 @@ def _metadata(shape: Shape, recipe: str, layout: str, draft: bool) -> dict[str, 
     """Keys below the architecture's prefix, and general ones; floats are binary32 in the file."""
     llama = layout == "llama"
     if llama:
-        # The converter counts the draft block in both of its files' arrays, in one's block_count.
+        # The converter counts the draft block in both of its files' ratios, but in block_count
+        # and clamps only of the draft's; llama.cpp refuses clamps that are not block_count long.
         full = mtp_block(shape)
-        shape = full if draft else replace(full, n_layer=shape.n_layer)
+        shape = full if draft else replace(shape, compress_ratios=full.compress_ratios)
     keys: dict[str, object] = {
         "general.name": f"ds4 generated {shape.name}" + (" draft block" if draft else ""),
         "general.file_type": (_FILE_TYPES_LLAMA if llama else _FILE_TYPES)[recipe],
