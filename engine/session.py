@@ -308,14 +308,15 @@ class Session:
                 if collected is not None:
                     self.trunk.layers.tap = _routing_tap(collected, start, stop)
                 state = self._advance(ids[start:stop])
-                self.trunk.layers.tap = None
                 for row in range(0, stop - start, LOGIT_ROWS):
                     part = state[row : row + LOGIT_ROWS]
                     self.trunk.logits(part, logits[start + row : start + row + len(part)])
-                if stop == len(ids):
-                    self._finish(state)
         finally:
-            self.trunk.layers.tap = None
+            if collected is not None:
+                self.trunk.layers.tap = None
+        if len(ids):
+            self._logits[...] = logits[-1]
+            self._fresh = True
         return logits, collected
 
     def save(self) -> Snapshot:
