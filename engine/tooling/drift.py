@@ -212,9 +212,7 @@ def compare(
         _walk(report, left, right, start, len(block), shape.compress_ratios)
         if report.first_flip is None:
             for layer in range(shape.n_layer):
-                growth[layer] += _relative_rms(
-                    left["ffn_state", layer], right["ffn_state", layer]
-                )
+                growth[layer] += _relative_rms(left["ffn_state", layer], right["ffn_state", layer])
                 growth_n[layer] += 1
         logits = left["logits", shape.n_layer], right["logits", shape.n_layer]
         report.logits_rms += np.sqrt(np.mean((logits[0] - logits[1]) ** 2, axis=1)).tolist()
