@@ -93,6 +93,28 @@ SPECS = {
         rms_eps=1e-5,
         seed=3,
     ),
+    # Small enough to keep its expected logits in the repository; every mechanism acts within
+    # 280 tokens, YaRN included, whose original context is short.
+    "golden": Spec(
+        ratios=(0, 4, 128, 4),
+        n_vocab=160,
+        n_embd=128,
+        n_head=2,
+        head_dim=192,
+        n_lora_q=64,
+        n_lora_o=64,
+        n_out_group=2,
+        n_swa=40,
+        n_idx_head=16,
+        idx_top_k=12,
+        n_expert=8,
+        n_expert_used=3,
+        n_ff_exp=64,
+        n_hash_layer=1,
+        swiglu_limit=1.5,
+        yarn_orig_ctx=1024,
+        seed=4,
+    ),
 }
 
 
