@@ -168,8 +168,10 @@ def _print(report: dict[str, Any]) -> None:
         _table(console, "Tensors", ("name", "type", "shape", "bytes"), rows)
     if report["bytes_per_token"]:
         columns = tuple(report["bytes_per_token"][0])
-        rows = [tuple(f"{row[c] if c == 'n_ctx' else row[c] / 1e6:,.10g}" for c in columns)
-                for row in report["bytes_per_token"]]  # fmt: skip
+        rows = [
+            (f"{row['n_ctx']:,}", *(f"{row[c] / 1e6:,.3f}" for c in columns[1:]))
+            for row in report["bytes_per_token"]
+        ]
         _table(console, "Read per decoded token, MB (cached rows as float32)", columns, rows)
     for problem in report["problems"]:
         click.echo("problem: " + "\n".join(escape(line) for line in problem.split("\n")))
