@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from engine.errors import LayoutError
-from engine.quant import floats, mxfp4, q8_0
+from engine.quant import floats, iq2_xxs, mxfp4, q2_k, q4_k, q8_0
 from engine.quant.formats import BY_NAME, Format
 
 _DEQUANTIZE: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -16,6 +16,9 @@ _DEQUANTIZE: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "F16": floats.dequantize_f16,
     "BF16": floats.dequantize_bf16,
     "Q8_0": q8_0.dequantize,
+    "Q4_K": q4_k.dequantize,
+    "Q2_K": q2_k.dequantize,
+    "IQ2_XXS": iq2_xxs.dequantize,
     "MXFP4": mxfp4.dequantize,
 }
 _QUANTIZE: dict[str, Callable[[np.ndarray, np.ndarray | None], np.ndarray]] = {
@@ -23,6 +26,9 @@ _QUANTIZE: dict[str, Callable[[np.ndarray, np.ndarray | None], np.ndarray]] = {
     "F16": floats.quantize_f16,
     "BF16": floats.quantize_bf16,
     "Q8_0": q8_0.quantize,
+    "Q4_K": q4_k.quantize,
+    "Q2_K": q2_k.quantize,
+    "IQ2_XXS": iq2_xxs.quantize,
     "MXFP4": mxfp4.quantize,
 }
 # Blocks are converted in pieces, so that temporaries stay in the cache and memory is bounded.
