@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +262,40 @@ def latest(rows: list[SpeedRow] | tuple[SpeedRow, ...]) -> list[SpeedRow]:
     """One row per (run, frontier, mode): the last written."""
     kept = {(row.run, row.ctx_tokens, row.mode): row for row in rows}
     return in_order(list(kept.values()))
+
+
+def stamped(rows: list[SpeedRow] | tuple[SpeedRow, ...], greedy: bool) -> list[SpeedRow]:
+    """The latest rows with what only all of them together can say.
+
+    Parameters
+    ----------
+    greedy : bool
+        Whether tokens were chosen at temperature 0, where every mode must emit plain's tokens and
+        every run must repeat them; otherwise `lossless` stays None.
+
+    Returns
+    -------
+    list of SpeedRow
+        `prefill_shared` is False for exactly one row per (run, frontier) and prefill; `lossless`
+        compares with the first plain row at the frontier.
+    """
+    kept = latest(rows)
+    reference: dict[int, str] = {}
+    for row in kept:
+        if row.ok and row.mode == "plain" and row.token_hash:
+            reference.setdefault(row.ctx_tokens, row.token_hash)
+    seen: set[tuple[int, int, float | None]] = set()
+    result = []
+    for row in kept:
+        measurement = (row.run, row.ctx_tokens, row.prefill_s)
+        shared = row.prefill_s is not None and measurement in seen
+        seen.add(measurement)
+        expected = reference.get(row.ctx_tokens)
+        same = None
+        if greedy and row.ok and row.token_hash and expected:
+            same = row.token_hash == expected
+        result.append(replace(row, prefill_shared=shared, lossless=same))
+    return result
 
 
 def _ratio(amount: float | None, per: float | None) -> float | None:

@@ -7,7 +7,16 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ds4bench.records import SCHEMA, SCHEMA_VERSION, Run, SpeedRow, Telemetry, in_order, latest
+from ds4bench.records import (
+    SCHEMA,
+    SCHEMA_VERSION,
+    Run,
+    SpeedRow,
+    Telemetry,
+    in_order,
+    latest,
+    stamped,
+)
 from ds4bench.records_csv import from_csv, to_csv
 from engine.errors import EngineError, StoreError
 from engine.tooling.journal import Record, is_journal, read_journal
@@ -93,12 +102,18 @@ def publish_views(
     StoreError
         If one cannot be written; its earlier version is intact.
     """
-    rows = latest(rows)
+    rows = stamped(rows, is_greedy(environment))
     if csv_path is not None:
         bandwidth = machine_bandwidth(environment)
         publish_bytes(csv_path, to_csv(rows, upstream_only, bandwidth))
     if parquet_path is not None:
         publish(parquet_path, lambda file: write_parquet(file, rows, environment))
+
+
+def is_greedy(environment: dict[str, Any]) -> bool:
+    """Whether the sweep chose tokens at temperature 0, by its recorded plan."""
+    sampling = (environment.get("plan") or {}).get("sampling") or {}
+    return not sampling.get("temp")
 
 
 def machine_bandwidth(environment: dict[str, Any]) -> float | None:
@@ -152,9 +167,9 @@ def _parquet_types(pa: Any) -> dict[str, Any]:
 
 def _from_journal(path: Path) -> Run:
     contents = read_journal(path, SCHEMA, SCHEMA_VERSION)
-    rows = latest(rows_of(contents.records, str(path)))
     warmups = tuple(r for r in contents.records if r.get("kind") == "warmup")
     environment = environment_of(contents.header, contents.records)
+    rows = stamped(rows_of(contents.records, str(path)), is_greedy(environment))
     return Run(tuple(rows), environment, path, warmups=warmups, dropped=contents.dropped_bytes)
 
 

@@ -1,0 +1,311 @@
+"""What a sweep will do: frontiers, cells, keys and the checks that need no model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ds4bench.records import MODES
+from engine.errors import ContextError, EngineError, MemoryBudgetError, OptionError
+
+MAX_FRONTIERS = 100_000
+INT_MAX = 2**31 - 1
+# Crashes of one cell after which it is left alone.
+PARK_AFTER = 3
+# Frontiers in a row without one good cell after which the sweep gives up.
+GIVE_UP_AFTER = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Where the text comes from: a file, or a generator that is the same on every machine."""
+
+    path: Path | None = None
+    text: str = ""
+    chat: bool = False
+    system: str = ""
+    repeat: bool = False
+    seed: int = 0
+
+    @property
+    def source(self) -> str:
+        """What identifies the text in a record."""
+        if self.path is None:
+            return f"generated:{self.seed}"
+        return "sha256:" + hashlib.sha256(self.text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a token is chosen; temp 0 is the first maximum with EOS left out."""
+
+    temp: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 1234
+
+    @property
+    def greedy(self) -> bool:
+        return self.temp == 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One row to be: a mode at a frontier in a run."""
+
+    run: int
+    ctx_tokens: int
+    prefill_tokens: int
+    mode: str
+
+
+@dataclass(frozen=True, slots=True)
+class SweepPlan:
+    """A validated sweep.
+
+    Raises
+    ------
+    OptionError
+        On construction, naming the option.
+    """
+
+    model: Path
+    prompt: Prompt = field(default_factory=Prompt)
+    sampling: Sampling = field(default_factory=Sampling)
+    mtp: Path | None = None
+    mtp_draft: int = 1
+    modes: tuple[str, ...] = ("plain",)
+    ctx_start: int = 2048
+    ctx_max: int = 32768
+    ctx_alloc: int | None = None
+    step_incr: int = 2048
+    step_mul: float = 1.0
+    gen_tokens: int = 128
+    repeats: int = 1
+    threads: int | None = None
+    activations: str = "int8"
+    kv: str = "official"
+    repack: str = "auto"
+    warm_weights: bool = False
+
+    def __post_init__(self) -> None:
+        for option in ("ctx_start", "ctx_max", "gen_tokens", "repeats"):
+            value = getattr(self, option)
+            if not 1 <= value <= INT_MAX:
+                raise OptionError(
+                    f"--{option.replace('_', '-')}: expected 1 to {INT_MAX}, found {value}"
+                )
+        if self.ctx_start > self.ctx_max:
+            raise OptionError(
+                f"--ctx-start: expected at most --ctx-max {self.ctx_max}, found {self.ctx_start}"
+            )
+        if not (math.isfinite(self.step_mul) and self.step_mul >= 1):
+            raise OptionError(f"--step-mul: expected a finite number >= 1, found {self.step_mul!r}")
+        if self.step_mul == 1 and not 1 <= self.step_incr <= INT_MAX:
+            raise OptionError(
+                f"--step-incr: expected 1 to {INT_MAX} where --step-mul is 1, "
+                f"found {self.step_incr}"
+            )
+        need = self.ctx_max + self.gen_tokens
+        if need >= INT_MAX:
+            raise OptionError(
+                f"--ctx-max and --gen-tokens: expected a sum below {INT_MAX}, found {need}"
+            )
+        if self.ctx_alloc is not None and self.ctx_alloc <= need:
+            raise OptionError(
+                f"--ctx-alloc: expected more than --ctx-max + --gen-tokens = {need}, "
+                f"found {self.ctx_alloc}"
+            )
+        if not self.modes:
+            raise OptionError("--mode: expected at least one mode, found none")
+        for mode in self.modes:
+            if mode not in MODES:
+                raise OptionError(f"--mode: expected one of {', '.join(MODES)}, found {mode!r}")
+        if len(set(self.modes)) != len(self.modes):
+            raise OptionError(f"--mode: expected each mode once, found {', '.join(self.modes)}")
+        n = _count(self.ctx_start, self.ctx_max, self.step_incr, self.step_mul)
+        if n > MAX_FRONTIERS:
+            raise OptionError(
+                f"--step-incr: expected at most {MAX_FRONTIERS} frontiers, found more"
+            )
+
+    @property
+    def context(self) -> int:
+        """Tokens the session is allocated for."""
+        return self.ctx_alloc or self.ctx_max + self.gen_tokens + 1
+
+    @property
+    def frontiers(self) -> tuple[int, ...]:
+        return tuple(frontiers(self.ctx_start, self.ctx_max, self.step_incr, self.step_mul))
+
+    @property
+    def upstream_only(self) -> bool:
+        """Whether the CSV is exactly upstream's: one plain run."""
+        return self.modes == ("plain",) and self.repeats == 1
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.frontiers) * self.repeats * len(self.modes)
+
+    def order(self, run: int, index: int) -> tuple[str, ...]:
+        """Modes at frontier number `index` of a run, rotated so that heat has no favourite."""
+        shift = (run - 1 + index) % len(self.modes)
+        return self.modes[shift:] + self.modes[:shift]
+
+    def cells(self) -> Iterator[Cell]:
+        """Every row to be, in the order of measurement."""
+        for run in range(1, self.repeats + 1):
+            before = 0
+            for index, frontier in enumerate(self.frontiers):
+                for mode in self.order(run, index):
+                    yield Cell(run, frontier, frontier - before, mode)
+                before = frontier
+
+    def to_record(self) -> dict[str, Any]:
+        """JSON-ready form for the journal's header; the prompt's text is left out."""
+        record = asdict(self)
+        record["model"] = str(self.model)
+        record["mtp"] = None if self.mtp is None else str(self.mtp)
+        record["modes"] = list(self.modes)
+        record["context"] = self.context
+        prompt = record["prompt"]
+        del prompt["text"]
+        prompt["path"] = None if self.prompt.path is None else str(self.prompt.path)
+        prompt["source"] = self.prompt.source
+        return record
+
+
+def frontiers(start: int, stop: int, incr: int, mul: float) -> Iterator[int]:
+    """Context lengths of a sweep; the last is always `stop` (source: ds4_bench.c).
+
+    The next one is max(cur + 1, ceil(cur * mul)), or cur + incr where mul is 1.
+    """
+    cur = start
+    while cur < stop:
+        yield cur
+        if mul > 1:
+            grown = cur * mul
+            cur = stop if grown >= stop else max(cur + 1, math.ceil(grown))
+        else:
+            cur += incr
+    yield stop
+
+
+def _count(start: int, stop: int, incr: int, mul: float) -> int:
+    """Number of frontiers, counted no further than one beyond the limit."""
+    n = 0
+    for _ in frontiers(start, stop, incr, mul):
+        n += 1
+        if n > MAX_FRONTIERS:
+            break
+    return n
+
+
+def fingerprint(plan: SweepPlan, facts: Mapping[str, Any], commit: str) -> dict[str, Any]:
+    """What rows of one journal must have in common; extent of the sweep is not part of it."""
+    return {
+        "model": facts["model_id"],
+        "mtp": facts.get("mtp_id"),
+        "prompt": plan.prompt.source,
+        "chat": plan.prompt.chat,
+        "system": plan.prompt.system if plan.prompt.chat else "",
+        "repeat_prompt": plan.prompt.repeat,
+        "sampling": asdict(plan.sampling),
+        "mtp_draft": plan.mtp_draft,
+        "gen_tokens": plan.gen_tokens,
+        "threads": plan.threads,
+        "activations": plan.activations,
+        "kv": plan.kv,
+        "repack": plan.repack,
+        "commit": commit,
+    }
+
+
+def digest(value: Any) -> str:
+    """Short hash of a JSON value."""
+    text = json.dumps(value, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def row_key(fingerprint_digest: str, cell: Cell) -> str:
+    """Identity of a row: its cell and everything that the fingerprint holds."""
+    return digest([fingerprint_digest, asdict(cell)])
+
+
+def check_same(found: Mapping[str, Any], expected: Mapping[str, Any], where: str) -> None:
+    """Refuse to resume a sweep of something else.
+
+    Raises
+    ------
+    OptionError
+        Naming the first field that differs.
+    """
+    for name in expected:
+        if found.get(name) != expected[name]:
+            raise OptionError(
+                f"--resume: expected {where} to have {name} {expected[name]!r}, "
+                f"found {found.get(name)!r} (--force starts over)"
+            )
+
+
+def check_facts(plan: SweepPlan, facts: Mapping[str, Any], free_bytes: int) -> None:
+    """Refuse what the model, the prompt or the memory does not allow, before weights are read.
+
+    Parameters
+    ----------
+    facts : mapping
+        What the worker's `inspect` found: n_ctx_train, n_prompt_tokens, modes, memory.
+    free_bytes : int
+        Memory that a new process may take.
+
+    Raises
+    ------
+    OptionError, ContextError, MemoryBudgetError
+    """
+    for mode in plan.modes:
+        if mode not in facts["implemented_modes"]:
+            raise OptionError(
+                f"--mode: expected one of {', '.join(facts['implemented_modes'])}, which this "
+                f"engine implements, found {mode!r}"
+            )
+        if mode != "plain" and not facts["has_mtp"]:
+            raise OptionError(
+                f"--mode: {mode} needs a model with an MTP block: expected --mtp FILE"
+            )
+    if plan.context > facts["n_ctx_train"]:
+        raise ContextError(
+            f"--ctx-max: expected --ctx-max + --gen-tokens + 1 within the model's "
+            f"{facts['n_ctx_train']} tokens, found {plan.context}"
+        )
+    have = facts["n_prompt_tokens"]
+    if have < plan.ctx_max:
+        raise OptionError(
+            f"--prompt-file: expected at least --ctx-max {plan.ctx_max} tokens, found {have} "
+            f"({plan.ctx_max - have} short; --repeat-prompt repeats the text)"
+        )
+    memory = facts["memory"]
+    snapshots = memory.get("snapshot", 0)
+    need = memory["context"] + memory["scratch"] + snapshots
+    if need > free_bytes:
+        raise MemoryBudgetError(
+            f"--ctx-max: expected a context that fits in {free_bytes >> 20} MiB of free memory, "
+            f"found {need >> 20} MiB for {plan.context} tokens and a snapshot"
+        )
+
+
+def error_named(name: str, message: str, exit_code: int) -> EngineError:
+    """The exception that a worker reported, as one of ours with its exit code."""
+    import engine.errors as errors
+
+    kind = getattr(errors, name, None)
+    if isinstance(kind, type) and issubclass(kind, EngineError):
+        return kind(message)
+    error = EngineError(f"{name}: {message}" if name else message)
+    error.exit_code = exit_code
+    return error

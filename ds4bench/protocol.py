@@ -1,0 +1,191 @@
+"""What is inside the clock: a prefill of the new suffix, or a decode loop of exactly N tokens.
+
+Snapshots, restores, garbage collection, files and screens are outside. The clock is an argument.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import struct
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from engine.errors import EngineError
+
+Clock = Callable[[], int]  # nanoseconds, monotonic
+
+
+class Timeline(Protocol):
+    """The part of `engine.session.Session` that a measurement uses."""
+
+    @property
+    def n_past(self) -> int: ...
+
+    def sync(self, tokens: Sequence[int]) -> int: ...
+
+    def save(self) -> Any: ...
+
+    def restore(self, saved: Any) -> None: ...
+
+
+class Decoder(Protocol):
+    """A decode mode over a timeline (`engine.spec.protocol.Decoder`)."""
+
+    def start(self) -> int: ...
+
+    def step(self, first: int, budget: int) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Decode:
+    """Raw results of one decode window."""
+
+    gen_s: float
+    step_s: tuple[float, ...]
+    step_tokens: tuple[int, ...]
+    step_drafted: tuple[int, ...]
+    drafted: int
+    accepted: int
+    draft_s: float
+    verify_s: float
+    rollback_s: float
+    token_hash: str
+
+    @property
+    def gen_tokens(self) -> int:
+        return sum(self.step_tokens)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Collect garbage now, and none inside the block."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def timed_prefill(timeline: Timeline, tokens: Sequence[int], clock: Clock) -> float:
+    """Seconds to extend the timeline to `tokens`.
+
+    The CPU engine returns when its work is done, so both clock reads see an idle device.
+    """
+    with quiet():
+        start = clock()
+        timeline.sync(tokens)
+        stop = clock()
+    return (stop - start) * 1e-9
+
+
+def timed_decode(
+    decoder: Decoder, n_tokens: int, clock: Clock, forbidden: Collection[int] = ()
+) -> Decode:
+    """Exactly `n_tokens` tokens from the timeline's end; choosing tokens is inside the clock.
+
+    Parameters
+    ----------
+    forbidden : collection of int
+        Ids that no mode may emit (EOS), so that all modes do the same work.
+
+    Raises
+    ------
+    EngineError
+        If a step emits nothing, too much, or a forbidden token.
+    """
+    stamps = [0] * (n_tokens + 1)
+    results: list[Any] = []
+    done = 0
+    with quiet():
+        stamps[0] = clock()
+        first = decoder.start()
+        while done < n_tokens:
+            result = decoder.step(first, n_tokens - done)
+            results.append(result)
+            # One clock read per step keeps latencies; it costs tens of nanoseconds.
+            stamps[len(results)] = clock()
+            n = len(result.tokens)
+            if not 1 <= n <= n_tokens - done:
+                raise EngineError(
+                    f"decode: expected 1 to {n_tokens - done} tokens from a step, found {n}"
+                )
+            done += n
+            first = result.next
+    emitted = [token for result in results for token in result.tokens]
+    bad = next((token for token in emitted if token in forbidden), None)
+    if bad is not None:
+        raise EngineError(f"decode: expected no end-of-text token, found {bad} among the tokens")
+    n = len(results)
+    return Decode(
+        gen_s=(stamps[n] - stamps[0]) * 1e-9,
+        step_s=tuple((stamps[i + 1] - stamps[i]) * 1e-9 for i in range(n)),
+        step_tokens=tuple(len(result.tokens) for result in results),
+        step_drafted=tuple(result.drafted for result in results),
+        drafted=sum(result.drafted for result in results),
+        accepted=sum(result.accepted for result in results),
+        draft_s=sum(result.draft_s for result in results),
+        verify_s=sum(result.verify_s for result in results),
+        rollback_s=sum(result.rollback_s for result in results),
+        token_hash=hash_tokens(emitted),
+    )
+
+
+def hash_tokens(tokens: Sequence[int]) -> str:
+    """SHA-256 over ids of four bytes, little endian."""
+    return hashlib.sha256(struct.pack(f"<{len(tokens)}I", *tokens)).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Warmup:
+    """One discarded round: a prefill chunk and a short decode in each mode."""
+
+    prefill_tokens: int
+    prefill_s: float
+    gen_s: dict[str, float]
+
+
+def settled(rounds: Sequence[Warmup], tolerance: float = 0.05) -> bool:
+    """Whether the last two rounds' prefill times agree, so that compilation is behind us."""
+    if len(rounds) < 2:
+        return False
+    a, b = rounds[-2].prefill_s, rounds[-1].prefill_s
+    return abs(a - b) <= tolerance * max(a, b)
+
+
+def warm_up(
+    make_timeline: Callable[[], Timeline],
+    make_decoder: Callable[[Timeline, str], Decoder],
+    tokens: Sequence[int],
+    modes: Sequence[str],
+    clock: Clock,
+    *,
+    n_decode: int = 16,
+    most_rounds: int = 5,
+    most_s: float = 60.0,
+) -> list[Warmup]:
+    """Run every kernel shape and page weights in, until the rate stops changing.
+
+    Rounds end when two in a row agree within 5 %, after five, or when another one would pass
+    `most_s` seconds.
+    """
+    rounds: list[Warmup] = []
+    begin = clock()
+    while True:
+        timeline = make_timeline()
+        prefill_s = timed_prefill(timeline, tokens, clock)
+        saved = timeline.save()
+        gen_s = {}
+        for mode in modes:
+            gen_s[mode] = timed_decode(make_decoder(timeline, mode), n_decode, clock).gen_s
+            timeline.restore(saved)
+        rounds.append(Warmup(len(tokens), prefill_s, gen_s))
+        spent = (clock() - begin) * 1e-9
+        last = prefill_s + sum(gen_s.values())
+        if len(rounds) >= most_rounds or settled(rounds) or spent + last > most_s:
+            return rounds

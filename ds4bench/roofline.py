@@ -1,0 +1,150 @@
+"""What memory allows: bytes per decode step from the tensor table, this machine's bandwidth.
+
+A percentage is never taken from a constant: bytes come from the file that ran, and the machine's
+rate from a read benchmark on the threads that the model uses.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from ds4bench.machines import Machine
+from engine.shape import Shape
+from engine.weights.bind import MtpWeights, TrunkWeights, iter_tensors
+from engine.weights.traffic import decode_traffic
+
+_LEAST_BUFFER = 256 << 20
+_MOST_BUFFER = 1 << 30
+
+
+def read_bandwidth(
+    threads: int | None = None,
+    n_bytes: int | None = None,
+    passes: int = 5,
+    clock: Callable[[], int] = time.perf_counter_ns,
+) -> float:
+    """Best sequential read rate of this machine, in bytes per second.
+
+    Every thread sums its own part of an array that no cache holds; numpy's reduction over
+    integers runs without the interpreter lock and faster than memory delivers.
+
+    Parameters
+    ----------
+    threads : int or None
+        None: the cores that this process may use.
+    n_bytes : int or None
+        Size of the array; None: four times the largest cache, within 256 MiB to 1 GiB.
+    passes : int
+        The first one, which touches the pages, is not counted.
+    """
+    threads = threads or len(os.sched_getaffinity(0))
+    if n_bytes is None:
+        n_bytes = min(max(4 * largest_cache(), _LEAST_BUFFER), _MOST_BUFFER)
+    # ones, not zeros: untouched zero pages would all be one page in the cache.
+    parts = np.array_split(np.ones(n_bytes // 8, np.uint64), threads)
+    best = None
+    with ThreadPoolExecutor(threads) as pool:
+        for i in range(passes + 1):
+            start = clock()
+            total = sum(int(part) for part in pool.map(_read, parts))
+            took = clock() - start
+            assert total == n_bytes // 8, total
+            if i and took > 0:
+                best = took if best is None else min(best, took)
+    return n_bytes / (best * 1e-9) if best else 0.0
+
+
+def _read(part: np.ndarray) -> int:
+    return int(part.sum())
+
+
+def largest_cache() -> int:
+    """Bytes of the largest processor cache (source: /sys), 0 if unknown."""
+    best = 0
+    root = "/sys/devices/system/cpu/cpu0/cache"
+    try:
+        for entry in os.listdir(root):
+            if entry.startswith("index"):
+                with open(f"{root}/{entry}/size", encoding="ascii") as file:
+                    text = file.read().strip()
+                scale = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(text[-1:], 1)
+                best = max(best, int(text.rstrip("KMG")) * scale)
+    except (OSError, ValueError):
+        pass
+    return best
+
+
+class DecodeBytes:
+    """Bytes that the steps of one decode window had to read.
+
+    Parameters
+    ----------
+    shape : Shape
+    trunk : TrunkWeights
+    mtp : MtpWeights or None
+    """
+
+    def __init__(self, shape: Shape, trunk: TrunkWeights, mtp: MtpWeights | None) -> None:
+        self.shape = shape
+        self.trunk = trunk
+        self.draft_bytes = 0.0 if mtp is None else _draft_bytes(shape, trunk, mtp)
+        self._passes: dict[tuple[int, int], float] = {}
+
+    def row_pass(self, n_ctx: int, n_rows: int) -> float:
+        """Bytes of one pass of the trunk over `n_rows` tokens."""
+        key = n_ctx, n_rows
+        if key not in self._passes:
+            self._passes[key] = decode_traffic(self.shape, self.trunk, n_ctx, n_rows).total
+        return self._passes[key]
+
+    def per_step(
+        self, mode: str, n_ctx: int, tokens: Sequence[int], drafted: Sequence[int]
+    ) -> float:
+        """Mean bytes of a step.
+
+        Parameters
+        ----------
+        mode : str
+        n_ctx : int
+            Context in the middle of the window.
+        tokens, drafted : sequences of int
+            Committed and drafted tokens of each step.
+        """
+        total = sum(drafted) * self.draft_bytes
+        for committed, proposed in zip(tokens, drafted):
+            if mode == "mtp-combined":
+                rows: tuple[int, ...] = (proposed + 1,)
+            elif mode == "mtp-batched":
+                rows = (1, proposed + 1) if proposed else (1,)
+            else:
+                # plain and strict evaluate each committed token alone
+                rows = (1,) * committed
+            total += sum(self.row_pass(n_ctx, n) for n in rows)
+        return total / max(len(tokens), 1)
+
+
+def _draft_bytes(shape: Shape, trunk: TrunkWeights, mtp: MtpWeights) -> float:
+    """One call of the MTP block: its own weights, used experts only, and the shared head."""
+    total = float(trunk.output.n_bytes)
+    for tensor in iter_tensors(mtp):
+        share = 1.0
+        if "_exps" in tensor.name:
+            share = shape.n_expert_used / shape.n_expert
+        elif "token_embd" in tensor.name:
+            share = 1.0 / tensor.shape[0]
+        total += tensor.n_bytes * share
+    return total
+
+
+def predict(bytes_per_step: float, tokens_per_step: float, machine: Machine) -> dict[str, Any]:
+    """Upper bounds of decode on a named machine, in tokens per second."""
+    bounds = {"nominal_tps": machine.nominal / bytes_per_step * tokens_per_step}
+    if machine.measured is not None:
+        bounds["measured_tps"] = machine.measured / bytes_per_step * tokens_per_step
+    return bounds

@@ -1,0 +1,190 @@
+"""The timed process: opens the model and measures what it is told, one JSON line per command.
+
+Run as ``python -m ds4bench.worker MODULE:CLASS``. Commands come on stdin, replies go to the
+descriptor that was stdout; whatever a library prints goes to stderr. When stdin ends, it exits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from ds4bench.protocol import hash_tokens, timed_decode, timed_prefill, warm_up
+from engine.errors import EngineError, OptionError
+
+DEFAULT_MODEL = "ds4bench.worker_model:FileModel"
+_PR_SET_PDEATHSIG = 1
+WARM_DECODE = 16
+WARM_CHUNK = 512
+
+
+class Worker:
+    """State of the timed process: a model, a prompt, one timeline and the last snapshot."""
+
+    def __init__(self, model: Any, clock: Callable[[], int] = time.perf_counter_ns) -> None:
+        self.model = model
+        self.clock = clock
+        self.tokens: list[int] = []
+        self.settings: dict[str, Any] = {}
+        self.session: Any = None
+        self.snapshot: Any = None
+
+    def inspect(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Facts about file and prompt, without reading weights.
+
+        Raises
+        ------
+        EngineError
+            If the file is not a model or the prompt cannot be encoded.
+        """
+        self.settings = settings
+        facts = self.model.inspect(settings)
+        frontiers = settings["frontiers"]
+        self.tokens = self.model.encode_prompt(settings["prompt"], frontiers[-1])
+        have = len(self.tokens)
+        prompt = settings["prompt"]
+        if prompt["repeat"] and have:
+            times = -(-frontiers[-1] // have)
+            self.tokens = self.tokens * times
+        facts["n_prompt_tokens"] = len(self.tokens)
+        facts["n_prompt_tokens_once"] = have
+        self.tokens = self.tokens[: frontiers[-1]]
+        facts["prompt_tokens_sha256"] = hash_tokens(self.tokens)
+        return facts
+
+    def load(self) -> dict[str, Any]:
+        """Open the weights."""
+        start = self.clock()
+        facts = self.model.load(self.settings)
+        return {"load_s": (self.clock() - start) * 1e-9, "facts": facts}
+
+    def bandwidth(self) -> dict[str, Any]:
+        """Read rate of this machine on the threads that the model will use."""
+        return self.model.bandwidth(self.settings)
+
+    def warmup(self) -> dict[str, Any]:
+        """Discarded rounds until the rate is steady."""
+        settings = self.settings
+        n = min(WARM_CHUNK, settings["frontiers"][0])
+        n_decode = min(WARM_DECODE, settings["gen_tokens"])
+        rounds = warm_up(
+            lambda: self.model.session(n + n_decode + 1),
+            self._decoder,
+            self.tokens[:n],
+            settings["modes"],
+            self.clock,
+            n_decode=n_decode,
+        )
+        return {"rounds": [asdict(r) for r in rounds]}
+
+    def begin(self) -> dict[str, Any]:
+        """A fresh timeline."""
+        # Drop the old one first: two contexts may not fit.
+        self.session = self.snapshot = None
+        self.session = self.model.session(self.settings["context"])
+        return {}
+
+    def prefill(self, frontier: int) -> dict[str, Any]:
+        """Extend the timeline to a frontier and take the snapshot that decode starts from."""
+        before = self.session.n_past
+        self.snapshot = None
+        prefill_s = timed_prefill(self.session, self.tokens[:frontier], self.clock)
+        if self.session.n_past != frontier:
+            raise EngineError(
+                f"prefill: expected {frontier} tokens in the timeline, found {self.session.n_past}"
+            )
+        self.snapshot = self.session.save()
+        return {
+            "prefill_s": prefill_s,
+            "prefill_tokens": frontier - before,
+            "kv_bytes": self.snapshot.n_bytes,
+        }
+
+    def decode(self, mode: str) -> dict[str, Any]:
+        """One decode window from the snapshot, and back to it."""
+        settings = self.settings
+        frontier = self.session.n_past
+        decoder = self._decoder(self.session, mode)
+        try:
+            result = timed_decode(decoder, settings["gen_tokens"], self.clock, self.model.forbidden)
+        finally:
+            self.session.restore(self.snapshot)
+        reply = asdict(result)
+        reply["gen_tokens"] = result.gen_tokens
+        reply["bytes_per_step"] = self.model.step_bytes(
+            mode, frontier + result.gen_tokens // 2, result.step_tokens, result.step_drafted
+        )
+        del reply["step_drafted"]
+        return reply
+
+    def _decoder(self, session: Any, mode: str) -> Any:
+        return self.model.decoder(session, mode, self.settings)
+
+
+def handle(worker: Worker, command: dict[str, Any]) -> dict[str, Any]:
+    """Reply to one command; an exception becomes an error reply."""
+    arguments = dict(command)
+    name = arguments.pop("cmd")
+    try:
+        return {"ok": True, **getattr(worker, name)(**arguments)}
+    except EngineError as error:
+        return _failure(type(error).__name__, str(error), error.exit_code)
+    except MemoryError:
+        return _failure("MemoryBudgetError", "memory: expected enough, found none left", 1)
+    except Exception as error:
+        traceback.print_exc()
+        return _failure("", f"{type(error).__name__}: {error}", 1)
+
+
+def _failure(kind: str, message: str, exit_code: int) -> dict[str, Any]:
+    return {"ok": False, "kind": kind, "message": message, "exit_code": exit_code}
+
+
+def load_class(spec: str) -> Any:
+    """The object that 'module:name' names."""
+    module, _, name = spec.partition(":")
+    if not name:
+        raise OptionError(f"worker model: expected 'module:class', found {spec!r}")
+    return getattr(importlib.import_module(module), name)
+
+
+def die_with_parent(parent: int) -> None:
+    """Ask the kernel for SIGKILL when the parent ends, however it ends (Linux)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def main() -> None:
+    """Serve commands until stdin ends."""
+    die_with_parent(int(sys.argv[2]))
+    # Ctrl-C goes to the whole terminal group; the parent decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    replies = os.dup(1)
+    os.dup2(2, 1)
+    worker = Worker(load_class(sys.argv[1])())
+    for line in sys.stdin.buffer:
+        reply = handle(worker, json.loads(line))
+        os_write_all(replies, json.dumps(reply, allow_nan=False).encode() + b"\n")
+
+
+def os_write_all(fd: int, data: bytes) -> None:
+    """Write all of it; a pipe takes large replies in parts."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+if __name__ == "__main__":
+    main()
