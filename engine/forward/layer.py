@@ -119,6 +119,9 @@ class LayerPass:
         ops.matmul_multi(outs, s.a, weights)
 
         ops.rms_norm(s.q_a, s.q_a, layer.q_a_norm, eps)
+        if tap:
+            tap("attn_norm", index, s.a)
+            tap("q_lora", index, s.q_a)
         if indexing:
             ops.matmul_multi([s.q_flat, s.idx_q_flat], s.q_a, [layer.q_b, layer.indexer.q_b])
         else:
@@ -147,6 +150,8 @@ class LayerPass:
             s.heads, s.q, cache.raw, cache.comp, sel, n_sel, layer.sinks, pos0, shape.n_swa, ratio
         )
         if tap:
+            if indexing:
+                tap("indexer_query", index, s.idx_q)
             tap("q", index, s.q)
             tap("kv", index, cache.raw[np.arange(pos0, pos0 + n) % len(cache.raw)])
             if ratio:
