@@ -7,6 +7,7 @@ or `{"error": str}`. The parent holds the clock; this side caps memory and outpu
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import struct
@@ -50,10 +51,8 @@ def make_environment():
     environment.globals["raise_exception"] = raise_exception
     # Loads what Jinja and Python load on first use; after `limit` no file can be opened.
     warm_up = environment.from_string("{{ '\\n\u00e9' ~ messages|tojson|trim }}{{ missing.x }}")
-    try:
+    with contextlib.suppress(TemplateError):
         warm_up.render(messages=[{"content": "x"}])
-    except TemplateError:
-        pass
     return environment
 
 
@@ -97,6 +96,7 @@ def main() -> None:
     limit()
     send(sink, {"texts": []})
     template = None
+    reply: dict[str, object]
     while (request := receive(source)) is not None:
         try:
             if "source" in request:

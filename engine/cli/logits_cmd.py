@@ -1,0 +1,119 @@
+"""`ds4 logits`: logits of a token sequence as .npy, and which experts ran as .npz."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from engine.errors import MemoryBudgetError, OptionError
+from engine.tooling.exits import printable
+from engine.tooling.model_options import model_options, take_model_options
+
+
+@click.command("logits", context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--tokens",
+    "tokens_path",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Text file of token ids; blanks, line ends, commas and a JSON list's brackets part them.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="float32 array (n_tokens, n_vocab); one row for the last token unless --all-positions.",
+)
+@click.option("--all-positions", is_flag=True, help="A row for every token.")
+@click.option(
+    "--routing",
+    type=click.Path(path_type=Path),
+    help="Also write ids (n_layer, n_tokens, n_used) and margin (n_layer, n_tokens) as .npz; "
+    "margin: last kept minus first dropped expert.",
+)
+@model_options
+def logits_command(**values: Any) -> None:
+    """Write the logits of a token sequence, for comparison with other engines."""
+
+    def say(line: str) -> None:
+        click.echo(printable(line), err=True)
+
+    options = take_model_options(values, say)
+    ids = _read_ids(values["tokens_path"])
+    out, routing = values["out"], values["routing"]
+    from engine.tooling.publish import check_output
+
+    check_output(out, "--out", replace=True)
+    if routing is not None:
+        check_output(routing, "--routing", replace=True)
+        if routing.resolve() == out.resolve():
+            raise OptionError(f"--routing: expected another file than --out, found {str(out)!r}")
+
+    from engine.engine import open_engine
+
+    with open_engine(options) as engine:
+        for notice in engine.notices:
+            say(notice)
+        n_vocab = engine.shape.n_vocab
+        for i, token in enumerate(ids):
+            if token >= n_vocab:
+                raise OptionError(f"--tokens: expected ids below {n_vocab}, found {token} at {i}")
+        session = engine.session(len(ids))
+        if values["all_positions"] or routing is not None:
+            _check_memory(len(ids) * n_vocab * 4)
+            logits, routed = session.all_logits(ids, routing=routing is not None)
+            if not values["all_positions"]:
+                logits = logits[-1:]
+        else:
+            session.sync(ids)
+            logits, routed = session.logits[None], None
+        _write(out, routing, logits, routed)
+
+
+def _read_ids(path: Path) -> list[int]:
+    """Token ids of a text file, at least one.
+
+    Raises
+    ------
+    OptionError
+        Naming the first item that is not an id.
+    """
+    from engine.text.files import read_text
+
+    text = read_text(path, "--tokens").strip()
+    if text.startswith("[") and text.endswith("]"):
+        text = text[1:-1]
+    items = re.split(r"\s*,\s*|\s+", text.strip()) if text.strip() else []
+    if not items:
+        raise OptionError(f"--tokens: expected at least one token id, found none in {str(path)!r}")
+    ids = []
+    for i, item in enumerate(items):
+        # More digits than any vocabulary needs; int() of a huge string is slow.
+        if re.fullmatch(r"[0-9]{1,9}", item) is None:
+            raise OptionError(f"--tokens: expected token ids, found {item[:40]!r} at item {i}")
+        ids.append(int(item))
+    return ids
+
+
+def _check_memory(n_bytes: int) -> None:
+    import psutil
+
+    free = psutil.virtual_memory().available
+    if n_bytes > free:
+        raise MemoryBudgetError(
+            f"logits: expected at most {free >> 20} MiB of free memory to be needed, "
+            f"found {n_bytes >> 20} MiB"
+        )
+
+
+def _write(out: Path, routing: Path | None, logits: Any, routed: Any) -> None:
+    import numpy as np
+
+    from engine.tooling.publish import publish
+
+    if routing is not None:
+        publish(routing, lambda file: np.savez(file, ids=routed.ids, margin=routed.margin))
+    publish(out, lambda file: np.save(file, logits))

@@ -1,0 +1,338 @@
+"""`ds4 run`: one prompt in, text out as it is made, speeds on stderr; sessions continued."""
+
+from __future__ import annotations
+
+import secrets
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import click
+
+from engine.errors import ContextError, OptionError
+from engine.text import chat, special
+from engine.text.files import read_text
+from engine.text.tokenizer import Span
+from engine.tooling.exits import INTERRUPTED, printable
+from engine.tooling.model_options import model_options, take_model_options
+
+if TYPE_CHECKING:
+    from engine.engine import Engine
+    from engine.sample import Sampler
+    from engine.session import Session
+
+DEFAULT_CTX = 32_768
+DEFAULT_TOKENS = 50_000
+_TITLE_CHARS = 80
+
+
+def _say(line: str) -> None:
+    click.echo(printable(line), err=True)
+
+
+@click.command("run", context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("-p", "--prompt", help="The user's message.")
+@click.option(
+    "--prompt-file", type=click.Path(path_type=Path), help="Read it from a UTF-8 file instead."
+)
+@click.option(
+    "-n",
+    "--tokens",
+    type=click.IntRange(0),
+    default=DEFAULT_TOKENS,
+    show_default=True,
+    help="Most tokens to generate.",
+)
+@click.option("-c", "--ctx", type=click.IntRange(1), help="Tokens of context [default: 32768].")
+@click.option("--temp", type=float, default=1.0, show_default=True, help="0 takes the maximum.")
+@click.option("--top-k", type=int, default=0, show_default=True, help="0 is off; at most 1024.")
+@click.option("--top-p", type=float, default=1.0, show_default=True, help="1 is off.")
+@click.option("--min-p", type=float, default=0.05, show_default=True, help="0 is off.")
+@click.option("--seed", type=int, help="Repeats a sampled text [default: random, printed].")
+@click.option("--nothink", is_flag=True, help="Answer without a think block.")
+@click.option("--think-max", is_flag=True, help="Maximum effort; needs 393216 tokens of context.")
+@click.option("--system", help="System text; '' for none [default: 'You are a helpful assistant'].")
+@click.option("--raw", is_flag=True, help="Continue the prompt as plain text, no chat format.")
+@click.option(
+    "--chat-template", is_flag=True, help="Use the model file's own template (sandboxed)."
+)
+@click.option(
+    "--session",
+    "session_path",
+    type=click.Path(path_type=Path),
+    help="Continue the conversation in this file, if it exists, and save it there.",
+)
+@model_options
+def run_command(**values: Any) -> int:
+    """Answer one prompt: text on stdout as it is made, speeds on stderr."""
+    plan = _plan(values)
+    if values["seed"] is None and plan.sampler.temp > 0:
+        _say(f"seed {plan.sampler.seed}")
+    from engine.engine import open_engine
+
+    with open_engine(plan.options) as engine, _Interrupt() as interrupt:
+        for notice in engine.notices:
+            _say(notice)
+        return _answer(engine, plan, interrupt)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A checked command line."""
+
+    options: Any
+    prompt: str
+    tokens: int
+    ctx: int | None
+    sampler: Sampler
+    think: str
+    system: str
+    raw: bool
+    own_template: bool
+    session: Path | None
+    resumed: bool
+
+
+def _plan(values: dict[str, Any]) -> _Plan:
+    """Everything that can be refused before the model is opened is refused here."""
+    if (values["prompt"] is None) == (values["prompt_file"] is None):
+        raise OptionError("--prompt: expected either -p TEXT or --prompt-file FILE")
+    if values["nothink"] and values["think_max"]:
+        raise OptionError("--think-max: expected without --nothink, found both")
+    chat_only = [
+        name
+        for name, given in (
+            ("--chat-template", values["chat_template"]),
+            ("--system", values["system"] is not None),
+            ("--think-max", values["think_max"]),
+            ("--nothink", values["nothink"]),
+        )
+        if given
+    ]
+    if values["raw"] and chat_only:
+        raise OptionError(f"{chat_only[0]}: expected in chat format, found with --raw")
+    sampler = _sampler(values)
+    options = take_model_options(values, _say)
+
+    prompt = values["prompt"]
+    if prompt is None:
+        prompt = read_text(values["prompt_file"], "--prompt-file")
+    if not prompt:
+        raise OptionError("--prompt: expected text, found none")
+    session, resumed = values["session_path"], False
+    if session is not None:
+        from engine.tooling.publish import check_output
+
+        check_output(session, "--session", replace=True)
+        resumed = session.exists()
+        if resumed and (values["system"] is not None or values["chat_template"]):
+            name = "--system" if values["system"] is not None else "--chat-template"
+            raise OptionError(f"{name}: expected with a new session, found {str(session)!r}")
+    system = chat.DEFAULT_SYSTEM if values["system"] is None else values["system"]
+    think = "none" if values["nothink"] else "max" if values["think_max"] else "high"
+    return _Plan(
+        options=options,
+        prompt=prompt,
+        tokens=values["tokens"],
+        ctx=values["ctx"],
+        sampler=sampler,
+        think=think,
+        system=system,
+        raw=values["raw"],
+        own_template=values["chat_template"],
+        session=session,
+        resumed=resumed,
+    )
+
+
+def _sampler(values: dict[str, Any]) -> Sampler:
+    from engine.sample import Sampler
+
+    seed = values["seed"]
+    return Sampler(
+        temp=values["temp"],
+        top_k=values["top_k"],
+        top_p=values["top_p"],
+        min_p=values["min_p"],
+        seed=secrets.randbits(32) if seed is None else seed,
+    )
+
+
+class _Interrupt:
+    """Ctrl-C asks the loop to stop between tokens; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __enter__(self) -> _Interrupt:
+        self._before = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def check(self) -> None:
+        """Stop a phase that leaves nothing worth keeping."""
+        if self.asked:
+            raise KeyboardInterrupt
+
+
+def _answer(engine: Engine, plan: _Plan, interrupt: _Interrupt) -> int:
+    session = _open_session(engine, plan)
+    spans = _spans(engine, session, plan)
+    encoded = engine.tokenizer.encode_spans(spans)
+    if encoded.n_special_in_text:
+        _say(f"prompt: {encoded.n_special_in_text} control-token texts kept as ordinary text")
+    if len(encoded.ids) > session.room:
+        raise ContextError(
+            f"prompt: expected at most {session.room} tokens (-c sets the context), "
+            f"found {len(encoded.ids)}"
+        )
+    speed = _Speed()
+    with speed.phase("prefill"):
+        speed.count["prefill"] = session.sync(
+            session.tokens + encoded.ids, progress=lambda done, total: interrupt.check()
+        )
+    with speed.phase("generation"):
+        speed.count["generation"] = _generate(
+            engine, session, plan, interrupt, chat.ends_thinking(spans)
+        )
+    _say(speed.line())
+    if plan.session is not None:
+        title = None if plan.resumed else " ".join(plan.prompt.split())[:_TITLE_CHARS]
+        session.save_file(plan.session, title=title)
+    return INTERRUPTED if interrupt.asked else 0
+
+
+def _open_session(engine: Engine, plan: _Plan) -> Session:
+    if plan.resumed:
+        assert plan.session is not None
+        return engine.load_session(plan.session, plan.ctx)
+    return engine.session(plan.ctx or min(DEFAULT_CTX, engine.shape.n_ctx_train))
+
+
+def _spans(engine: Engine, session: Session, plan: _Plan) -> list[Span]:
+    """The prompt as it goes on the timeline."""
+    tokens = session.tokens
+    if plan.raw:
+        has_bos = tokens or engine.tokenizer.bos_id is None
+        start = [] if has_bos else [Span(special.BOS, trusted=True)]
+        return [*start, Span(plan.prompt)]
+    if chat.is_rendered(plan.prompt):
+        _say("prompt: begins with chat markers; taken as rendered chat")
+        return [Span(plan.prompt, trusted=True)]
+    if plan.think == "max" and chat.effective_think(plan.think, session.ctx) != "max":
+        _say(
+            f"--think-max: needs {chat.MAX_THINK_CTX} tokens of context, found {session.ctx}; "
+            "thinking at high effort"
+        )
+    if tokens:
+        closed = tokens[-1] in engine.tokenizer.eos_ids
+        return chat.render_turn(plan.prompt, plan.think, session.ctx, closed)
+    messages = [chat.Message("system", plan.system), chat.Message("user", plan.prompt)]
+    if not plan.own_template:
+        return chat.render_chat(messages, plan.think, session.ctx)
+    source = engine.tokenizer.chat_template
+    if source is None:
+        raise OptionError("--chat-template: expected a file that carries one, found none")
+    from engine.text.template import ChatTemplate
+
+    with ChatTemplate(source) as template:
+        return template.render(messages, plan.think, session.ctx)
+
+
+def _generate(
+    engine: Engine, session: Session, plan: _Plan, interrupt: _Interrupt, thinking: bool
+) -> int:
+    """Print tokens until the model, the limit, the context or the user says stop."""
+    from engine.text.stream import TextStream
+
+    stream = TextStream(engine.tokenizer, thinking)
+    output = _Output()
+    n = 0
+    try:
+        for _ in range(min(plan.tokens, session.room)):
+            if interrupt.asked:
+                break
+            token = plan.sampler.sample(session.logits, session.n_past)
+            if token in engine.tokenizer.eos_ids:
+                break
+            was_thinking = stream.thinking
+            output.write(stream.push(token), dim=was_thinking)
+            session.eval(token)
+            n += 1
+    finally:
+        output.write(stream.finish(), dim=stream.thinking)
+        output.end()
+    return n
+
+
+class _Output:
+    """UTF-8 on stdout whatever the locale; on a terminal thinking is dim, controls are inert."""
+
+    def __init__(self) -> None:
+        self._sink: BinaryIO = sys.stdout.buffer
+        self._terminal = self._sink.isatty()
+        self._dim = False
+        self._last = "\n"
+
+    def write(self, text: str, dim: bool) -> None:
+        if not text:
+            return
+        self._last = text[-1]
+        if self._terminal:
+            text = printable(text)
+            if dim != self._dim:
+                text = ("\x1b[2m" if dim else "\x1b[0m") + text
+                self._dim = dim
+        self._sink.write(text.encode("utf-8"))
+        self._sink.flush()
+
+    def end(self) -> None:
+        """Leave the terminal in its own colours, at the start of a line."""
+        tail = ("\x1b[0m" if self._dim else "") + ("" if self._last == "\n" else "\n")
+        self._sink.write(tail.encode("ascii"))
+        self._sink.flush()
+
+
+@dataclass(slots=True)
+class _Speed:
+    """Tokens and seconds of each phase."""
+
+    count: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    _open: tuple[str, float] | None = None
+
+    def phase(self, name: str) -> _Speed:
+        self._open = (name, time.perf_counter())
+        return self
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *error: object) -> None:
+        assert self._open is not None
+        name, start = self._open
+        self.seconds[name] = time.perf_counter() - start
+
+    def line(self) -> str:
+        """One line for people, e.g. `prefill: 12 tokens, 400.0 t/s; generation: ...`."""
+        parts = []
+        for name, count in self.count.items():
+            rate = f", {count / self.seconds[name]:.2f} t/s" if count else ""
+            parts.append(f"{name}: {count} tokens{rate}")
+        return "; ".join(parts)

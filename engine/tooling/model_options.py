@@ -1,0 +1,116 @@
+"""Command-line options that open a model, the same in every program."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from engine.errors import OptionError
+from engine.options import ACTIVATIONS, BACKENDS, KV_MODES, REPACK, EngineOptions
+
+DEFAULT_MODEL = Path("ds4flash.gguf")
+
+_OPTIONS = (
+    click.option(
+        "-m",
+        "--model",
+        type=click.Path(path_type=Path),
+        help=f"GGUF file [default: ./{DEFAULT_MODEL}, else the bundled model].",
+    ),
+    click.option(
+        "--backend",
+        type=click.Choice(BACKENDS),
+        default="cpu",
+        show_default=True,
+        help="What computes.",
+    ),
+    click.option(
+        "-t",
+        "--threads",
+        type=click.IntRange(1, 1024),
+        help="Worker threads [default: every core this process may use].",
+    ),
+    click.option(
+        "--activations",
+        type=click.Choice(ACTIVATIONS),
+        default="int8",
+        show_default=True,
+        help="Arithmetic of products with quantised weights.",
+    ),
+    click.option(
+        "--kv",
+        type=click.Choice(KV_MODES),
+        default="official",
+        show_default=True,
+        help="How KV rows are kept: as the published model does, or float32.",
+    ),
+    click.option(
+        "--repack",
+        type=click.Choice(REPACK),
+        default="auto",
+        show_default=True,
+        help="Interleaved copy of the weights; auto: when it fits in half of the free memory.",
+    ),
+    click.option(
+        "--chdir",
+        type=click.Path(path_type=Path),
+        help="Change to this folder before any file is looked up.",
+    ),
+)
+_NAMES = ("model", "backend", "threads", "activations", "kv", "repack", "chdir")
+
+
+def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator: adds the options; the command gets them as keyword arguments."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def take_model_options(
+    values: dict[str, Any], say: Callable[[str], None], **fixed: Any
+) -> EngineOptions:
+    """Engine options from a command's keyword arguments, which are removed from `values`.
+
+    Changes the working directory when --chdir asks for it.
+
+    Parameters
+    ----------
+    values : dict
+        Keyword arguments of a command decorated with `model_options`.
+    say : callable
+        Gets a line for the user, e.g. which model was chosen in place of a named one.
+    fixed
+        Further fields of EngineOptions.
+
+    Raises
+    ------
+    OptionError
+        If a value cannot be honoured.
+    """
+    taken = {name: values.pop(name) for name in _NAMES}
+    folder, path = taken.pop("chdir"), taken.pop("model")
+    if folder is not None:
+        try:
+            os.chdir(folder)
+        except OSError as error:
+            raise OptionError(
+                f"--chdir: expected a folder, found {str(folder)!r}: {error.strerror}"
+            ) from None
+    if path is None:
+        path = _default_model(say)
+    return EngineOptions(path=path, **taken, **fixed)
+
+
+def _default_model(say: Callable[[str], None]) -> Path:
+    if DEFAULT_MODEL.exists():
+        return DEFAULT_MODEL
+    from engine.models.bundled import bundled_model
+
+    path = bundled_model("base").path
+    say(f"no -m and no ./{DEFAULT_MODEL}: using the bundled model {path}")
+    return path
