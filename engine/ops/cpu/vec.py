@@ -231,6 +231,7 @@ def _binary(name, doc):
 
 
 add = _binary("fadd", "a + b per lane.")
+sub = _binary("fsub", "a - b per lane.")
 mul = _binary("fmul", "a * b per lane.")
 
 
@@ -282,6 +283,55 @@ def dot4(typingctx, total, unsigned, signed):
             total = builder.add(total, product)
             u, s = builder.lshr(u, eight), builder.lshr(s, eight)
         return total
+
+    return sig, codegen
+
+
+@intrinsic
+def maximum(typingctx, a, b):
+    """b where b > a, else a."""
+    if (a, b) != (f32x16, f32x16):
+        return None
+
+    def codegen(context, builder, sig, args):
+        return builder.select(builder.fcmp_ordered(">", args[1], args[0]), args[1], args[0])
+
+    return f32x16(f32x16, f32x16), codegen
+
+
+@intrinsic
+def max_lanes(typingctx, a):
+    """Greatest lane."""
+    if a != f32x16:
+        return None
+    sig = types.float32(f32x16)
+
+    def codegen(context, builder, sig, args):
+        v = args[0]
+        for step in (8, 4, 2, 1):
+            other = builder.shuffle_vector(v, v, _mask([lane ^ step for lane in range(LANES)]))
+            v = builder.select(builder.fcmp_ordered(">", other, v), other, v)
+        return builder.extract_element(v, ir.Constant(_i32, 0))
+
+    return sig, codegen
+
+
+@intrinsic
+def hadamard_lanes(typingctx, a):
+    """Unscaled 16-point Walsh-Hadamard transform of the lanes, natural order."""
+    if a != f32x16:
+        return None
+    sig = f32x16(f32x16)
+
+    def codegen(context, builder, sig, args):
+        v = args[0]
+        for step in (1, 2, 4, 8):
+            other = builder.shuffle_vector(v, v, _mask([lane ^ step for lane in range(LANES)]))
+            upper = ir.Constant(
+                ir.VectorType(ir.IntType(1), LANES), [int(lane & step > 0) for lane in range(LANES)]
+            )
+            v = builder.select(upper, builder.fsub(other, v), builder.fadd(v, other))
+        return v
 
     return sig, codegen
 

@@ -1,0 +1,153 @@
+"""Hyper-connections: residual streams mixed into one row before a sublayer and back after."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from engine.ops.cpu.jit import inline_kernel, kernel, parallel_kernel, prange
+from engine.ops.cpu.scalar import exp, sigmoid
+
+PARALLEL_VALUES = 1 << 16
+MAX_STREAMS = 8
+SPAN = 512  # columns expanded at a time, so that a copy of every stream stays in the cache
+TWO = np.float32(2)
+
+
+@inline_kernel
+def _mix_streams(x, state, weight, i):
+    """x[i] = sum over streams of weight * state[i], streams in order."""
+    n_hc, d = state.shape[1:]
+    flat_x, flat = x.reshape(-1), state.reshape(-1)
+    to, start = i * d, i * n_hc * d
+    w = weight[0]
+    for j in range(d):
+        flat_x[to + j] = w * flat[start + j]
+    for s in range(1, n_hc):
+        w = weight[s]
+        for j in range(d):
+            flat_x[to + j] += w * flat[start + s * d + j]
+
+
+@inline_kernel
+def _divide_rows(c, n_hc, eps):
+    for r in range(n_hc):
+        total = c[r, 0]
+        for o in range(1, n_hc):
+            total += c[r, o]
+        total += eps
+        for o in range(n_hc):
+            c[r, o] /= total
+
+
+@inline_kernel
+def _divide_columns(c, n_hc, eps):
+    for o in range(n_hc):
+        total = c[0, o]
+        for r in range(1, n_hc):
+            total += c[r, o]
+        total += eps
+        for r in range(n_hc):
+            c[r, o] /= total
+
+
+@kernel
+def _split_row(x, post, comb, mix, state, scale, base, n_iter, eps, i):
+    n_hc = post.shape[1]
+    eps = np.float32(eps)
+    pre = np.empty(MAX_STREAMS, np.float32)
+    for s in range(n_hc):
+        pre[s] = sigmoid(mix[i, s] * scale[0] + base[s]) + eps
+        post[i, s] = TWO * sigmoid(mix[i, n_hc + s] * scale[1] + base[n_hc + s])
+    _mix_streams(x, state, pre, i)
+
+    c = comb[i]
+    for r in range(n_hc):
+        at = 2 * n_hc + r * n_hc
+        top = mix[i, at] * scale[2] + base[at]
+        for o in range(n_hc):
+            c[r, o] = mix[i, at + o] * scale[2] + base[at + o]
+            top = c[r, o] if c[r, o] > top else top
+        total = np.float32(0)
+        for o in range(n_hc):
+            c[r, o] = exp(c[r, o] - top)
+            total += c[r, o]
+        for o in range(n_hc):
+            c[r, o] = c[r, o] / total + eps
+    _divide_columns(c, n_hc, eps)
+    for _ in range(n_iter - 1):
+        _divide_rows(c, n_hc, eps)
+        _divide_columns(c, n_hc, eps)
+
+
+@kernel
+def _split(x, post, comb, mix, state, scale, base, n_iter, eps):
+    for i in range(x.shape[0]):
+        _split_row(x, post, comb, mix, state, scale, base, n_iter, eps, i)
+
+
+@parallel_kernel
+def _split_parallel(x, post, comb, mix, state, scale, base, n_iter, eps):
+    for i in prange(x.shape[0]):
+        _split_row(x, post, comb, mix, state, scale, base, n_iter, eps, i)
+
+
+def hc_split(x, post, comb, mix, state, scale, base, n_iter, eps):
+    assert post.shape[1] <= MAX_STREAMS, post.shape
+    run = _split_parallel if len(x) > 1 and state.size >= PARALLEL_VALUES else _split
+    run(x, post, comb, mix, state, scale, base, n_iter, eps)
+
+
+@kernel
+def _expand_row(out, y, post, comb, state, i):
+    n_hc, d = state.shape[1:]
+    flat_out, flat_y, flat = out.reshape(-1), y.reshape(-1), state.reshape(-1)
+    # out may be state, and every output needs every stream.
+    old = np.empty(n_hc * SPAN, np.float32)
+    for begin in range(0, d, SPAN):
+        span = min(SPAN, d - begin)
+        for s in range(n_hc):
+            start = (i * n_hc + s) * d + begin
+            for j in range(span):
+                old[s * SPAN + j] = flat[start + j]
+        for o in range(n_hc):
+            to = (i * n_hc + o) * d + begin
+            start = i * d + begin
+            w = post[i, o]
+            for j in range(span):
+                flat_out[to + j] = w * flat_y[start + j]
+            for s in range(n_hc):
+                w = comb[i, s, o]
+                for j in range(span):
+                    flat_out[to + j] += w * old[s * SPAN + j]
+
+
+@kernel
+def _expand(out, y, post, comb, state):
+    for i in range(y.shape[0]):
+        _expand_row(out, y, post, comb, state, i)
+
+
+@parallel_kernel
+def _expand_parallel(out, y, post, comb, state):
+    for i in prange(y.shape[0]):
+        _expand_row(out, y, post, comb, state, i)
+
+
+def hc_expand(out, y, post, comb, state):
+    run = _expand_parallel if len(y) > 1 and state.size >= PARALLEL_VALUES else _expand
+    run(out, y, post, comb, state)
+
+
+@kernel
+def _collapse(x, mix, state, scale, base, eps):
+    n, n_hc = mix.shape
+    weight = np.empty(MAX_STREAMS, np.float32)
+    for i in range(n):
+        for s in range(n_hc):
+            weight[s] = sigmoid(mix[i, s] * scale[0] + base[s]) + np.float32(eps)
+        _mix_streams(x, state, weight, i)
+
+
+def hc_collapse(x, mix, state, scale, base, eps):
+    assert mix.shape[1] <= MAX_STREAMS, mix.shape
+    _collapse(x, mix, state, scale, base, eps)

@@ -1,0 +1,72 @@
+"""KV rows: finished as the published model does and stored by position."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from engine.ops.cpu.jit import inline_kernel, kernel, parallel_kernel, prange
+from engine.ops.cpu.norm import norm_row
+from engine.ops.cpu.rope import turn_tail
+from engine.ops.cpu.scalar import ceil_pow2, round_e4m3, round_f16
+from engine.ops.cpu.vec import bits_of, float_of
+from engine.ops.scalar import E4M3_MAX, FP8_FLOOR
+
+PARALLEL_VALUES = 1 << 14
+FP8_BLOCK = 64
+MAGNITUDE = np.int32(0x7FFFFFFF)
+ONE = np.float32(1)
+
+
+@inline_kernel
+def amax_of(x, start, length):
+    """Greatest magnitude; bits without the sign order as magnitudes do, NaN on top."""
+    top = np.int32(0)
+    for j in range(start, start + length):
+        bits = np.int32(bits_of(x[j]) & MAGNITUDE)
+        top = bits if bits > top else top
+    return float_of(top)
+
+
+@inline_kernel
+def _store_row(rows, to, x, start, d, weight, cos, sin, i, eps, official):
+    norm_row(rows, to, x, start, d, weight, eps)
+    turn_tail(rows, to + d, cos, sin, i, False)
+    if official:
+        for block in range(to, to + d - 2 * cos.shape[1], FP8_BLOCK):
+            amax = amax_of(rows, block, FP8_BLOCK)
+            amax = FP8_FLOOR if amax < FP8_FLOOR else amax
+            scale = ceil_pow2(amax / E4M3_MAX)
+            inverse = ONE / scale
+            for j in range(block, block + FP8_BLOCK):
+                rows[j] = round_e4m3(rows[j] * inverse) * scale
+        for j in range(to, to + d):
+            rows[j] = round_f16(rows[j])
+
+
+@kernel
+def _store(rows, x, weight, cos, sin, first, eps, official, begin, stop):
+    cap, d = rows.shape
+    flat, flat_x = rows.reshape(-1), x.reshape(-1)
+    for i in range(begin, stop):
+        to = (first + i) % cap * d
+        _store_row(flat, to, flat_x, i * d, d, weight, cos, sin, i, eps, official)
+
+
+@parallel_kernel
+def _store_parallel(rows, x, weight, cos, sin, first, eps, official):
+    for i in prange(x.shape[0]):
+        _store(rows, x, weight, cos, sin, first, eps, official, i, i + 1)
+
+
+def store_rows(rows, x, weight, cos, sin, first, eps, official):
+    """Finish x (n, d) and write it to rows (cap, d) from row `first` on, modulo cap."""
+    n, d = x.shape
+    assert not official or (d - 2 * cos.shape[1]) % FP8_BLOCK == 0, (x.shape, cos.shape)
+    if n > 1 and x.size >= PARALLEL_VALUES:
+        _store_parallel(rows, x, weight, cos, sin, first, eps, official)
+    else:
+        _store(rows, x, weight, cos, sin, first, eps, official, 0, n)
+
+
+def kv_store(ring, kv, weight, cos, sin, pos0, eps, official):
+    store_rows(ring, kv, weight, cos, sin, pos0, eps, official)
