@@ -85,10 +85,10 @@ def quantize(rows: np.ndarray, importance: np.ndarray | None = None) -> np.ndarr
 def _encode(out: np.ndarray, x: np.ndarray, w: np.ndarray | None) -> None:
     """Fill blocks `out` from values (and weights) of shape (n_group, 8)."""
     magnitude, patterns = _even_signs(x, w)
-    match = (magnitude if w is None else w * magnitude) @ _GRID_T  # (n_group, 256)
+    match = _project(magnitude if w is None else w * magnitude, _GRID_T)  # (n_group, 256)
     match *= np.float32(-2)
     # Squared error of a row at scale t, less the constant, over t: t * norm + match.
-    norm = _SQUARES.sum(axis=0) if w is None else w @ _SQUARES
+    norm = _SQUARES.sum(axis=0) if w is None else _project(w, _SQUARES)
 
     scale = _search_scale(magnitude, match, norm)
     d = half(scale.reshape(-1, 8).max(axis=1) * np.float32(8 / 31))
@@ -106,6 +106,17 @@ def _encode(out: np.ndarray, x: np.ndarray, w: np.ndarray | None) -> None:
     signs = patterns.reshape(-1, 4).astype(np.uint32) << _PATTERN_SHIFTS
     words = signs.sum(axis=1, dtype=np.uint32) | step.astype(np.uint32) << np.uint32(28)
     out["qs"][..., 1] = words.reshape(-1, 8)
+
+
+def _project(x: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """x @ table in products so small that BLAS keeps to this thread.
+
+    Its worker threads fight with the callers' own and cost ten times more than they bring here.
+    """
+    out = np.empty((len(x), table.shape[1]), np.float32)
+    for start in range(0, len(x), 64):
+        np.matmul(x[start : start + 64], table, out=out[start : start + 64])
+    return out
 
 
 def _even_signs(x: np.ndarray, w: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
