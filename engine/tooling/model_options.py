@@ -111,6 +111,6 @@ def _default_model(say: Callable[[str], None]) -> Path:
         return DEFAULT_MODEL
     from engine.models.bundled import bundled_model
 
-    path = bundled_model("base").path
-    say(f"no -m and no ./{DEFAULT_MODEL}: using the bundled model {path}")
-    return path
+    bundled = bundled_model("base")
+    say(f"no -m and no ./{DEFAULT_MODEL}: {bundled.notice}")
+    return bundled.path

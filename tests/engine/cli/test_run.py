@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.models.bundled import BundledModel
 from engine.text import chat
 from tests.engine.text.vocabulary import CONTROL
 
@@ -115,6 +116,18 @@ def test_model_in_the_folder_is_found(ds4, engine, tmp_path, monkeypatch):
 
     assert ds4("-p", "Hi", "--temp", 0)[0] == 0
     assert engine.opened[0].path == Path("ds4flash.gguf")
+
+
+def test_without_a_model_the_bundled_one_is_named(ds4, engine, tmp_path, monkeypatch):
+    bundled = BundledModel(tmp_path / "nano.gguf", "bundled nano model", False)
+    monkeypatch.setattr("engine.models.bundled.bundled_model", lambda kind: bundled)
+    monkeypatch.chdir(tmp_path)
+
+    status, _, err = ds4("-p", "Hi", "--temp", 0)
+
+    assert status == 0
+    assert err.splitlines()[0] == "no -m and no ./ds4flash.gguf: bundled nano model"
+    assert engine.opened[0].path == bundled.path
 
 
 @pytest.mark.parametrize(("n", "ctx"), [(0, None), (1, None), (3, None), (50, 30), (50, 31)])
