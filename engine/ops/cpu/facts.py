@@ -1,0 +1,29 @@
+"""What this kernel set is running on, for records."""
+
+from __future__ import annotations
+
+import llvmlite
+import llvmlite.binding
+import numba
+
+from engine.ops.cpu import jit
+from engine.ops.cpu.simd import isa
+
+
+def facts() -> dict[str, str | int]:
+    """Plain values: instruction set of the dot products, compiler, threading layer.
+
+    The layer is unknown ('') until the first parallel kernel has run.
+    """
+    try:
+        layer = numba.threading_layer()
+    except ValueError:
+        layer = ""
+    return {
+        "isa": isa(),
+        "cpu_name": llvmlite.binding.get_host_cpu_name(),
+        "numba": numba.__version__,
+        "llvmlite": llvmlite.__version__,
+        "threading_layer": layer,
+        "kernel_cache": jit.numba_config.CACHE_DIR.rsplit("/", 1)[-1],
+    }
