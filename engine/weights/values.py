@@ -66,7 +66,9 @@ def _bad_blocks(fmt: Format, blocks: np.ndarray) -> int | None:
         dtype, mask = _EXPONENT[fmt.name]
         return _first(blocks.reshape(-1).view(dtype), mask)
     if fmt.name == "MXFP4":
-        return _first(blocks[:, 0], 0xFF)
+        # From 2^(253-127) on the largest element, 6 times the scale, leaves float32; 255 is NaN.
+        high = blocks[:, 0] >= 253
+        return int(np.argmax(high)) if high.any() else None
     if fmt.name == "Q8_K":
         return _first(_field(blocks, 0, "<u4"), 0x7F800000)
     if fmt.name == "IQ1_M":

@@ -10,6 +10,7 @@ inside the file, aligned and disjoint from the others.
 from __future__ import annotations
 
 import hashlib
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -50,24 +51,29 @@ def one_input(data: bytes) -> None:
     check_accepted(header, len(data))
 
 
-def main() -> None:
+def fuzz(folder: Path, arguments: list[str]) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["engine.gguf.parse", "engine.gguf.values"]):
         import engine.gguf.parse  # noqa: F401
+    # A file of 4 KiB that takes more than a second, or half a gigabyte, is a finding too.
+    limits = ["-timeout=1", "-rss_limit_mb=512", f"-max_len={MAX_SEED}"]
+    words, seeds = f"-dict={folder / 'words'}", str(folder / "seeds")
+    atheris.Setup([sys.argv[0], words, *limits, *arguments, seeds], one_input)
+    atheris.Fuzz()
+
+
+def main() -> int:
+    if sys.argv[1:2] == ["--folder"]:
+        fuzz(Path(sys.argv[2]), sys.argv[3:])
+    # libFuzzer ends its process without unwinding, so a parent owns the folder.
     with tempfile.TemporaryDirectory() as name:
-        seeds = Path(name, "seeds")
-        seeds.mkdir()
-        write_seeds(seeds)
+        Path(name, "seeds").mkdir()
+        write_seeds(Path(name, "seeds"))
         write_dictionary(Path(name, "words"))
-        # A file of 4 KiB that takes more than a second, or half a gigabyte, is a finding too.
-        limits = ["-timeout=1", "-rss_limit_mb=512", f"-max_len={MAX_SEED}"]
-        atheris.Setup(
-            [sys.argv[0], f"-dict={Path(name, 'words')}", *limits, *sys.argv[1:], str(seeds)],
-            one_input,
-        )
-        atheris.Fuzz()
+        command = [sys.executable, __file__, "--folder", name, *sys.argv[1:]]
+        return subprocess.run(command, check=False).returncode
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
