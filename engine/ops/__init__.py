@@ -29,8 +29,10 @@ C-contiguous; `n` is the number of rows (tokens) in the call, row i is at positi
     add(out, x)                                 out += x
     argmax(logits) -> int                       first maximum; raises NonFiniteError
 
-`prepare(tensor, *, activations, repack) -> Weight` turns a file tensor into what `matmul`, `matmul_grouped`,
-`routed_moe` and `embed_hc` take. `reference/` documents each op: shapes, aliasing, formula.
+`prepare(tensor, *, activations, repack) -> Weight` turns a file tensor into what `matmul`,
+`matmul_grouped`, `routed_moe` and `embed_hc` take; `repack_bytes(tensor)` says what a repacked copy
+would cost; `set_threads(n) -> int` and `facts() -> dict` serve the engine. `reference/` documents
+each op: shapes, aliasing, formula.
 
 Row exactness. Row i of any output depends on row i of the inputs (and earlier rows only through
 caches) and on nothing else: not on n, not on the chunking, not on the thread count, not on whether
