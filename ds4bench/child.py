@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ds4bench.plan import error_named
-from ds4bench.worker import DEFAULT_MODEL
+from ds4bench.worker import DEFAULT
 
 _POLL_S = 0.25
 _TAIL = 2000
@@ -49,8 +49,8 @@ class Child:
 
     Parameters
     ----------
-    model : str
-        'module:class' that the worker opens.
+    worker : str
+        'module:function' that makes the worker.
     tick : callable
         Called a few times a second while waiting, with seconds since the request began.
     stop_now : callable
@@ -59,11 +59,11 @@ class Child:
 
     def __init__(
         self,
-        model: str = DEFAULT_MODEL,
+        worker: str = DEFAULT,
         tick: Callable[[float], None] = lambda seconds: None,
         stop_now: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.model = model
+        self.worker = worker
         self.tick = tick
         self.stop_now = stop_now
         self.starts = 0
@@ -127,7 +127,7 @@ class Child:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
         self._buffer = b""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "ds4bench.worker", self.model, str(os.getpid())],
+            [sys.executable, "-m", "ds4bench.worker", self.worker, str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

@@ -50,6 +50,13 @@ class Sampling:
     min_p: float = 0.0
     seed: int = 1234
 
+    def __post_init__(self) -> None:
+        for name, high in (("temp", 100.0), ("top_p", 1.0), ("min_p", 1.0)):
+            value = getattr(self, name)
+            if not 0 <= value <= high:  # false for NaN too
+                option = name.replace("_", "-")
+                raise OptionError(f"--{option}: expected 0 to {high:g}, found {value!r}")
+
     @property
     def greedy(self) -> bool:
         return self.temp == 0.0

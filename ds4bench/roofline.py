@@ -10,11 +10,9 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 
-from ds4bench.machines import Machine
 from engine.shape import Shape
 from engine.weights.bind import MtpWeights, TrunkWeights, iter_tensors
 from engine.weights.traffic import decode_traffic
@@ -140,11 +138,3 @@ def _draft_bytes(shape: Shape, trunk: TrunkWeights, mtp: MtpWeights) -> float:
             share = 1.0 / tensor.shape[0]
         total += tensor.n_bytes * share
     return total
-
-
-def predict(bytes_per_step: float, tokens_per_step: float, machine: Machine) -> dict[str, Any]:
-    """Upper bounds of decode on a named machine, in tokens per second."""
-    bounds = {"nominal_tps": machine.nominal / bytes_per_step * tokens_per_step}
-    if machine.measured is not None:
-        bounds["measured_tps"] = machine.measured / bytes_per_step * tokens_per_step
-    return bounds

@@ -1,6 +1,7 @@
 """The timed process: opens the model and measures what it is told, one JSON line per command.
 
-Run as ``python -m ds4bench.worker MODULE:CLASS``. Commands come on stdin, replies go to the
+Run as ``python -m ds4bench.worker MODULE:FUNCTION PARENT_PID``, where the function returns a
+`Worker`. Commands come on stdin, replies go to the
 descriptor that was stdout; whatever a library prints goes to stderr. When stdin ends, it exits.
 """
 
@@ -22,7 +23,7 @@ from typing import Any
 from ds4bench.protocol import hash_tokens, timed_decode, timed_prefill, warm_up
 from engine.errors import EngineError, OptionError
 
-DEFAULT_MODEL = "ds4bench.worker_model:FileModel"
+DEFAULT = "ds4bench.worker_model:open_worker"
 _PR_SET_PDEATHSIG = 1
 WARM_DECODE = 16
 WARM_CHUNK = 512
@@ -150,11 +151,11 @@ def _failure(kind: str, message: str, exit_code: int) -> dict[str, Any]:
     return {"ok": False, "kind": kind, "message": message, "exit_code": exit_code}
 
 
-def load_class(spec: str) -> Any:
-    """The object that 'module:name' names."""
+def load_function(spec: str) -> Any:
+    """The function that 'module:name' names."""
     module, _, name = spec.partition(":")
     if not name:
-        raise OptionError(f"worker model: expected 'module:class', found {spec!r}")
+        raise OptionError(f"worker model: expected 'module:function', found {spec!r}")
     return getattr(importlib.import_module(module), name)
 
 
@@ -173,7 +174,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     replies = os.dup(1)
     os.dup2(2, 1)
-    worker = Worker(load_class(sys.argv[1])())
+    worker = load_function(sys.argv[1])()
     for line in sys.stdin.buffer:
         reply = handle(worker, json.loads(line))
         os_write_all(replies, json.dumps(reply, allow_nan=False).encode() + b"\n")

@@ -8,9 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from ds4bench.modes import implemented_modes, open_mode
+from ds4bench.worker import Worker
 
 # Up to this size a file is hashed whole for its identity; beyond, header, size and time count.
 HASH_WHOLE = 1 << 30
+
+
+def open_worker() -> Worker:
+    """The worker of a real sweep."""
+    return Worker(FileModel())
 
 
 class FileModel:
@@ -36,10 +42,17 @@ class FileModel:
         from engine.gguf.reader import open_gguf
         from engine.text.tokenizer import Tokenizer
         from engine.weights.bind import bind_mtp, bind_trunk
+        from engine.weights.traffic import decode_traffic
 
         options = self._options(settings)
         with open_gguf(options.path) as file:
-            shape, _ = bind_trunk(file)
+            shape, trunk = bind_trunk(file)
+            # Tensors are views of the mapping: everything that needs them happens before closing.
+            decode_bytes = {
+                frontier: decode_traffic(shape, trunk, frontier).total
+                for frontier in _few(settings["frontiers"])
+            }
+            del trunk
             self._tokenizer = Tokenizer.from_metadata(file.metadata)
             files = [_file_facts(file.identity)]
             mapped = sum(t.n_bytes for t in file.tensors.values())
@@ -62,6 +75,7 @@ class FileModel:
             "model_id": files[0]["id"],
             "mtp_id": files[1]["id"] if has_mtp else None,
             "files": files,
+            "decode_bytes": decode_bytes,
             "memory": {
                 "mapped": mapped,
                 "context": context_bytes(shape, ctx, chunk, options.kv == "official"),
@@ -163,6 +177,14 @@ def _file_facts(identity: Any) -> dict[str, Any]:
         "header_sha256": identity.header_sha256,
         "stat": [[str(p.path), *p.key] for p in parts],
     }
+
+
+def _few(values: Sequence[int], most: int = 32) -> list[int]:
+    """At most `most` of the values, evenly spread, first and last among them."""
+    if len(values) <= most:
+        return list(values)
+    last = len(values) - 1
+    return sorted({values[i * last // (most - 1)] for i in range(most)})
 
 
 def read_through(path: Path, chunk: int = 8 << 20) -> None:

@@ -1,0 +1,391 @@
+"""One sweep from validated plan to exit status: inspect, check, measure, publish."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from ds4bench import exits, records_csv
+from ds4bench.child import Child, ChildDied, Interrupted
+from ds4bench.machines import Machine
+from ds4bench.plan import SweepPlan, check_facts, check_same, digest, fingerprint
+from ds4bench.records import SCHEMA, SCHEMA_VERSION, SpeedRow, stamped
+from ds4bench.records_io import environment_of, is_greedy, machine_bandwidth, publish_views
+from ds4bench.runner import FIRST_TIMEOUT_S, Runner
+from ds4bench.runner_ui import Screen
+from ds4bench.sweep_report import dry_run_text, findings, prediction_text
+from ds4bench.telemetry import Sampler
+from ds4bench.telemetry_nvml import Gpu
+from ds4bench.worker import DEFAULT
+from engine.errors import EngineError, OptionError, StoreError
+from engine.tooling import locks
+from engine.tooling.environment import command_line, environment
+from engine.tooling.journal import Journal
+from engine.tooling.publish import check_output, remove_stale, sync_folder
+
+# Publishing rewrites whole files, so it happens rarely and between timed windows.
+PUBLISH_EVERY_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Where a sweep's results go; None means that nobody asked for it."""
+
+    journal: Path | None = None
+    csv: Path | None = None
+    parquet: Path | None = None
+    plot: Path | None = None
+    folder: Path | None = None  # made when the sweep starts
+
+    def named(self) -> list[tuple[str, Path]]:
+        """The files with the options that name them."""
+        pairs = (("--csv", self.csv), ("--parquet", self.parquet), ("--plot", self.plot))
+        files = [(option, path) for option, path in pairs if path is not None]
+        return files + ([("journal", self.journal)] if self.journal else [])
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A sweep as the command line asked for it, beyond the plan itself."""
+
+    plan: SweepPlan
+    outputs: Outputs
+    resume: bool = False
+    force: bool = False
+    retry_failed: bool = False
+    dry_run: bool = False
+    row_timeout_s: float | None = None
+    allow_network_fs: bool = False
+    predict: tuple[Machine, ...] = ()
+    worker: str = DEFAULT
+    telemetry_s: float = 1.0
+
+
+class Signals:
+    """Ctrl-C once: finish the row; twice, SIGTERM or SIGHUP: stop now. Old handlers come back."""
+
+    _NOW = (signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.now = False
+        self._old: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        for number in (signal.SIGINT, *self._NOW):
+            self._old[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: Any) -> None:
+        self.now = self.now or number in self._NOW or self.number is not None
+        self.number = self.number or number
+        if number == signal.SIGINT and not self.now:
+            os.write(2, b"\nfinishing this row; Ctrl-C again stops at once\n")
+
+    @property
+    def exit_code(self) -> int | None:
+        return None if self.number is None else 128 + self.number
+
+
+def execute(request: Request) -> int:
+    """Run a sweep.
+
+    Returns
+    -------
+    int
+        An exit status of `ds4bench.exits`.
+
+    Raises
+    ------
+    EngineError
+        If the sweep could not start, or its results could not be written.
+    """
+    plan, outputs = request.plan, request.outputs
+    _check_outputs(request)
+    with Signals() as signals, contextlib.ExitStack() as stack:
+        sampler = Sampler(Gpu(), interval_s=request.telemetry_s)
+        child = stack.enter_context(
+            Child(request.worker, tick=sampler.tick, stop_now=lambda: signals.now)
+        )
+        sampler.pid = lambda: child.pid
+        settings = worker_settings(plan)
+        try:
+            # Asks for headers and the prompt only; weights are not touched yet.
+            facts = child.request(
+                request.row_timeout_s or FIRST_TIMEOUT_S, "inspect", settings=settings
+            )
+            check_facts(plan, facts, psutil.virtual_memory().available)
+            limit = request.row_timeout_s or FIRST_TIMEOUT_S
+            if request.dry_run:
+                bandwidth = child.request(limit, "bandwidth")
+                print(dry_run_text(plan, facts, bandwidth, request.predict))
+                return exits.OK
+            journal = stack.enter_context(_open_journal(request, facts))
+            sweep = _Sweep(request, settings, facts, journal, child, sampler, signals)
+            return sweep.run()
+        except Interrupted:
+            return signals.exit_code or exits.INTERRUPTED
+        except ChildDied as death:
+            raise EngineError(f"{plan.model}: expected a model that loads, found {death}") from None
+
+
+def _check_outputs(request: Request) -> None:
+    """Refuse paths that cannot be written, or hold results that nobody gave leave to replace."""
+    folder = request.outputs.folder
+    fresh = folder is not None and not folder.exists()
+    if folder is not None and fresh:
+        check_output(folder, "--out", replace=False)
+    elif folder is not None and not folder.is_dir():
+        raise OptionError(f"--out: expected a folder, found a file {str(folder)!r}")
+    for option, path in request.outputs.named():
+        if not (fresh and path.parent == folder):
+            replace = request.resume or request.force or request.dry_run
+            check_output(path, option, replace=replace)
+
+
+def worker_settings(plan: SweepPlan) -> dict[str, Any]:
+    """What the worker needs to know of a plan."""
+    record = plan.to_record()
+    prompt = plan.prompt
+    record["prompt"] = {
+        "text": None if prompt.path is None else prompt.text,
+        "chat": prompt.chat,
+        "system": prompt.system,
+        "repeat": prompt.repeat,
+        "seed": prompt.seed,
+    }
+    record["frontiers"] = list(plan.frontiers)
+    return record
+
+
+class _Sweep:
+    """The part of a sweep that holds an open journal."""
+
+    def __init__(
+        self,
+        request: Request,
+        settings: dict[str, Any],
+        facts: dict[str, Any],
+        journal: Journal,
+        child: Child,
+        sampler: Sampler,
+        signals: Signals,
+    ) -> None:
+        self.request = request
+        self.facts = facts
+        self.journal = journal
+        self.child = child
+        self.sampler = sampler
+        self.signals = signals
+        self.published_at = time.monotonic()
+        self.to_stdout = request.outputs.csv is None and request.outputs.journal is None
+        plan = request.plan
+        self.runner = Runner(
+            plan,
+            settings,
+            journal,
+            journal.header["fingerprint_digest"],
+            child,
+            sampler,
+            [entry for file in facts["files"] for entry in file["stat"]],
+            retry_failed=request.retry_failed,
+            timeout_s=request.row_timeout_s,
+            stop=lambda: signals.number is not None,
+            on_row=self._on_row,
+            note=lambda text: self.screen.note(text),
+        )
+        todo = len(self.runner.todo())
+        self.screen = Screen(plan.n_rows, plan.n_rows - todo)
+
+    def run(self) -> int:
+        """Measure, publish, say what was found."""
+        plan = self.request.plan
+        if self.journal.moved_aside:
+            self.screen.note(f"journal: damaged tail moved to {self.journal.moved_aside}")
+        for key in self.runner.parked:
+            self.screen.note(f"row {key}: crashed three times, left alone")
+        finished = False
+        try:
+            if self.to_stdout:
+                sys.stdout.write(records_csv.header(plan.upstream_only))
+                sys.stdout.flush()
+            if self.runner.todo():
+                self._start()
+                finished = self.runner.run()
+            else:
+                self.screen.note("every row is there already")
+                finished = True
+        except Interrupted:
+            self.screen.note("stopped; finished rows are safe, --resume goes on")
+        finally:
+            self.child.kill()
+            self.screen.close()
+        environment_record = self._publish()
+        self._plot()
+        rows = stamped(self.runner.rows, is_greedy(environment_record))
+        for text in findings(rows, plan):
+            self.screen.note(f"warning: {text}")
+        if self.request.predict:
+            print(prediction_text(rows, self.request.predict), file=sys.stderr)
+        return self._status(rows, finished)
+
+    def _start(self) -> None:
+        bandwidth = self.child.request(self.request.row_timeout_s or FIRST_TIMEOUT_S, "bandwidth")
+        engine = self.runner.prepare()
+        record = {
+            **environment(),
+            "gpu": self.sampler.gpu.facts(),
+            "bandwidth": bandwidth,
+            "engine": engine,
+            "model": self.facts["files"],
+            "model_name": self.facts["name"],
+            "prompt_tokens_sha256": self.facts["prompt_tokens_sha256"],
+            "memory": self.facts["memory"],
+            "command": command_line(),
+        }
+        self.journal.append({"kind": "start", "at": time.time(), "environment": record})
+
+    def _on_row(self, row: SpeedRow) -> None:
+        self.screen.row(row)
+        if self.to_stdout and (row.ok or not self.request.plan.upstream_only):
+            bandwidth = machine_bandwidth(self._environment())
+            try:
+                sys.stdout.write(records_csv.line(row, self.request.plan.upstream_only, bandwidth))
+                sys.stdout.flush()
+            except BrokenPipeError:
+                # Nobody reads any more. Silence the interpreter's own flush at exit.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+                raise EngineError("stdout: expected a reader, found a closed pipe") from None
+            except OSError as error:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+                raise StoreError(
+                    f"stdout: expected to write a row, found {error.strerror}"
+                ) from None
+        if time.monotonic() - self.published_at > PUBLISH_EVERY_S:
+            self._publish()
+
+    def _environment(self) -> dict[str, Any]:
+        return environment_of(self.journal.header, self.journal.records)
+
+    def _publish(self) -> dict[str, Any]:
+        outputs = self.request.outputs
+        record = self._environment()
+        publish_views(
+            self.runner.rows,
+            record,
+            csv_path=outputs.csv,
+            parquet_path=outputs.parquet,
+            upstream_only=self.request.plan.upstream_only,
+        )
+        self.published_at = time.monotonic()
+        return record
+
+    def _plot(self) -> None:
+        plot = self.request.outputs.plot
+        if plot is None or not any(row.ok for row in self.runner.rows):
+            return
+        from ds4bench.plot_cmd import draw
+
+        draw((self.journal.path,), None, (plot,), dark=False, title="")
+
+    def _status(self, rows: list[SpeedRow], finished: bool) -> int:
+        if self.signals.exit_code is not None:
+            return self.signals.exit_code
+        if any(row.lossless is False for row in rows):
+            return exits.NOT_LOSSLESS
+        if not finished or any(not row.ok for row in rows):
+            return exits.PARTIAL
+        return exits.OK
+
+
+@contextlib.contextmanager
+def _open_journal(request: Request, facts: dict[str, Any]) -> Iterator[Journal]:
+    """The journal of a new or resumed sweep, locked, with stale temporary files removed."""
+    plan, outputs = request.plan, request.outputs
+    # Of the code, not of the tree: uncommitted changes are in the record, not in the identity.
+    commit = environment_commit()
+    same = fingerprint(plan, facts, commit)
+    header = {"plan": plan.to_record(), "fingerprint": same, "fingerprint_digest": digest(same)}
+    with contextlib.ExitStack() as stack:
+        path = outputs.journal
+        if outputs.folder is not None:
+            _make(outputs.folder)
+        if path is None:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ds4-bench-"))
+            path = Path(folder) / "rows.jsonl"
+        elif request.force:
+            set_aside(path, [file for _, file in outputs.named()])
+        journal = stack.enter_context(
+            Journal.open(
+                path,
+                SCHEMA,
+                SCHEMA_VERSION,
+                header,
+                allow_network_fs=request.allow_network_fs,
+            )
+        )
+        if journal.records and not request.resume:
+            raise OptionError(f"journal: expected a new file, found {str(path)!r} with rows")
+        check_same(journal.header.get("fingerprint", {}), same, str(path))
+        for _, file in outputs.named():
+            remove_stale(file)
+        yield journal
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+    except OSError as error:
+        raise StoreError(f"{folder}: expected to make the folder, found {error}") from error
+
+
+def environment_commit() -> str:
+    """Commit of the running code, '' outside a checkout."""
+    from engine.tooling.environment import code
+
+    return str(code()["commit"])
+
+
+def set_aside(journal: Path, files: list[Path]) -> None:
+    """Rename earlier results to ``NAME.old-<time>``, under the journal's lock.
+
+    Raises
+    ------
+    StoreError
+        If another sweep writes them.
+    """
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    with contextlib.ExitStack() as stack:
+        if journal.exists():
+            fd = os.open(journal, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+            stack.callback(os.close, fd)
+            locks.lock(fd, journal)
+            stack.callback(locks.unlock, fd, journal)
+        try:
+            for path in {Path(os.path.realpath(file)) for file in files}:
+                if path.exists():
+                    aside, n = path.with_name(f"{path.name}.old-{stamp}"), 0
+                    while aside.exists():
+                        n += 1
+                        aside = path.with_name(f"{path.name}.old-{stamp}-{n}")
+                    os.rename(path, aside)
+                    sync_folder(path.parent)
+        except OSError as error:
+            raise StoreError(
+                f"{journal}: expected to set old results aside, found {error}"
+            ) from error

@@ -1,0 +1,202 @@
+"""A worker without a model: costs are arithmetic on a fake clock, faults are chosen by a file.
+
+The environment variable DS4_FAKE names a JSON file with any of: signal, hang, error, nonfinite
+(each {"mode", "ctx"}: strike in that decode, mode "prefill" strikes there), differ (a mode whose
+tokens differ), zero_accept, sleep_s, once (a file: the fault strikes only while it is absent).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+from ds4bench.worker import Worker
+from engine.errors import EngineError, NonFiniteError
+
+EOS = 1
+SAVE_S = 1000  # seconds that the fake clock charges for each save and restore
+
+
+class FakeClock:
+    """Nanoseconds that pass only when somebody charges them."""
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    def __call__(self) -> int:
+        return self.now
+
+    def charge(self, seconds: float) -> None:
+        self.now += round(seconds * 1e9)
+
+
+@dataclass
+class FakeSnapshot:
+    tokens: list[int]
+
+    @property
+    def n_bytes(self) -> int:
+        return 1000 + 64 * len(self.tokens)
+
+
+class FakeSession:
+    def __init__(self, model: FakeModel, ctx: int) -> None:
+        self.model = model
+        self.ctx = ctx
+        self.tokens: list[int] = []
+
+    @property
+    def n_past(self) -> int:
+        return len(self.tokens)
+
+    def sync(self, tokens) -> int:
+        assert list(tokens[: self.n_past]) == self.tokens
+        new = len(tokens) - self.n_past
+        assert len(tokens) <= self.ctx
+        self.tokens = list(tokens)
+        self.model.strike("prefill", self.n_past)
+        self.model.clock.charge(new * 0.001 + self.n_past * new * 1e-8)
+        return new
+
+    def save(self) -> FakeSnapshot:
+        self.model.clock.charge(SAVE_S)
+        return FakeSnapshot(list(self.tokens))
+
+    def restore(self, saved: FakeSnapshot) -> None:
+        self.model.clock.charge(SAVE_S)
+        self.tokens = list(saved.tokens)
+
+
+class FakeDecoder:
+    """Emits tokens that depend on the place only; speculative ones two at a time."""
+
+    def __init__(self, session: FakeSession, mode: str) -> None:
+        self.session = session
+        self.mode = mode
+        self.base = session.n_past
+
+    def start(self) -> int:
+        return self._token(self.session.n_past)
+
+    def step(self, first: int, budget: int) -> SimpleNamespace:
+        session, model = self.session, self.session.model
+        model.strike(self.mode, self.base)
+        wide = self.mode != "plain" and budget > 1 and not model.faults.get("zero_accept")
+        n = 2 if wide else 1
+        tokens = [first, self._token(session.n_past + 1)][:n]
+        session.tokens += tokens
+        # The first step of a window is twice as slow, as on a cold cache.
+        cold = 2 if session.n_past - n == self.base else 1
+        model.clock.charge(cold * (0.05 + 0.02 * (n - 1) + session.n_past * 1e-6))
+        drafted = 0 if self.mode == "plain" else 1
+        return SimpleNamespace(
+            tokens=tokens,
+            next=self._token(session.n_past),
+            drafted=drafted,
+            accepted=n - 1,
+            draft_s=0.01 * drafted,
+            verify_s=0.04,
+            rollback_s=0.0,
+        )
+
+    def _token(self, place: int) -> int:
+        return 100 + (place * 7919 + (self.mode == self.session.model.faults.get("differ"))) % 5000
+
+
+class FakeModel:
+    forbidden = frozenset({EOS})
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.faults = {}
+        if os.environ.get("DS4_FAKE"):
+            self.faults = json.loads(Path(os.environ["DS4_FAKE"]).read_text())
+
+    def strike(self, mode: str, ctx: int) -> None:
+        """The fault that the test asked for, if this is its place."""
+        if self.faults.get("sleep_s"):
+            time.sleep(self.faults["sleep_s"])
+        once = self.faults.get("once")
+        for name in ("signal", "hang", "error", "nonfinite"):
+            fault = self.faults.get(name)
+            if not fault or fault["mode"] != mode or fault.get("ctx", ctx) != ctx:
+                continue
+            if once:
+                if os.path.exists(once):
+                    continue
+                Path(once).touch()
+            if name == "signal":
+                os.kill(os.getpid(), getattr(signal, fault["name"]))
+            elif name == "hang":
+                time.sleep(600)
+            elif name == "error":
+                raise EngineError("fake: expected luck, found none")
+            else:
+                raise NonFiniteError("logits: expected finite values, found 3 that are not")
+
+    def inspect(self, settings: dict) -> dict:
+        path = Path(settings["model"])
+        if not path.exists():
+            raise EngineError(f"{path}: expected a model, found none")
+        info = path.stat()
+        return {
+            "name": "fake",
+            "n_ctx_train": self.faults.get("n_ctx_train", 1 << 20),
+            "n_vocab": 6000,
+            "n_layer": 1,
+            "has_mtp": True,
+            "implemented_modes": self.faults.get(
+                "modes", ["plain", "mtp-strict", "mtp-batched", "mtp-combined"]
+            ),
+            "model_id": "sha256:fake",
+            "mtp_id": None,
+            "files": [
+                {
+                    "id": "sha256:fake",
+                    "path": str(path),
+                    "size": info.st_size,
+                    "stat": [[str(path), info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns]],
+                }
+            ],
+            "decode_bytes": {str(f): 1e8 + f for f in settings["frontiers"]},
+            "memory": {
+                "mapped": 10**8,
+                "context": self.faults.get("context_bytes", 1000),
+                "scratch": 1000,
+                "snapshot": 1000,
+            },
+        }
+
+    def encode_prompt(self, prompt: dict, n_tokens: int) -> list[int]:
+        if prompt["text"] is None:
+            return [10 + i % 50 for i in range(n_tokens)]
+        return [10 + b % 50 for b in prompt["text"].encode()]
+
+    def load(self, settings: dict) -> dict:
+        return {"backend": "fake", "notices": ["fake: a notice"]}
+
+    def bandwidth(self, settings: dict) -> dict:
+        return {"read_bytes_per_s": 1e10, "threads": 1}
+
+    def session(self, ctx: int) -> FakeSession:
+        return FakeSession(self, ctx)
+
+    def decoder(self, session: FakeSession, mode: str, settings: dict) -> FakeDecoder:
+        return FakeDecoder(session, mode)
+
+    def step_bytes(self, mode: str, n_ctx: int, tokens, drafted) -> float:
+        return 1e8 + n_ctx
+
+
+def open_worker() -> Worker:
+    """What `python -m ds4bench.worker tests.ds4bench.fakes:open_worker` runs."""
+    model = FakeModel()
+    return Worker(model, model.clock)
+
+
+SPEC = "tests.ds4bench.fakes:open_worker"
