@@ -57,19 +57,18 @@ def _row_addresses(where, ring, rows, sel, n_sel, use_sel, i, pos, n_swa, ratio)
 
 
 @inline_kernel
-def _softmax(scores, start, count, padded, scale, sink):
-    """Scores to weights in place; the factor 1 / denominator."""
-    for r in range(count, padded):
-        scores[start + r] = LOWEST
+def _softmax(scores, count, scale, sink):
+    """Scores to weights in place, those from `count` on to 0; the factor 1 / denominator."""
+    scores[count:] = LOWEST
     top = vec.splat(LOWEST)
-    for r in range(start, start + padded, LANES):
+    for r in range(0, scores.size, LANES):
         top = vec.maximum(top, vec.load(scores, r))
     m = vec.max_lanes(top) * scale
     m = sink if sink > m else m
-    for r in range(start, start + padded):
+    for r in range(scores.size):
         scores[r] = exp(scores[r] * scale - m)
     total = vec.zero()
-    for r in range(start, start + padded, LANES):
+    for r in range(0, scores.size, LANES):
         total = vec.add(total, vec.load(scores, r))
     return np.float32(1) / (vec.sum_lanes(total) + exp(sink - m))
 
@@ -107,7 +106,7 @@ def _task(out, q, ring, rows, sel, n_sel, use_sel, sinks, pos0, n_swa, ratio, i,
     factor = np.empty(heads, np.float32)
     for h in range(heads):
         sink = sinks[min(h0 + h, h1 - 1)]
-        factor[h] = _softmax(scores, h * padded, count, padded, scale, sink)
+        factor[h] = _softmax(scores[h * padded : (h + 1) * padded], count, scale, sink)
 
     wide = d // 64 * 64
     for first in range(0, count, ROW_BLOCK):
@@ -121,12 +120,10 @@ def _task(out, q, ring, rows, sel, n_sel, use_sel, sinks, pos0, n_swa, ratio, i,
                     to = (h + k) * d + j
                     weighted_rows_1x16(acc, to, scores, at + k * padded, where, first, stop, j * 4)
 
-    flat = out.reshape(-1)
-    start = (i * n_head + h0) * d
     for h in range(h1 - h0):
-        f = factor[h]
-        for j in range(h * d, h * d + d):
-            flat[start + j] = acc[j] * f
+        f, row, values = factor[h], out[i, h0 + h], acc[h * d : (h + 1) * d]
+        for j in range(d):
+            row[j] = values[j] * f
 
 
 @kernel

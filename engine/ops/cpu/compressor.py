@@ -8,93 +8,83 @@ from engine.ops.cpu.jit import inline_kernel, kernel, parallel_kernel, prange
 from engine.ops.cpu.kv import store_rows
 from engine.ops.cpu.scalar import exp
 
-PARALLEL_VALUES = 1 << 14  # candidates' values
+PARALLEL_VALUES = 1 << 14  # of the projections
+LOWEST = np.float32(-np.inf)
+ZERO = np.float32(0)
 
 
 @inline_kernel
-def _scores_of(buffer, position, column, d, ring_score, score, ape, pos0, ratio):
-    """Scores of one candidate's d columns, ape included; ring rows include it already."""
-    width = score.shape[1]
+def _candidate(buffer, position, column, ring_kv, ring_score, kv, score, ape, pos0, ratio):
+    """One candidate's values; its scores, ape included, go to buffer (ring rows include it)."""
+    stop = column + buffer.size
     if position < pos0:
-        start = position % ring_score.shape[0] * width + column
-        flat = ring_score.reshape(-1)
-        for j in range(d):
-            buffer[j] = flat[start + j]
-    else:
-        start = (position - pos0) * width + column
-        flat = score.reshape(-1)
-        flat_ape = ape.reshape(-1)
-        bias = position % ratio * width + column
-        for j in range(d):
-            buffer[j] = flat[start + j] + flat_ape[bias + j]
-
-
-@inline_kernel
-def _weigh(pooled, to, total, top, buffer, values, start, d):
-    for j in range(d):
-        e = exp(buffer[j] - top[j])
-        total[j] += e
-        pooled[to + j] += e * values[start + j]
+        at = position % ring_kv.shape[0]
+        source = ring_score[at, column:stop]
+        for j in range(buffer.size):
+            buffer[j] = source[j]
+        return ring_kv[at, column:stop]
+    at = position - pos0
+    source = score[at, column:stop]
+    bias = ape[position % ratio, column:stop]
+    for j in range(buffer.size):
+        buffer[j] = source[j] + bias[j]
+    return kv[at, column:stop]
 
 
 @kernel
-def _pool_window(pooled, i, ring_kv, ring_score, kv, score, ape, pos0, ratio):
-    d, width = pooled.shape[1], kv.shape[1]
-    out = pooled.reshape(-1)
-    to = i * d
-    start = (pos0 // ratio + i) * ratio
+def _pool_window(out, window, ring_kv, ring_score, kv, score, ape, pos0, ratio):
+    d, width = out.size, kv.shape[1]
+    start = window * ratio
     # The window before gives its first half; a window at position 0 has none before it.
     first = start - 4 if ratio == 4 and start else start
     buffer = np.empty(d, np.float32)
-    top = np.full(d, -np.inf, np.float32)
+    top = np.full(d, LOWEST, np.float32)
     total = np.zeros(d, np.float32)
     for position in range(first, start + ratio):
         column = 0 if position < start else width - d
-        _scores_of(buffer, position, column, d, ring_score, score, ape, pos0, ratio)
+        _candidate(buffer, position, column, ring_kv, ring_score, kv, score, ape, pos0, ratio)
         for j in range(d):
             top[j] = buffer[j] if buffer[j] > top[j] else top[j]
     for j in range(d):
-        out[to + j] = np.float32(0)
+        out[j] = ZERO
     for position in range(first, start + ratio):
         column = 0 if position < start else width - d
-        _scores_of(buffer, position, column, d, ring_score, score, ape, pos0, ratio)
-        if position < pos0:
-            at = position % ring_kv.shape[0] * width + column
-            _weigh(out, to, total, top, buffer, ring_kv.reshape(-1), at, d)
-        else:
-            at = (position - pos0) * width + column
-            _weigh(out, to, total, top, buffer, kv.reshape(-1), at, d)
+        values = _candidate(
+            buffer, position, column, ring_kv, ring_score, kv, score, ape, pos0, ratio
+        )
+        for j in range(d):
+            buffer[j] = exp(buffer[j] - top[j])
+        for j in range(d):
+            total[j] += buffer[j]
+        for j in range(d):
+            out[j] += buffer[j] * values[j]
     for j in range(d):
-        out[to + j] /= total[j]
+        out[j] /= total[j]
 
 
 @kernel
 def _remember(ring_kv, ring_score, kv, score, ape, pos0, ratio):
-    n, width = kv.shape
+    n = kv.shape[0]
     rows = ring_kv.shape[0]
-    flat_kv, flat_score = ring_kv.reshape(-1), ring_score.reshape(-1)
-    from_kv, from_score, flat_ape = kv.reshape(-1), score.reshape(-1), ape.reshape(-1)
     for i in range(max(n - rows, 0), n):
-        to = (pos0 + i) % rows * width
-        start = i * width
-        bias = (pos0 + i) % ratio * width
-        for j in range(width):
-            flat_kv[to + j] = from_kv[start + j]
-        for j in range(width):
-            flat_score[to + j] = from_score[start + j] + flat_ape[bias + j]
+        at = (pos0 + i) % rows
+        ring_kv[at] = kv[i]
+        to, source, bias = ring_score[at], score[i], ape[(pos0 + i) % ratio]
+        for j in range(to.size):
+            to[j] = source[j] + bias[j]
 
 
 @kernel
 def _pool(pooled, ring_kv, ring_score, kv, score, ape, pos0, ratio):
     for i in range(pooled.shape[0]):
-        _pool_window(pooled, i, ring_kv, ring_score, kv, score, ape, pos0, ratio)
+        _pool_window(pooled[i], pos0 // ratio + i, ring_kv, ring_score, kv, score, ape, pos0, ratio)
     _remember(ring_kv, ring_score, kv, score, ape, pos0, ratio)
 
 
 @parallel_kernel
 def _pool_parallel(pooled, ring_kv, ring_score, kv, score, ape, pos0, ratio):
     for i in prange(pooled.shape[0]):
-        _pool_window(pooled, i, ring_kv, ring_score, kv, score, ape, pos0, ratio)
+        _pool_window(pooled[i], pos0 // ratio + i, ring_kv, ring_score, kv, score, ape, pos0, ratio)
     _remember(ring_kv, ring_score, kv, score, ape, pos0, ratio)
 
 

@@ -14,18 +14,15 @@ TWO = np.float32(2)
 
 
 @inline_kernel
-def _mix_streams(x, state, weight, i):
-    """x[i] = sum over streams of weight * state[i], streams in order."""
-    n_hc, d = state.shape[1:]
-    flat_x, flat = x.reshape(-1), state.reshape(-1)
-    to, start = i * d, i * n_hc * d
-    w = weight[0]
-    for j in range(d):
-        flat_x[to + j] = w * flat[start + j]
-    for s in range(1, n_hc):
-        w = weight[s]
-        for j in range(d):
-            flat_x[to + j] += w * flat[start + s * d + j]
+def _mix_streams(x, state, weight):
+    """x = sum over streams of weight * stream, streams in order."""
+    w, stream = weight[0], state[0]
+    for j in range(x.size):
+        x[j] = w * stream[j]
+    for s in range(1, state.shape[0]):
+        w, stream = weight[s], state[s]
+        for j in range(x.size):
+            x[j] += w * stream[j]
 
 
 @inline_kernel
@@ -58,7 +55,7 @@ def _split_row(x, post, comb, mix, state, scale, base, n_iter, eps, i):
     for s in range(n_hc):
         pre[s] = sigmoid(mix[i, s] * scale[0] + base[s]) + eps
         post[i, s] = TWO * sigmoid(mix[i, n_hc + s] * scale[1] + base[n_hc + s])
-    _mix_streams(x, state, pre, i)
+    _mix_streams(x[i], state[i], pre)
 
     c = comb[i]
     for r in range(n_hc):
@@ -97,40 +94,42 @@ def hc_split(x, post, comb, mix, state, scale, base, n_iter, eps):
     run(x, post, comb, mix, state, scale, base, n_iter, eps)
 
 
+@inline_kernel
+def _add_scaled(out, w, x):
+    for j in range(out.size):
+        out[j] += w * x[j]
+
+
 @kernel
-def _expand_row(out, y, post, comb, state, i):
-    n_hc, d = state.shape[1:]
-    flat_out, flat_y, flat = out.reshape(-1), y.reshape(-1), state.reshape(-1)
+def _expand_row(out, y, post, comb, state):
+    """One row: out, state (n_hc, n_embd), y (n_embd,), post (n_hc,), comb (n_hc, n_hc)."""
+    n_hc, d = state.shape
     # out may be state, and every output needs every stream.
-    old = np.empty(n_hc * SPAN, np.float32)
+    old = np.empty((n_hc, SPAN), np.float32)
     for begin in range(0, d, SPAN):
-        span = min(SPAN, d - begin)
+        stop = min(begin + SPAN, d)
         for s in range(n_hc):
-            start = (i * n_hc + s) * d + begin
-            for j in range(span):
-                old[s * SPAN + j] = flat[start + j]
+            old[s, : stop - begin] = state[s, begin:stop]
+        source = y[begin:stop]
         for o in range(n_hc):
-            to = (i * n_hc + o) * d + begin
-            start = i * d + begin
-            w = post[i, o]
-            for j in range(span):
-                flat_out[to + j] = w * flat_y[start + j]
+            part = out[o, begin:stop]
+            w = post[o]
+            for j in range(part.size):
+                part[j] = w * source[j]
             for s in range(n_hc):
-                w = comb[i, s, o]
-                for j in range(span):
-                    flat_out[to + j] += w * old[s * SPAN + j]
+                _add_scaled(part, comb[s, o], old[s])
 
 
 @kernel
 def _expand(out, y, post, comb, state):
     for i in range(y.shape[0]):
-        _expand_row(out, y, post, comb, state, i)
+        _expand_row(out[i], y[i], post[i], comb[i], state[i])
 
 
 @parallel_kernel
 def _expand_parallel(out, y, post, comb, state):
     for i in prange(y.shape[0]):
-        _expand_row(out, y, post, comb, state, i)
+        _expand_row(out[i], y[i], post[i], comb[i], state[i])
 
 
 def hc_expand(out, y, post, comb, state):
@@ -145,7 +144,7 @@ def _collapse(x, mix, state, scale, base, eps):
     for i in range(n):
         for s in range(n_hc):
             weight[s] = sigmoid(mix[i, s] * scale[0] + base[s]) + np.float32(eps)
-        _mix_streams(x, state, weight, i)
+        _mix_streams(x[i], state[i], weight)
 
 
 def hc_collapse(x, mix, state, scale, base, eps):

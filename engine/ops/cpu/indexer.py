@@ -69,7 +69,7 @@ class IndexRows:
             self.rows[:n] = values
             return
         values = np.ascontiguousarray(values, np.float32)
-        _store_values(self.codes, self.scales, values, 0)
+        _store_values(self.codes, self.scales, values)
         if not np.array_equal(self.export(n), values, equal_nan=True):
             raise SnapshotError("indexer rows: expected FP4 values, found others")
 
@@ -79,13 +79,14 @@ def new_index_rows(cap, dim, official):
 
 
 @inline_kernel
-def _hadamard(x, start, d):
-    """Orthonormal Walsh-Hadamard transform of x[start : start + d] in place, d >= 16."""
-    for j in range(start, start + d, LANES):
+def _hadamard(x):
+    """Orthonormal Walsh-Hadamard transform of a row in place; its length is a power of two."""
+    d = x.size
+    for j in range(0, d, LANES):
         vec.store(x, j, vec.hadamard_lanes(vec.load(x, j)))
     step = LANES
     while step < d:
-        for begin in range(start, start + d, 2 * step):
+        for begin in range(0, d, 2 * step):
             for j in range(begin, begin + step, LANES):
                 a = vec.load(x, j)
                 b = vec.load(x, j + step)
@@ -93,60 +94,56 @@ def _hadamard(x, start, d):
                 vec.store(x, j + step, vec.sub(a, b))
         step *= 2
     scale = np.float32(1.0 / np.sqrt(np.float64(d)))
-    for j in range(start, start + d):
+    for j in range(d):
         x[j] *= scale
 
 
 @inline_kernel
-def _block_scale(x, start):
-    """Power-of-two scale of the 32 values from x[start] on."""
-    amax = amax_of(x, start, BLOCK)
+def block_scale(block):
+    """Power-of-two scale of 32 values."""
+    amax = amax_of(block)
     amax = FP4_FLOOR if amax < FP4_FLOOR else amax
     return ceil_pow2(amax / E2M1_MAX)
 
 
 @inline_kernel
-def _code(value, inverse):
+def code_of(value, inverse):
     """Twice the FP4 magnitude with its sign, as an integer; 0 for NaN (its scale is NaN too)."""
     code = round_e2m1(value * inverse) * TWO
     return np.int32(code) if abs(code) <= TWO * E2M1_MAX else np.int32(0)
 
 
 @inline_kernel
-def _store_codes(codes, scales, row, x, start, d):
-    """Quantise x[start : start + d] into row `row`; codes and scales are flat."""
+def _store_codes(codes, scales, row, x):
     group, lane = row // LANES, row % LANES
-    for block in range(d // BLOCK):
-        scale = _block_scale(x, start + block * BLOCK)
+    for b in range(x.size // BLOCK):
+        block = x[b * BLOCK : b * BLOCK + BLOCK]
+        scale = block_scale(block)
         inverse = ONE / scale
-        scales[(group * (d // BLOCK) + block) * LANES + lane] = scale
-        for j in range(block * BLOCK, block * BLOCK + BLOCK):
-            to = ((group * (d // 4) + j // 4) * LANES + lane) * 4 + j % 4
-            codes[to] = np.uint8(_code(x[start + j], inverse) + BIAS)
+        scales[group, b, lane] = scale
+        for j in range(BLOCK):
+            code = np.uint8(code_of(block[j], inverse) + BIAS)
+            codes[group, (b * BLOCK + j) // 4, lane, j % 4] = code
 
 
 @kernel
-def _store_values(codes, scales, values, row0):
-    n, d = values.shape
-    flat = values.reshape(-1)
-    for i in range(n):
-        _store_codes(codes.reshape(-1), scales.reshape(-1), row0 + i, flat, i * d, d)
+def _store_values(codes, scales, values):
+    for i in range(values.shape[0]):
+        _store_codes(codes, scales, i, values[i])
 
 
 @kernel
 def _store(codes, scales, rows, row0, pooled, weight, cos, sin, eps, official):
     n, d = pooled.shape
-    flat = pooled.reshape(-1)
     row = np.empty(d, np.float32)
     for i in range(n):
-        norm_row(row, 0, flat, i * d, d, weight, eps)
-        turn_tail(row, d, cos, sin, i, False)
+        norm_row(row, pooled[i], weight, eps)
+        turn_tail(row, cos[i], sin[i], False)
         if official:
-            _hadamard(row, 0, d)
-            _store_codes(codes.reshape(-1), scales.reshape(-1), row0 + i, row, 0, d)
+            _hadamard(row)
+            _store_codes(codes, scales, row0 + i, row)
         else:
-            for j in range(d):
-                rows[row0 + i, j] = row[j]
+            rows[row0 + i] = row
 
 
 def indexer_store(rows, row0, pooled, weight, cos, sin, eps, official):
@@ -155,21 +152,25 @@ def indexer_store(rows, row0, pooled, weight, cos, sin, eps, official):
         _store(rows.codes, rows.scales, rows.rows, row0, pooled, weight, cos, sin, eps, official)
 
 
+@inline_kernel
+def _fp4_round_trip(block):
+    scale = block_scale(block)
+    inverse = ONE / scale
+    for j in range(block.size):
+        block[j] = round_e2m1(block[j] * inverse) * scale
+
+
 @kernel
 def _query(q, cos, sin, official, first, last):
     n_head, d = q.shape[1:]
-    flat = q.reshape(-1)
     for i in range(first, last):
         for h in range(n_head):
-            start = (i * n_head + h) * d
-            turn_tail(flat, start + d, cos, sin, i, False)
+            head = q[i, h]
+            turn_tail(head, cos[i], sin[i], False)
             if official:
-                _hadamard(flat, start, d)
-                for block in range(start, start + d, BLOCK):
-                    scale = _block_scale(flat, block)
-                    inverse = ONE / scale
-                    for j in range(block, block + BLOCK):
-                        flat[j] = round_e2m1(flat[j] * inverse) * scale
+                _hadamard(head)
+                for b in range(0, d, BLOCK):
+                    _fp4_round_trip(head[b : b + BLOCK])
 
 
 @parallel_kernel

@@ -18,38 +18,37 @@ ONE = np.float32(1)
 
 
 @inline_kernel
-def amax_of(x, start, length):
+def amax_of(x):
     """Greatest magnitude; bits without the sign order as magnitudes do, NaN on top."""
     top = np.int32(0)
-    for j in range(start, start + length):
+    for j in range(x.size):
         bits = np.int32(bits_of(x[j]) & MAGNITUDE)
         top = bits if bits > top else top
     return float_of(top)
 
 
 @inline_kernel
-def _store_row(rows, to, x, start, d, weight, cos, sin, i, eps, official):
-    norm_row(rows, to, x, start, d, weight, eps)
-    turn_tail(rows, to + d, cos, sin, i, False)
-    if official:
-        for block in range(to, to + d - 2 * cos.shape[1], FP8_BLOCK):
-            amax = amax_of(rows, block, FP8_BLOCK)
-            amax = FP8_FLOOR if amax < FP8_FLOOR else amax
-            scale = ceil_pow2(amax / E4M3_MAX)
-            inverse = ONE / scale
-            for j in range(block, block + FP8_BLOCK):
-                rows[j] = round_e4m3(rows[j] * inverse) * scale
-        for j in range(to, to + d):
-            rows[j] = round_f16(rows[j])
+def _fp8_round_trip(x):
+    amax = amax_of(x)
+    amax = FP8_FLOOR if amax < FP8_FLOOR else amax
+    scale = ceil_pow2(amax / E4M3_MAX)
+    inverse = ONE / scale
+    for j in range(x.size):
+        x[j] = round_e4m3(x[j] * inverse) * scale
 
 
 @kernel
 def _store(rows, x, weight, cos, sin, first, eps, official, begin, stop):
     cap, d = rows.shape
-    flat, flat_x = rows.reshape(-1), x.reshape(-1)
     for i in range(begin, stop):
-        to = (first + i) % cap * d
-        _store_row(flat, to, flat_x, i * d, d, weight, cos, sin, i, eps, official)
+        row = rows[(first + i) % cap]
+        norm_row(row, x[i], weight, eps)
+        turn_tail(row, cos[i], sin[i], False)
+        if official:
+            for block in range(0, d - 2 * cos.shape[1], FP8_BLOCK):
+                _fp8_round_trip(row[block : block + FP8_BLOCK])
+            for j in range(d):
+                row[j] = round_f16(row[j])
 
 
 @parallel_kernel

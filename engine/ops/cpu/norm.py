@@ -15,14 +15,14 @@ NO_WEIGHT = np.empty(0, np.float32)
 
 
 @inline_kernel
-def sum_squares(x, start, d):
-    """Sum of squares of x[start : start + d]: 64 lanes, one tree, then the odd values in order."""
+def sum_squares(x):
+    """Sum of squares of a row: 64 lanes, one tree, then the odd values in order."""
     a = vec.zero()
     b = vec.zero()
     c = vec.zero()
     e = vec.zero()
-    whole = d // 64 * 64
-    for j in range(start, start + whole, 64):
+    whole = x.size // 64 * 64
+    for j in range(0, whole, 64):
         v = vec.load(x, j)
         a = vec.fma(v, v, a)
         v = vec.load(x, j + 16)
@@ -32,43 +32,34 @@ def sum_squares(x, start, d):
         v = vec.load(x, j + 48)
         e = vec.fma(v, v, e)
     total = vec.sum_lanes(vec.add(vec.add(a, b), vec.add(c, e)))
-    for j in range(start + whole, start + d):
+    for j in range(whole, x.size):
         total += x[j] * x[j]
     return total
 
 
 @inline_kernel
-def rms_scale(x, start, d, eps):
-    """Factor that brings x[start : start + d] to unit root mean square."""
-    return np.float32(1.0 / math.sqrt(np.float64(sum_squares(x, start, d)) / d + eps))
-
-
-@inline_kernel
-def norm_row(out, to, x, start, d, weight, eps):
-    """out[to : to + d] = x[start : start + d], normed; an empty weight means ones."""
-    scale = rms_scale(x, start, d, eps)
+def norm_row(out, x, weight, eps):
+    """One row of `rms_norm`; an empty weight means ones. out may be x."""
+    # Once per row, so double costs nothing.
+    scale = np.float32(1.0 / math.sqrt(np.float64(sum_squares(x)) / x.size + eps))
     if weight.size:
-        for j in range(d):
-            out[to + j] = x[start + j] * scale * weight[j]
+        for j in range(x.size):
+            out[j] = x[j] * scale * weight[j]
     else:
-        for j in range(d):
-            out[to + j] = x[start + j] * scale
+        for j in range(x.size):
+            out[j] = x[j] * scale
 
 
 @kernel
 def _serial(out, x, weight, eps):
-    n, d = x.shape
-    flat_out, flat_x = out.reshape(-1), x.reshape(-1)
-    for i in range(n):
-        norm_row(flat_out, i * d, flat_x, i * d, d, weight, eps)
+    for i in range(x.shape[0]):
+        norm_row(out[i], x[i], weight, eps)
 
 
 @parallel_kernel
 def _parallel(out, x, weight, eps):
-    n, d = x.shape
-    flat_out, flat_x = out.reshape(-1), x.reshape(-1)
-    for i in prange(n):
-        norm_row(flat_out, i * d, flat_x, i * d, d, weight, eps)
+    for i in prange(x.shape[0]):
+        norm_row(out[i], x[i], weight, eps)
 
 
 def rms_norm(out, x, weight, eps):

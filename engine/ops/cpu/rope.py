@@ -9,35 +9,31 @@ PARALLEL_VALUES = 1 << 15
 
 
 @inline_kernel
-def turn_tail(x, stop, cos, sin, row, inverse):
-    """Turn the pairs that end at x[stop] by the angles of a row of cos and sin."""
-    half = cos.shape[1]
-    start = stop - 2 * half
+def turn_tail(x, cos, sin, inverse):
+    """Turn the last pairs of a row by a row of cos and sin."""
+    half = cos.size
+    tail = x[x.size - 2 * half :]
     if inverse:
         for k in range(half):
-            a, b = x[start + 2 * k], x[start + 2 * k + 1]
-            c, s = cos[row, k], -sin[row, k]
-            x[start + 2 * k] = a * c - b * s
-            x[start + 2 * k + 1] = a * s + b * c
+            a, b = tail[2 * k], tail[2 * k + 1]
+            tail[2 * k] = a * cos[k] + b * sin[k]
+            tail[2 * k + 1] = b * cos[k] - a * sin[k]
     else:
         for k in range(half):
-            a, b = x[start + 2 * k], x[start + 2 * k + 1]
-            c, s = cos[row, k], sin[row, k]
-            x[start + 2 * k] = a * c - b * s
-            x[start + 2 * k + 1] = a * s + b * c
+            a, b = tail[2 * k], tail[2 * k + 1]
+            tail[2 * k] = a * cos[k] - b * sin[k]
+            tail[2 * k + 1] = a * sin[k] + b * cos[k]
 
 
 @kernel
 def _heads(x, cos, sin, inverse, normed, no_weight, eps, first, last):
     """Rows first .. last - 1, all heads."""
-    n_head, d = x.shape[1:]
-    flat = x.reshape(-1)
     for i in range(first, last):
-        for h in range(n_head):
-            start = (i * n_head + h) * d
+        for h in range(x.shape[1]):
+            head = x[i, h]
             if normed:
-                norm_row(flat, start, flat, start, d, no_weight, eps)
-            turn_tail(flat, start + d, cos, sin, i, inverse)
+                norm_row(head, head, no_weight, eps)
+            turn_tail(head, cos[i], sin[i], inverse)
 
 
 @parallel_kernel

@@ -6,7 +6,7 @@ import numba
 import numpy as np
 
 from engine.ops.cpu import vec
-from engine.ops.cpu.indexer import BIAS, BLOCK, ONE, TWO, _block_scale, _code
+from engine.ops.cpu.indexer import BIAS, BLOCK, ONE, TWO, block_scale, code_of
 from engine.ops.cpu.jit import inline_kernel, kernel, parallel_kernel, prange
 from engine.ops.cpu.tile import HEADS, ROWS, dots_4x4
 from engine.ops.cpu.vec import LANES, bits_of, float_of
@@ -17,18 +17,19 @@ PARALLEL_ROWS = 1 << 13  # rows times heads below which one thread is faster
 NO_MARGIN = np.empty(0, np.float32)
 NO_QUERY = np.empty((0, 0, 0), np.float32)
 NO_WEIGHTS = np.empty((0, 0), np.float32)
+QUADS = BLOCK // 4
 ZERO = np.float32(0)
 INFINITY = np.float32(np.inf)
 HIGH, MIDDLE, LOW = 11, 11, 10  # bits of a key, counted level by level
 
 
 @inline_kernel
-def _scores_f32(scores, to, rows, first, stop, q, weights, i):
-    """scores[to + r] of rows first .. stop - 1 (multiples of 16) with float32 dots."""
-    n_head, d = q.shape[1:]
-    padded = weights.shape[1]
+def _scores_f32(scores, rows, first, stop, q, weights):
+    """scores[r] of rows first .. stop - 1 (multiples of 16) with float32 dots."""
+    n_head, d = q.shape
+    padded = weights.size
     dots = np.empty(padded * LANES, np.float32)
-    q_base = vec.address(q) + i * n_head * d * 4
+    q_base = vec.address(q)
     k_base = vec.address(rows)
     for begin in range(first, stop, LANES):
         for h in range(0, padded, HEADS):
@@ -45,92 +46,102 @@ def _scores_f32(scores, to, rows, first, stop, q, weights, i):
         total = vec.zero()
         for h in range(n_head):
             dot = vec.relu(vec.load(dots, h * LANES))
-            total = vec.fma(dot, vec.splat(weights[i, h]), total)
-        vec.store(scores, to + begin, total)
+            total = vec.fma(dot, vec.splat(vec.at(weights, h)), total)
+        vec.store(scores, begin, total)
+
+
+@inline_kernel
+def _block_dot(total, products, row_scale, q_scales, at):
+    """total + integer products of one block, times both scales."""
+    scale = vec.mul(row_scale, vec.splat(vec.at(q_scales, at)))
+    return vec.fma(vec.to_float(products), scale, total)
 
 
 @inline_kernel
 def _dots_4(codes, scales, group, n_block, packed, start, offsets, q_scales, at):
-    """Dots of sixteen rows with four queries: lanes are rows."""
-    quads = n_block * (BLOCK // 4)
+    """Dots of sixteen rows with four queries, negative ones as 0: lanes are rows."""
+    quads = n_block * QUADS
     d0 = vec.zero()
     d1 = vec.zero()
     d2 = vec.zero()
     d3 = vec.zero()
     for b in range(n_block):
-        i0 = vec.splat(offsets[at + b])
-        i1 = vec.splat(offsets[at + n_block + b])
-        i2 = vec.splat(offsets[at + 2 * n_block + b])
-        i3 = vec.splat(offsets[at + 3 * n_block + b])
-        for k in range(b * 8, b * 8 + 8):
+        i0 = vec.splat(vec.at(offsets, at + b))
+        i1 = vec.splat(vec.at(offsets, at + n_block + b))
+        i2 = vec.splat(vec.at(offsets, at + 2 * n_block + b))
+        i3 = vec.splat(vec.at(offsets, at + 3 * n_block + b))
+        for k in range(b * QUADS, b * QUADS + QUADS):
             u = vec.load(codes, (group * quads + k) * 64)
-            i0 = vec.dot4(i0, u, vec.splat(packed[start + k]))
-            i1 = vec.dot4(i1, u, vec.splat(packed[start + quads + k]))
-            i2 = vec.dot4(i2, u, vec.splat(packed[start + 2 * quads + k]))
-            i3 = vec.dot4(i3, u, vec.splat(packed[start + 3 * quads + k]))
+            i0 = vec.dot4(i0, u, vec.splat(vec.at(packed, start + k)))
+            i1 = vec.dot4(i1, u, vec.splat(vec.at(packed, start + quads + k)))
+            i2 = vec.dot4(i2, u, vec.splat(vec.at(packed, start + 2 * quads + k)))
+            i3 = vec.dot4(i3, u, vec.splat(vec.at(packed, start + 3 * quads + k)))
         s = vec.load(scales, (group * n_block + b) * LANES)
-        d0 = vec.fma(vec.to_float(i0), vec.mul(s, vec.splat(q_scales[at + b])), d0)
-        d1 = vec.fma(vec.to_float(i1), vec.mul(s, vec.splat(q_scales[at + n_block + b])), d1)
-        d2 = vec.fma(vec.to_float(i2), vec.mul(s, vec.splat(q_scales[at + 2 * n_block + b])), d2)
-        d3 = vec.fma(vec.to_float(i3), vec.mul(s, vec.splat(q_scales[at + 3 * n_block + b])), d3)
+        d0 = _block_dot(d0, i0, s, q_scales, at + b)
+        d1 = _block_dot(d1, i1, s, q_scales, at + n_block + b)
+        d2 = _block_dot(d2, i2, s, q_scales, at + 2 * n_block + b)
+        d3 = _block_dot(d3, i3, s, q_scales, at + 3 * n_block + b)
     return vec.relu(d0), vec.relu(d1), vec.relu(d2), vec.relu(d3)
 
 
 @inline_kernel
-def _scores_codes(scores, to, codes, scales, first, stop, packed, offsets, q_scales, weights, i):
-    """scores[to + r] of rows first .. stop - 1 (multiples of 16) from FP4 codes."""
-    padded = weights.shape[1]
+def _scores_codes(scores, codes, scales, first, stop, packed, offsets, q_scales, weights):
+    """scores[r] of rows first .. stop - 1 (multiples of 16) from FP4 codes."""
+    padded = weights.size
     n_block = scales.shape[1]
-    quads = n_block * (BLOCK // 4)
+    quads = n_block * QUADS
     flat_codes, flat_scales = codes.reshape(-1), scales.reshape(-1)
     flat_packed, flat_offsets = packed.reshape(-1), offsets.reshape(-1)
     flat_q = q_scales.reshape(-1)
     for begin in range(first, stop, LANES):
         total = vec.zero()
         for h in range(0, padded, HEADS):
-            head = i * padded + h
             d0, d1, d2, d3 = _dots_4(
                 flat_codes,
                 flat_scales,
                 begin // LANES,
                 n_block,
                 flat_packed,
-                head * quads,
+                h * quads,
                 flat_offsets,
                 flat_q,
-                head * n_block,
+                h * n_block,
             )
-            total = vec.fma(d0, vec.splat(weights[i, h]), total)
-            total = vec.fma(d1, vec.splat(weights[i, h + 1]), total)
-            total = vec.fma(d2, vec.splat(weights[i, h + 2]), total)
-            total = vec.fma(d3, vec.splat(weights[i, h + 3]), total)
-        vec.store(scores, to + begin, total)
+            total = vec.fma(d0, vec.splat(vec.at(weights, h)), total)
+            total = vec.fma(d1, vec.splat(vec.at(weights, h + 1)), total)
+            total = vec.fma(d2, vec.splat(vec.at(weights, h + 2)), total)
+            total = vec.fma(d3, vec.splat(vec.at(weights, h + 3)), total)
+        vec.store(scores, begin, total)
+
+
+@inline_kernel
+def _encode_head(codes, offsets, q_scales, head):
+    for b in range(head.size // BLOCK):
+        block = head[b * BLOCK : b * BLOCK + BLOCK]
+        to = codes[b * BLOCK : b * BLOCK + BLOCK]
+        scale = block_scale(block)
+        inverse = ONE / scale
+        # Rows and queries both carry twice the value.
+        q_scales[b] = scale / (TWO * TWO)
+        total = np.int32(0)
+        for j in range(BLOCK):
+            code = code_of(block[j], inverse)
+            total = np.int32(total + code)
+            to[j] = np.uint8(code & np.int32(255))
+        offsets[b] = np.int32(-BIAS * total)
 
 
 @kernel
 def _encode_queries(packed, offsets, q_scales, weights, q, head_w, begin, count, official):
     """Codes, scales and weights of `count` queries from row `begin` on; padding heads are 0."""
     n_head, d = q.shape[1:]
-    flat = q.reshape(-1)
     codes = packed.view(np.uint8)
     share = np.float32(1.0 / np.sqrt(np.float64(d * n_head)))
     for i in range(count):
         for h in range(n_head):
             weights[i, h] = head_w[begin + i, h] * share
-            if not official:
-                continue
-            start = ((begin + i) * n_head + h) * d
-            for b in range(d // BLOCK):
-                scale = _block_scale(flat, start + b * BLOCK)
-                inverse = ONE / scale
-                # Rows and queries both carry twice the value.
-                q_scales[i, h, b] = scale / (TWO * TWO)
-                total = np.int32(0)
-                for j in range(b * BLOCK, b * BLOCK + BLOCK):
-                    code = _code(flat[start + j], inverse)
-                    total += code
-                    codes[i, h, j] = np.uint8(code & 255)
-                offsets[i, h, b] = -BIAS * total
+            if official:
+                _encode_head(codes[i, h], offsets[i, h], q_scales[i, h], q[begin + i, h])
 
 
 @inline_kernel
@@ -181,13 +192,14 @@ def _kth_key(keys, n, k, counts, left):
 
 
 @inline_kernel
-def _choose(sel, i, scores, at, visible, k):
-    """Row numbers of the k greatest of scores[at : at + visible], ascending; the margin."""
+def _choose(sel, scores, k):
+    """Row numbers of the k greatest scores, ascending; the margin."""
+    visible = scores.size
     keys = np.empty(visible, np.int64)
     left = np.empty(visible, np.int64)
     counts = np.empty(1 << HIGH, np.int32)
     for r in range(visible):
-        keys[r] = _key(scores[at + r])
+        keys[r] = _key(scores[r])
     edge, ties = _kth_key(keys, visible, k, counts, left)
     held = 0
     dropped = np.int64(-1)
@@ -196,7 +208,7 @@ def _choose(sel, i, scores, at, visible, k):
         if key > edge or (key == edge and ties > 0):
             if key == edge:
                 ties -= 1
-            sel[i, held] = r
+            sel[held] = r
             held += 1
         elif key > dropped:
             dropped = key
@@ -212,7 +224,7 @@ def _finish(sel, n_sel, scores, row, i, pos0, ratio, margin):
     n_sel[i] = kept
     gap = INFINITY
     if visible > top_k:
-        gap = _choose(sel, i, scores.reshape(-1), row * scores.shape[1], visible, top_k)
+        gap = _choose(sel[i], scores[row, :visible], top_k)
     else:
         for r in range(kept):
             sel[i, r] = r
@@ -234,16 +246,15 @@ def _score_task(scores, codes, scales, rows, q, packed, offsets, q_scales, weigh
     begin, pos0, ratio, top_k, spans, official = spec
     i = task // spans
     visible = (pos0 + begin + i + 1) // ratio
-    first = task % spans * SPAN
-    stop = min(first + SPAN, (visible + LANES - 1) // LANES * LANES)
     if visible <= top_k:
         return
-    flat = scores.reshape(-1)
-    to = i * scores.shape[1]
+    first = task % spans * SPAN
+    stop = min(first + SPAN, (visible + LANES - 1) // LANES * LANES)
     if official:
-        _scores_codes(flat, to, codes, scales, first, stop, packed, offsets, q_scales, weights, i)
+        query = packed[i], offsets[i], q_scales[i], weights[i]
+        _scores_codes(scores[i], codes, scales, first, stop, *query)
     else:
-        _scores_f32(flat, to, rows, first, stop, q[begin:], weights, i)
+        _scores_f32(scores[i], rows, first, stop, q[begin + i], weights[i])
 
 
 @kernel

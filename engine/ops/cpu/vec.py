@@ -138,6 +138,20 @@ def load(typingctx, array, offset):
 
 
 @intrinsic
+def at(typingctx, array, offset):
+    """Element `offset` of a C-contiguous array; no check for a negative index."""
+    if not isinstance(array, types.Array) or array.layout != "C":
+        return None
+    sig = array.dtype(array, types.int64)
+
+    def codegen(context, builder, sig, args):
+        data = context.make_array(sig.args[0])(context, builder, args[0]).data
+        return builder.load(builder.gep(data, [args[1]]))
+
+    return sig, codegen
+
+
+@intrinsic
 def store(typingctx, array, offset, value):
     """Write sixteen float32 from element `offset` on."""
     if not _is_flat(array, types.float32) or value != f32x16:

@@ -15,6 +15,7 @@ class Weight:
 
     name: str
     values: np.ndarray
+    repacked_bytes: int = 0
 
 
 def prepare(tensor, *, activations, repack):
