@@ -164,8 +164,8 @@ def _print(report: dict[str, Any]) -> None:
     types = [(t["type"], t["tensors"], _bytes(t["bytes"])) for t in report["tensor_types"]]
     _table(console, "Tensor types", ("type", "tensors", "bytes"), types)
     if "tensors" in report:
-        rows = [(t["name"], t["type"], t["shape"], t["bytes"]) for t in report["tensors"]]
-        _table(console, "Tensors", ("name", "type", "shape", "bytes"), rows)
+        listed = [(t["name"], t["type"], t["shape"], t["bytes"]) for t in report["tensors"]]
+        _table(console, "Tensors", ("name", "type", "shape", "bytes"), listed)
     if report["bytes_per_token"]:
         columns = tuple(report["bytes_per_token"][0])
         rows = [
