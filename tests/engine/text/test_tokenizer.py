@@ -18,9 +18,12 @@ from engine.text.vocab import BYTE_OF_CHAR, CHAR_OF_BYTE
 from tests.engine.text.vocabulary import CONTROL, PROSE, SAMPLES, WORLD, metadata
 
 
+TOK = Tokenizer.from_metadata(metadata())
+
+
 @pytest.fixture(scope="module")
 def tok() -> Tokenizer:
-    return Tokenizer.from_metadata(metadata())
+    return TOK
 
 
 @pytest.fixture(scope="module")
@@ -69,12 +72,10 @@ def test_random_mixtures_agree_with_the_library(tok, reference):
 @settings(max_examples=400, deadline=None)
 @given(st.text(alphabet=st.characters(codec="utf-8"), max_size=80))
 def test_round_trip_and_no_control_ids(text):
-    tok = Tokenizer.from_metadata(metadata())
+    encoded = TOK.encode(text)
 
-    encoded = tok.encode(text)
-
-    assert tok.decode(encoded.ids) == text
-    assert not set(encoded.ids) & set(tok.special_ids.values())
+    assert TOK.decode(encoded.ids) == text
+    assert not set(encoded.ids) & set(TOK.special_ids.values())
 
 
 @pytest.mark.parametrize(
@@ -356,28 +357,28 @@ def test_cost_is_linear(tok, name):
 
     def seconds(n: int) -> float:
         text = unit * (n // len(unit))
-        start = time.perf_counter()
-        ids = tok.encode(text, special="text").ids
-        elapsed = time.perf_counter() - start
+        best = float("inf")
+        for _ in range(2):
+            start = time.thread_time()  # this thread's own work; the machine may be busy
+            ids = tok.encode(text, special="text").ids
+            best = min(best, time.thread_time() - start)
         assert tok.decode(ids) == text
-        return elapsed
+        return best
 
     tok.encode("warm")
-    small = min(seconds(25_000) for _ in range(2))
-    large = seconds(250_000)
-    # Ten times the text; quadratic work would be a hundred times, 15 leaves room for noise
-    # and the floor for timer resolution.
-    assert large <= 15 * max(small, 0.02)
-    assert large < 5
+    small, large = seconds(25_000), seconds(250_000)
+    # Ten times the text; quadratic work would be a hundred times. The library's merge queue is
+    # n log n and leaves the caches (20 was seen for one word of 750 kB); 30 is between the two.
+    assert large <= 30 * max(small, 0.01)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(_ADVERSARIAL))
 def test_a_megabyte_takes_seconds(tok, name):
     unit = _ADVERSARIAL[name]
-    start = time.perf_counter()
+    start = time.thread_time()
     tok.encode(unit * (1_000_000 // len(unit)))
-    assert time.perf_counter() - start < 5
+    assert time.thread_time() - start < 5
 
 
 def test_large_vocabulary_opens_fast():
@@ -392,11 +393,11 @@ def test_large_vocabulary_opens_fast():
     )
     best = float("inf")
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.thread_time()
         Tokenizer.from_metadata(values)
-        best = min(best, time.perf_counter() - start)
+        best = min(best, time.thread_time() - start)
 
-    assert best < 1.0  # 0.2 s on an idle core; the bound allows for busy ones
+    assert best < 0.3  # 0.1 s on an idle machine
 
 
 def test_world_text_counts_no_control(tok):
