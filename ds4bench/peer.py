@@ -6,7 +6,6 @@ import csv
 import io
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Protocol
@@ -15,18 +14,20 @@ import click
 import numpy as np
 
 from ds4bench.llamacpp import LlamaCpp, require_llama_cpp
+from ds4bench.roofline import read_bandwidth
 from engine.engine import Engine, open_engine
 from engine.errors import ContextError, OptionError
 from engine.options import ACTIVATIONS, KV_MODES, EngineOptions
 from engine.session import Session
 from engine.tooling.publish import check_output, publish_bytes
+from engine.weights.bind import bind_trunk
+from engine.weights.traffic import decode_traffic
 
 CHUNK = 512  # tokens that one side prefills before it is the other's turn
 BLOCK = 8  # tokens that one side decodes before it is the other's turn
 PAUSE = 0.02  # seconds before each turn, so that spinning workers of the other side go to sleep
 WARM_UP = 64  # tokens
 SEED = 2026
-BANDWIDTH_BYTES = 256 << 20  # larger than any last-level cache
 
 
 class Side(Protocol):
@@ -118,56 +119,6 @@ class PeerRow:
         if self.decode_bytes is None:
             return None
         return self.decode_bytes * self.decode_tps / self.bandwidth
-
-
-def read_bandwidth(threads: int, n_bytes: int = BANDWIDTH_BYTES, repeats: int = 5) -> float:
-    """Sequential read bandwidth in bytes per second: best of some passes over a large array.
-
-    Every thread takes dot products of its own part, which runs at the speed of memory.
-    """
-    parts = np.array_split(np.ones(n_bytes // 4, np.float32), threads)
-
-    def read(part: np.ndarray) -> float:
-        return float(part.dot(part))
-
-    best = float("inf")
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in range(repeats + 1):
-            start = time.perf_counter()
-            for _done in pool.map(read, parts):
-                pass
-            best = min(best, time.perf_counter() - start)
-    return n_bytes / best
-
-
-def decode_bytes(engine: Engine, n_past: int) -> int:
-    """Bytes that decoding one token reads: weights by the file's tensor table, and cached rows.
-
-    Of the experts only the used ones count, of the embedding one row, of expert tables one row.
-    """
-    shape = engine.shape
-    total = 0
-    for tensor in engine.file.tensors.values():
-        share = 1.0
-        if tensor.name.endswith("_exps.weight"):
-            share = shape.n_expert_used / shape.n_expert
-        elif tensor.name in ("token_embd.weight",) or tensor.name.endswith("tid2eid.weight"):
-            share = 1 / shape.n_vocab
-        total += int(tensor.n_bytes * share)
-    row = shape.head_dim * 4
-    # An official indexer row: a byte per value and a float32 scale per 32 of them.
-    index = (
-        shape.idx_head_dim * 9 // 8 if engine.options.kv == "official" else shape.idx_head_dim * 4
-    )
-    for ratio in shape.compress_ratios:
-        total += min(n_past, shape.n_swa) * row
-        if ratio == 4:
-            rows = n_past // 4
-            total += min(rows, shape.idx_top_k) * row
-            total += rows * index if rows > shape.idx_top_k else 0
-        elif ratio:
-            total += n_past // ratio * row
-    return total
 
 
 def _turn(action: Callable[[], None]) -> float:
@@ -359,6 +310,7 @@ def peer_command(
         theirs = LlamaCpp(model, threads)
         try:
             bandwidth = read_bandwidth(threads)
+            _, weights = bind_trunk(engine.file)
             click.echo(
                 f"{threads} threads; ds4: activations {activations}, kv {kv}; llama.cpp: KV f16, "
                 f"flash attention off, batch {CHUNK}; read bandwidth {bandwidth / 1e9:.1f} GB/s"
@@ -377,7 +329,7 @@ def peer_command(
                 lengths,
                 gen,
                 bandwidth,
-                lambda n: decode_bytes(engine, n),
+                lambda n: round(decode_traffic(shape, weights, n).total),
                 done,
             )
         finally:

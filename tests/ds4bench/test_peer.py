@@ -104,11 +104,6 @@ def test_contexts_are_sorted_without_repeats():
     assert peer.parse_contexts("2048, 512,512") == [512, 2048]
 
 
-def test_bandwidth_is_a_plausible_figure():
-    # 100 MB/s to 10 TB/s: outside of it the unit is wrong.
-    assert 1e8 < peer.read_bandwidth(2, 8 << 20, repeats=2) < 1e13
-
-
 def test_missing_llama_cpp_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
