@@ -5,18 +5,26 @@
 
 from engine.ops.cpu.attention import attend
 from engine.ops.cpu.compressor import compressor_pool, compressor_store
+from engine.ops.cpu.embed import argmax, embed_hc
 from engine.ops.cpu.hc import hc_collapse, hc_expand, hc_split
 from engine.ops.cpu.indexer import indexer_query, indexer_store, new_index_rows
 from engine.ops.cpu.kv import kv_store
+from engine.ops.cpu.matmul import matmul, matmul_grouped, matmul_multi
+from engine.ops.cpu.moe import add, routed_moe, shared_ffn, swiglu
 from engine.ops.cpu.norm import rms_norm
 from engine.ops.cpu.rope import q_norm_rope, rope_tail
 from engine.ops.cpu.router import router_hash, router_select
 from engine.ops.cpu.select import indexer_select
+from engine.ops.cpu.weight import Weight, prepare, repack_bytes
 
 __all__ = [
+    "Weight",
+    "add",
+    "argmax",
     "attend",
     "compressor_pool",
     "compressor_store",
+    "embed_hc",
     "hc_collapse",
     "hc_expand",
     "hc_split",
@@ -24,10 +32,18 @@ __all__ = [
     "indexer_select",
     "indexer_store",
     "kv_store",
+    "matmul",
+    "matmul_grouped",
+    "matmul_multi",
     "new_index_rows",
+    "prepare",
     "q_norm_rope",
+    "repack_bytes",
     "rms_norm",
     "rope_tail",
+    "routed_moe",
     "router_hash",
     "router_select",
+    "shared_ffn",
+    "swiglu",
 ]

@@ -1,0 +1,136 @@
+"""The two ends of the model: token rows into the residual streams, and the first maximum."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import get_num_threads
+
+from engine.errors import NonFiniteError
+from engine.ops.cpu.jit import kernel
+from engine.ops.cpu.jobs import COST, FN, LD_OUT, OUT, TABLE, UNITS, N, W, run, scratch
+from engine.ops.cpu.leaf import (
+    call4,
+    call6,
+    leaf,
+    load_f32,
+    load_i32,
+    load_i64,
+    stack,
+    store_f32,
+    store_i64,
+)
+from engine.ops.cpu.matmul import (
+    D_AREA_B,
+    D_BLOCK_A,
+    D_BLOCK_B,
+    D_BLOCK_BYTES,
+    D_BLOCKS,
+    D_COLS,
+    D_DATA,
+    D_DECODE,
+    D_PACK,
+    D_PACKED,
+    D_PANEL_BYTES,
+    D_ROW_BYTES,
+    D_ROWS,
+)
+
+_SLAB = 256
+
+
+@leaf
+def _embed(job, u0, u1):
+    """Rows TABLE[u] of the weight, decoded, into LD_OUT copies each."""
+    w, copies = load_i64(job + W), load_i64(job + LD_OUT)
+    cols, blocks = load_i64(w + D_COLS), load_i64(w + D_BLOCKS)
+    block_len = cols // blocks
+    slab = _SLAB // block_len
+    space = stack(16384)
+    decoded = stack(16384)
+    for u in range(u0, u1):
+        row = np.int64(load_i32(load_i64(job + TABLE) + 4 * u))
+        out = load_i64(job + OUT) + u * copies * cols * 4
+        lane = 0
+        for b0 in range(0, blocks, slab):
+            nb = min(slab, blocks - b0)
+            if load_i64(w + D_PACKED) != 0:
+                lane = row % 16
+                panel = load_i64(w + D_DATA) + row // 16 * load_i64(w + D_PANEL_BYTES)
+                pa = panel + b0 * load_i64(w + D_BLOCK_A)
+                pb = panel + load_i64(w + D_AREA_B) + b0 * load_i64(w + D_BLOCK_B)
+            else:
+                stride = load_i64(w + D_ROW_BYTES)
+                src = load_i64(w + D_DATA) + row * stride + b0 * load_i64(w + D_BLOCK_BYTES)
+                pa = space
+                pb = space + (nb * load_i64(w + D_BLOCK_A) + 63) // 64 * 64
+                call6(load_i64(w + D_PACK), src, stride, 1, nb, pa, pb)
+            if load_i64(w + D_DECODE) != 0:
+                call4(load_i64(w + D_DECODE), pa, pb, nb, decoded)
+                pa = decoded
+            for k in range(nb * block_len):
+                value = load_f32(pa + 64 * k + 4 * lane)
+                for c in range(copies):
+                    store_f32(out + (c * cols + b0 * block_len + k) * 4, value)
+
+
+@kernel
+def _run(fn, state, tokens, w, space, n_threads):
+    n, copies, cols = state.shape
+    rows = load_i64(w + D_ROWS)
+    for i in range(n):
+        if tokens[i] < 0 or tokens[i] >= rows:
+            return False
+    store_i64(space + FN, fn)
+    store_i64(space + N, n)
+    store_i64(space + UNITS, n)
+    store_i64(space + COST, 16 * cols)
+    store_i64(space + W, w)
+    store_i64(space + TABLE, tokens.ctypes.data)
+    store_i64(space + OUT, state.ctypes.data)
+    store_i64(space + LD_OUT, copies)
+    run(space, 1, n_threads)
+    return True
+
+
+def embed_hc(state: np.ndarray, tokens: np.ndarray, table) -> None:
+    """Copy each token's row of the embedding to all of its streams.
+
+    Parameters
+    ----------
+    state : float32 array of shape (n, n_hc, n_embd), overwritten
+    tokens : int32 array of shape (n,)
+    table : Weight of n_vocab rows; dequantised exactly
+    """
+    n = tokens.shape[0]
+    assert state.shape[0] == n and state.shape[2] == table.cols, (state.shape, tokens.shape, table)
+    assert state.flags.c_contiguous and state.dtype == np.float32, state.dtype
+    assert tokens.flags.c_contiguous and tokens.dtype == np.int32, tokens.dtype
+    known = _run(_embed.address, state, tokens, table.decoding(), scratch(128), get_num_threads())
+    assert known, f"tokens: expected 0 to {table.rows - 1}, found {tokens.min()} to {tokens.max()}"
+
+
+@kernel
+def _first_maximum(logits):
+    """Index of the first maximum, or -1 - index of the first value that is not finite."""
+    best = 0
+    for i in range(logits.shape[0]):
+        if not abs(logits[i]) < np.float32(np.inf):
+            return -1 - i
+        if logits[i] > logits[best]:
+            best = i
+    return best
+
+
+def argmax(logits: np.ndarray) -> int:
+    """Index of the first maximum of a float32 vector.
+
+    Raises
+    ------
+    NonFiniteError
+        If any value is NaN or infinite.
+    """
+    at = _first_maximum(logits)
+    if at < 0:
+        value = float(logits[-1 - at])
+        raise NonFiniteError(f"logits: expected finite values, found {value!r} at token {-1 - at}")
+    return int(at)
