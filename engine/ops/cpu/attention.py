@@ -59,7 +59,8 @@ def _row_addresses(where, ring, rows, sel, n_sel, use_sel, i, pos, n_swa, ratio)
 @inline_kernel
 def _softmax(scores, count, scale, sink):
     """Scores to weights in place, those from `count` on to 0; the factor 1 / denominator."""
-    scores[count:] = LOWEST
+    for r in range(count, scores.size):
+        scores[r] = LOWEST
     top = vec.splat(LOWEST)
     for r in range(0, scores.size, LANES):
         top = vec.maximum(top, vec.load(scores, r))
@@ -73,7 +74,7 @@ def _softmax(scores, count, scale, sink):
     return np.float32(1) / (vec.sum_lanes(total) + exp(sink - m))
 
 
-@kernel
+@inline_kernel
 def _task(out, q, ring, rows, sel, n_sel, use_sel, sinks, pos0, n_swa, ratio, i, h0, h1):
     """Heads h0 .. h1 - 1 of row i."""
     n_head, d = q.shape[1:]
@@ -127,21 +128,22 @@ def _task(out, q, ring, rows, sel, n_sel, use_sel, sinks, pos0, n_swa, ratio, i,
 
 
 @kernel
-def _serial(out, q, ring, rows, sel, n_sel, use_sel, sinks, pos0, n_swa, ratio):
-    n, n_head = q.shape[:2]
-    for i in range(n):
-        _task(out, q, ring, rows, sel, n_sel, use_sel, sinks, pos0, n_swa, ratio, i, 0, n_head)
+def _tasks(out, q, ring, rows, sel, n_sel, use_sel, sinks, pos0, n_swa, ratio, share, first, last):
+    """Tasks first .. last - 1; every row of the call has as many tasks as shares of heads."""
+    n_head = q.shape[1]
+    groups = (n_head + share - 1) // share
+    for t in range(first, last):
+        i = t // groups
+        h0 = t % groups * share
+        h1 = min(h0 + share, n_head)
+        _task(out, q, ring, rows, sel, n_sel, use_sel, sinks, pos0, n_swa, ratio, i, h0, h1)
 
 
 @parallel_kernel
 def _parallel(out, q, ring, rows, sel, n_sel, use_sel, sinks, pos0, n_swa, ratio, share):
     n, n_head = q.shape[:2]
-    groups = (n_head + share - 1) // share
-    for t in prange(n * groups):
-        i = t // groups
-        h0 = t % groups * share
-        h1 = min(h0 + share, n_head)
-        _task(out, q, ring, rows, sel, n_sel, use_sel, sinks, pos0, n_swa, ratio, i, h0, h1)
+    for t in prange(n * ((n_head + share - 1) // share)):
+        _tasks(out, q, ring, rows, sel, n_sel, use_sel, sinks, pos0, n_swa, ratio, share, t, t + 1)
 
 
 def attend(out, q, ring, rows, sel, n_sel, sinks, pos0, n_swa, ratio):
@@ -156,7 +158,7 @@ def attend(out, q, ring, rows, sel, n_sel, sinks, pos0, n_swa, ratio):
     if not use_sel:
         sel, n_sel = NO_SEL, NO_COUNT
     if q.size * seen < PARALLEL_VALUES:
-        _serial(out, q, ring, rows, sel, n_sel, use_sel, sinks, pos0, n_swa, ratio)
+        _tasks(out, q, ring, rows, sel, n_sel, use_sel, sinks, pos0, n_swa, ratio, n_head, 0, n)
         return
     share = TASK_HEADS
     threads = numba.get_num_threads()

@@ -31,7 +31,7 @@ def _candidate(buffer, position, column, ring_kv, ring_score, kv, score, ape, po
     return kv[at, column:stop]
 
 
-@kernel
+@inline_kernel
 def _pool_window(out, window, ring_kv, ring_score, kv, score, ape, pos0, ratio):
     d, width = out.size, kv.shape[1]
     start = window * ratio
@@ -68,31 +68,36 @@ def _remember(ring_kv, ring_score, kv, score, ape, pos0, ratio):
     rows = ring_kv.shape[0]
     for i in range(max(n - rows, 0), n):
         at = (pos0 + i) % rows
-        ring_kv[at] = kv[i]
+        to, source = ring_kv[at], kv[i]
+        for j in range(to.size):
+            to[j] = source[j]
         to, source, bias = ring_score[at], score[i], ape[(pos0 + i) % ratio]
         for j in range(to.size):
             to[j] = source[j] + bias[j]
 
 
 @kernel
-def _pool(pooled, ring_kv, ring_score, kv, score, ape, pos0, ratio):
-    for i in range(pooled.shape[0]):
-        _pool_window(pooled[i], pos0 // ratio + i, ring_kv, ring_score, kv, score, ape, pos0, ratio)
-    _remember(ring_kv, ring_score, kv, score, ape, pos0, ratio)
+def _pool(pooled, ring_kv, ring_score, kv, score, ape, pos0, ratio, first, last):
+    for i in range(first, last):
+        window = pos0 // ratio + i
+        _pool_window(pooled[i], window, ring_kv, ring_score, kv, score, ape, pos0, ratio)
 
 
 @parallel_kernel
 def _pool_parallel(pooled, ring_kv, ring_score, kv, score, ape, pos0, ratio):
     for i in prange(pooled.shape[0]):
-        _pool_window(pooled[i], pos0 // ratio + i, ring_kv, ring_score, kv, score, ape, pos0, ratio)
-    _remember(ring_kv, ring_score, kv, score, ape, pos0, ratio)
+        _pool(pooled, ring_kv, ring_score, kv, score, ape, pos0, ratio, i, i + 1)
 
 
 def compressor_pool(pooled, ring_kv, ring_score, kv, score, ape, pos0, ratio):
     n_emit = len(pooled)
     assert n_emit == (pos0 + len(kv)) // ratio - pos0 // ratio, (n_emit, pos0, kv.shape)
-    run = _pool_parallel if n_emit > 1 and kv.size >= PARALLEL_VALUES else _pool
-    run(pooled, ring_kv, ring_score, kv, score, ape, pos0, ratio)
+    if n_emit > 1 and kv.size >= PARALLEL_VALUES:
+        _pool_parallel(pooled, ring_kv, ring_score, kv, score, ape, pos0, ratio)
+    elif n_emit:
+        _pool(pooled, ring_kv, ring_score, kv, score, ape, pos0, ratio, 0, n_emit)
+    # Only now: pooling still reads positions that these rows replace.
+    _remember(ring_kv, ring_score, kv, score, ape, pos0, ratio)
 
 
 def compressor_store(rows, row0, pooled, weight, cos, sin, eps, official):

@@ -10,6 +10,7 @@ from engine.ops.cpu.scalar import exp, sigmoid
 PARALLEL_VALUES = 1 << 16
 MAX_STREAMS = 8
 SPAN = 512  # columns expanded at a time, so that a copy of every stream stays in the cache
+ONE = np.float32(1)
 TWO = np.float32(2)
 
 
@@ -47,7 +48,7 @@ def _divide_columns(c, n_hc, eps):
             c[r, o] /= total
 
 
-@kernel
+@inline_kernel
 def _split_row(x, post, comb, mix, state, scale, base, n_iter, eps, i):
     n_hc = post.shape[1]
     eps = np.float32(eps)
@@ -77,21 +78,24 @@ def _split_row(x, post, comb, mix, state, scale, base, n_iter, eps, i):
 
 
 @kernel
-def _split(x, post, comb, mix, state, scale, base, n_iter, eps):
-    for i in range(x.shape[0]):
+def _split(x, post, comb, mix, state, scale, base, n_iter, eps, first, last):
+    for i in range(first, last):
         _split_row(x, post, comb, mix, state, scale, base, n_iter, eps, i)
 
 
 @parallel_kernel
 def _split_parallel(x, post, comb, mix, state, scale, base, n_iter, eps):
     for i in prange(x.shape[0]):
-        _split_row(x, post, comb, mix, state, scale, base, n_iter, eps, i)
+        _split(x, post, comb, mix, state, scale, base, n_iter, eps, i, i + 1)
 
 
 def hc_split(x, post, comb, mix, state, scale, base, n_iter, eps):
     assert post.shape[1] <= MAX_STREAMS, post.shape
-    run = _split_parallel if len(x) > 1 and state.size >= PARALLEL_VALUES else _split
-    run(x, post, comb, mix, state, scale, base, n_iter, eps)
+    n = len(x)
+    if n > 1 and state.size >= PARALLEL_VALUES:
+        _split_parallel(x, post, comb, mix, state, scale, base, n_iter, eps)
+    else:
+        _split(x, post, comb, mix, state, scale, base, n_iter, eps, 0, n)
 
 
 @inline_kernel
@@ -100,41 +104,47 @@ def _add_scaled(out, w, x):
         out[j] += w * x[j]
 
 
-@kernel
-def _expand_row(out, y, post, comb, state):
+@inline_kernel
+def _scaled(out, w, x):
+    for j in range(out.size):
+        out[j] = w * x[j]
+
+
+@inline_kernel
+def _expand_row(out, y, post, comb, state, old):
     """One row: out, state (n_hc, n_embd), y (n_embd,), post (n_hc,), comb (n_hc, n_hc)."""
     n_hc, d = state.shape
-    # out may be state, and every output needs every stream.
-    old = np.empty((n_hc, SPAN), np.float32)
     for begin in range(0, d, SPAN):
         stop = min(begin + SPAN, d)
         for s in range(n_hc):
-            old[s, : stop - begin] = state[s, begin:stop]
-        source = y[begin:stop]
+            _scaled(old[s, : stop - begin], ONE, state[s, begin:stop])
         for o in range(n_hc):
             part = out[o, begin:stop]
-            w = post[o]
-            for j in range(part.size):
-                part[j] = w * source[j]
+            _scaled(part, post[o], y[begin:stop])
             for s in range(n_hc):
                 _add_scaled(part, comb[s, o], old[s])
 
 
 @kernel
-def _expand(out, y, post, comb, state):
-    for i in range(y.shape[0]):
-        _expand_row(out[i], y[i], post[i], comb[i], state[i])
+def _expand(out, y, post, comb, state, first, last):
+    # out may be state, and every output needs every stream.
+    old = np.empty((state.shape[1], SPAN), np.float32)
+    for i in range(first, last):
+        _expand_row(out[i], y[i], post[i], comb[i], state[i], old)
 
 
 @parallel_kernel
 def _expand_parallel(out, y, post, comb, state):
     for i in prange(y.shape[0]):
-        _expand_row(out[i], y[i], post[i], comb[i], state[i])
+        _expand(out, y, post, comb, state, i, i + 1)
 
 
 def hc_expand(out, y, post, comb, state):
-    run = _expand_parallel if len(y) > 1 and state.size >= PARALLEL_VALUES else _expand
-    run(out, y, post, comb, state)
+    n = len(y)
+    if n > 1 and state.size >= PARALLEL_VALUES:
+        _expand_parallel(out, y, post, comb, state)
+    else:
+        _expand(out, y, post, comb, state, 0, n)
 
 
 @kernel

@@ -143,7 +143,9 @@ def _store(codes, scales, rows, row0, pooled, weight, cos, sin, eps, official):
             _hadamard(row)
             _store_codes(codes, scales, row0 + i, row)
         else:
-            rows[row0 + i] = row
+            to = rows[row0 + i]
+            for j in range(d):
+                to[j] = row[j]
 
 
 def indexer_store(rows, row0, pooled, weight, cos, sin, eps, official):

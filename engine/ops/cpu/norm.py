@@ -51,17 +51,21 @@ def norm_row(out, x, weight, eps):
 
 
 @kernel
-def _serial(out, x, weight, eps):
-    for i in range(x.shape[0]):
+def _rows(out, x, weight, eps, first, last):
+    for i in range(first, last):
         norm_row(out[i], x[i], weight, eps)
 
 
 @parallel_kernel
 def _parallel(out, x, weight, eps):
     for i in prange(x.shape[0]):
-        norm_row(out[i], x[i], weight, eps)
+        _rows(out, x, weight, eps, i, i + 1)
 
 
 def rms_norm(out, x, weight, eps):
-    run = _parallel if x.size >= PARALLEL_VALUES and len(x) > 1 else _serial
-    run(out, x, NO_WEIGHT if weight is None else weight, eps)
+    weight = NO_WEIGHT if weight is None else weight
+    n = len(x)
+    if n > 1 and x.size >= PARALLEL_VALUES:
+        _parallel(out, x, weight, eps)
+    else:
+        _rows(out, x, weight, eps, 0, n)

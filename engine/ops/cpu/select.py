@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from engine.ops.cpu import vec
@@ -13,7 +12,6 @@ from engine.ops.cpu.vec import LANES, bits_of, float_of
 
 TOKENS = 8  # tokens whose scores exist at a time
 SPAN = 512  # rows of one scoring task
-PARALLEL_ROWS = 1 << 13  # rows times heads below which one thread is faster
 NO_MARGIN = np.empty(0, np.float32)
 NO_QUERY = np.empty((0, 0, 0), np.float32)
 NO_WEIGHTS = np.empty((0, 0), np.float32)
@@ -257,7 +255,7 @@ def _score_task(scores, codes, scales, rows, q, packed, offsets, q_scales, weigh
         _scores_f32(scores[i], rows, first, stop, q[begin + i], weights[i])
 
 
-@kernel
+@inline_kernel
 def _buffers(visible, n, n_head, d):
     """Scores, packed codes, offsets, scales and weights of up to TOKENS queries."""
     tokens = min(n, TOKENS)
@@ -271,27 +269,8 @@ def _buffers(visible, n, n_head, d):
     )
 
 
-@kernel
-def _serial(sel, n_sel, q, head_w, codes, scales, rows, official, pos0, ratio, margin):
-    n, n_head, d = q.shape
-    top_k = sel.shape[1]
-    visible = (pos0 + n) // ratio
-    scores, packed, offsets, q_scales, weights = _buffers(visible, n, n_head, d)
-    spans = (visible + SPAN - 1) // SPAN
-    for begin in range(0, n, TOKENS):
-        count = min(TOKENS, n - begin)
-        _encode_queries(packed, offsets, q_scales, weights, q, head_w, begin, count, official)
-        spec = (begin, pos0, ratio, top_k, spans, official)
-        for task in range(count * spans):
-            _score_task(
-                scores, codes, scales, rows, q, packed, offsets, q_scales, weights, task, spec
-            )
-        for i in range(count):
-            _finish(sel, n_sel, scores, i, begin + i, pos0, ratio, margin)
-
-
 @parallel_kernel
-def _parallel(sel, n_sel, q, head_w, codes, scales, rows, official, pos0, ratio, margin):
+def _select(sel, n_sel, q, head_w, codes, scales, rows, official, pos0, ratio, margin):
     n, n_head, d = q.shape
     top_k = sel.shape[1]
     visible = (pos0 + n) // ratio
@@ -316,7 +295,5 @@ def indexer_select(sel, n_sel, q, head_w, rows, pos0, ratio, margin):
     if visible <= top_k:
         _all(sel, n_sel, pos0, ratio, margin)
         return
-    few = n * visible * q.shape[1] < PARALLEL_ROWS or numba.get_num_threads() == 1
-    run = _serial if few else _parallel
-    official = rows.official
-    run(sel, n_sel, q, head_w, rows.codes, rows.scales, rows.rows, official, pos0, ratio, margin)
+    codes, scales, values = rows.codes, rows.scales, rows.rows
+    _select(sel, n_sel, q, head_w, codes, scales, values, rows.official, pos0, ratio, margin)
