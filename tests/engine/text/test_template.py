@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -183,10 +184,8 @@ def test_digest_and_source_limit():
         ChatTemplate("x" * (MAX_SOURCE + 1))
 
 
-def hostile(canary: Path) -> dict[str, str]:
-    """Templates that try to run code, read files, hang, or exhaust memory."""
-    path = str(canary)
-    build = "{% set ns = namespace(s='x') %}"
+def escapes(path: str) -> dict[str, str]:
+    """Templates that try to run code, read files or change what they were given."""
     return {
         "class": "{{ ''.__class__ }}",
         "mro": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
@@ -208,7 +207,6 @@ def hostile(canary: Path) -> dict[str, str]:
         "joiner": "{{ joiner.__init__.__globals__ }}",
         "namespace": "{{ namespace.__init__.__globals__ }}",
         "lipsum": "{{ lipsum.__globals__.os.system('touch " + path + "') }}",
-        "lipsum size": "{{ lipsum(n=100000000) }}",
         "generator": "{{ (messages|map('upper')).gi_frame }}",
         "request": "{{ config.items() }}{{ request.application.__globals__ }}",
         "mutate list": "{{ messages.append(1) }}",
@@ -219,6 +217,13 @@ def hostile(canary: Path) -> dict[str, str]:
         "from import": "{% from 'os' import system %}",
         "extends": "{% extends '/etc/passwd' %}",
         "open": "{{ open('" + path + "', 'w') }}",
+    }
+
+
+def floods() -> dict[str, str]:
+    """Templates that hang, exhaust memory or stack, or cannot be compiled."""
+    build = "{% set ns = namespace(s='x') %}"
+    return {
         "range limit": "{{ range(10**9)|list }}",
         "nested range": "{% for a in range(99999) %}{% for b in range(99999) %}"
         "{% endfor %}{% endfor %}",
@@ -243,11 +248,9 @@ def hostile(canary: Path) -> dict[str, str]:
         "deep not": "{{ " + "not " * 50000 + "1 }}",
         "long chain": "{{ x" + ".y" * 100000 + " }}",
         "regex": "{{ ('a' * 100000 + '!')|wordcount }}{{ ('a ' * 9000000)|wordwrap(1) }}",
-        "urlize": "{{ ('www.' * 500000)|urlize }}",
         "unterminated": "{% for x in y %}",
         "unknown tag": "{% debug %}",
         "nul": "{{ '\x00' }}{% \x00 %}",
-        "surrogate": "{{ '\\ud800' }}",
         "undefined": "{{ a.b.c.d }}",
         "zero": "{{ 1 // 0 }}",
         "type": "{{ 1 + 'x' }}",
@@ -256,29 +259,74 @@ def hostile(canary: Path) -> dict[str, str]:
     }
 
 
+ASK = "{{ messages[0].content }}"  # a hostile template that then behaves must not go unseen
+OUT_OF_MEMORY = ("repeat", "width", "format width", "center", "batch")
+
+
 def test_there_are_enough_hostile_templates():
-    assert len(hostile(Path("x"))) >= 40
+    assert len(escapes("x")) + len(floods()) >= 40
 
 
-@pytest.mark.parametrize("name", sorted(hostile(Path("x"))))
-def test_hostile_templates(tmp_path, worker, name):
+@pytest.mark.parametrize("name", sorted(escapes("x")))
+def test_escapes(tmp_path, worker, name):
     canary = tmp_path / "canary"
     canary.write_text("secret", encoding="utf-8")
     before = canary.stat()
-    template = worker(hostile(canary)[name], TIME)
+    template = worker(escapes(str(canary))[name] + ASK)
+
+    try:
+        text = joined(template.render([Message("user", "question")], "none", 9))
+    except TextError as error:
+        check_message(str(error))
+        assert "within" not in str(error)
+    else:
+        # What the sandbox takes away is undefined and prints as nothing.
+        assert text in ("question", "[Undefined]question")
+
+    assert os.listdir(tmp_path) == ["canary"]
+    assert (canary.stat().st_mtime_ns, canary.stat().st_size) == (before.st_mtime_ns, 6)
+
+
+@pytest.mark.parametrize("name", sorted(floods()))
+def test_floods(worker, name):
+    template = worker(floods()[name] + ASK, 10.0 if name in OUT_OF_MEMORY else TIME)
     start = time.monotonic()
 
     with pytest.raises(TextError) as caught:
         template.render([Message("user", "question")], "none", 9)
 
-    # Start-up of the child, compiling and rendering have their own clocks; a busy machine adds.
-    assert time.monotonic() - start < 30 + 2 * TIME
-    message = str(caught.value)
+    # Start-up of the child, compiling and rendering have their own clocks.
+    assert time.monotonic() - start < 40
+    check_message(str(caught.value))
+    if name in OUT_OF_MEMORY:
+        assert "MemoryError" in str(caught.value)
+
+
+def check_message(message):
     assert message.startswith("tokenizer.chat_template: expected ")
     assert message.isprintable()
     assert "secret" not in message
-    assert sorted(os.listdir(tmp_path)) == ["canary"]
-    assert (canary.stat().st_mtime_ns, canary.stat().st_size) == (before.st_mtime_ns, 6)
+
+
+def test_lipsum_is_gone(worker):
+    with pytest.raises(TextError, match="'lipsum' is undefined"):
+        worker("{{ lipsum(n=1) }}" + ASK).render([Message("user", "x")], "none", 9)
+
+
+def test_worker_gives_up_files_and_processes():
+    code = (
+        "import os, sys\n"
+        f"sys.path.insert(0, {os.path.dirname(template_worker.__file__)!r})\n"
+        "import template_worker\n"
+        "template_worker.limit()\n"
+        "for act in (lambda: open('/etc/hostname'), lambda: bytearray(1 << 30), os.pipe):\n"
+        "    try: act()\n"
+        "    except (OSError, MemoryError) as error: print(type(error).__name__)\n"
+        "    else: print('allowed')\n"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True)
+
+    assert done.stdout.split() == ["OSError", "MemoryError", "OSError"], done.stderr
 
 
 def test_works_again_after_a_timeout(worker):
