@@ -1,0 +1,126 @@
+"""Sweeps of `ab` as child processes, and the wait for a quiet machine before each."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ds4bench import exits
+from ds4bench.ab_plan import AbPlan
+from engine.errors import EngineError
+
+_PR_SET_PDEATHSIG = 1
+_TAIL = 2000  # characters of a failed sweep's talk that are shown
+# A sweep with failed rows, or other tokens than plain, has still measured: compare judges it.
+_MEASURED = (exits.OK, exits.PARTIAL, exits.NOT_LOSSLESS)
+
+
+def sweep_runner(plan: AbPlan) -> Callable[[str, Path], None]:
+    """A function that measures one sweep of side 'a' or 'b' into a folder."""
+
+    def run(letter: str, folder: Path) -> None:
+        side = plan.a if letter == "a" else plan.b
+        argv = side.argv(folder.absolute())
+        log = folder.with_suffix(".log")
+        with log.open("wb") as out:
+            try:
+                child = subprocess.Popen(
+                    argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    env=side.environment(),
+                    cwd=side.checkout or None,
+                    preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+                )
+            except OSError as error:
+                raise EngineError(
+                    f"{letter.upper()}: expected a command that starts, found "
+                    f"{error.strerror}: {argv[0]!r}"
+                ) from error
+            try:
+                code = child.wait(plan.sweep_timeout_s)
+            except subprocess.TimeoutExpired:
+                raise EngineError(
+                    f"{letter.upper()}: expected a sweep within {plan.sweep_timeout_s:g} s, "
+                    "found it still running"
+                ) from None
+            finally:
+                with contextlib.suppress(OSError):
+                    child.kill()
+                child.wait()
+        if code not in _MEASURED:
+            tail = log.read_text(encoding="utf-8", errors="replace")[-_TAIL:].strip()
+            raise EngineError(
+                f"{letter.upper()}: expected exit status 0 of {' '.join(argv[:4])}, "
+                f"found {code}\n{tail}"
+            )
+
+    return run
+
+
+def _die_with_parent() -> None:
+    # A sweep that outlived a killed session would disturb the resumed one.
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def quiet_machine(
+    max_load: float,
+    patience_s: float,
+    busy: Callable[[], float] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Callable[[], str | None]:
+    """A function that waits until other work is below `max_load` per cent of all cores.
+
+    It returns None when the machine is quiet, and after `patience_s` seconds how busy it is.
+    """
+    if busy is None:
+        import psutil
+
+        def busy() -> float:
+            return float(psutil.cpu_percent(interval=0.5))
+
+    def wait() -> str | None:
+        start = clock()
+        while (load := busy()) > max_load:
+            if clock() - start >= patience_s:
+                return f"other load {load:.0f} % of all cores before the sweep"
+        return None
+
+    return wait
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM and SIGHUP as KeyboardInterrupt with their own exit status."""
+
+    def stop(number: int, frame: object) -> None:
+        raise Stopped(128 + number)
+
+    numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked to end; `exit_code` is the status to end with."""
+
+    def __init__(self, exit_code: int = exits.INTERRUPTED) -> None:
+        super().__init__()
+        self.exit_code = exit_code
+
+
+def default_seed() -> int:
+    """A seed nobody chose, small enough to be typed again."""
+    return int.from_bytes(os.urandom(2), "little")
