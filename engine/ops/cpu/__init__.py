@@ -9,9 +9,9 @@ from engine.ops.cpu.embed import argmax, embed_hc
 from engine.ops.cpu.hc import hc_collapse, hc_expand, hc_split
 from engine.ops.cpu.indexer import indexer_query, indexer_store, new_index_rows
 from engine.ops.cpu.kv import kv_store
-from engine.ops.cpu.matmul import matmul, matmul_grouped, matmul_multi
 from engine.ops.cpu.moe import add, routed_moe, shared_ffn, swiglu
 from engine.ops.cpu.norm import rms_norm
+from engine.ops.cpu.products import matmul, matmul_grouped, matmul_multi
 from engine.ops.cpu.rope import q_norm_rope, rope_tail
 from engine.ops.cpu.router import router_hash, router_select
 from engine.ops.cpu.select import indexer_select

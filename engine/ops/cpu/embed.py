@@ -19,7 +19,7 @@ from engine.ops.cpu.leaf import (
     store_f32,
     store_i64,
 )
-from engine.ops.cpu.matmul import (
+from engine.ops.cpu.products import (
     D_AREA_B,
     D_BLOCK_A,
     D_BLOCK_B,

@@ -32,6 +32,7 @@ def _source_digest() -> str:
     for name in ("numba", "llvmlite", "numpy"):
         digest.update(f"{name}={importlib.metadata.version(name)}".encode())
     digest.update(sys.version.encode())
+    digest.update(os.environ.get("DS4_CPU_ISA", "").encode())  # see `simd.isa`
     return digest.hexdigest()[:20]
 
 

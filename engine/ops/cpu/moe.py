@@ -33,7 +33,7 @@ from engine.ops.cpu.jobs import (
     scratch,
 )
 from engine.ops.cpu.leaf import leaf, load_i64, stack, store_f32, store_i64
-from engine.ops.cpu.matmul import (
+from engine.ops.cpu.products import (
     D_COLS,
     D_KIND,
     D_N_EXPERT,

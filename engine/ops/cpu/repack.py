@@ -8,7 +8,7 @@ from numba import get_num_threads
 from engine.ops.cpu.jit import kernel
 from engine.ops.cpu.jobs import COST, FN, JOB_BYTES, OUT, UNITS, N, W, run, scratch
 from engine.ops.cpu.leaf import call6, leaf, load_i64, store_i64
-from engine.ops.cpu.matmul import (
+from engine.ops.cpu.products import (
     D_AREA_B,
     D_BLOCKS,
     D_COLS,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from engine.ops.cpu import dot_f32, matmul
+from engine.ops.cpu import dot_f32, products
 from engine.ops.cpu.activations import ROWS_32, ROWS_256, ROWS_F32
 from engine.ops.cpu.repack import repack as repack_panels
 from engine.ops.cpu.simd import LANES
@@ -57,7 +57,7 @@ class Weight:
 
     def decoding(self) -> int:
         """`address`, after making sure that the weight's rows can be decoded to f32."""
-        at = matmul.D_DECODE // 8
+        at = products.D_DECODE // 8
         if self._decode is not None and not self._fields[at]:
             self._fields[at] = self._decode.address
         return self.address
@@ -128,43 +128,42 @@ def prepare(tensor: Tensor, *, activations: str = "int8", repack: bool = False) 
     row_bytes = tensor.format.row_bytes(cols)
     assert tensor.n_bytes == n_expert * rows * row_bytes, tensor
     is_float = layout.kind == ROWS_F32
-    rows_fn = matmul.rows_f32 if is_float else matmul.rows_int8
+    rows_fn = products.rows_f32 if is_float else products.rows_int8
     panel = layout.panel_bytes(blocks)
-    fields = np.zeros(matmul.N_FIELDS, np.int64)
+    fields = np.zeros(products.N_FIELDS, np.int64)
 
     def put(offset: int, value: int) -> None:
         fields[offset // 8] = value
 
-    put(matmul.D_ROWS_FN, rows_fn.address)
-    put(matmul.D_DATA, tensor.data.ctypes.data)
-    put(matmul.D_ROWS, rows)
-    put(matmul.D_COLS, cols)
-    put(matmul.D_BLOCKS, blocks)
-    put(matmul.D_ROW_BYTES, row_bytes)
-    put(matmul.D_BLOCK_BYTES, tensor.format.block_bytes)
-    put(matmul.D_EXPERT_BYTES, rows * row_bytes)
-    put(matmul.D_PANEL_BYTES, panel)
-    put(matmul.D_AREA_B, layout.area_b(blocks))
-    put(matmul.D_BLOCK_A, layout.block_a)
-    put(matmul.D_BLOCK_B, layout.block_b)
-    put(matmul.D_PACK, layout.pack.address)
-    put(matmul.D_DECODE, layout.decode.address if is_float and layout.decode else 0)
-    for offset, dot in zip(
-        (matmul.D_DOT1, matmul.D_DOT2, matmul.D_DOT4, matmul.D_DOT8), layout.dots, strict=True
-    ):
+    put(products.D_ROWS_FN, rows_fn.address)
+    put(products.D_DATA, tensor.data.ctypes.data)
+    put(products.D_ROWS, rows)
+    put(products.D_COLS, cols)
+    put(products.D_BLOCKS, blocks)
+    put(products.D_ROW_BYTES, row_bytes)
+    put(products.D_BLOCK_BYTES, tensor.format.block_bytes)
+    put(products.D_EXPERT_BYTES, rows * row_bytes)
+    put(products.D_PANEL_BYTES, panel)
+    put(products.D_AREA_B, layout.area_b(blocks))
+    put(products.D_BLOCK_A, layout.block_a)
+    put(products.D_BLOCK_B, layout.block_b)
+    put(products.D_PACK, layout.pack.address)
+    put(products.D_DECODE, layout.decode.address if is_float and layout.decode else 0)
+    places = (products.D_DOT1, products.D_DOT2, products.D_DOT4, products.D_DOT8)
+    for offset, dot in zip(places, layout.dots, strict=True):
         put(offset, dot.address)
-    put(matmul.D_SLAB, layout.slab)
-    put(matmul.D_KIND, layout.kind)
-    put(matmul.D_N_EXPERT, n_expert)
+    put(products.D_SLAB, layout.slab)
+    put(products.D_KIND, layout.kind)
+    put(products.D_N_EXPERT, n_expert)
     data, copied = tensor.data, 0
     if repack:
         copied = n_expert * groups * panel
         data = np.empty(copied + 64, np.uint8)
         base = (data.ctypes.data + 63) & ~63
         repack_panels(fields, base, n_expert * groups)
-        put(matmul.D_DATA, base)
-        put(matmul.D_PACKED, 1)
-        put(matmul.D_EXPERT_BYTES, groups * panel)
+        put(products.D_DATA, base)
+        put(products.D_PACKED, 1)
+        put(products.D_EXPERT_BYTES, groups * panel)
     return Weight(
         tensor.name,
         tensor.format.name,
@@ -173,7 +172,7 @@ def prepare(tensor: Tensor, *, activations: str = "int8", repack: bool = False) 
         n_expert,
         copied,
         fields.ctypes.data,
-        matmul.quantisers(),
+        products.quantisers(),
         fields,
         data,
         layout.decode,
