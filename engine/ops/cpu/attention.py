@@ -28,6 +28,7 @@ from engine.ops.cpu.vec import LANES
 PARALLEL_VALUES = 1 << 17  # products of a query with a row, head_dim each counted
 TASK_HEADS = 16  # heads of a task when there are enough tokens: their queries fit in L1
 ROW_BLOCK = 16  # rows whose values stay in L1 while every head takes them
+LINE = 64  # bytes
 LOWEST = np.float32(-np.inf)
 NO_ROWS = np.empty((0, 0), np.float32)
 NO_SEL = np.empty((0, 0), np.int32)
@@ -54,6 +55,18 @@ def _row_addresses(where, ring, rows, sel, n_sel, use_sel, i, pos, n_swa, ratio)
                 where[count] = base + c * d * 4
                 count += 1
     return count
+
+
+@inline_kernel
+def _prefetch(where, first, stop, turn, turns, begin, end):
+    """Ask for bytes begin .. end - 1 of this turn's share of rows first .. stop - 1.
+
+    Chosen rows are scattered, so the hardware does not foresee them.
+    """
+    for r in range(first + turn, min(stop, where.size), turns):
+        base = vec.at(where, r)
+        for at in range(begin, end, LINE):
+            vec.prefetch_at(base + at)
 
 
 @inline_kernel
@@ -96,6 +109,7 @@ def _task(out, q, ring, rows, sel, n_sel, use_sel, sinks, pos0, n_swa, ratio, i,
     for r in range(0, padded, ROWS):
         k0, k1, k2, k3 = where[r], where[r + 1], where[r + 2], where[r + 3]
         for h in range(0, heads, HEADS):
+            _prefetch(where, r + ROWS, r + 2 * ROWS, h // HEADS, heads // HEADS, 0, d * 4)
             last = h1 - 1
             q0 = base + min(h0 + h, last) * d * 4
             q1 = base + min(h0 + h + 1, last) * d * 4
@@ -115,6 +129,8 @@ def _task(out, q, ring, rows, sel, n_sel, use_sel, sinks, pos0, n_swa, ratio, i,
         for h in range(0, heads, HEADS):
             at = h * padded
             for j in range(0, wide, 64):
+                turn, turns = h // HEADS, heads // HEADS
+                _prefetch(where, stop, stop + ROW_BLOCK, turn, turns, j * 4, j * 4 + 256)
                 weighted_rows_4x64(acc, h * d + j, d, scores, at, padded, where, first, stop, j * 4)
             for j in range(wide, d, LANES):
                 for k in range(HEADS):

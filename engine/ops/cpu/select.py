@@ -241,12 +241,13 @@ def _all(sel, n_sel, pos0, ratio, margin):
 @kernel
 def _score_task(scores, codes, scales, rows, q, packed, offsets, q_scales, weights, task, spec):
     """One span of rows for one token of the tokens at hand."""
-    begin, pos0, ratio, top_k, spans, official = spec
-    i = task // spans
+    begin, count, pos0, ratio, top_k, official = spec
+    # Neighbouring tasks are tokens of one span, whose rows stay in the cache.
+    i = task % count
     visible = (pos0 + begin + i + 1) // ratio
-    if visible <= top_k:
+    first = task // count * SPAN
+    if visible <= top_k or first >= visible:
         return
-    first = task % spans * SPAN
     stop = min(first + SPAN, (visible + LANES - 1) // LANES * LANES)
     if official:
         query = packed[i], offsets[i], q_scales[i], weights[i]
@@ -279,7 +280,7 @@ def _select(sel, n_sel, q, head_w, codes, scales, rows, official, pos0, ratio, m
     for begin in range(0, n, TOKENS):
         count = min(TOKENS, n - begin)
         _encode_queries(packed, offsets, q_scales, weights, q, head_w, begin, count, official)
-        spec = (begin, pos0, ratio, top_k, spans, official)
+        spec = (begin, count, pos0, ratio, top_k, official)
         for task in prange(count * spans):
             _score_task(
                 scores, codes, scales, rows, q, packed, offsets, q_scales, weights, task, spec

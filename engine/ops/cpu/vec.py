@@ -121,6 +121,22 @@ def load_at(typingctx, where):
 
 
 @intrinsic
+def prefetch_at(typingctx, where):
+    """Ask for the cache line at an address; never faults."""
+    sig = types.void(types.int64)
+
+    def codegen(context, builder, sig, args):
+        pointer = ir.PointerType(_i8)
+        kind = ir.FunctionType(ir.VoidType(), [pointer, _i32, _i32, _i32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        read, keep, data = (ir.Constant(_i32, v) for v in (0, 3, 1))
+        builder.call(function, [builder.inttoptr(args[0], pointer), read, keep, data])
+        return context.get_dummy_value()
+
+    return sig, codegen
+
+
+@intrinsic
 def load(typingctx, array, offset):
     """Sixteen values from element `offset` on: float32, or int32 (also four bytes per lane)."""
     if _is_flat(array, types.float32):
