@@ -99,7 +99,9 @@ class Child:
         reply = self._receive(timeout_s)
         if reply.pop("ok"):
             return reply
-        raise error_named(reply["kind"], reply["message"], reply["exit_code"])
+        error = error_named(reply["kind"], reply["message"], reply["exit_code"])
+        error.worker_trace = reply.get("trace", "")  # type: ignore[attr-defined]
+        raise error
 
     def kill(self) -> None:
         """End the process at once and wait for it."""

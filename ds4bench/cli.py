@@ -156,6 +156,7 @@ def main(ctx: click.Context, **options: Any) -> None:
 
         code = execute(request)
     except EngineError as error:
+        click.echo(getattr(error, "worker_trace", ""), err=True, nl=False)
         click.echo(f"error: {printable(str(error))}", err=True)
         code = error.exit_code
     except BrokenPipeError:
@@ -284,10 +285,11 @@ def _models(options: dict[str, Any], modes: tuple[str, ...]) -> tuple[Path, Path
     if model is None:
         from engine.models.bundled import bundled_model
 
-        model = Path(bundled_model("base"))
+        bundled = bundled_model("base")
+        model = bundled.path
         if mtp is None and any(mode != "plain" for mode in modes):
-            mtp = Path(bundled_model("mtp"))
-        click.echo(f"model: bundled ({model.name}); -m FILE measures another", err=True)
+            mtp = bundled_model("mtp").path
+        click.echo(f"model: {bundled.notice}; -m FILE measures another", err=True)
     if mtp is not None and all(mode == "plain" for mode in modes):
         raise OptionError("--mtp: expected a speculative --mode that uses it, found plain only")
     return model, mtp
@@ -308,11 +310,6 @@ def _outputs(options: dict[str, Any]) -> Any:
     if out is not None:
         if stdout:
             raise OptionError("--csv: expected a file with --out, found '-'")
-        try:
-            out.mkdir(exist_ok=True)
-        except OSError as error:
-            raise OptionError(f"--out: expected a folder, found {error.strerror}: {str(out)!r}")\
-                from error  # fmt: skip
         journal = out / "rows.jsonl"
         return _distinct(
             Outputs(journal, csv or out / "sweep.csv", parquet or out / "sweep.parquet", plot, out)

@@ -114,7 +114,7 @@ def execute(request: Request) -> int:
     EngineError
         If the sweep could not start, or its results could not be written.
     """
-    plan, outputs = request.plan, request.outputs
+    plan = request.plan
     _check_outputs(request)
     with Signals() as signals, contextlib.ExitStack() as stack:
         sampler = Sampler(Gpu(), interval_s=request.telemetry_s)

@@ -140,8 +140,9 @@ class Sampler:
         """Counter difference where there is one, else power integrated over the samples."""
         if phase in self._energy:
             return self._energy[phase]
-        points = [(s.at, s.gpu.get("power_w")) for s in self._samples if s.phase == phase]
-        if len(points) < 2 or any(power is None for _, power in points):
+        mine = [s for s in self._samples if s.phase == phase]
+        points = [(s.at, s.gpu["power_w"]) for s in mine if "power_w" in s.gpu]
+        if len(points) < 2 or len(points) < len(mine):
             return None
         return sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in pairwise(points))
 
@@ -165,7 +166,7 @@ class Sampler:
 
 
 def _hottest() -> float | None:
-    sensors = getattr(psutil, "sensors_temperatures", dict)()
+    sensors: dict[str, Any] = getattr(psutil, "sensors_temperatures", dict)()
     known = [
         entry.current
         for name, entries in sensors.items()

@@ -28,7 +28,7 @@ class Gpu:
     """
 
     def __init__(self, nvml: Any = None) -> None:
-        self._nvml = None
+        self._nvml: Any = None
         self._handle: Any = None
         try:
             if nvml is None:

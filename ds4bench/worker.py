@@ -143,8 +143,11 @@ def handle(worker: Worker, command: dict[str, Any]) -> dict[str, Any]:
     except MemoryError:
         return _failure("MemoryBudgetError", "memory: expected enough, found none left", 1)
     except Exception as error:
-        traceback.print_exc()
-        return _failure("", f"{type(error).__name__}: {error}", 1)
+        # A bug, ours or a library's: the parent shows where.
+        return {
+            **_failure("", f"{type(error).__name__}: {error}", 1),
+            "trace": traceback.format_exc(),
+        }
 
 
 def _failure(kind: str, message: str, exit_code: int) -> dict[str, Any]:

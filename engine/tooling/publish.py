@@ -54,7 +54,11 @@ def publish(path: Path, write: Callable[[BinaryIO], None]) -> None:
 
 def publish_bytes(path: Path, data: bytes) -> None:
     """`publish` for content that is already in memory."""
-    publish(path, lambda file: file.write(data) and None)
+
+    def write(file: BinaryIO) -> None:
+        file.write(data)
+
+    publish(path, write)
 
 
 def remove_stale(path: Path) -> None:
@@ -85,8 +89,8 @@ def check_output(path: Path, option: str, *, replace: bool) -> None:
         If it is a folder, a FIFO or a device, exists without leave, or its folder is missing or
         read-only.
     """
-    target = Path(os.path.realpath(path))
     try:
+        target = Path(os.path.realpath(path))
         mode = os.stat(target).st_mode
     except FileNotFoundError:
         mode = None
