@@ -265,6 +265,8 @@ def _walk(
                 if key not in left or key not in right:
                     continue
                 at = row
+                if tap == "indexer_query" and min(len(left[key]), len(right[key])) < n:
+                    continue  # computed only from the pass on in which a row has to be dropped
                 if tap in PER_WINDOW:
                     ratio = ratios[layer]
                     if (position + 1) % ratio:
