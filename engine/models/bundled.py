@@ -107,6 +107,9 @@ def _digest() -> str:
         for source in sorted(folder.glob("*.py")):
             digest.update(source.name.encode())
             digest.update(source.read_bytes())
+    from engine.text.tokenizer import SPLITS
+
+    digest.update(repr(SPLITS).encode())
     for name in ("gguf", "numpy", "tokenizers"):
         digest.update(f"{name}={importlib.metadata.version(name)}".encode())
     return digest.hexdigest()[:20]

@@ -83,7 +83,10 @@ def tiny() -> Shape:
 
 
 def tiny_wide() -> Shape:
-    """Unequal everything: hidden 512, 6 heads of 320, 3 groups, 5 experts top 3, no YaRN."""
+    """Unequal everything: hidden 512, 6 heads of 320, 3 groups, 5 experts top 3, no YaRN.
+
+    Its constants differ from Flash's too, so an engine that takes one for granted is found out.
+    """
     return _shape(
         "tiny-wide",
         (4, 0, 128, 4),
@@ -102,6 +105,12 @@ def tiny_wide() -> Shape:
         n_hash_layer=0,
         swiglu_limit=(10.0, 7.0, 10.0, 5.0),
         swiglu_limit_shared=(10.0, 7.0, 10.0, 5.0),
+        expert_weights_scale=2.0,
+        n_sinkhorn=5,
+        hc_eps=1e-4,
+        rms_eps=1e-4,
+        rope_base=5000.0,
+        rope_base_compress=80000.0,
         yarn_factor=1.0,
     )
 

@@ -1,7 +1,7 @@
 """The vocabulary of generated models: byte-level BPE learnt from generated text.
 
 Special tokens carry DeepSeek's own spellings, so chat rendering and other engines find them;
-pieces are cut by the `joyai-llm` pre-tokenizer (source: the DeepSeek V3 and V4 tokenizer files).
+pieces are cut by the same pre-tokenizer that reads the file later.
 """
 
 from __future__ import annotations
@@ -11,14 +11,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from engine.models.text import generate_text
+from engine.text.tokenizer import SPLITS
 
 PRE_TOKENIZER = "joyai-llm"
-SPLITS = (
-    r"\p{N}{1,3}",
-    r"[一-龥぀-ゟ゠-ヿ]+",
-    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
-    r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-)
 
 BOS, EOS, PAD = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>"
 USER, ASSISTANT = "<｜User｜>", "<｜Assistant｜>"
