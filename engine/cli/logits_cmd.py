@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from engine.errors import MemoryBudgetError, OptionError
-from engine.tooling.exits import printable
+from engine.tooling.exits import say
 from engine.tooling.model_options import model_options, take_model_options
 
 
@@ -37,10 +37,6 @@ from engine.tooling.model_options import model_options, take_model_options
 @model_options
 def logits_command(**values: Any) -> None:
     """Write the logits of a token sequence, for comparison with other engines."""
-
-    def say(line: str) -> None:
-        click.echo(printable(line), err=True)
-
     options = take_model_options(values, say)
     ids = _read_ids(values["tokens_path"])
     out, routing = values["out"], values["routing"]

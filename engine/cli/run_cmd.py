@@ -6,7 +6,7 @@ import secrets
 import signal
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from engine.errors import ContextError, OptionError
+from engine.options import EngineOptions
 from engine.text import chat, special
 from engine.text.files import read_text
 from engine.text.tokenizer import Span
-from engine.tooling.exits import INTERRUPTED, printable
+from engine.tooling.exits import INTERRUPTED, printable, say
 from engine.tooling.model_options import model_options, take_model_options
 
 if TYPE_CHECKING:
@@ -28,10 +29,6 @@ if TYPE_CHECKING:
 DEFAULT_CTX = 32_768
 DEFAULT_TOKENS = 50_000
 _TITLE_CHARS = 80
-
-
-def _say(line: str) -> None:
-    click.echo(printable(line), err=True)
 
 
 @click.command("run", context_settings={"help_option_names": ["-h", "--help"]})
@@ -71,12 +68,12 @@ def run_command(**values: Any) -> int:
     """Answer one prompt: text on stdout as it is made, speeds on stderr."""
     plan = _plan(values)
     if values["seed"] is None and plan.sampler.temp > 0:
-        _say(f"seed {plan.sampler.seed}")
+        say(f"seed {plan.sampler.seed}")
     from engine.engine import open_engine
 
     with open_engine(plan.options) as engine, _Interrupt() as interrupt:
         for notice in engine.notices:
-            _say(notice)
+            say(notice)
         return _answer(engine, plan, interrupt)
 
 
@@ -84,7 +81,7 @@ def run_command(**values: Any) -> int:
 class _Plan:
     """A checked command line."""
 
-    options: Any
+    options: EngineOptions
     prompt: str
     tokens: int
     ctx: int | None
@@ -116,7 +113,7 @@ def _plan(values: dict[str, Any]) -> _Plan:
     if values["raw"] and chat_only:
         raise OptionError(f"{chat_only[0]}: expected in chat format, found with --raw")
     sampler = _sampler(values)
-    options = take_model_options(values, _say)
+    options = take_model_options(values, say)
 
     prompt = values["prompt"]
     if prompt is None:
@@ -196,22 +193,23 @@ def _answer(engine: Engine, plan: _Plan, interrupt: _Interrupt) -> int:
     spans = _spans(engine, session, plan)
     encoded = engine.tokenizer.encode_spans(spans)
     if encoded.n_special_in_text:
-        _say(f"prompt: {encoded.n_special_in_text} control-token texts kept as ordinary text")
+        say(f"prompt: {encoded.n_special_in_text} control-token texts kept as ordinary text")
     if len(encoded.ids) > session.room:
         raise ContextError(
             f"prompt: expected at most {session.room} tokens (-c sets the context), "
             f"found {len(encoded.ids)}"
         )
-    speed = _Speed()
-    with speed.phase("prefill"):
-        speed.count["prefill"] = session.sync(
-            session.tokens + encoded.ids, progress=lambda done, total: interrupt.check()
-        )
-    with speed.phase("generation"):
-        speed.count["generation"] = _generate(
-            engine, session, plan, interrupt, chat.ends_thinking(spans)
-        )
-    _say(speed.line())
+    start = time.perf_counter()
+    n_prefill = session.sync(
+        session.tokens + encoded.ids, progress=lambda done, total: interrupt.check()
+    )
+    middle = time.perf_counter()
+    n_made = _generate(engine, session, plan, interrupt, chat.ends_thinking(spans))
+    end = time.perf_counter()
+    say(
+        f"{_speed('prefill', n_prefill, middle - start)}; "
+        f"{_speed('generation', n_made, end - middle)}"
+    )
     if plan.session is not None:
         title = None if plan.resumed else " ".join(plan.prompt.split())[:_TITLE_CHARS]
         session.save_file(plan.session, title=title)
@@ -233,10 +231,10 @@ def _spans(engine: Engine, session: Session, plan: _Plan) -> list[Span]:
         start = [] if has_bos else [Span(special.BOS, trusted=True)]
         return [*start, Span(plan.prompt)]
     if chat.is_rendered(plan.prompt):
-        _say("prompt: begins with chat markers; taken as rendered chat")
+        say("prompt: begins with chat markers; taken as rendered chat")
         return [Span(plan.prompt, trusted=True)]
     if plan.think == "max" and chat.effective_think(plan.think, session.ctx) != "max":
-        _say(
+        say(
             f"--think-max: needs {chat.MAX_THINK_CTX} tokens of context, found {session.ctx}; "
             "thinking at high effort"
         )
@@ -309,30 +307,6 @@ class _Output:
         self._sink.flush()
 
 
-@dataclass(slots=True)
-class _Speed:
-    """Tokens and seconds of each phase."""
-
-    count: dict[str, int] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    _open: tuple[str, float] | None = None
-
-    def phase(self, name: str) -> _Speed:
-        self._open = (name, time.perf_counter())
-        return self
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *error: object) -> None:
-        assert self._open is not None
-        name, start = self._open
-        self.seconds[name] = time.perf_counter() - start
-
-    def line(self) -> str:
-        """One line for people, e.g. `prefill: 12 tokens, 400.0 t/s; generation: ...`."""
-        parts = []
-        for name, count in self.count.items():
-            rate = f", {count / self.seconds[name]:.2f} t/s" if count else ""
-            parts.append(f"{name}: {count} tokens{rate}")
-        return "; ".join(parts)
+def _speed(phase: str, tokens: int, seconds: float) -> str:
+    rate = f", {tokens / seconds:.2f} t/s" if tokens else ""
+    return f"{phase}: {tokens} tokens{rate}"

@@ -73,6 +73,11 @@ def printable(text: str) -> str:
     )
 
 
+def say(line: str) -> None:
+    """One line for the user on stderr; stdout is for results."""
+    click.echo(printable(line), err=True)
+
+
 def _fail(name: str, message: str, status: int) -> int:
-    click.echo(f"{name}: {printable(message)}", err=True)
+    say(f"{name}: {message}")
     return status
