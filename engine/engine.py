@@ -170,11 +170,15 @@ class Engine:
 
 
 def _load_ops(backend: str) -> Any:
+    if backend == "reference":
+        from engine.ops import reference
+
+        return reference
     if backend == "cpu":
         from engine.ops import cpu
 
         return cpu
-    raise BackendError(f"backend: expected 'cpu', found {backend!r}")
+    raise BackendError(f"backend: expected 'cpu' or 'reference', found {backend!r}")
 
 
 def _want_repack(options: EngineOptions, need: int) -> bool:

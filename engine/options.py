@@ -7,7 +7,7 @@ from pathlib import Path
 
 from engine.errors import OptionError
 
-BACKENDS = ("cpu",)
+BACKENDS = ("cpu", "reference")  # reference: NumPy float64, for comparisons only
 ACTIVATIONS = ("int8", "f32")
 KV_MODES = ("official", "f32")
 REPACK = ("auto", "on", "off")
@@ -25,7 +25,7 @@ class EngineOptions:
         Trunk GGUF file.
     mtp_path : Path or None
         Separate MTP file (either layout); None when the trunk carries it or drafting is off.
-    backend : {'cpu'}
+    backend : {'cpu', 'reference'}
     threads : int or None
         Worker threads; None takes every core this process may use.
     activations : {'int8', 'f32'}

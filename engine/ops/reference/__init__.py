@@ -6,6 +6,7 @@ small model can run on it. Nothing here is fast.
 
 from engine.ops.reference.attention import attend
 from engine.ops.reference.compressor import compressor_pool, compressor_store
+from engine.ops.reference.facts import facts, repack_bytes, set_threads
 from engine.ops.reference.hc import hc_collapse, hc_expand, hc_split
 from engine.ops.reference.head import argmax
 from engine.ops.reference.indexer import (
@@ -28,6 +29,7 @@ __all__ = [
     "compressor_pool",
     "compressor_store",
     "embed_hc",
+    "facts",
     "hc_collapse",
     "hc_expand",
     "hc_split",
@@ -41,10 +43,12 @@ __all__ = [
     "new_index_rows",
     "prepare",
     "q_norm_rope",
+    "repack_bytes",
     "rms_norm",
     "rope_tail",
     "routed_moe",
     "router_hash",
     "router_select",
+    "set_threads",
     "swiglu",
 ]
