@@ -14,9 +14,20 @@ from engine.tooling.journal import Journal
 MODES = ("plain", "mtp-combined")
 CTX = (2048, 4096, 8192)
 ENVIRONMENT = {
-    "machine": {"cpu": "Fake 9000", "cores": 8, "gpu": None},
-    "model": {"sha256": "ab" * 32},
-    "prompt": {"sha256": "cd" * 32},
+    "cpu": {"name": "Fake 9000", "usable_cores": 8},
+    "gpu": {},
+    "memory_bytes": 1 << 34,
+    "model": [{"path": "/m.gguf", "size": 10, "sha256": "ab" * 32}],
+    "code": {"commit": "0123456789ab" * 3, "dirty": False},
+}
+FINGERPRINT = {
+    "prompt": "generated:1234",
+    "chat": False,
+    "sampling": {"temp": 0.0, "seed": 1234},
+    "threads": None,
+    "activations": "int8",
+    "kv": "official",
+    "mtp_draft": 1,
 }
 
 
@@ -60,13 +71,18 @@ def sweep(
     return rows
 
 
-def write_journal(folder: Path, rows: list[SpeedRow], environment: dict | None = None) -> Path:
+def write_journal(
+    folder: Path,
+    rows: list[SpeedRow],
+    environment: dict | None = None,
+    fingerprint: dict | None = None,
+) -> Path:
     """A run folder with a journal of these rows, as a finished sweep leaves it."""
     folder.mkdir(parents=True, exist_ok=True)
     plan = {"gen_tokens": rows[0].gen_tokens} if rows else {}
-    header = {"plan": plan, "fingerprint": "f" * 16}
+    header = {"plan": plan, "fingerprint": {**FINGERPRINT, **(fingerprint or {})}}
     with Journal.open(folder / "rows.jsonl", SCHEMA, SCHEMA_VERSION, header) as journal:
-        journal.append({"kind": "start", "environment": environment or ENVIRONMENT})
+        journal.append({"kind": "start", "environment": {**ENVIRONMENT, **(environment or {})}})
         for row in rows:
             journal.append({"kind": "row", **json.loads(json.dumps(row.to_record()))})
     return folder
