@@ -78,7 +78,14 @@ def _make(
     force: bool,
 ) -> None:
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TaskID,
+        TextColumn,
+        TimeElapsedColumn,
+    )
 
     from engine.models.shapes import named_shape
     from engine.models.write import check_target, write_model
@@ -100,6 +107,10 @@ def _make(
     for path, draft in targets:
         with bars:
             task = bars.add_task(path.name, total=None)
+
+            def advance(_: str, done: int, total: int, task: TaskID = task) -> None:
+                bars.update(task, completed=done, total=total)
+
             model = write_model(
                 path,
                 shape,
@@ -108,9 +119,7 @@ def _make(
                 layout,
                 draft=draft,
                 force=force,
-                progress=lambda _, done, total, task=task: bars.update(
-                    task, completed=done, total=total
-                ),
+                progress=advance,
             )
             bars.remove_task(task)
         click.echo(

@@ -100,5 +100,6 @@ def _learn(n_tokens: int) -> tuple[list[str], list[tuple[str, str]]]:
     model = json.loads(tokenizer.to_str())["model"]
     ids = model["vocab"]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet(), key=ids.__getitem__)
-    merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
-    return alphabet, merges
+    # Older releases of the library join a pair by a space.
+    pairs = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
+    return alphabet, [(left, right) for left, right in pairs]

@@ -275,6 +275,7 @@ def _write_file(
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
+        assert writer.fout is not None
         file = writer.fout[0]
         writer.write_padding(file, file.tell())
         total = sum(e.n_bytes for e in entries)
@@ -293,11 +294,11 @@ def _write_file(
         os.fsync(file.fileno())
     finally:
         writer.close()
-    with path.open("rb") as file:
+    with path.open("rb") as written_file:
         digest = hashlib.sha256()
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-        return digest.hexdigest(), file.tell()
+        while part := written_file.read(1 << 20):
+            digest.update(part)
+        return digest.hexdigest(), written_file.tell()
 
 
 def _add(writer: object, key: str, value: object) -> None:

@@ -34,10 +34,10 @@ def dequantize(raw: np.ndarray) -> np.ndarray:
     scales, minima = unpack_scales(blocks["scales"])
     scale = blocks["d"].astype(np.float32)[:, None] * scales.astype(np.float32)
     minimum = blocks["dmin"].astype(np.float32)[:, None] * minima.astype(np.float32)
-    out = np.empty((len(blocks), 4, 2, 32), np.float32)
-    out[:, :, 0] = blocks["qs"] & np.uint8(15)
-    out[:, :, 1] = blocks["qs"] >> np.uint8(4)
-    out = out.reshape(-1, 8, 32)
+    codes = np.empty((len(blocks), 4, 2, 32), np.float32)
+    codes[:, :, 0] = blocks["qs"] & np.uint8(15)
+    codes[:, :, 1] = blocks["qs"] >> np.uint8(4)
+    out = codes.reshape(-1, 8, 32)
     out *= scale[:, :, None]
     out -= minimum[:, :, None]
     return out.reshape(-1)
