@@ -329,7 +329,10 @@ def make_ir(builder) -> Ir:
 
 
 def emitter(emit):
-    """Turn ``emit(ir, *addresses)`` into an intrinsic that takes that many int64."""
+    """Turn ``emit(ir, *addresses)`` into an intrinsic that takes that many int64.
+
+    The plain function stays reachable as `emit` of the result.
+    """
     names = list(inspect.signature(emit).parameters)[1:]
 
     def typer(typingctx, *args):
@@ -346,4 +349,6 @@ def emitter(emit):
             for n in ("typingctx", *names)
         ]
     )
-    return intrinsic(typer)
+    made = intrinsic(typer)
+    made.emit = emit
+    return made

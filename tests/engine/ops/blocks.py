@@ -1,0 +1,131 @@
+"""Random blocks of every native format, and what `gguf.quants` says they mean."""
+
+from __future__ import annotations
+
+import gguf
+import gguf.quants
+import numpy as np
+
+from engine.quant.formats import BY_NAME, NATIVE
+from engine.weights.tensor import Tensor
+
+QUANTISED = tuple(n for n in NATIVE if BY_NAME[n].block_len > 1)
+# byte offsets of the f16 scale and minimum of a block
+SCALE_AT = {"Q8_0": 0, "IQ2_XXS": 0, "Q4_K": 0, "Q2_K": 80}
+MIN_AT = {"Q4_K": 2, "Q2_K": 82}
+
+
+def random_blocks(name: str, n_values: int, rng) -> np.ndarray:
+    """uint8 (n_blocks, block_bytes): codes over their whole range, scales near 0.01."""
+    form = BY_NAME[name]
+    n = n_values // form.block_len
+    if name in ("F32", "F16", "BF16"):
+        values = rng.standard_normal(n).astype(np.float32)
+        if name == "F16":
+            return values.astype(np.float16).view(np.uint8).reshape(n, 2)
+        if name == "BF16":
+            return (values.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8).reshape(n, 2)
+        return values.view(np.uint8).reshape(n, 4)
+    raw = rng.integers(0, 256, (n, form.block_bytes), dtype=np.uint8)
+    for places in (SCALE_AT, MIN_AT):
+        if name in places:
+            put_half(raw, places[name], rng.standard_normal(n) * 0.01)
+    if name == "MXFP4":
+        raw[:, 0] = rng.integers(116, 124, n)
+    return raw
+
+
+def put_half(raw: np.ndarray, at: int, values) -> None:
+    halves = np.broadcast_to(np.asarray(values, np.float16), (len(raw),))
+    raw[:, at : at + 2] = np.ascontiguousarray(halves).view(np.uint8).reshape(-1, 2)
+
+
+def tensor(name: str, raw: np.ndarray, *shape: int) -> Tensor:
+    return Tensor(f"test.{name}", BY_NAME[name], shape, np.ascontiguousarray(raw).reshape(-1))
+
+
+def random_tensor(name: str, rng, *shape: int) -> Tensor:
+    return tensor(name, random_blocks(name, int(np.prod(shape)), rng), *shape)
+
+
+def dequantised(t: Tensor) -> np.ndarray:
+    """float32 values of a tensor, by gguf.quants."""
+    rows = t.data.reshape(int(np.prod(t.shape[:-1])), -1)
+    if t.format.name == "F32":
+        return rows.view(np.float32).reshape(t.shape)
+    kind = gguf.GGMLQuantizationType[t.format.name]
+    return gguf.quants.dequantize(rows, kind).reshape(t.shape)
+
+
+def integer_parts(t: Tensor):
+    """What an integer product needs of a 2-D quantised tensor, out of gguf.quants alone.
+
+    With its scale set to one, a block dequantises to its integer weights; with the scale zero and
+    the minimum minus one, to its integer minima.
+
+    Returns
+    -------
+    weights, minima : float64 (rows, cols), exact integers; minima is None without such a field
+    scale, low : float32 (rows, n_blocks); low is None where minima is
+    """
+    name, (rows, cols) = t.format.name, t.shape
+    raw = t.data.reshape(-1, t.format.block_bytes)
+
+    def half(at):
+        return raw[:, at : at + 2].copy().view(np.float16).astype(np.float32).reshape(rows, -1)
+
+    def meaning(changed):
+        return dequantised(tensor(name, changed, rows, cols)).astype(np.float64)
+
+    ones = raw.copy()
+    if name == "MXFP4":
+        e = raw[:, 0].astype(np.int64)
+        scale = np.ldexp(np.float32(1), e - 128).astype(np.float32).reshape(rows, -1)
+        ones[:, 0] = 128
+        return meaning(ones), None, scale, None
+    scale = half(SCALE_AT[name])
+    if name == "IQ2_XXS":
+        put_half(ones, 0, 8)
+        return meaning(ones), None, scale * np.float32(0.125), None
+    put_half(ones, SCALE_AT[name], 1)
+    if name not in MIN_AT:
+        return meaning(ones), None, scale, None
+    put_half(ones, MIN_AT[name], 0)
+    minima = raw.copy()
+    put_half(minima, SCALE_AT[name], 0)
+    put_half(minima, MIN_AT[name], -1)
+    return meaning(ones), meaning(minima), scale, half(MIN_AT[name])
+
+
+def quantised_rows(x: np.ndarray, block: int):
+    """int8 activations as the kernels define them: codes (float64) and f32 block scales."""
+    n, cols = x.shape
+    blocks = x.reshape(n, cols // block, block)
+    amax = np.abs(blocks).max(2).astype(np.float32)
+    tiny = amax < np.float32(2.0**-120)
+    with np.errstate(divide="ignore", over="ignore"):
+        scale = np.where(tiny, np.float32(0), amax / np.float32(127))
+        inverse = np.where(tiny, np.float32(0), np.float32(127) / amax)
+    codes = np.rint(blocks * inverse[:, :, None]).astype(np.float64)
+    return codes, scale
+
+
+def _fma(a, b, c):
+    """float32 fma: the long double product of two f32 is exact, its sum rounds at 64 bits."""
+    return (np.longdouble(a) * np.longdouble(b) + np.longdouble(c)).astype(np.float32)
+
+
+def int8_product(x: np.ndarray, t: Tensor) -> np.ndarray:
+    """x @ w.T in the documented int8 arithmetic, in NumPy; float32 (n, rows)."""
+    block = t.format.block_len
+    weights, minima, scale, low = integer_parts(t)
+    codes, dx = quantised_rows(x, block)
+    out = np.zeros((len(x), t.shape[0]), np.float32)
+    for b in range(codes.shape[1]):
+        part = slice(b * block, (b + 1) * block)
+        total = (codes[:, b] @ weights[:, part].T).astype(np.float32)
+        out = _fma(total, scale[None, :, b] * dx[:, None, b], out)
+        if minima is not None:
+            total = (codes[:, b] @ minima[:, part].T).astype(np.float32)
+            out = _fma(total, -low[None, :, b] * dx[:, None, b], out)
+    return out
