@@ -64,7 +64,8 @@ def make_model_command(
         click.echo(f"ds4 make-model: {error}", err=True)
         sys.exit(error.exit_code)
     except OSError as error:
-        click.echo(f"ds4 make-model: {out}: expected to write it, found {error.strerror}", err=True)
+        reason = error.strerror or error
+        click.echo(f"ds4 make-model: output: expected to write it, found: {reason}", err=True)
         sys.exit(1)
 
 

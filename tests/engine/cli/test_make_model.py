@@ -75,3 +75,20 @@ def test_help_needs_no_heavy_import():
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert found.stdout.strip().endswith("[]")
+
+
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
+    from engine.models import write
+
+    def fail(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(write.os, "fsync", fail)
+
+    result = run("--shape", "micro", "--recipe", "q8_0", "--out", tmp_path / "m.gguf")
+
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "ds4 make-model: output: expected to write it, found: No space left on device\n"
+    )
+    assert not list(tmp_path.iterdir())
