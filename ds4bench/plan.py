@@ -261,13 +261,13 @@ def check_same(found: Mapping[str, Any], expected: Mapping[str, Any], where: str
             )
 
 
-def check_facts(plan: SweepPlan, facts: Mapping[str, Any], free_bytes: int) -> None:
-    """Refuse what the model, the prompt or the memory does not allow, before weights are read.
+def check_model(plan: SweepPlan, facts: Mapping[str, Any], free_bytes: int) -> None:
+    """Refuse what the model or the memory does not allow, before weights are read.
 
     Parameters
     ----------
     facts : mapping
-        What the worker's `inspect` found: n_ctx_train, n_prompt_tokens, modes, memory.
+        What the worker's `inspect` found: n_ctx_train, implemented_modes, has_mtp, memory.
     free_bytes : int
         Memory that a new process may take.
 
@@ -282,27 +282,33 @@ def check_facts(plan: SweepPlan, facts: Mapping[str, Any], free_bytes: int) -> N
                 f"engine implements, found {mode!r}"
             )
         if mode != "plain" and not facts["has_mtp"]:
-            raise OptionError(
-                f"--mode: {mode} needs a model with an MTP block: expected --mtp FILE"
-            )
+            raise OptionError(f"--mode: expected --mtp FILE for {mode}, found a model without MTP")
     if plan.context > facts["n_ctx_train"]:
         raise ContextError(
             f"--ctx-max: expected --ctx-max + --gen-tokens + 1 within the model's "
             f"{facts['n_ctx_train']} tokens, found {plan.context}"
         )
-    have = facts["n_prompt_tokens"]
-    if have < plan.ctx_max:
-        raise OptionError(
-            f"--prompt-file: expected at least --ctx-max {plan.ctx_max} tokens, found {have} "
-            f"({plan.ctx_max - have} short; --repeat-prompt repeats the text)"
-        )
     memory = facts["memory"]
-    snapshots = memory.get("snapshot", 0)
-    need = memory["context"] + memory["scratch"] + snapshots
+    need = memory["context"] + memory["scratch"] + memory["snapshot"]
     if need > free_bytes:
         raise MemoryBudgetError(
             f"--ctx-max: expected a context that fits in {free_bytes >> 20} MiB of free memory, "
             f"found {need >> 20} MiB for {plan.context} tokens and a snapshot"
+        )
+
+
+def check_prompt(plan: SweepPlan, n_tokens: int) -> None:
+    """Refuse a prompt that is too short, before weights are read.
+
+    Raises
+    ------
+    OptionError
+        Saying how short it is.
+    """
+    if n_tokens < plan.ctx_max:
+        raise OptionError(
+            f"--prompt-file: expected at least --ctx-max {plan.ctx_max} tokens, found {n_tokens} "
+            f"({plan.ctx_max - n_tokens} short; --repeat-prompt repeats the text)"
         )
 
 

@@ -299,7 +299,7 @@ def stamped(rows: list[SpeedRow] | tuple[SpeedRow, ...], greedy: bool) -> list[S
 
 
 def _ratio(amount: float | None, per: float | None) -> float | None:
-    if amount is None or per is None or not per > 0:
+    if amount is None or per is None or not 0 < per < math.inf:
         return None
     value = amount / per
     return value if math.isfinite(value) else None

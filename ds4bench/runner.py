@@ -180,6 +180,7 @@ class Runner:
         self._position = None
         if self.child.pid is None:
             self.child.request(limit, "inspect", settings=self.settings)
+            self.child.request(limit, "encode")
         loaded = self.child.request(limit, "load")
         for text in loaded["facts"].get("notices", ()):
             self.note(text)

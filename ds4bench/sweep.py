@@ -18,7 +18,7 @@ import psutil
 from ds4bench import exits, records_csv
 from ds4bench.child import Child, ChildDied, Interrupted
 from ds4bench.machines import Machine
-from ds4bench.plan import SweepPlan, check_facts, check_same, digest, fingerprint
+from ds4bench.plan import SweepPlan, check_model, check_prompt, check_same, digest, fingerprint
 from ds4bench.records import SCHEMA, SCHEMA_VERSION, SpeedRow, stamped
 from ds4bench.records_io import environment_of, is_greedy, machine_bandwidth, publish_views
 from ds4bench.runner import FIRST_TIMEOUT_S, Runner
@@ -124,12 +124,12 @@ def execute(request: Request) -> int:
         sampler.pid = lambda: child.pid
         settings = worker_settings(plan)
         try:
-            # Asks for headers and the prompt only; weights are not touched yet.
-            facts = child.request(
-                request.row_timeout_s or FIRST_TIMEOUT_S, "inspect", settings=settings
-            )
-            check_facts(plan, facts, psutil.virtual_memory().available)
             limit = request.row_timeout_s or FIRST_TIMEOUT_S
+            # Headers, then the prompt; weights are not touched yet.
+            facts = child.request(limit, "inspect", settings=settings)
+            check_model(plan, facts, psutil.virtual_memory().available)
+            facts.update(child.request(limit, "encode"))
+            check_prompt(plan, facts["n_prompt_tokens"])
             if request.dry_run:
                 bandwidth = child.request(limit, "bandwidth")
                 print(dry_run_text(plan, facts, bandwidth, request.predict))

@@ -41,27 +41,35 @@ class Worker:
         self.snapshot: Any = None
 
     def inspect(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Facts about file and prompt, without reading weights.
+        """Facts about the model files, without reading weights.
 
         Raises
         ------
         EngineError
-            If the file is not a model or the prompt cannot be encoded.
+            If a file is not a model.
         """
         self.settings = settings
-        facts = self.model.inspect(settings)
-        frontiers = settings["frontiers"]
-        self.tokens = self.model.encode_prompt(settings["prompt"], frontiers[-1])
-        have = len(self.tokens)
-        prompt = settings["prompt"]
+        return self.model.inspect(settings)
+
+    def encode(self) -> dict[str, Any]:
+        """Tokenise the prompt; its cost grows with the context, so `inspect` comes first.
+
+        Raises
+        ------
+        EngineError
+            If the prompt cannot be encoded.
+        """
+        prompt, last = self.settings["prompt"], self.settings["frontiers"][-1]
+        tokens = self.model.encode_prompt(prompt, last)
+        have = len(tokens)
         if prompt["repeat"] and have:
-            times = -(-frontiers[-1] // have)
-            self.tokens = self.tokens * times
-        facts["n_prompt_tokens"] = len(self.tokens)
-        facts["n_prompt_tokens_once"] = have
-        self.tokens = self.tokens[: frontiers[-1]]
-        facts["prompt_tokens_sha256"] = hash_tokens(self.tokens)
-        return facts
+            tokens = tokens * -(-last // have)
+        self.tokens = tokens[:last]
+        return {
+            "n_prompt_tokens": len(tokens),
+            "n_prompt_tokens_once": have,
+            "prompt_tokens_sha256": hash_tokens(self.tokens),
+        }
 
     def load(self) -> dict[str, Any]:
         """Open the weights."""
