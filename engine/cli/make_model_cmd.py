@@ -97,13 +97,15 @@ def _make(
         raise click.UsageError("--mtp: expected another file than --out, found the same")
     for path, _ in targets:
         check_target(path, force)
+    console = Console(stderr=True)
     bars = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         DownloadColumn(),
         TimeElapsedColumn(),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
+        disable=not console.is_terminal,
     )
     for path, draft in targets:
         with bars:
