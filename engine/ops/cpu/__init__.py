@@ -6,8 +6,10 @@
 from engine.ops.cpu.attention import attend
 from engine.ops.cpu.compressor import compressor_pool, compressor_store
 from engine.ops.cpu.embed import argmax, embed_hc
+from engine.ops.cpu.facts import facts
 from engine.ops.cpu.hc import hc_collapse, hc_expand, hc_split
 from engine.ops.cpu.indexer import indexer_query, indexer_store, new_index_rows
+from engine.ops.cpu.jit import set_threads
 from engine.ops.cpu.kv import kv_store
 from engine.ops.cpu.moe import add, routed_moe, shared_ffn, swiglu
 from engine.ops.cpu.norm import rms_norm
@@ -25,6 +27,7 @@ __all__ = [
     "compressor_pool",
     "compressor_store",
     "embed_hc",
+    "facts",
     "hc_collapse",
     "hc_expand",
     "hc_split",
@@ -44,6 +47,7 @@ __all__ = [
     "routed_moe",
     "router_hash",
     "router_select",
+    "set_threads",
     "shared_ffn",
     "swiglu",
 ]
