@@ -25,6 +25,7 @@ C-contiguous; `n` is the number of rows (tokens) in the call, row i is at positi
     router_select(ids, weights, logits, bias, scale, margin)
     router_hash(ids, weights, logits, table, tokens, scale)
     routed_moe(out, x, ids, weights, gate, up, down, limit)
+    shared_ffn(out, x, gate, up, down, limit)   two matmuls, swiglu, matmul
     swiglu(out, gate, up, limit)
     add(out, x)                                 out += x
     argmax(logits) -> int                       first maximum; raises NonFiniteError

@@ -17,7 +17,7 @@ from engine.ops.reference.indexer import (
 )
 from engine.ops.reference.kv import kv_store
 from engine.ops.reference.matmul import embed_hc, matmul, matmul_grouped, matmul_multi, prepare
-from engine.ops.reference.moe import add, routed_moe, swiglu
+from engine.ops.reference.moe import add, routed_moe, shared_ffn, swiglu
 from engine.ops.reference.norm import rms_norm
 from engine.ops.reference.rope import q_norm_rope, rope_tail
 from engine.ops.reference.router import router_hash, router_select
@@ -50,5 +50,6 @@ __all__ = [
     "router_hash",
     "router_select",
     "set_threads",
+    "shared_ffn",
     "swiglu",
 ]

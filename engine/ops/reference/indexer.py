@@ -50,7 +50,7 @@ class IndexRows:
 
 
 def new_index_rows(cap, dim, official):
-    """Storage for up to cap indexer rows of `dim` values (`IndexRows`)."""
+    """Storage for up to cap indexer rows of `dim` values, FP4 if official (see `IndexRows`)."""
     return IndexRows(cap, dim, official)
 
 

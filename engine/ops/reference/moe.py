@@ -52,6 +52,23 @@ def routed_moe(out, x, ids, weights, gate, up, down, limit):
         out[i] = total
 
 
+def shared_ffn(out, x, gate, up, down, limit):
+    """down @ swiglu(gate @ x, up @ x): the shared expert.
+
+    Parameters
+    ----------
+    out : array of shape (n, n_embd)
+        Overwritten; not x.
+    x : array of shape (n, n_embd)
+    gate, up : Weight of shape (n_ff, n_embd)
+    down : Weight of shape (n_embd, n_ff)
+    limit : float
+        Clamp of `swiglu`.
+    """
+    x = x.astype(np.float64)
+    out[...] = _gated(x @ gate.values.T, x @ up.values.T, limit) @ down.values.T
+
+
 def add(out, x):
     """out += x, arrays of one shape."""
     out += x
