@@ -12,6 +12,7 @@ from typing import Protocol
 
 import click
 import numpy as np
+import psutil
 
 from ds4bench.llamacpp import LlamaCpp, require_llama_cpp
 from ds4bench.roofline import read_bandwidth
@@ -28,6 +29,7 @@ BLOCK = 8  # tokens that one side decodes before it is the other's turn
 PAUSE = 0.02  # seconds before each turn, so that spinning workers of the other side go to sleep
 WARM_UP = 64  # tokens
 SEED = 2026
+BUSY = 0.1  # part of the cores used by others above which ratios are called unreliable
 
 
 class Side(Protocol):
@@ -94,6 +96,9 @@ class PeerRow:
         Weight and cache bytes that our engine reads per token here; None for the peer.
     bandwidth : float
         Measured sequential read bandwidth of this machine, bytes per second.
+    others_cpu : float
+        Part of all cores that other processes used in the second before; 0 to 1. llama.cpp's
+        workers spin at barriers, so it loses far more than that part once cores are shared.
     """
 
     side: str
@@ -104,6 +109,7 @@ class PeerRow:
     top1_equal: int
     decode_bytes: int | None
     bandwidth: float
+    others_cpu: float
 
     @property
     def prefill_tps(self) -> float:
@@ -119,6 +125,11 @@ class PeerRow:
         if self.decode_bytes is None:
             return None
         return self.decode_bytes * self.decode_tps / self.bandwidth
+
+
+def others_cpu() -> float:
+    """Part of this machine's cores in use during one second in which this process waits."""
+    return psutil.cpu_percent(interval=1.0) / 100
 
 
 def _turn(action: Callable[[], None]) -> float:
@@ -223,18 +234,30 @@ def compare(
     bandwidth: float,
     bytes_at: Callable[[int], int],
     done: Callable[[list[PeerRow]], None],
+    busy: Callable[[], float] = others_cpu,
 ) -> list[PeerRow]:
     """Measure ours (first) and a peer (second) at every context; `done` after each of them."""
     ids = np.random.default_rng(SEED).integers(0, n_vocab, max(contexts) + gen).tolist()
     measure(sides, ids[: WARM_UP + BLOCK], BLOCK)
     rows: list[PeerRow] = []
     for ctx in contexts:
+        others = busy()
         prefill, decode, equal = measure(sides, ids[: ctx + gen], gen)
         for i, side in enumerate(sides):
             # Halfway through the decoded tokens: the mean, as bytes grow evenly with context.
             n_bytes = bytes_at(ctx + gen // 2) if i == 0 else None
             rows.append(
-                PeerRow(side.name, ctx, gen, prefill[i], decode[i], equal, n_bytes, bandwidth)
+                PeerRow(
+                    side.name,
+                    ctx,
+                    gen,
+                    prefill[i],
+                    decode[i],
+                    equal,
+                    n_bytes,
+                    bandwidth,
+                    others,
+                )
             )
         done(rows)
     return rows
@@ -322,6 +345,12 @@ def peer_command(
                 if csv_path is not None:
                     publish_bytes(csv_path, to_csv(rows))
                 click.echo(_line(rows[-2], rows[-1]))
+                if rows[-1].others_cpu > BUSY:
+                    click.echo(
+                        f"warning: other processes used {100 * rows[-1].others_cpu:.0f} % of the "
+                        "cores; llama.cpp spins at barriers and suffers most: a flattering ratio",
+                        err=True,
+                    )
 
             compare(
                 (ours, theirs),

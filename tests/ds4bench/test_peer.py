@@ -78,6 +78,7 @@ def test_compare_reports_after_every_context_and_csv_has_raw_values():
         1e9,
         lambda n: 1000 + n,
         lambda rows: seen.append(len(rows)),
+        lambda: 0.25,
     )
     assert seen == [2, 4]
     assert [(r.side, r.ctx_tokens) for r in rows] == [
@@ -87,6 +88,7 @@ def test_compare_reports_after_every_context_and_csv_has_raw_values():
         ("peer", 600),
     ]
     assert rows[2].decode_bytes == 1602 and rows[3].decode_bytes is None
+    assert {row.others_cpu for row in rows} == {0.25}
     share = rows[2].bandwidth_share
     assert share == pytest.approx(1602 * 5 / rows[2].decode_s / 1e9)
     table = list(csv.DictReader(io.StringIO(peer.to_csv(rows).decode())))
