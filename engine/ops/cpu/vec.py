@@ -6,10 +6,11 @@ with these. LLVM splits the vectors where registers are narrower; the bits stay 
 
 from __future__ import annotations
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic, models, register_model
+
+from engine.ops.cpu import simd
 
 LANES = 16
 
@@ -43,13 +44,6 @@ class _F32x16Model(models.PrimitiveModel):
 class _I32x16Model(models.PrimitiveModel):
     def __init__(self, dmm, fe_type):
         super().__init__(dmm, fe_type, _I16)
-
-
-def _host_has(feature: str) -> bool:
-    return bool(llvm.get_host_cpu_features().get(feature, False))
-
-
-HAS_VNNI = _host_has("avx512vnni") and _host_has("avx512f")
 
 
 def _mask(indices):
@@ -294,25 +288,18 @@ def to_float(typingctx, a):
 
 @intrinsic
 def dot4(typingctx, total, unsigned, signed):
-    """total + the sum over each lane's four bytes of unsigned * signed, in int32 (exact)."""
+    """total + the sum over each lane's four bytes of unsigned * signed, in int32 (exact).
+
+    Unsigned bytes are at most 127.
+    """
     if (total, unsigned, signed) != (i32x16, i32x16, i32x16):
         return None
     sig = i32x16(i32x16, i32x16, i32x16)
 
     def codegen(context, builder, sig, args):
-        total, u, s = args
-        if HAS_VNNI:
-            kind = ir.FunctionType(_I16, [_I16, _I16, _I16])
-            name = "llvm.x86.avx512.vpdpbusd.512"
-            function = cgutils.get_or_insert_function(builder.module, kind, name)
-            return builder.call(function, [total, u, s])
-        eight, top = (ir.Constant(_I16, [v] * LANES) for v in (8, 24))
-        low = ir.Constant(_I16, [255] * LANES)
-        for _ in range(4):
-            product = builder.mul(builder.and_(u, low), builder.ashr(builder.shl(s, top), top))
-            total = builder.add(total, product)
-            u, s = builder.lshr(u, eight), builder.lshr(s, eight)
-        return total
+        total, unsigned, signed = args
+        u, s = (builder.bitcast(v, _B64) for v in (unsigned, signed))
+        return simd.Ir(builder, simd.isa(), half=False).dot(total, u, s)
 
     return sig, codegen
 
