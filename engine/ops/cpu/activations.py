@@ -1,12 +1,12 @@
 """Activations on their way into a product: int8 quantisation per block, and SwiGLU.
 
-A quantised row is a table entry of three addresses: values, scales, and sums that the weights'
-biases and minima need. Every rule is per row and per block, whatever is computed beside it.
+A quantised row is a run of blocks (values, scale, and the sums that the weights' biases and minima
+need); kernels take a table of row addresses. Every rule is per block, whatever lies beside it.
 """
 
 from __future__ import annotations
 
-from engine.ops.cpu.dot_k import HIGH16, HIGH32, LOW16, LOW32, SUMS_BYTES
+from engine.ops.cpu import dot_k, dot_q8_0
 from engine.ops.cpu.jit import kernel
 from engine.ops.cpu.jobs import (
     A_COLS,
@@ -64,29 +64,33 @@ def _sum(ir, v):
 
 
 @emitter
-def _quantise_32(ir, src, q, d, c, nb):
+def _quantise_32(ir, src, row, nb):
     b = ir.b
     with ir.loop(nb) as i:
+        at = ir.at(row, (i, dot_q8_0.X_BYTES))
         codes, scale = _quantise(ir, ir.at(src, (i, 128)), 2)
         for k, v in enumerate(codes):
-            ir.store(b.trunc(v, vec(I8)), ir.at(q, (i, 32), 16 * k), 16)
-        ir.store(scale, ir.at(d, (i, 4)), 4)
+            ir.store(b.trunc(v, vec(I8)), ir.at(at, 16 * k), 4)
+        ir.store(scale, ir.at(at, dot_q8_0.X_SCALE), 4)
         total = _sum(ir, b.add(*codes))
-        ir.store(b.mul(total, ir.c(-128, I32)), ir.at(c, (i, 4)), 4)
+        ir.store(b.mul(total, ir.c(-128, I32)), ir.at(at, dot_q8_0.X_LIFT), 4)
 
 
 @emitter
-def _quantise_256(ir, src, q, d, s, nb):
+def _quantise_256(ir, src, row, nb):
     b = ir.b
     with ir.loop(nb) as i:
+        at = ir.at(row, (i, dot_k.X_BYTES))
         codes, scale = _quantise(ir, ir.at(src, (i, 1024)), 16)
         for k, v in enumerate(codes):
-            ir.store(b.trunc(v, vec(I8)), ir.at(q, (i, 256), 16 * k), 16)
-        ir.store(scale, ir.at(d, (i, 4)), 4)
+            ir.store(b.trunc(v, vec(I8)), ir.at(at, 16 * k), 16)
+        ir.store(scale, ir.at(at, dot_k.X_SCALE), 4)
         sums = [_sum(ir, v) for v in codes]
         pairs = [b.add(x, y) for x, y in zip(sums[::2], sums[1::2], strict=True)]
-        at = ir.at(s, (i, SUMS_BYTES))
-        for values, low, high in ((sums, LOW16, HIGH16), (pairs, LOW32, HIGH32)):
+        for values, low, high in (
+            (sums, dot_k.LOW16, dot_k.HIGH16),
+            (pairs, dot_k.LOW32, dot_k.HIGH32),
+        ):
             for k, total in enumerate(values):
                 # total = lo + 128 * hi with lo in -64..63
                 up = b.ashr(b.add(total, ir.c(64, I32)), ir.c(7, I32))
@@ -99,9 +103,9 @@ def _quantise_256(ir, src, q, d, s, nb):
 def row_bytes(kind, cols):
     """Bytes of one quantised row."""
     if kind == ROWS_32:
-        return (cols + cols // 4 + 63) // 64 * 64
+        return (cols // 32 * 40 + 63) // 64 * 64
     if kind == ROWS_256:
-        return (cols + cols // 64 + 63) // 64 * 64 + cols // 4
+        return cols // 256 * 320
     return 0
 
 
@@ -110,7 +114,7 @@ def _entry(job, u):
     """Table entry of row u; rows of a grouped product are sorted by group."""
     split = load_i64(job + A_SPLIT)
     at = (u % split) * (load_i64(job + N) // split) + u // split
-    return load_i64(job + A_TABLE) + 24 * at
+    return load_i64(job + A_TABLE) + 8 * at
 
 
 @leaf
@@ -124,28 +128,18 @@ def take_f32(job, u0, u1):
 def quantise_32(job, u0, u1):
     cols = load_i64(job + A_COLS)
     for u in range(u0, u1):
-        q = load_i64(job + A_ROW) + u * load_i64(job + A_STRIDE)
-        d = q + cols
-        c = d + cols // 8
-        entry = _entry(job, u)
-        store_i64(entry, q)
-        store_i64(entry + 8, d)
-        store_i64(entry + 16, c)
-        _quantise_32(load_i64(job + A_SRC) + u * cols * 4, q, d, c, cols // 32)
+        row = load_i64(job + A_ROW) + u * load_i64(job + A_STRIDE)
+        store_i64(_entry(job, u), row)
+        _quantise_32(load_i64(job + A_SRC) + u * cols * 4, row, cols // 32)
 
 
 @leaf
 def quantise_256(job, u0, u1):
     cols = load_i64(job + A_COLS)
     for u in range(u0, u1):
-        q = load_i64(job + A_ROW) + u * load_i64(job + A_STRIDE)
-        d = q + cols
-        s = q + (cols + cols // 64 + 63) // 64 * 64
-        entry = _entry(job, u)
-        store_i64(entry, q)
-        store_i64(entry + 8, d)
-        store_i64(entry + 16, s)
-        _quantise_256(load_i64(job + A_SRC) + u * cols * 4, q, d, s, cols // 256)
+        row = load_i64(job + A_ROW) + u * load_i64(job + A_STRIDE)
+        store_i64(_entry(job, u), row)
+        _quantise_256(load_i64(job + A_SRC) + u * cols * 4, row, cols // 256)
 
 
 # exp on [-87, 88]: 2**n times the Taylor polynomial of the remainder, |r| <= ln(2) / 2, whose

@@ -16,7 +16,7 @@ SLAB = 256  # values that one call of a dot leaf covers; part of the order of su
 def _emit_dot(n):
     def emit(ir, acc, panel, xt, k0, nk):
         b = ir.b
-        rows = [ir.at(ir.load(ir.at(xt, 24 * t), I64), (k0, 4)) for t in range(n)]
+        rows = [ir.at(ir.load(ir.at(xt, 8 * t), I64), (k0, 4)) for t in range(n)]
         zero = ir.const(0.0, vec(F32))
         even = [ir.var(zero) for _ in range(n)]
         odd = [ir.var(zero) for _ in range(n)]

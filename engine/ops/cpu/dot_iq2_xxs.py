@@ -80,14 +80,12 @@ def _emit_dot(n):
     def emit(ir, acc, pa, pb, xt, b0, nb):
         b = ir.b
 
-        def block(i, values, sums):
+        def block(i, xs):
             base = ir.at(pa, (i, BLOCK_A))
             d, scales = _header(ir, base)
             staged = stage(ir, [ir.byte(s, k) for s in scales for k in range(4)])
-            totals = nibble_sums(
-                ir, values, ir.at(base, 128), staged, lambda w: ir.lookup(_TABLE, w)
-            )
-            lifts = weighted_sums(ir, sums, scales, LOW32, HIGH32)
+            totals = nibble_sums(ir, xs, ir.at(base, 128), staged, lambda w: ir.lookup(_TABLE, w))
+            lifts = weighted_sums(ir, xs, scales, LOW32, HIGH32)
             bias = ir.const(_BIAS, vec(I32))
             exact = [b.sub(s, b.mul(m, bias)) for s, m in zip(totals, lifts, strict=True)]
             return [((s, d),) for s in exact]

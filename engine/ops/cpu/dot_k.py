@@ -1,7 +1,8 @@
 """What the formats of 256-value blocks share: integer sums over sub-blocks and f32 steps.
 
-Activations come as 256-value blocks: int8 values, one f32 scale, and sums of 16 and of 32 values
-split in bytes (sum = low + 128 * high), so that minima and biases are byte dot products too.
+Activations come as blocks of 256 int8 values, one f32 scale, and sums of 16 and of 32 values split
+in bytes (sum = low + 128 * high), so that minima and biases are byte dot products too. All of a
+block lies together: a kernel then needs one address per row.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from llvmlite import ir as llvm_ir
 from engine.ops.cpu.simd import F32, I16, I32, I64, vec
 
 SLAB = 8  # blocks that a call covers; sized for the L1 cache, no part of the arithmetic
-SUMS_BYTES = 64  # per block: low16[16], high16[16], low32[8], high32[8], 16 unused
-LOW16, HIGH16, LOW32, HIGH32 = 0, 16, 32, 40
+# Offsets in a block of activations, after its 256 values.
+LOW16, HIGH16, LOW32, HIGH32, X_SCALE, X_BYTES = 256, 272, 288, 296, 304, 320
 
 
 def stage(ir, vectors):
@@ -34,21 +35,16 @@ def half_at(ir, dwords, i: int):
 def emit_superblocks(ir, n, acc, xt, b0, nb, block):
     """Sum blocks of 256 into n output vectors.
 
-    ``block(index)`` returns ``terms(xs)``, which for the rows' (values, sums) addresses gives a
-    list per row of (integer vector, f32 weight scale); per term acc = fma(float(i), dw * dx, acc).
+    ``block(index, xs)`` gives, for the addresses of the rows' blocks, per row a list of (integer
+    vector, f32 weight scale); each adds acc = fma(float(integer), dw * dx, acc).
     """
     b = ir.b
-    xq, xd, xs = [], [], []
-    for t in range(n):
-        xq.append(ir.at(ir.load(ir.at(xt, 24 * t), I64), (b0, 256)))
-        xd.append(ir.at(ir.load(ir.at(xt, 24 * t + 8), I64), (b0, 4)))
-        xs.append(ir.at(ir.load(ir.at(xt, 24 * t + 16), I64), (b0, SUMS_BYTES)))
+    rows = [ir.at(ir.load(ir.at(xt, 8 * t), I64), (b0, X_BYTES)) for t in range(n)]
     slots = [ir.var(ir.load(ir.at(acc, 64 * t), vec(F32), 64)) for t in range(n)]
     with ir.loop(nb) as i:
-        values = [ir.at(q, (i, 256)) for q in xq]
-        sums = [ir.at(s, (i, SUMS_BYTES)) for s in xs]
-        for t, terms in enumerate(block(i, values, sums)):
-            dx = ir.splat(ir.load(ir.at(xd[t], (i, 4)), F32, 4))
+        xs = [ir.at(row, (i, X_BYTES)) for row in rows]
+        for t, terms in enumerate(block(i, xs)):
+            dx = ir.splat(ir.load(ir.at(xs[t], X_SCALE), F32, 4))
             for total, scale in terms:
                 step = ir.fma(ir.floats(total), b.fmul(scale, dx), b.load(slots[t]))
                 b.store(step, slots[t])
@@ -56,7 +52,7 @@ def emit_superblocks(ir, n, acc, xt, b0, nb, block):
         ir.store(b.load(slots[t]), ir.at(acc, 64 * t), 64)
 
 
-def nibble_sums(ir, values, codes, scales, convert):
+def nibble_sums(ir, xs, codes, scales, convert):
     """Per row, the sum over eight sub-blocks of scale * dot(weights, x), in int32.
 
     codes : address of 32 vectors; in vectors 8c..8c+7, low nibbles are sub-block 2c, high 2c+1.
@@ -64,15 +60,15 @@ def nibble_sums(ir, values, codes, scales, convert):
     convert : nibbles to unsigned weights of at most 127.
     """
     b = ir.b
-    totals = [ir.var(ir.const(0, vec(I32))) for _ in values]
+    totals = [ir.var(ir.const(0, vec(I32))) for _ in xs]
     with ir.loop(4) as c:
-        low = [ir.const(0, vec(I32))] * len(values)
+        low = [ir.const(0, vec(I32))] * len(xs)
         high = list(low)
         for j in range(8):
             v = ir.load(ir.at(codes, (c, 512), 64 * j), vec(I32), 64)
             w0 = convert(ir.as_bytes(ir.mask(v, 0x0F0F0F0F)))
             w1 = convert(ir.as_bytes(ir.mask(ir.shr(v, 4), 0x0F0F0F0F)))
-            for t, x in enumerate(values):
+            for t, x in enumerate(xs):
                 low[t] = ir.dot(low[t], w0, ir.x_bytes(ir.at(x, (c, 64), 4 * j)))
                 high[t] = ir.dot(high[t], w1, ir.x_bytes(ir.at(x, (c, 64), 32 + 4 * j)))
         s0 = ir.load(ir.at(scales, (c, 128)), vec(I32), 64)
@@ -83,10 +79,10 @@ def nibble_sums(ir, values, codes, scales, convert):
     return [b.load(slot) for slot in totals]
 
 
-def weighted_sums(ir, sums, weights, low: int, high: int):
+def weighted_sums(ir, xs, weights, low: int, high: int):
     """Per row, the sum over sub-blocks of weight * sum(x); weights are vectors of four bytes."""
     out = []
-    for at in sums:
+    for at in xs:
         parts = []
         for offset in (low, high):
             total = ir.const(0, vec(I32))

@@ -45,15 +45,15 @@ def _first_value(ir, p):
     return b.add(b.shl(half, ir.c(7)), b.shl(odd, ir.c(4)))
 
 
-def _totals(ir, values, codes, scales):
+def _totals(ir, xs, codes, scales):
     b = ir.b
-    totals = [ir.var(ir.const(0, vec(I32))) for _ in values]
+    totals = [ir.var(ir.const(0, vec(I32))) for _ in xs]
     with ir.loop(4) as p:
         packed = [ir.load(ir.at(codes, (p, 256), 64 * q), vec(I32), 64) for q in range(4)]
         first = _first_value(ir, p)
-        at = [b.add(x, first) for x in values]
+        at = [b.add(x, first) for x in xs]
         for j in range(4):
-            ints = [ir.const(0, vec(I32))] * len(values)
+            ints = [ir.const(0, vec(I32))] * len(xs)
             for q, v in enumerate(packed):
                 w = ir.as_bytes(ir.mask(ir.shr(v, 2 * j), 0x03030303))
                 for t, x in enumerate(at):
@@ -66,12 +66,12 @@ def _totals(ir, values, codes, scales):
 
 def _emit_dot(n):
     def emit(ir, acc, pa, pb, xt, b0, nb):
-        def block(i, values, sums):
+        def block(i, xs):
             base = ir.at(pa, (i, BLOCK_A))
             d, dmin, scales, minima = _header(ir, base)
             staged = stage(ir, _in_order(ir, scales, lambda s: s))
-            totals = _totals(ir, values, ir.at(base, 256), staged)
-            lows = weighted_sums(ir, sums, minima, LOW16, HIGH16)
+            totals = _totals(ir, xs, ir.at(base, 256), staged)
+            lows = weighted_sums(ir, xs, minima, LOW16, HIGH16)
             down = ir.b.fneg(dmin)
             return [((s, d), (m, down)) for s, m in zip(totals, lows, strict=True)]
 

@@ -39,12 +39,12 @@ def _header(ir, base):
 
 def _emit_dot(n):
     def emit(ir, acc, pa, pb, xt, b0, nb):
-        def block(i, values, sums):
+        def block(i, xs):
             base = ir.at(pa, (i, BLOCK_A))
             d, dmin, scales, minima = _header(ir, base)
             staged = stage(ir, [ir.byte(s, k) for s in scales for k in range(4)])
-            totals = nibble_sums(ir, values, ir.at(base, 256), staged, lambda w: w)
-            lows = weighted_sums(ir, sums, minima, LOW32, HIGH32)
+            totals = nibble_sums(ir, xs, ir.at(base, 256), staged, lambda w: w)
+            lows = weighted_sums(ir, xs, minima, LOW32, HIGH32)
             down = ir.b.fneg(dmin)
             return [((s, d), (m, down)) for s, m in zip(totals, lows, strict=True)]
 

@@ -10,6 +10,8 @@ from engine.ops.cpu.leaf import leaf
 from engine.ops.cpu.simd import F32, I16, I32, I64, LANES, emitter, vec
 
 BLOCK_A, BLOCK_B = 2 * LANES, 32 * LANES
+# Offsets in a block of activations, after its 32 values: the f32 scale, and -128 * their sum.
+X_SCALE, X_LIFT, X_BYTES = 32, 36, 40
 SLAB = 64  # blocks that a call covers; sized for the L1 cache, no part of the arithmetic
 
 
@@ -20,28 +22,25 @@ def emit_blocks(ir, n, acc, xt, b0, nb, block):
     acc = fma(float(isum), dw * dx, acc), isum exact.
     """
     b = ir.b
-    xq, xd, xc = [], [], []
-    for t in range(n):
-        xq.append(ir.at(ir.load(ir.at(xt, 24 * t), I64), (b0, 32)))
-        xd.append(ir.at(ir.load(ir.at(xt, 24 * t + 8), I64), (b0, 4)))
-        xc.append(ir.at(ir.load(ir.at(xt, 24 * t + 16), I64), (b0, 4)))
+    rows = [ir.at(ir.load(ir.at(xt, 8 * t), I64), (b0, X_BYTES)) for t in range(n)]
     sums = [ir.var(ir.load(ir.at(acc, 64 * t), vec(F32), 64)) for t in range(n)]
     with ir.loop(nb) as i:
         weights, scale = block(i)
+        xs = [ir.at(row, (i, X_BYTES)) for row in rows]
         chains = 2 if n == 1 else 1
         ints = []
         for t in range(n):
             start = ir.const(0, vec(I32))
             if ir.biased:
-                start = ir.splat(ir.load(ir.at(xc[t], (i, 4)), I32, 4))
+                start = ir.splat(ir.load(ir.at(xs[t], X_LIFT), I32, 4))
             ints.append([start, *[ir.const(0, vec(I32))] * (chains - 1)])
         for k, w in enumerate(weights):
             for t in range(n):
-                x = ir.x_bytes(ir.at(xq[t], (i, 32), 4 * k))
+                x = ir.x_bytes(ir.at(xs[t], 4 * k))
                 ints[t][k % chains] = ir.dot_wide(ints[t][k % chains], w, x)
         for t in range(n):
             total = ints[t][0] if chains == 1 else b.add(*ints[t])
-            dx = ir.splat(ir.load(ir.at(xd[t], (i, 4)), F32, 4))
+            dx = ir.splat(ir.load(ir.at(xs[t], X_SCALE), F32, 4))
             step = ir.fma(ir.floats(total), b.fmul(scale, dx), b.load(sums[t]))
             b.store(step, sums[t])
     for t in range(n):

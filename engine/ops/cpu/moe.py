@@ -185,11 +185,10 @@ def _experts(fns, out, x, ids, weights, n, used, ws, limit, space, n_threads):
         if kind == load_i64(gate_w + D_KIND) or kind == load_i64(up_w + D_KIND):
             natural = load_i64(tables + 8 * kind)
             for i in range(m):
-                src, dst = natural + 24 * (i // used), at + 24 * load_i64(place + 8 * i)
-                for f in range(0, 24, 8):
-                    store_i64(dst + f, load_i64(src + f))
+                row = load_i64(natural + 8 * (i // used))
+                store_i64(at + 8 * load_i64(place + 8 * i), row)
             store_i64(tables + 8 * kind, at)
-            at += _round_64(24 * m)
+            at += _round_64(8 * m)
 
     n_jobs = 0
     for e in range(n_expert):
@@ -199,7 +198,7 @@ def _experts(fns, out, x, ids, weights, n, used, ws, limit, space, n_threads):
             for side in range(2):
                 w = gate_w if side == 0 else up_w
                 dst = gate if side == 0 else up
-                table = load_i64(tables + 8 * load_i64(w + D_KIND)) + 24 * p
+                table = load_i64(tables + 8 * load_i64(w + D_KIND)) + 8 * p
                 job = jobs + n_jobs * JOB_BYTES
                 rows_job(job, w, table, count, dst + 4 * ff * p, 4 * ff, e, 0, ff)
                 n_jobs += 1
@@ -217,7 +216,7 @@ def _experts(fns, out, x, ids, weights, n, used, ws, limit, space, n_threads):
         count = load_i64(first + 8 * e + 8) - p
         if count > 0:
             job = jobs + n_jobs * JOB_BYTES
-            rows_job(job, down_w, mid + 24 * p, count, y + 4 * n_out * p, 4 * n_out, e, 0, n_out)
+            rows_job(job, down_w, mid + 8 * p, count, y + 4 * n_out * p, 4 * n_out, e, 0, n_out)
             n_jobs += 1
     run(jobs, n_jobs, n_threads)
     _rows_fn_job(jobs, load_i64(fns + 16), y, place, out, n, n_out, used)

@@ -149,16 +149,16 @@ def rows_int8(job, u0, u1):
                 pa, pb = panel_slab(w, expert, g, b0, nb, space)
                 t = 0
                 while t + 8 <= rows:
-                    call6(dot8, acc + 64 * t, pa, pb, table + (t0 + t) * 24, b0, nb)
+                    call6(dot8, acc + 64 * t, pa, pb, table + (t0 + t) * 8, b0, nb)
                     t += 8
                 if t + 4 <= rows:
-                    call6(dot4, acc + 64 * t, pa, pb, table + (t0 + t) * 24, b0, nb)
+                    call6(dot4, acc + 64 * t, pa, pb, table + (t0 + t) * 8, b0, nb)
                     t += 4
                 if t + 2 <= rows:
-                    call6(dot2, acc + 64 * t, pa, pb, table + (t0 + t) * 24, b0, nb)
+                    call6(dot2, acc + 64 * t, pa, pb, table + (t0 + t) * 8, b0, nb)
                     t += 2
                 if t < rows:
-                    call6(dot1, acc + 64 * t, pa, pb, table + (t0 + t) * 24, b0, nb)
+                    call6(dot1, acc + 64 * t, pa, pb, table + (t0 + t) * 8, b0, nb)
             _store(job, g, acc, t0, rows)
 
 
@@ -189,16 +189,16 @@ def rows_f32(job, u0, u1):
                 k0, nk = b0 * block_len, nb * block_len
                 t = 0
                 while t + 8 <= rows:
-                    call5(dot8, acc + 64 * t, pa, table + (t0 + t) * 24, k0, nk)
+                    call5(dot8, acc + 64 * t, pa, table + (t0 + t) * 8, k0, nk)
                     t += 8
                 if t + 4 <= rows:
-                    call5(dot4, acc + 64 * t, pa, table + (t0 + t) * 24, k0, nk)
+                    call5(dot4, acc + 64 * t, pa, table + (t0 + t) * 8, k0, nk)
                     t += 4
                 if t + 2 <= rows:
-                    call5(dot2, acc + 64 * t, pa, table + (t0 + t) * 24, k0, nk)
+                    call5(dot2, acc + 64 * t, pa, table + (t0 + t) * 8, k0, nk)
                     t += 2
                 if t < rows:
-                    call5(dot1, acc + 64 * t, pa, table + (t0 + t) * 24, k0, nk)
+                    call5(dot1, acc + 64 * t, pa, table + (t0 + t) * 8, k0, nk)
             _store(job, g, acc, t0, rows)
 
 
@@ -224,7 +224,7 @@ def activation_job(job, quantisers, kind, src, n, cols, split, space):
 
     Returns the table's address; the rows follow it.
     """
-    rows = space + (24 * n + 63) // 64 * 64
+    rows = space + (8 * n + 63) // 64 * 64
     store_i64(job + FN, load_i64(quantisers + 8 * kind))
     store_i64(job + N, n)
     store_i64(job + UNITS, n)
@@ -241,7 +241,7 @@ def activation_job(job, quantisers, kind, src, n, cols, split, space):
 @kernel
 def activation_bytes(kind, n, cols):
     """Bytes of `space` that `activation_job` uses."""
-    return (24 * n + 63) // 64 * 64 + n * row_bytes(kind, cols)
+    return (8 * n + 63) // 64 * 64 + n * row_bytes(kind, cols)
 
 
 @kernel
@@ -272,7 +272,7 @@ def _products(quantisers, x, n, split, pairs, n_pairs, space, n_threads):
         each = rows // split
         for s in range(split):
             job = jobs + (p * split + s) * JOB_BYTES
-            first = table + 24 * n * s
+            first = table + 8 * n * s
             rows_job(job, w, first, n, out + 4 * each * s, 4 * rows, 0, each * s, each * (s + 1))
     run(jobs, n_pairs * split, n_threads)
 

@@ -43,8 +43,9 @@ _NEEDS = {
 @functools.cache
 def target_features() -> frozenset[str]:
     """Features that numba compiles for: the host's, unless numba's own settings say otherwise."""
-    if numba.config.CPU_NAME or numba.config.CPU_FEATURES:
-        names = (numba.config.CPU_FEATURES or "").split(",")
+    chosen = getattr(numba.config, "CPU_FEATURES", None)
+    if chosen or getattr(numba.config, "CPU_NAME", None):
+        names = (chosen or "").split(",")
         return frozenset(n[1:] for n in names if n.startswith("+"))
     return frozenset(name for name, there in binding.get_host_cpu_features().items() if there)
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from engine.ops.cpu import dot_f32, products
 from engine.ops.cpu.activations import ROWS_32, ROWS_256, ROWS_F32
+from engine.ops.cpu.leaf import Leaf
 from engine.ops.cpu.repack import repack as repack_panels
 from engine.ops.cpu.simd import LANES
 from engine.weights.tensor import Tensor
@@ -53,7 +54,7 @@ class Weight:
     quantisers: int
     _fields: np.ndarray = field(repr=False)
     _data: np.ndarray = field(repr=False)
-    _decode: object = field(repr=False)
+    _decode: Leaf | None = field(repr=False)
 
     def decoding(self) -> int:
         """`address`, after making sure that the weight's rows can be decoded to f32."""
@@ -71,9 +72,9 @@ class _Layout:
     block_b: int
     slab: int
     kind: int
-    pack: object
-    decode: object
-    dots: tuple
+    pack: Leaf
+    decode: Leaf | None
+    dots: tuple[Leaf, ...]
 
     def area_b(self, blocks: int) -> int:
         return -(-blocks * self.block_a // 64) * 64
