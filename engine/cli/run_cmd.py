@@ -19,7 +19,14 @@ from engine.text import chat, special
 from engine.text.files import read_text
 from engine.text.tokenizer import Span
 from engine.tooling.exits import INTERRUPTED, printable, say
-from engine.tooling.model_options import model_options, take_model_options
+from engine.tooling.model_options import DEFAULT_MODEL, model_options, take_model_options
+from engine.tooling.spec_options import (
+    SpecChoice,
+    describe,
+    spec_options,
+    take_spec_options,
+    warnings,
+)
 
 if TYPE_CHECKING:
     from engine.engine import Engine
@@ -63,6 +70,7 @@ _TITLE_CHARS = 80
     type=click.Path(path_type=Path),
     help="Continue the conversation in this file, if it exists, and save it there.",
 )
+@spec_options
 @model_options
 def run_command(**values: Any) -> int:
     """Answer one prompt: text on stdout as it is made, speeds on stderr."""
@@ -92,6 +100,7 @@ class _Plan:
     own_template: bool
     session: Path | None
     resumed: bool
+    spec: SpecChoice
 
 
 def _plan(values: dict[str, Any]) -> _Plan:
@@ -113,7 +122,10 @@ def _plan(values: dict[str, Any]) -> _Plan:
     if values["raw"] and chat_only:
         raise OptionError(f"{chat_only[0]}: expected in chat format, found with --raw")
     sampler = _sampler(values)
-    options = take_model_options(values, say)
+    folder = values["chdir"] or Path()
+    bundled = values["model"] is None and not (folder / DEFAULT_MODEL).exists()
+    spec, mtp_path = take_spec_options(values, bundled)
+    options = take_model_options(values, say, mtp_path=mtp_path)
 
     prompt = values["prompt"]
     if prompt is None:
@@ -143,6 +155,7 @@ def _plan(values: dict[str, Any]) -> _Plan:
         own_template=values["chat_template"],
         session=session,
         resumed=resumed,
+        spec=spec,
     )
 
 
@@ -257,25 +270,43 @@ def _generate(
     engine: Engine, session: Session, plan: _Plan, interrupt: _Interrupt, thinking: bool
 ) -> int:
     """Print tokens until the model, the limit, the context or the user says stop."""
+    from engine.spec.modes import open_decoder
+    from engine.spec.policy import Sampled
     from engine.text.stream import TextStream
 
     stream = TextStream(engine.tokenizer, thinking)
     output = _Output()
+    stop = engine.tokenizer.eos_ids
+    decoder = open_decoder(
+        session,
+        plan.spec.mode,
+        Sampled(plan.sampler),
+        draft=plan.spec.draft,
+        adaptive=plan.spec.adaptive,
+        margin=plan.spec.margin,
+        stop=stop,
+    )
+    limit = min(plan.tokens, session.room)
     n = 0
     try:
-        for _ in range(min(plan.tokens, session.room)):
-            if interrupt.asked:
-                break
-            token = plan.sampler.sample(session.logits, session.n_past)
-            if token in engine.tokenizer.eos_ids:
-                break
-            was_thinking = stream.thinking
-            output.write(stream.push(token), dim=was_thinking)
-            session.eval(token)
-            n += 1
+        token = decoder.start()
+        while n < limit and token not in stop and not interrupt.asked:
+            result = decoder.step(token, limit - n)
+            token = result.next
+            for made in result.tokens:
+                if made in stop:  # a kept draft; nothing was drafted behind it
+                    token = made
+                    break
+                was_thinking = stream.thinking
+                output.write(stream.push(made), dim=was_thinking)
+                n += 1
     finally:
         output.write(stream.finish(), dim=stream.thinking)
         output.end()
+    if drafted := describe(decoder.stats):
+        say(drafted)
+    for warning in warnings(decoder.stats, plan.spec.mode):
+        say(warning)
     return n
 
 
