@@ -163,7 +163,7 @@ def test_command_prints_both_sides(tmp_path):
     )
     assert result.exit_code == 0
     assert "llama.cpp: KV f16" in result.output
-    table = list(csv.DictReader(target.open()))
+    table = list(csv.DictReader(io.StringIO(target.read_text())))
     assert [row["side"] for row in table] == ["ds4", "llama.cpp"]
     assert all(float(row["prefill_s"]) > 0 for row in table)
     # Same model on both sides: rounding differs, most likely tokens mostly agree.
