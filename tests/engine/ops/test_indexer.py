@@ -44,6 +44,18 @@ def test_stored_rows(rng, official):
     assert same_bits(alone.export(3 + n), actual)
 
 
+@pytest.mark.parametrize("ops", [cpu, reference])
+def test_zeros_stay_zero(rng, ops):
+    rows, q = ops.new_index_rows(8, 128, True), np.zeros((1, 2, 128), np.float32)
+    cos, sin = angles(rng, 1, 64)
+
+    ops.indexer_store(rows, 2, q[0, :1], normal(rng, 128), cos, sin, 1e-6, True)
+    ops.indexer_query(q, cos, sin, True)
+
+    assert not rows.export(3).any()
+    assert not q.any()
+
+
 @pytest.mark.parametrize("official", [False, True])
 def test_export_and_load(rng, official):
     rows, _ = _filled(rng, 37, official)

@@ -168,6 +168,20 @@ def test_fp8_rows_are_exact_where_nothing_else_rounds(rng):
     assert np.array_equal(ring[0], exact.astype(np.float16).astype(np.float32))
 
 
+@pytest.mark.parametrize("ops", [cpu, reference])
+def test_block_of_zeros_stays_zero(rng, ops):
+    kv, weight = normal(rng, 2, 192), normal(rng, 192)
+    kv[1] = 0
+    weight[:64] = 0
+    cos, sin = angles(rng, 2, 64)
+    ring = poisoned(4, 192)
+
+    ops.kv_store(ring, kv, weight, cos, sin, 0, 1e-6, True)
+
+    assert not ring[0, :64].any() and ring[0, 64:].all()
+    assert not ring[1].any()
+
+
 @pytest.mark.oracle
 def test_fp8_rows_are_torchs(rng):
     torch = pytest.importorskip("torch")
