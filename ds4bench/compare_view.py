@@ -28,7 +28,9 @@ _COLOURS = {
     None: "bold red",
 }
 _STRIKING = 8
-HEADINGS = ("what", "mode", "context", "base", "head", "change", "95 % interval", "MDE", "verdict")
+HEADINGS = ("what", "mode", "context", "change", "verdict", "95 % interval", "MDE", "base", "head")
+VERDICT = HEADINGS.index("verdict")
+_NUMBERS = (3, 5, 6, 7, 8)
 
 
 def percent(log_effect: float, digits: int = 2) -> str:
@@ -55,6 +57,12 @@ def verdict_text(line: Line) -> str:
     return f"{word} (tolerance {100 * judgement.tolerance:.3g} %)"
 
 
+def _where(line: Line) -> str:
+    if line.ctx_tokens is not None:
+        return f"at {line.ctx_tokens}"
+    return "over 1 frontier" if line.frontiers == 1 else f"over {line.frontiers} frontiers"
+
+
 def cells_of(line: Line) -> tuple[str, ...]:
     """One table row under `HEADINGS`."""
     where = f"{line.frontiers} frontiers" if line.ctx_tokens is None else str(line.ctx_tokens)
@@ -65,12 +73,12 @@ def cells_of(line: Line) -> tuple[str, ...]:
         line.metric,
         line.mode,
         where,
-        f"{line.base_rate:.2f}",
-        f"{line.head_rate:.2f}",
         percent(line.judgement.estimate.mean),
+        verdict_text(line),
         interval_text(line.judgement.interval),
         f"{100 * mde:.2f} %" if math.isfinite(mde) else "-",
-        verdict_text(line),
+        f"{line.base_rate:.2f}",
+        f"{line.head_rate:.2f}",
     )
 
 
@@ -82,6 +90,22 @@ def headline(result: Comparison) -> str:
     else:
         count = f"{result.n_base} and {result.n_head} {unit}"
     return f"{WORDS[result.verdict]}: {result.head} against {result.base}, {count}"
+
+
+def slower_curves(result: Comparison) -> list[str]:
+    """The curves, or failing any the frontiers, that made it a regression: a phrase each."""
+    if result.unlike:
+        return []
+    for lines in (result.curves, result.cells):
+        bad = [line for line in lines if line.judgement.verdict is Verdict.REGRESSED]
+        if bad:
+            return [
+                f"{line.metric} {line.mode} {_where(line)}: "
+                f"{percent(line.judgement.estimate.mean)}, "
+                f"tolerance {100 * line.judgement.tolerance:.3g} %"
+                for line in bad
+            ]
+    return []
 
 
 def print_rich(result: Comparison, console: Console, *, every_cell: bool = False) -> None:
@@ -99,11 +123,12 @@ def print_rich(result: Comparison, console: Console, *, every_cell: bool = False
     for lines, title in _tables(result, every_cell):
         table = Table(title=title, title_justify="left", box=None, pad_edge=False, show_edge=False)
         for place, name in enumerate(HEADINGS):
-            table.add_column(name, justify="right" if 3 <= place <= 7 else "left")
+            table.add_column(name, justify="right" if place in _NUMBERS else "left")
         for line in lines:
             style = _COLOURS[line.judgement.verdict]
-            *front, last = cells_of(line)
-            table.add_row(*map(Text, front), Text(last, style=style))
+            cells = [Text(text) for text in cells_of(line)]
+            cells[VERDICT].stylize(style)
+            table.add_row(*cells)
         console.print(table)
     for text in _remarks(result):
         console.print(Text(f"  {text}", style="dim"))
@@ -158,17 +183,18 @@ def to_markdown(result: Comparison, *, every_cell: bool = False, heading: str = 
     """A summary for a CI job's page or a pull request."""
     mark = {Verdict.REGRESSED: "❌", Verdict.FINE: "✅", None: "⛔"}.get(result.verdict, "❔")
     out = [f"{heading} {mark} {escape_markdown(headline(result))}", ""]
+    out += [f"- {escape_markdown(text)}" for text in slower_curves(result)]
     out += [f"- unlike in {escape_markdown(str(d))}" for d in result.unlike]
     out += [f"- **broken**: {escape_markdown(text)}" for text in result.broken]
     for lines, title in _tables(result, every_cell):
         if out[-1]:
             out.append("")
         out += [f"**{title}**", "", "| " + " | ".join(HEADINGS) + " |"]
-        out.append("|" + "".join(" ---: |" if 3 <= i <= 7 else " --- |" for i in range(9)))
+        out.append("|" + "".join(" ---: |" if i in _NUMBERS else " --- |" for i in range(9)))
         for line in lines:
             cells = [escape_markdown(cell) for cell in cells_of(line)]
             if line.judgement.verdict is Verdict.REGRESSED:
-                cells[-1] = f"**{cells[-1]}**"
+                cells[VERDICT] = f"**{cells[VERDICT]}**"
             out.append("| " + " | ".join(cells) + " |")
     remarks = _remarks(result)
     if remarks:

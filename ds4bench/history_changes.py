@@ -17,7 +17,7 @@ WINDOW = 50  # latest points that are looked at
 P_VALUE = 0.001
 MIN_EFFECT = 0.01  # of the median
 MIN_SIZE = 3  # points on each side
-PERMUTATIONS = 1999
+PERMUTATIONS = 4999  # at p 0.001 four chance hits are allowed, so one more does not decide
 _BATCH = 250  # permutations at once: 250 x 50 x 50 float64 are 5 MB
 
 
@@ -125,7 +125,7 @@ def _divide(
     distance = np.abs(part[:, None] - part[None, :])
     scores = split_scores(distance, min_size)
     best = int(np.argmax(scores))
-    p = _p_value(distance, float(scores[best]), min_size, rng)
+    p = _p_value(distance, float(scores[best]), p_value, min_size, rng)
     if p > p_value:
         return
     found[start + best] = p
@@ -133,7 +133,10 @@ def _divide(
     _divide(x, start + best, stop, p_value, min_size, rng, found)
 
 
-def _p_value(distance: np.ndarray, score: float, min_size: int, rng: np.random.Generator) -> float:
+def _p_value(
+    distance: np.ndarray, score: float, limit: float, min_size: int, rng: np.random.Generator
+) -> float:
+    """Share of shuffled series that split as well; once beyond `limit`, some value beyond it."""
     n = distance.shape[0]
     as_high = 0
     for done in range(0, PERMUTATIONS, _BATCH):
@@ -143,7 +146,10 @@ def _p_value(distance: np.ndarray, score: float, min_size: int, rng: np.random.G
         highest = split_scores(shuffled, min_size).max(axis=1)
         # A tie is as extreme; rounding must not make it less.
         as_high += int((highest >= score * (1 - 1e-12)).sum())
-    return (as_high + 1) / (PERMUTATIONS + 1)
+        p = (as_high + 1) / (PERMUTATIONS + 1)
+        if p > limit:
+            break
+    return p
 
 
 def _merged(
