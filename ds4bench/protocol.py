@@ -10,7 +10,7 @@ import hashlib
 import struct
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from engine.errors import EngineError
@@ -148,6 +148,7 @@ class Warmup:
     prefill_tokens: int
     prefill_s: float
     gen_s: dict[str, float]
+    errors: dict[str, str] = field(default_factory=dict)
 
 
 def settled(rounds: Sequence[Warmup], tolerance: float = 0.05) -> bool:
@@ -172,19 +173,26 @@ def warm_up(
     """Run every kernel shape and page weights in, until the rate stops changing.
 
     Rounds end when two in a row agree within 5 %, after five, or when another one would pass
-    `most_s` seconds.
+    `most_s` seconds. A mode that fails is noted and left out of later rounds: it will fail in its
+    own rows, and must not take the other modes' with it.
     """
     rounds: list[Warmup] = []
+    left = list(modes)
     begin = clock()
     while True:
         timeline = make_timeline()
         prefill_s = timed_prefill(timeline, tokens, clock)
         saved = timeline.save()
-        gen_s = {}
-        for mode in modes:
-            gen_s[mode] = timed_decode(make_decoder(timeline, mode), n_decode, clock).gen_s
+        gen_s: dict[str, float] = {}
+        errors: dict[str, str] = {}
+        for mode in left:
+            try:
+                gen_s[mode] = timed_decode(make_decoder(timeline, mode), n_decode, clock).gen_s
+            except EngineError as error:
+                errors[mode] = str(error)
             timeline.restore(saved)
-        rounds.append(Warmup(len(tokens), prefill_s, gen_s))
+        left = [mode for mode in left if mode not in errors]
+        rounds.append(Warmup(len(tokens), prefill_s, gen_s, errors))
         spent = (clock() - begin) * 1e-9
         last = prefill_s + sum(gen_s.values())
         if len(rounds) >= most_rounds or settled(rounds) or spent + last > most_s:

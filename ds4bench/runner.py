@@ -171,11 +171,29 @@ class Runner:
     def prepare(self) -> dict[str, Any]:
         """Start a worker, load the model and warm it up; its warm-up goes to the journal.
 
+        A mode that kills the worker in the warm-up must cost its own rows only: the second try
+        warms the prefill alone.
+
         Returns
         -------
         dict
             Facts of the loaded engine.
         """
+        try:
+            facts = self._load()
+            rounds = self._warm_up(list(self.plan.modes))
+        except ChildDied as death:
+            self.note(f"warm-up: {death}; again without decoding")
+            facts = self._load()
+            rounds = self._warm_up([])
+        for number, one in enumerate(rounds):
+            self.journal.append({"kind": "warmup", "round": number, **one})
+        last = rounds[-1]
+        self.watchdog.observe("prefill", last["prefill_tokens"], last["prefill_s"])
+        self._ready = True
+        return facts
+
+    def _load(self) -> dict[str, Any]:
         limit = self.watchdog.fixed_s or FIRST_TIMEOUT_S
         self._position = None
         if self.child.pid is None:
@@ -184,13 +202,11 @@ class Runner:
         loaded = self.child.request(limit, "load")
         for text in loaded["facts"].get("notices", ()):
             self.note(text)
-        rounds = self.child.request(limit, "warmup")["rounds"]
-        for number, one in enumerate(rounds):
-            self.journal.append({"kind": "warmup", "round": number, **one})
-        last = rounds[-1]
-        self.watchdog.observe("prefill", last["prefill_tokens"], last["prefill_s"])
-        self._ready = True
         return {"load_s": loaded["load_s"], **loaded["facts"]}
+
+    def _warm_up(self, modes: list[str]) -> list[dict[str, Any]]:
+        limit = self.watchdog.fixed_s or FIRST_TIMEOUT_S
+        return self.child.request(limit, "warmup", modes=modes)["rounds"]
 
     def _measure(self, cell: Cell) -> None:
         """One cell to one row, whatever happens to the worker."""

@@ -221,8 +221,7 @@ class _Sweep:
         finished = False
         try:
             if self.to_stdout:
-                sys.stdout.write(records_csv.header(plan.upstream_only))
-                sys.stdout.flush()
+                write_stdout(records_csv.header(plan.upstream_only))
             if self.runner.todo():
                 self._start()
                 finished = self.runner.run()
@@ -261,20 +260,10 @@ class _Sweep:
 
     def _on_row(self, row: SpeedRow) -> None:
         self.screen.row(row)
-        if self.to_stdout and (row.ok or not self.request.plan.upstream_only):
+        upstream_only = self.request.plan.upstream_only
+        if self.to_stdout and (row.ok or not upstream_only):
             bandwidth = machine_bandwidth(self._environment())
-            try:
-                sys.stdout.write(records_csv.line(row, self.request.plan.upstream_only, bandwidth))
-                sys.stdout.flush()
-            except BrokenPipeError:
-                # Nobody reads any more. Silence the interpreter's own flush at exit.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-                raise EngineError("stdout: expected a reader, found a closed pipe") from None
-            except OSError as error:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-                raise StoreError(
-                    f"stdout: expected to write a row, found {error.strerror}"
-                ) from None
+            write_stdout(records_csv.line(row, upstream_only, bandwidth))
         if time.monotonic() - self.published_at > PUBLISH_EVERY_S:
             self._publish()
 
@@ -310,6 +299,25 @@ class _Sweep:
         if not finished or any(not row.ok for row in rows):
             return exits.PARTIAL
         return exits.OK
+
+
+def write_stdout(text: str) -> None:
+    """Write and flush.
+
+    Raises
+    ------
+    EngineError, StoreError
+        If nobody reads any more, or the disk behind it is full.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        # The interpreter would try the same text again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if isinstance(error, BrokenPipeError):
+            raise EngineError("stdout: expected a reader, found a closed pipe") from None
+        raise StoreError(f"stdout: expected to write a row, found {error.strerror}") from None
 
 
 @contextlib.contextmanager

@@ -81,8 +81,8 @@ class Worker:
         """Read rate of this machine on the threads that the model will use."""
         return self.model.bandwidth(self.settings)
 
-    def warmup(self) -> dict[str, Any]:
-        """Discarded rounds until the rate is steady."""
+    def warmup(self, modes: list[str]) -> dict[str, Any]:
+        """Discarded rounds in some modes until the rate is steady."""
         settings = self.settings
         n = min(WARM_CHUNK, settings["frontiers"][0])
         n_decode = min(WARM_DECODE, settings["gen_tokens"])
@@ -90,7 +90,7 @@ class Worker:
             lambda: self.model.session(n + n_decode + 1),
             self._decoder,
             self.tokens[:n],
-            settings["modes"],
+            modes,
             self.clock,
             n_decode=n_decode,
         )

@@ -1,0 +1,206 @@
+"""Telemetry where everything may be missing: a GPU made of failures, energy by two routes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from ds4bench import telemetry
+from ds4bench.records import Telemetry
+from ds4bench.telemetry import Sampler
+from ds4bench.telemetry_nvml import Gpu
+
+
+class NotSupported(Exception):
+    pass
+
+
+class FakeNvml:
+    """nvidia-ml-py's functions; names in `broken` raise, as on GB10 or under MIG."""
+
+    NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
+    nvmlClocksEventReasonSwPowerCap = 0x4
+    nvmlClocksEventReasonSwThermalSlowdown = 0x20
+    nvmlClocksThrottleReasonHwSlowdown = 0x8
+
+    def __init__(self, broken=(), **values):
+        self.broken = set(broken)
+        self.values = {
+            "nvmlInit": None,
+            "nvmlDeviceGetHandleByIndex": "handle",
+            "nvmlDeviceGetName": b"NVIDIA GB10",
+            "nvmlSystemGetDriverVersion": "580.95",
+            "nvmlSystemGetCudaDriverVersion": 13000,
+            "nvmlDeviceGetCount": 1,
+            "nvmlDeviceGetMemoryInfo": SimpleNamespace(total=1 << 37, used=1 << 30),
+            "nvmlDeviceGetEnforcedPowerLimit": 140_000,
+            "nvmlDeviceGetMaxClockInfo": 3003,
+            "nvmlDeviceGetMigMode": (0, 0),
+            "nvmlDeviceGetTemperature": 61,
+            "nvmlDeviceGetClockInfo": 2411,
+            "nvmlDeviceGetUtilizationRates": SimpleNamespace(gpu=95, memory=0),
+            "nvmlDeviceGetPowerUsage": 93_500,
+            "nvmlDeviceGetTotalEnergyConsumption": 5_000_000,
+            "nvmlDeviceGetCurrentClocksEventReasons": 0x24,
+            "nvmlDeviceGetCurrentClocksThrottleReasons": 0x8,
+            "nvmlDeviceGetComputeRunningProcesses": [
+                SimpleNamespace(pid=7),
+                SimpleNamespace(pid=8),
+            ],
+            **values,
+        }
+
+    def __getattr__(self, name):
+        if name not in self.values:
+            raise AttributeError(name)
+
+        def call(*arguments):
+            if name in self.broken:
+                raise NotSupported(name)
+            value = self.values[name]
+            return value(*arguments) if callable(value) else value
+
+        return call
+
+
+def test_a_whole_gpu():
+    gpu = Gpu(FakeNvml())
+    assert gpu.facts()["name"] == "NVIDIA GB10" and gpu.facts()["power_limit_w"] == 140
+    assert gpu.read(pid=7) == {
+        "temp_c": 61, "sm_mhz": 2411, "mem_mhz": 2411, "util_pct": 95, "power_w": 93.5,
+        "mem_used_bytes": 1 << 30, "throttle": "sw-power-cap+sw-thermal", "other_processes": 1,
+    }  # fmt: skip
+    assert gpu.energy_j() == 5000
+
+
+@pytest.mark.parametrize("name", sorted(FakeNvml().values))
+def test_each_call_may_fail_alone(name):
+    """Whatever fails takes at most its own value with it."""
+    whole, gpu = Gpu(FakeNvml()), Gpu(FakeNvml(broken=[name]))
+    if name in ("nvmlInit", "nvmlDeviceGetHandleByIndex"):
+        assert not gpu.present and gpu.read() == {} and gpu.facts() == {} and gpu.energy_j() is None
+        return
+    lost = set(whole.read()) - set(gpu.read())
+    lost |= set(whole.facts()) - set(gpu.facts())
+    assert len(lost) <= 2  # one clock call serves two clocks, one memory call two records
+    if name == "nvmlDeviceGetCurrentClocksEventReasons":
+        assert gpu.read()["throttle"] == "hw-slowdown", "older drivers' name is asked instead"
+
+
+def test_missing_functions_and_nonsense_values():
+    nvml = FakeNvml(nvmlDeviceGetPowerUsage="N/A", nvmlDeviceGetTemperature=0xFFFFFFFF)
+    del nvml.values["nvmlDeviceGetClockInfo"]
+    sample = Gpu(nvml).read()
+    assert not {"sm_mhz", "mem_mhz", "power_w", "temp_c"} & set(sample)
+
+
+@pytest.mark.parametrize(
+    ("value", "index"), [("2", 2), ("3,1", 3), ("", 0), ("GPU-abc", 0), ("MIG-1", 0)]
+)
+def test_first_visible_device(monkeypatch, value, index):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+    asked = []
+    Gpu(FakeNvml(nvmlDeviceGetHandleByIndex=lambda i: asked.append(i) or "h"))
+    assert asked == [index]
+
+
+def row_with(nvml, steps=(0, 1, 2, 3, 4)):
+    """Telemetry of a prefill of two seconds and a decode of two, on a clock of whole seconds."""
+    now = iter(steps)
+    clock = SimpleNamespace(now=next(now))
+    sampler = Sampler(Gpu(nvml), clock=lambda: clock.now)
+    sampler.begin()
+    for phase in ("prefill", "gen"):
+        sampler.enter(phase)
+        for _ in range(2):
+            clock.now = next(now, clock.now + 1)
+            sampler.tick()
+        sampler.leave()
+    return sampler.row()
+
+
+def test_energy_from_the_counter():
+    readings = iter([1000, 51_000, 60_000, 63_000])
+    row = row_with(FakeNvml(nvmlDeviceGetTotalEnergyConsumption=lambda h: next(readings)))
+    assert (row.prefill_energy_j, row.gen_energy_j) == (50.0, 3.0)
+    assert row.energy_source == "nvml-counter"
+
+
+def test_energy_from_power_where_there_is_no_counter():
+    row = row_with(FakeNvml(broken=["nvmlDeviceGetTotalEnergyConsumption"]))
+    assert row.prefill_energy_j == pytest.approx(2 * 93.5)
+    assert row.gen_energy_j == pytest.approx(2 * 93.5)
+    assert row.energy_source == "nvml-power"
+
+
+def test_a_counter_that_was_reset_is_no_energy():
+    readings = iter([9000, 10, 20, 1020])
+    nvml = FakeNvml(
+        broken=["nvmlDeviceGetPowerUsage"],
+        nvmlDeviceGetTotalEnergyConsumption=lambda h: next(readings),
+    )
+    row = row_with(nvml)
+    assert row.prefill_energy_j is None and row.gen_energy_j == 1.0
+
+
+def test_half_of_the_power_readings_are_no_energy():
+    readings = iter([100_000, 100_000, NotSupported])
+
+    def power(handle):
+        value = next(readings, 100_000)
+        if value is NotSupported:
+            raise NotSupported
+        return value
+
+    nvml = FakeNvml(broken=["nvmlDeviceGetTotalEnergyConsumption"], nvmlDeviceGetPowerUsage=power)
+    assert row_with(nvml).prefill_energy_j is None
+
+
+def test_without_a_gpu_gpu_fields_are_none():
+    row = row_with(FakeNvml(broken=["nvmlInit"]))
+    assert all(
+        getattr(row, name) is None for name in Telemetry.__slots__ if name.startswith("gpu_")
+    )
+    assert row.energy_source is None
+    assert row.mem_available_bytes > 0
+
+
+def test_a_dead_sampler_costs_no_row(monkeypatch):
+    def fail(*arguments, **options):
+        raise RuntimeError("sensor on fire")
+
+    for name in ("virtual_memory", "swap_memory", "cpu_freq", "cpu_percent", "Process"):
+        monkeypatch.setattr(psutil, name, fail)
+    monkeypatch.setattr(telemetry, "_hottest", fail)
+    row = row_with(FakeNvml(broken=["nvmlInit"]))
+    assert row.n_samples >= 4
+    assert row.cpu_load_pct is None and row.mem_available_bytes is None
+
+
+def test_sampling_is_rare_and_only_inside_phases():
+    clock = SimpleNamespace(now=0.0)
+    sampler = Sampler(Gpu(FakeNvml(broken=["nvmlInit"])), clock=lambda: clock.now)
+    sampler.begin()
+    sampler.tick()
+    assert sampler.row().n_samples == 0
+    sampler.enter("gen")
+    for i in range(100):
+        clock.now = i * 0.1
+        sampler.tick()
+    assert sampler.row().n_samples == 10
+
+
+def test_sleep_of_the_machine_is_noticed(monkeypatch):
+    gap = iter([10.0, 10.0, 310.0])
+    monkeypatch.setattr(telemetry, "_boot_gap", lambda: next(gap))
+    sampler = Sampler(Gpu(FakeNvml(broken=["nvmlInit"])))
+    sampler.begin()
+    assert sampler.row().suspended_s == 300
+
+
+def test_shared_prefill_keeps_its_energy():
+    sampler = Sampler(Gpu(FakeNvml(broken=["nvmlInit"])))
+    sampler.begin()
+    assert sampler.row(Telemetry(prefill_energy_j=5.0)).prefill_energy_j == 5.0
