@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Base against head on the bundled model, in turns; the same script runs in CI and by hand:
+#
+#     .github/scripts/perf.sh origin/main out/perf
+#
+# Leaves OUT/summary.md (job page and comment), OUT/report/ and OUT/status (ds4-bench's exit
+# status). Exits 1 on a regression or an error, 0 otherwise: a runner that is too noisy for a
+# verdict says so in the summary and fails nobody's change.
+set -euo pipefail
+
+base_ref=${1:?usage: perf.sh BASE_REF OUT_DIR}
+out=${2:?usage: perf.sh BASE_REF OUT_DIR}
+python=${PYTHON:-python3}
+# Small enough for a shared runner, large enough for prefill and decode to settle.
+read -r -a sweep <<<"${PERF_SWEEP:---ctx-start 256 --ctx-max 1024 --step-mul 2 -n 64}"
+read -r -a limits <<<"${PERF_LIMITS:---max-pairs 16 --budget 20 --max-load 60}"
+
+root=$(git rev-parse --show-toplevel)
+cd "$root"
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+rm -rf "$out/ab" "$out/head" "$out/report" "$out/summary.md" "$out/status"
+tree=$out/base-tree
+git worktree remove --force "$tree" 2>/dev/null || true
+git worktree add --force --detach "$tree" "$base_ref" >&2
+trap 'git -C "$root" worktree remove --force "$tree" 2>/dev/null || true' EXIT
+
+bench() { "$python" -m ds4bench.cli "$@"; }
+
+# Both sides measure head's bundled model: another recipe would be another experiment.
+model=$("$python" -c 'from engine.models.bundled import bundled_model; print(bundled_model("base").path)')
+
+status=0
+if [ -f "$tree/ds4bench/cli.py" ]; then
+  bench ab --a-dir "$tree" --b-dir "$root" --out "$out/ab" --markdown "$out/ab.md" \
+    --json "$out/ab.json" "${limits[@]}" -- -m "$model" "${sweep[@]}" || status=$?
+else
+  echo "base has no ds4-bench: nothing to compare" >&2
+  printf '### Base has no ds4-bench\n\nNothing to compare; head alone below.\n' >"$out/ab.md"
+fi
+echo "$status" >"$out/status"
+
+case $status in
+  0 | 6 | 7 | 8) ;;
+  *)
+    printf '### ⛔ ds4-bench ab ended with status %s\n\nSee the log of this job.\n' "$status" \
+      >"$out/summary.md"
+    exit 1
+    ;;
+esac
+
+bench -m "$model" "${sweep[@]}" --repeats 3 --out "$out/head" >&2
+bench report "$out/head" --out "$out/report"
+{
+  cat "$out/ab.md"
+  echo
+  cat "$out/report/summary.md"
+} >"$out/summary.md"
+
+case $status in
+  6)
+    echo "::error title=ds4-bench::regression, see the summary"
+    exit 1
+    ;;
+  8) echo "::warning title=ds4-bench::no verdict: runs not comparable, or runner too noisy" ;;
+esac
