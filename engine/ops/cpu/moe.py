@@ -147,8 +147,8 @@ def _experts(fns, out, x, ids, weights, n, used, ws, limit, space, n_threads):
     sorted_weights = place + _round_64(m * 8)
     gate = sorted_weights + _round_64(m * 4)
     up = gate + _round_64(m * ff * 4)
-    y = up + _round_64(m * ff * 4)
-    jobs = y + _round_64(m * n_out * 4)
+    y = up  # products with down; up is spent by then
+    jobs = up + _round_64(m * max(ff, n_out) * 4)
     at = jobs + (2 * min(n_expert, m) + 4) * JOB_BYTES
 
     for e in range(n_expert + 1):
@@ -263,14 +263,14 @@ def _clamp(limit: float) -> np.float32:
     return np.float32(limit if limit > 1e-6 else math.inf)
 
 
-def _moe_bytes(n: int, used: int, gate, down) -> int:
+def moe_bytes(n: int, used: int, gate, down) -> int:
+    """Working memory of `routed_moe` with n rows; kept by the thread for later calls."""
     m = n * used
-    jobs = 128 * (2 * min(gate.n_expert, m) + 8)
     return (
         8 * gate.n_expert
-        + 84 * m
-        + 4 * m * (2 * gate.rows + down.rows)
-        + jobs
+        + 64 * m
+        + 4 * m * (gate.rows + max(gate.rows, down.rows))
+        + JOB_BYTES * (2 * min(gate.n_expert, m) + 8)
         + 2 * space_bytes(1, n, gate.cols)
         + space_bytes(1, m, down.cols)
         + 4096
@@ -299,7 +299,7 @@ def routed_moe(out, x, ids, weights, gate, up, down, limit) -> None:
     assert (up.rows, up.cols, down.cols) == (gate.rows, gate.cols, gate.rows), (gate, up, down)
     check_arrays(out, x, weights)
     assert ids.flags.c_contiguous, ids.strides
-    space = scratch(_moe_bytes(n, used, gate, down))
+    space = scratch(moe_bytes(n, used, gate, down))
     known = _routed(
         _fns(),
         out,
