@@ -20,30 +20,20 @@ _I16 = ir.VectorType(_i32, LANES)
 _B64 = ir.VectorType(_i8, 4 * LANES)
 
 
-class _F32x16(types.Type):
-    def __init__(self):
-        super().__init__(name="float32x16")
+class _Lanes(types.Type):
+    def __init__(self, element: str, vector: ir.VectorType) -> None:
+        super().__init__(name=f"{element}x{LANES}")
+        self.vector = vector
 
 
-class _I32x16(types.Type):
-    def __init__(self):
-        super().__init__(name="int32x16")
-
-
-f32x16 = _F32x16()
-i32x16 = _I32x16()
-
-
-@register_model(_F32x16)
-class _F32x16Model(models.PrimitiveModel):
+@register_model(_Lanes)
+class _LanesModel(models.PrimitiveModel):
     def __init__(self, dmm, fe_type):
-        super().__init__(dmm, fe_type, _F16)
+        super().__init__(dmm, fe_type, fe_type.vector)
 
 
-@register_model(_I32x16)
-class _I32x16Model(models.PrimitiveModel):
-    def __init__(self, dmm, fe_type):
-        super().__init__(dmm, fe_type, _I16)
+f32x16 = _Lanes("float32", _F16)
+i32x16 = _Lanes("int32", _I16)
 
 
 def _mask(indices):
