@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ class Sample:
     session, worker, attempt : int
         Which opening of the run folder, which worker, which attempt at this question.
     question : dict
-        System text, user text and title: stays in the journal.
+        Its title, text and choices: stays in the journal.
     output : str
         The reply as text, think tags included: stays in the journal.
     """
@@ -146,7 +146,7 @@ class Sample:
     session: int = 0
     worker: int = 0
     attempt: int = 1
-    question: dict[str, str] = field(default_factory=dict)
+    question: dict[str, Any] = field(default_factory=dict)
     output: str = ""
 
     @property
@@ -174,7 +174,6 @@ class Sample:
 
 
 FIELDS = tuple(f.name for f in dataclasses.fields(Sample))
-TEXT_FIELDS = ("question", "output", "error")
 # Equal runs may differ in these and in nothing else.
 VOLATILE = (
     "started",
@@ -230,17 +229,67 @@ def sample_key(config: dict[str, Any], question_sha256: str, source: str, id: st
     return hashlib.sha256(parts.encode()).hexdigest()[:32]
 
 
-def latest(samples: Iterable[Sample]) -> list[Sample]:
-    """The last final record of each key, or its last one when none is final; oldest key first.
+# What a `grade` record may change in an earlier sample.
+GRADE_FIELDS = (
+    "state",
+    "given",
+    "verdict",
+    "rule",
+    "lenient_given",
+    "lenient_verdict",
+    "lenient_rule",
+    "classic_given",
+    "classic_verdict",
+    "classic_rule",
+    "precision",
+    "recall",
+    "thinking",
+    "grader_version",
+)
 
-    An answered question that is asked again and then stopped keeps its answer.
+
+@dataclass(slots=True)
+class Replay:
+    """State of a run after its journal's records, one by one.
+
+    Of a key's samples the last final one counts, or the last one while none is final: a question
+    that is asked again and then stopped keeps its answer.
     """
-    kept: dict[str, Sample] = {}
-    for sample in samples:
-        before = kept.get(sample.key)
+
+    samples: dict[str, Sample] = field(default_factory=dict)
+    selected: list[dict[str, Any]] = field(default_factory=list)
+    sessions: int = 0
+
+    def take(self, record: dict[str, Any]) -> None:
+        """One record more; kinds that a later version added are passed over."""
+        kind = record.get("type")
+        if kind == "sample":
+            self.add(sample_from(record))
+        elif kind == "grade":
+            sample = self.samples.get(record.get("key", ""))
+            if sample is not None:
+                changed = {name: record[name] for name in GRADE_FIELDS if name in record}
+                self.samples[sample.key] = dataclasses.replace(sample, **changed)
+        elif kind == "selection":
+            self.selected = merge_selection(self.selected, record.get("questions", []))
+        elif kind == "session":
+            self.sessions += 1
+
+    def add(self, sample: Sample) -> None:
+        before = self.samples.get(sample.key)
         if before is None or sample.final or not before.final:
-            kept[sample.key] = sample
-    return list(kept.values())
+            self.samples[sample.key] = sample
+
+    def ordered(self) -> list[Sample]:
+        """Samples in the order of the selection, then others."""
+        place = {entry["key"]: i for i, entry in enumerate(self.selected)}
+        return sorted(self.samples.values(), key=lambda s: place.get(s.key, len(place)))
+
+
+def grade_record(sample: Sample) -> dict[str, Any]:
+    """The journal's form of a new grade of an earlier sample."""
+    grades = {name: getattr(sample, name) for name in GRADE_FIELDS}
+    return {"type": "grade", "key": sample.key, **grades}
 
 
 def difference(old: Any, new: Any, path: str = "") -> tuple[str, Any, Any] | None:
@@ -317,16 +366,9 @@ def read_run(path: Path) -> Run:
 
     journal = journal_path(path)
     contents = read_journal(journal, SCHEMA, SCHEMA_VERSION)
-    selected: list[dict[str, Any]] = []
-    samples = []
+    replay = Replay()
     for record in contents.records:
-        kind = record.get("type")
-        if kind == "sample":
-            samples.append(sample_from(record))
-        elif kind == "selection":
-            selected = merge_selection(selected, record.get("questions", []))
-    order = {entry["key"]: i for i, entry in enumerate(selected)}
-    kept = sorted(latest(samples), key=lambda s: order.get(s.key, len(order)))
+        replay.take(record)
     try:
         manifest = json.loads(journal.with_name(MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -335,8 +377,8 @@ def read_run(path: Path) -> Run:
         journal.parent,
         str(contents.header.get("run_id", "")),
         contents.header.get("config", {}),
-        selected,
-        kept,
+        replay.selected,
+        replay.ordered(),
         manifest,
         contents.dropped_bytes,
     )

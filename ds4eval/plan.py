@@ -1,0 +1,211 @@
+"""What a run is: settings that decide replies, jobs to do, and budgets checked on construction."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ds4eval.prompts import PROMPT_VERSION
+from ds4eval.questions import Question, fingerprint, stable_hash
+from ds4eval.records import sample_key
+from engine.errors import OptionError
+
+# The bounds and defaults of the C program ds4-eval.
+MAX_CONTEXT = 1_000_000
+DEFAULT_TOKENS = 16_000
+DEFAULT_SOFT, DEFAULT_HARD, DEFAULT_RANK = 1024, 512, 3
+THINK_MODES = ("none", "high", "max")
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn; temperature 0 takes the likeliest and uses no random numbers."""
+
+    temp: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.05
+    seed: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Tokens of one reply and what closes thinking.
+
+    Parameters
+    ----------
+    tokens : int
+        Most tokens of a reply.
+    hard, soft : int
+        With at most this many left, thinking is closed: at once, or as soon as the close tag is
+        among the `rank` likeliest tokens.
+    rank : int
+    cue : str
+        Text that is put behind a forced close tag; '' for none.
+
+    Raises
+    ------
+    OptionError
+        Naming the option.
+    """
+
+    tokens: int = DEFAULT_TOKENS
+    soft: int = DEFAULT_SOFT
+    hard: int = DEFAULT_HARD
+    rank: int = DEFAULT_RANK
+    cue: str = ""
+
+    def check(self, think: str) -> None:
+        """Refuse limits that contradict each other; without thinking they mean nothing."""
+        if self.tokens > MAX_CONTEXT:
+            raise OptionError(f"--tokens: expected at most {MAX_CONTEXT}, found {self.tokens}")
+        if think == "none":
+            return
+        if self.hard >= self.tokens:
+            raise OptionError(
+                f"--hard-limit-reply-budget: expected less than --tokens {self.tokens}, "
+                f"found {self.hard}"
+            )
+        if self.soft < self.hard:
+            raise OptionError(
+                "--soft-limit-reply-budget: expected at least --hard-limit-reply-budget "
+                f"{self.hard}, found {self.soft}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that a back end needs to answer a question, apart from the model.
+
+    Parameters
+    ----------
+    sampling, budget
+    think : {'none', 'high', 'max'}
+        As asked for; 'max' needs more context than most runs have, see `effective`.
+    mode : str
+        Decode mode of `engine.spec`.
+    draft : int
+    explicit_tokens : bool
+        Whether the user named the budget: then a prompt that leaves less is refused.
+    """
+
+    sampling: Sampling = field(default_factory=Sampling)
+    budget: Budget = field(default_factory=Budget)
+    think: str = "high"
+    mode: str = "plain"
+    draft: int = 1
+    explicit_tokens: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One question in one repeat, with random numbers of its own.
+
+    Parameters
+    ----------
+    n : int
+        1-based place in the list.
+    question : Question
+    repeat : int
+    stream : int
+        Keyed by question and repeat only, so that no order and no selection changes a reply.
+    key : str
+        Resume key.
+    attempt : int
+    """
+
+    n: int
+    question: Question
+    repeat: int
+    stream: int
+    key: str
+    attempt: int = 1
+
+    @property
+    def name(self) -> str:
+        tail = f" #{self.repeat + 1}" if self.repeat else ""
+        return f"{self.question.key}{tail}"
+
+
+def make_jobs(config: dict[str, Any], questions: Sequence[Question], repeats: int) -> list[Job]:
+    """Jobs of a selection: every question once, then every question again, ...
+
+    Raises
+    ------
+    OptionError
+        If two questions have the same source and id.
+    """
+    seen: set[str] = set()
+    for question in questions:
+        if question.key in seen:
+            raise OptionError(f"questions: expected each once, found {question.key} twice")
+        seen.add(question.key)
+    jobs = []
+    for repeat in range(repeats):
+        for question in questions:
+            key = sample_key(config, fingerprint(question), question.source, question.id, repeat)
+            stream = stable_hash("ds4-eval", question.source, question.id, repeat)
+            jobs.append(Job(len(jobs) + 1, question, repeat, stream, key))
+    return jobs
+
+
+def selection(jobs: Iterable[Job]) -> list[dict[str, Any]]:
+    """What the journal keeps of a selection: no question text."""
+    return [
+        {
+            "key": job.key,
+            "source": job.question.source,
+            "id": job.question.id,
+            "repeat": job.repeat,
+            "kind": job.question.kind,
+            "expected": job.question.answer,
+            "chance": job.question.chance,
+        }
+        for job in jobs
+    ]
+
+
+def config_of(
+    settings: Settings, think: str, model: dict[str, Any], data: dict[str, Any]
+) -> dict[str, Any]:
+    """Everything that decides a reply; a run folder holds one of these.
+
+    Parameters
+    ----------
+    settings : Settings
+    think : str
+        Effective mode.
+    model : dict
+        Identity and numerics of what answers.
+    data : dict
+        Suite and data sets with their hashes.
+    """
+    budget = settings.budget
+    sampling = asdict(settings.sampling)
+    if settings.sampling.temp == 0:
+        # Greedy replies depend on none of these.
+        sampling = {"temp": 0.0}
+    config = {
+        "data": data,
+        "prompt_version": PROMPT_VERSION,
+        "model": model,
+        "sampling": sampling,
+        "think": think,
+        "budget": asdict(budget) if think != "none" else {"tokens": budget.tokens},
+        # Without drafting every mode emits the same tokens; with sampling they differ.
+        "mode": settings.mode if settings.sampling.temp else "any",
+        "draft": settings.draft if settings.sampling.temp and settings.mode != "plain" else 0,
+    }
+    return json.loads(json.dumps(config, allow_nan=False))
+
+
+def config_digest(config: dict[str, Any], without_seed: bool = False) -> str:
+    """Short name of a configuration."""
+    if without_seed:
+        sampling = {k: v for k, v in config["sampling"].items() if k != "seed"}
+        config = {**config, "sampling": sampling}
+    text = json.dumps(config, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
