@@ -17,6 +17,7 @@ from ds4bench import ab_valid, stats
 from ds4bench.ab_plan import TREATMENT, AbPlan
 from ds4bench.compare import Comparison, compare_pairs
 from ds4bench.compare_data import Arm, Difference, load_arm
+from ds4bench.plot_data import clean_label
 from engine.errors import EngineError, OptionError
 from engine.tooling.journal import Journal
 
@@ -167,7 +168,7 @@ class Session:
             if record.get("kind") != "pair":
                 continue
             try:
-                arms = [load_arm(self.folder / record[name], name.upper()) for name in "ab"]
+                arms = [_arm(self.folder / record[name], name) for name in "ab"]
                 pair = Pair(record["index"], record["order"], *arms, tuple(record["reasons"]))
             except (KeyError, TypeError) as error:
                 raise EngineError(
@@ -216,7 +217,7 @@ class Session:
             if why:
                 busy.append(why)
             self.run_side(letter, self.folder / names[letter])
-        arms = {name: load_arm(self.folder / names[name], name.upper()) for name in "ab"}
+        arms = {name: _arm(self.folder / names[name], name) for name in "ab"}
         pair = Pair(index, order, arms["a"], arms["b"])
         known = [arm for p in self.valid for arm in (p.a, p.b)]
         reasons = busy + ab_valid.reasons([arms["a"], arms["b"]], known)
@@ -248,8 +249,16 @@ class Session:
         parts = []
         for line in self.result().curves:
             half = line.judgement.interval.half_width
-            spread = f" ± {100 * half:.2f}" if half < 10 else ""
+            spread = f" ± {100 * half:.2f}" if half < 0.5 else ""
             parts.append(
                 f"{line.metric} {line.mode} {percent(line.judgement.estimate.mean)}{spread}"
             )
         return f"pair {pair.index} {pair.order}: {', '.join(parts)}"
+
+
+def _arm(folder: Path, name: str) -> Arm:
+    """One sweep, labelled by its side and, where known, the commit that ran."""
+    arm = load_arm(folder, name.upper())
+    code = arm.environment.get("code")
+    commit = str(code.get("commit") or "")[:9] if isinstance(code, dict) else ""
+    return replace(arm, label=f"{name.upper()} ({clean_label(commit)})") if commit else arm

@@ -307,7 +307,7 @@ def test_command_judges_two_commands_in_fresh_processes(tmp_path):
     )
 
     assert result.exit_code == exits.REGRESSION, result.output
-    assert "REGRESSED: B against A, 6 pairs" in result.output
+    assert "REGRESSED: B (012345678) against A (012345678), 6 pairs" in result.output
     assert log.read_text() == "".join(stats.abba(7, 1)).lower()
     assert "REGRESSED" in (tmp_path / "x.md").read_text()
 
