@@ -214,7 +214,7 @@ def _count(start: int, stop: int, incr: int, mul: float) -> int:
     return n
 
 
-def fingerprint(plan: SweepPlan, facts: Mapping[str, Any], commit: str) -> dict[str, Any]:
+def fingerprint(plan: SweepPlan, facts: Mapping[str, Any], code: str) -> dict[str, Any]:
     """What rows of one journal must have in common; extent of the sweep is not part of it."""
     return {
         "model": facts["model_id"],
@@ -230,7 +230,7 @@ def fingerprint(plan: SweepPlan, facts: Mapping[str, Any], commit: str) -> dict[
         "activations": plan.activations,
         "kv": plan.kv,
         "repack": plan.repack,
-        "commit": commit,
+        "code": code,
     }
 
 

@@ -172,13 +172,14 @@ def warm_up(
 ) -> list[Warmup]:
     """Run every kernel shape and page weights in, until the rate stops changing.
 
-    Rounds end when two in a row agree within 5 %, after five, or when another one would pass
-    `most_s` seconds. A mode that fails is noted and left out of later rounds: it will fail in its
-    own rows, and must not take the other modes' with it.
+    Rounds end when two in a row agree within 5 %, after five, or when another one would take those
+    after the first, which may have compiled for minutes, beyond `most_s` seconds. A mode
+    that fails is noted and left out of later rounds: it will fail in its own rows, and must not
+    take the other modes' with it.
     """
     rounds: list[Warmup] = []
     left = list(modes)
-    begin = clock()
+    warm = None  # time at which the first round had ended
     while True:
         timeline = make_timeline()
         prefill_s = timed_prefill(timeline, tokens, clock)
@@ -193,7 +194,10 @@ def warm_up(
             timeline.restore(saved)
         left = [mode for mode in left if mode not in errors]
         rounds.append(Warmup(len(tokens), prefill_s, gen_s, errors))
-        spent = (clock() - begin) * 1e-9
+        if warm is None:
+            warm = clock()
+            continue
+        spent = (clock() - warm) * 1e-9
         last = prefill_s + sum(gen_s.values())
         if len(rounds) >= most_rounds or settled(rounds) or spent + last > most_s:
             return rounds

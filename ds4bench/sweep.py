@@ -29,12 +29,14 @@ from ds4bench.telemetry_nvml import Gpu
 from ds4bench.worker import DEFAULT
 from engine.errors import EngineError, OptionError, StoreError
 from engine.tooling import locks
-from engine.tooling.environment import command_line, environment
+from engine.tooling.environment import command_line, environment, sources_sha256
 from engine.tooling.journal import Journal
 from engine.tooling.publish import check_output, remove_stale, sync_folder
 
 # Publishing rewrites whole files, so it happens rarely and between timed windows.
 PUBLISH_EVERY_S = 10.0
+# Beside the engine, what the worker runs.
+TIMED = ("modes.py", "protocol.py", "worker.py", "worker_model.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,9 +326,7 @@ def write_stdout(text: str) -> None:
 def _open_journal(request: Request, facts: dict[str, Any]) -> Iterator[Journal]:
     """The journal of a new or resumed sweep, locked, with stale temporary files removed."""
     plan, outputs = request.plan, request.outputs
-    # Of the code, not of the tree: uncommitted changes are in the record, not in the identity.
-    commit = environment_commit()
-    same = fingerprint(plan, facts, commit)
+    same = fingerprint(plan, facts, timed_code())
     header = {"plan": plan.to_record(), "fingerprint": same, "fingerprint_digest": digest(same)}
     with contextlib.ExitStack() as stack:
         path = outputs.journal
@@ -362,11 +362,11 @@ def _make(folder: Path) -> None:
         raise StoreError(f"{folder}: expected to make the folder, found {error}") from error
 
 
-def environment_commit() -> str:
-    """Commit of the running code, '' outside a checkout."""
-    from engine.tooling.environment import code
-
-    return str(code()["commit"])
+def timed_code() -> str:
+    """Hash of the sources that run in the timed process: rows of another code never mix."""
+    root = Path(__file__).resolve().parent
+    engine = sorted((root.parent / "engine").rglob("*.py"))
+    return sources_sha256([*engine, *(root / name for name in TIMED)], root.parent)
 
 
 def set_aside(journal: Path, files: list[Path]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -94,6 +95,9 @@ class Worker:
             self.clock,
             n_decode=n_decode,
         )
+        # What is there now stays; collections between windows need not walk it again.
+        gc.collect()
+        gc.freeze()
         return {"rounds": [asdict(r) for r in rounds]}
 
     def begin(self) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,16 @@ def code(folder: Path | None = None) -> dict[str, Any]:
     # Untracked results beside the code do not change what runs.
     changes = _git(root, "status", "--porcelain", "--untracked-files=no", "--", "*.py")
     return {"commit": commit or "", "dirty": None if changes is None else bool(changes)}
+
+
+def sources_sha256(files: Iterable[Path], root: Path) -> str:
+    """One hash over names, relative to `root`, and contents of source files."""
+    digest = hashlib.sha256()
+    for file in files:
+        data = file.read_bytes()
+        digest.update(f"{file.relative_to(root)}:{len(data)}:".encode())
+        digest.update(data)
+    return digest.hexdigest()
 
 
 def _git(root: Path, *arguments: str) -> str | None:

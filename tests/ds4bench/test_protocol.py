@@ -163,7 +163,8 @@ def warm(costs):
         pytest.param([9.0, 1.0, 1.04, 1.0], 3, id="cold, then two that agree"),
         pytest.param([1.0, 1.0], 2, id="warm from the start"),
         pytest.param([5.0, 4.0, 3.0, 2.0, 1.0, 1.0], 5, id="never agrees"),
-        pytest.param([59.9, 59.9], 1, id="too slow for a second round"),
+        pytest.param([300.0, 9.0, 8.0, 8.0], 4, id="minutes of compiling do not count"),
+        pytest.param([90.0, 50.0, 40.0], 2, id="too slow for a third round"),
     ],
 )
 def test_warm_up_ends(costs, rounds):

@@ -41,6 +41,7 @@ def bench(tmp_path, monkeypatch):
         return real(*arguments, worker=SPEC, **options)
 
     monkeypatch.setattr(sweep_module, "Request", request)
+    monkeypatch.setattr(sweep_module, "timed_code", lambda: "code")
 
     def run(*arguments):
         result = CliRunner().invoke(cli.main, ["-m", "m.gguf", *arguments])
@@ -266,6 +267,31 @@ def test_resume_of_something_else_is_refused(bench, change, field):
     assert (bench.folder / "a.jsonl").read_bytes() == before
 
 
+def test_resume_with_other_code_is_refused(bench, monkeypatch):
+    assert bench(*SIZE, "--csv", "a.csv").exit_code == 0
+    monkeypatch.setattr(sweep_module, "timed_code", lambda: "changed")
+    result = bench(*SIZE, "--csv", "a.csv", "--resume")
+    assert result.exit_code == exits.USAGE and "to have code 'changed'" in result.stderr
+
+
+def test_the_code_hash_covers_what_is_timed(tmp_path):
+    import shutil
+    from pathlib import Path
+
+    from engine.tooling.environment import sources_sha256
+
+    root = Path(sweep_module.__file__).resolve().parent
+    assert len(sweep_module.timed_code()) == 64
+    files = [root / name for name in sweep_module.TIMED]
+    for file in files:
+        shutil.copy(file, tmp_path)
+    copies = [tmp_path / file.name for file in files]
+    before = sources_sha256(copies, tmp_path)
+    assert before == sources_sha256(files, root)
+    copies[0].write_text(copies[0].read_text() + "# changed")
+    assert sources_sha256(copies, tmp_path) != before
+
+
 def test_resume_extends_a_sweep(bench):
     small = ("--ctx-start", "100", "--ctx-max", "200", "--step-incr", "100", "-n", "8")
     assert bench(*small, "--out", "o").exit_code == 0
@@ -465,6 +491,16 @@ def test_full_disk_is_exit_5_and_resumes(slow_model, limit):
     assert len(keys) == len(set(keys)) == 32
 
 
+def await_growth(path, process):
+    """Wait until a running sweep has written something."""
+    before = path.stat().st_size if path.exists() else 0
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and process.poll() is None:
+        if path.exists() and path.stat().st_size > before:
+            return
+        time.sleep(0.005)
+
+
 def kill_sweep(folder, kills, seed):
     """SIGKILL a sweep at random moments until `kills` are done, then run it to its end."""
     import random
@@ -472,14 +508,16 @@ def kill_sweep(folder, kills, seed):
     draw = random.Random(seed)
     arguments = (*ALL, "--out", "killed")
     env = {"DS4_FAKE": str(folder / "faults.json")}
-    (folder / "faults.json").write_text(json.dumps({"sleep_s": 0.002}))
+    (folder / "faults.json").write_text(json.dumps({"sleep_s": 0.003}))
     acknowledged: set[str] = set()
     stops: set[int] = set()
     done = 0
     while done < kills:
         process = spawn(folder, *arguments, "--resume", env=env)
-        # Long-tailed, so that some runs reach publishing: the interpreter alone takes 0.3 s.
-        time.sleep(0.15 + draw.expovariate(1 / 0.25))
+        # Some kills hit the start, most hit rows; long-tailed, so that some runs get to their end.
+        if draw.random() < 0.8:
+            await_growth(folder / "killed" / "rows.jsonl", process)
+        time.sleep(draw.expovariate(1 / 0.15))
         running = process.poll() is None
         process.kill()
         _, err = process.communicate()
