@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from engine.cache import kv, session_file
-from engine.errors import BackendError, ContextError, MemoryBudgetError
+from engine.errors import BackendError, ContextError, LayoutError, MemoryBudgetError
 from engine.forward.model import VECTOR_SUFFIXES, Model, MtpModel, Preparer
 from engine.forward.scratch import scratch_bytes
 from engine.options import MODES, EngineOptions
 from engine.session import Session
+from engine.shape import Shape
 
 if TYPE_CHECKING:
     from engine.gguf.reader import GGUFFile
@@ -35,6 +36,12 @@ class MemoryEstimate:
     context: int  # rows of one session, full
     scratch: int  # activations of one session
 
+    def __str__(self) -> str:
+        parts = [f"context {self.context / 2**20:.2f} MiB", f"activations {self.scratch >> 20} MiB"]
+        if self.repacked:
+            parts.append(f"repacked weights {self.repacked >> 20} MiB")
+        return f"{', '.join(parts)}; mapped files {self.mapped >> 20} MiB"
+
     @property
     def resident(self) -> int:
         """What this process adds to the mapped files."""
@@ -49,7 +56,7 @@ class Engine:
         options: EngineOptions,
         file: GGUFFile,
         mtp_file: GGUFFile | None,
-        shape: Any,
+        shape: Shape,
         ops: Any,
     ) -> None:
         self.options = options
@@ -181,6 +188,30 @@ def _load_ops(backend: str) -> Any:
     raise BackendError(f"backend: expected 'cpu' or 'reference', found {backend!r}")
 
 
+def _check_dims(shape: Shape, options: EngineOptions) -> None:
+    """Refuse sizes that the kernels' vectors and rounding blocks do not divide.
+
+    Raises
+    ------
+    LayoutError
+    """
+    if shape.head_dim % 16 or shape.n_rot % 2:
+        raise LayoutError(
+            f"attention.key_length: expected a multiple of 16, found {shape.head_dim}"
+        )
+    if options.kv == "official":
+        if shape.n_nope % 64:
+            raise LayoutError(
+                "attention.key_length: expected a multiple of 64 beside the rotated dims for "
+                f"--kv official (FP8 blocks), found {shape.n_nope}; --kv f32 takes it"
+            )
+        if 4 in shape.compress_ratios and shape.idx_head_dim & (shape.idx_head_dim - 1):
+            raise LayoutError(
+                "attention.indexer.key_length: expected a power of two for --kv official, "
+                f"found {shape.idx_head_dim}; --kv f32 takes it"
+            )
+
+
 def _want_repack(options: EngineOptions, need: int) -> bool:
     """Whether to make the interleaved copy; 'auto' makes it within half of the free memory."""
     if options.activations != "int8" or options.repack == "off":
@@ -216,6 +247,7 @@ def open_engine(options: EngineOptions) -> Engine:
     mtp_file = None
     try:
         shape, bound = bind_trunk(file)
+        _check_dims(shape, options)
         bound_mtp = None
         if options.mtp_path is not None:
             mtp_file = open_gguf(options.mtp_path)

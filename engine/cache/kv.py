@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.cache.memory import aligned
 from engine.shape import Shape
 
 ROLLBACK = 16  # tokens that may be taken back without a snapshot
@@ -48,7 +49,7 @@ def new_layer(
     ops: Any, shape: Shape, ratio: int, ctx: int, chunk: int, official: bool
 ) -> LayerCache:
     """Allocate one layer's rows; large arrays are zero pages until they are written."""
-    raw = np.zeros((raw_rows(shape, chunk, ctx), shape.head_dim), np.float32)
+    raw = aligned((raw_rows(shape, chunk, ctx), shape.head_dim))
     if not ratio:
         return LayerCache(0, raw)
     cap = ctx // ratio + 1
@@ -57,15 +58,15 @@ def new_layer(
     cache = LayerCache(
         ratio,
         raw,
-        comp=np.zeros((cap, shape.head_dim), np.float32),
-        ring_kv=np.zeros((rows, width), np.float32),
-        ring_score=np.zeros((rows, width), np.float32),
+        comp=aligned((cap, shape.head_dim)),
+        ring_kv=aligned((rows, width)),
+        ring_score=aligned((rows, width)),
     )
     if ratio == 4:
         cache.index = ops.new_index_rows(cap, shape.idx_head_dim, official)
         width = shape.idx_comp_width()
-        cache.idx_ring_kv = np.zeros((rows, width), np.float32)
-        cache.idx_ring_score = np.zeros((rows, width), np.float32)
+        cache.idx_ring_kv = aligned((rows, width))
+        cache.idx_ring_score = aligned((rows, width))
     return cache
 
 

@@ -212,6 +212,7 @@ def _answer(engine: Engine, plan: _Plan, interrupt: _Interrupt) -> int:
             f"prompt: expected at most {session.room} tokens (-c sets the context), "
             f"found {len(encoded.ids)}"
         )
+    say(f"memory: {engine.memory_estimate(session.ctx)}")
     start = time.perf_counter()
     n_prefill = session.sync(
         session.tokens + encoded.ids, progress=lambda done, total: interrupt.check()

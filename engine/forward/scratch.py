@@ -6,17 +6,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from engine.cache.memory import aligned
 from engine.shape import Shape
-
-ALIGN = 64  # bytes; a vector load of 64 bytes never crosses two cache lines
-
-
-def aligned(shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
-    """Zero pages starting at a multiple of 64 bytes."""
-    n_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-    raw = np.zeros(n_bytes + ALIGN, np.uint8)
-    start = -raw.ctypes.data % ALIGN
-    return raw[start : start + n_bytes].view(dtype).reshape(shape)
 
 
 def layout(shape: Shape) -> dict[str, tuple[tuple[int, ...], type]]:

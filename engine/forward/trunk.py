@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from engine.cache.kv import KVCache
+from engine.cache.memory import aligned
 from engine.forward.layer import Angles, LayerPass
 from engine.forward.model import Head, Model, Weight
 from engine.forward.rope import RopeTable
-from engine.forward.scratch import Scratch, aligned
+from engine.forward.scratch import Scratch
 from engine.shape import Shape
 
 

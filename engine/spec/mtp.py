@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from engine.cache.kv import ROLLBACK, LayerCache
-from engine.forward.scratch import Scratch, aligned
+from engine.cache.memory import aligned
+from engine.forward.scratch import Scratch
 from engine.forward.trunk import Trunk
 from engine.session import Session
 
@@ -37,7 +38,7 @@ class Drafter:
         shape = engine.shape
         self._rows = shape.n_swa
         self.cache = LayerCache(
-            0, np.zeros((-(-(2 * self._rows + ROLLBACK) // 256) * 256, shape.head_dim), np.float32)
+            0, aligned((-(-(2 * self._rows + ROLLBACK) // 256) * 256, shape.head_dim))
         )
         # The trunk's scratch is in use between a verification and the rewrite of its rows.
         self._scratch = Scratch(shape, max(self._rows, ROLLBACK))

@@ -94,6 +94,9 @@ class FakeEngine:
     def __exit__(self, *error: object) -> None:
         pass
 
+    def memory_estimate(self, ctx: int) -> str:
+        return f"context of {ctx} tokens"
+
     def session(self, ctx: int) -> FakeSession:
         if ctx > self.shape.n_ctx_train:
             raise ContextError(f"context: expected 1 to {self.shape.n_ctx_train}, found {ctx}")

@@ -36,7 +36,8 @@ def test_answer_and_speeds(ds4, engine):
     lines = err.splitlines()
     assert lines[0] == engine.notices[0]
     n = len(engine.script)
-    assert lines[1].startswith("prefill: ")
+    assert lines[1].startswith("memory: ")
+    assert lines[2].startswith("prefill: ")
     assert f"; generation: {n} tokens, " in lines[1]
     assert lines[1].endswith(" t/s")
     assert len(lines) == 2
@@ -239,7 +240,7 @@ def test_interrupt_while_prefilling(ds4, engine, tmp_path):
 
     status, out, err = ds4("-m", "m", "-p", "Hi", "--temp", 0, "--session", tmp_path / "s")
 
-    assert (status, out, err) == (130, "", "ds4: interrupted\n")
+    assert (status, out, err.splitlines()[1:]) == (130, "", ["ds4: interrupted"])
     assert not (tmp_path / "s").exists()
 
 
