@@ -38,9 +38,9 @@ def test_answer_and_speeds(ds4, engine):
     n = len(engine.script)
     assert lines[1].startswith("memory: ")
     assert lines[2].startswith("prefill: ")
-    assert f"; generation: {n} tokens, " in lines[1]
-    assert lines[1].endswith(" t/s")
-    assert len(lines) == 2
+    assert f"; generation: {n} tokens, " in lines[2]
+    assert lines[2].endswith(" t/s")
+    assert len(lines) == 3
     assert prompt_of(engine) == f"{BOS}{SYSTEM}{USER}Hi{BOT}<think>"
     assert engine.opened[0].path == Path("m.gguf")
     assert engine.sessions[0].ctx == 32768
