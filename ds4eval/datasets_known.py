@@ -61,9 +61,6 @@ PUBLISHED = {
 LABELS = {name: known.label for name, known in PUBLISHED.items()} | {"compsec": "COMPSEC"}
 DATASETS = (*PUBLISHED, "compsec")
 
-# Repository -> what a warning about its licence says; matched in a file's provenance.
-NON_COMMERCIAL = {"MathArena/aime_2025": "CC BY-NC-SA 4.0"}
-
 
 @dataclass(frozen=True, slots=True)
 class Mark:

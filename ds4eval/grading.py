@@ -26,7 +26,7 @@ NOT_GIVEN = "?"
 
 _BOX = re.compile(r"\\boxed\s{0,4}\{")
 _PHRASE = re.compile(
-    r"\banswers?\b[ \t*_`]{0,6}(?::|=|\bis\b|\bare\b|\bwould be\b|\bmust be\b|\bshould be\b)"
+    r"\banswers?\b[ \t*_`]{0,6}(?::|\uff1a|=|\bis\b|\bare\b|\bwould be\b|\bmust be\b|\bshould be\b)"
     r"[ \t*_`]{0,6}:?",
     re.IGNORECASE,
 )
@@ -126,8 +126,9 @@ def _strict(question: Question, body: str, thinking: str) -> tuple[str | None, s
 
 
 def _lenient(question: Question, body: str, thinking: str) -> tuple[str | None, str]:
-    if thinking == "open" and not body.strip():
-        return None, "thinking-open"
+    answer, rule = _strict(question, body, thinking)
+    if answer is not None or rule == "thinking-open":
+        return answer, rule
     found: list[tuple[int, str, str]] = []
     for match in _tail(_PHRASE, body):
         value = body[match.end() : match.end() + extract.LINE_MAX].lstrip(" \t").split("\n", 1)[0]

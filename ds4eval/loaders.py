@@ -56,7 +56,11 @@ class Dataset:
 
 
 def load_dataset(
-    path: Path | Sequence[Path], name: str = "", seed: int = 0, errata: bool = True
+    path: Path | Sequence[Path],
+    name: str = "",
+    seed: int = 0,
+    errata: bool = True,
+    keep_going: bool = False,
 ) -> Dataset:
     """Read a data set as it is published.
 
@@ -71,6 +75,8 @@ def load_dataset(
         order of rows nor other questions matter.
     errata : bool
         Apply known corrections; each one is noted in its question.
+    keep_going : bool
+        Turn refused records into findings of level 'error' and read on.
 
     Raises
     ------
@@ -100,12 +106,17 @@ def load_dataset(
             raise DatasetError(f"{file}: expected {wanted}, found columns of {told}")
         first = wanted
         reader = Reader(records, fields)
-        questions += reader.read(wanted)
+        questions += reader.read(wanted, keep_going)
         findings += reader.findings
         sources.append(SourceFile(file, records.form, records.sha256, len(records.records)))
     if len(files) > 1 and first != "aime25":
         raise DatasetError(f"{paths[0]}: expected one data file, found {len(files)}")
-    _refuse_doubles(files, questions)
+    try:
+        _refuse_doubles(files, questions)
+    except DatasetError as error:
+        if not keep_going:
+            raise
+        findings.append(Finding("error", 0, "", str(error)))
     questions = [corrected(question, first) for question in questions] if errata else questions
     if first == "gpqa-diamond":
         label = GPQA_PARTS.get(len(questions))

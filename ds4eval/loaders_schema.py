@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import replace
 
-from ds4eval.datasets_errors import Finding
+from ds4eval.datasets_errors import DatasetError, Finding
 from ds4eval.datasets_known import LABELS
 from ds4eval.loaders_fields import Fields
 from ds4eval.loaders_files import Record, Records
@@ -184,6 +185,9 @@ class Reader:
         answers = [self._aime_answer(record) for record in rows]
         numbers = self._aime_numbers(answers)
         questions = []
+        if self.fields.has("problemidx", "problemtype"):
+            terms = "the layout of MathArena's copy, which is CC BY-NC-SA 4.0: no commercial use"
+            self.findings.append(Finding("note", 0, "", terms))
         for record, answer, (year, number) in zip(rows, answers, numbers):
             id_ = f"aime{year}-{number:02d}"
             kinds = self.fields.value(record, ("problemtype",))[1]
@@ -258,13 +262,38 @@ class Reader:
 
     # -----------------------------------------------------------------------------------------
 
-    def read(self, dataset: str) -> list[Question]:
-        """All questions of the file as one data set."""
-        if dataset == "aime25":
-            return self.aime()
+    def read(self, dataset: str, keep_going: bool = False) -> list[Question]:
+        """All questions of the file as one data set.
+
+        With `keep_going`, records that are refused become findings of level 'error' instead.
+        """
         one = {"gpqa-diamond": self.gpqa, "supergpqa": self.supergpqa, "compsec": self.compsec}
-        read = one[dataset]
-        return [read(record) for record in self.records.records]
+        read: Callable[[Record], Question | None] = one.get(dataset, self._aime_check)
+        questions = []
+        for record in self.records.records:
+            try:
+                found = read(record)
+            except DatasetError as error:
+                if not keep_going:
+                    raise
+                self.note("error", record, "", str(error))
+                continue
+            if found is not None:
+                questions.append(found)
+        if dataset != "aime25" or any(finding.level == "error" for finding in self.findings):
+            return questions
+        try:
+            return self.aime()
+        except DatasetError as error:
+            if not keep_going:
+                raise
+            self.findings.append(Finding("error", 0, "", str(error)))
+            return []
+
+    def _aime_check(self, record: Record) -> None:
+        """Refuse a record of the AIME whatever its number; questions are made by `aime`."""
+        self._aime_answer(record)
+        self.fields.text(record, QUESTION)
 
 
 class _Shown(str):

@@ -7,16 +7,28 @@ other choices follow in a seeded order. The other presets are whole sets or seed
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+
+from ds4eval.extract import plain
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One question of a preset: data set, id, and the key it must have ('' when not fixed)."""
+    """One question of a preset: data set, id, and the key it must have ('' when not fixed).
+
+    `choices` are hashes of the choices in the order they must be shown; empty when not fixed.
+    """
 
     dataset: str
     id: str
     key: str = ""
+    choices: tuple[str, ...] = ()
+
+
+def choice_hash(text: str) -> str:
+    """Sixteen hex digits of the SHA-256 of a choice's text, spelling details left out."""
+    return hashlib.sha256(plain(text).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,14 @@ from ds4eval.datasets_known import DATASETS
 from ds4eval.loaders import Dataset, load_dataset, local_paths, placed
 from ds4eval.nano_suite import nano_suite
 from ds4eval.practice import practice_datasets
-from ds4eval.presets import PRESETS, Item, Preset
-from ds4eval.questions import Question, stable_hash
+from ds4eval.presets import PRESETS, Item, Preset, choice_hash
+from ds4eval.questions import (
+    Question,
+    QuestionError,
+    canonical_answer,
+    permuted,
+    stable_hash,
+)
 from engine.errors import OptionError
 
 BUILT_IN = {
@@ -127,13 +133,30 @@ def _item(item: Item, dataset: Dataset, seed: int) -> Question:
     if question is None:
         where = dataset.files[0].path if dataset.files else dataset.name
         raise DatasetError(f"{where}: expected the question {item.id!r}, found none of that id")
-    if not item.key or question.answer == item.key:
+    if item.choices and question.choices:
+        question = _in_order(item, question)
+    if not item.key or question.answer == item.key or _same_lines(item.key, question):
         return question
     if dataset.name == "gpqa-diamond":
         return placed(question, item.key, seed)
     raise DatasetError(
         f"{question.key}: expected the key {item.key!r}, found {question.answer!r} in this copy"
     )
+
+
+def _in_order(item: Item, question: Question) -> Question:
+    """The question with its choices as the preset shows them; as it is when texts differ."""
+    hashes = [choice_hash(choice) for choice in question.choices]
+    if len(set(hashes)) < len(hashes) or sorted(hashes) != sorted(item.choices):
+        return question
+    return permuted(question, [hashes.index(one) for one in item.choices])
+
+
+def _same_lines(key: str, question: Question) -> bool:
+    try:
+        return canonical_answer(key, question.kind, len(question.choices)) == question.answer
+    except QuestionError:
+        return False
 
 
 def _stratum(question: Question, strata: Sequence[str]) -> str:
@@ -259,12 +282,16 @@ def read_preset(path: Path) -> Preset:
         )
     items = []
     for number, row in enumerate(rows, 1):
-        good = isinstance(row, dict) and all(isinstance(row.get(n), str) for n in Item.__slots__)
+        good = isinstance(row, dict) and all(
+            isinstance(row.get(name), str) for name in ("dataset", "id", "key")
+        )
+        hashes = row.get("choices", []) if good else []
+        good = good and isinstance(hashes, list) and all(isinstance(one, str) for one in hashes)
         if not good or row["dataset"] not in DATASETS:
             raise DatasetError(
                 f"{path}, record {number}: expected dataset, id and key, found {row!r}"
             )
-        items.append(Item(row["dataset"], row["id"], row["key"]))
+        items.append(Item(row["dataset"], row["id"], row["key"], tuple(hashes)))
     if not items:
         raise DatasetError(f"{path}: expected at least one question, found none")
     return Preset(path.stem, f"read from {path.name}", tuple(items))
@@ -272,6 +299,9 @@ def read_preset(path: Path) -> Preset:
 
 def preset_text(preset: Preset) -> str:
     """Text of a preset file: ids and keys only."""
-    rows = [{"dataset": item.dataset, "id": item.id, "key": item.key} for item in preset.items]
+    rows: list[dict[str, object]] = []
+    for item in preset.items:
+        row: dict[str, object] = {"dataset": item.dataset, "id": item.id, "key": item.key}
+        rows.append(row | ({"choices": list(item.choices)} if item.choices else {}))
     document = {"ds4eval_preset": PRESET_FILE_VERSION, "name": preset.name, "items": rows}
     return json.dumps(document, indent=1) + "\n"
