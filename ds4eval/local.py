@@ -185,13 +185,23 @@ class _Reply:
         yield Prefill(self.job.n, 0, len(prompt.ids), 0.0)
         start = clock()
         session = self.backend.begin()
-        self.prefill_tokens = session.sync(list(prompt.ids))
+        self.prefill_s = clock() - start
+        chunk = self.backend.engine.options.prefill_chunk
+        while session.n_past < len(prompt.ids):
+            if stop():
+                self.stop = STOPPED
+                return
+            done = min(session.n_past + chunk, len(prompt.ids))
+            start = clock()
+            self.prefill_tokens += session.sync(list(prompt.ids[:done]))
+            self.prefill_s += clock() - start
+            yield Prefill(self.job.n, done, len(prompt.ids), self.prefill_s)
+        start = clock()
         decoder = self.backend.decoder(session, self.job)
         self.stats = decoder.stats
         self._stream = TextStream(self.backend.engine.tokenizer)
         token = decoder.start()
-        self.prefill_s = clock() - start
-        yield Prefill(self.job.n, len(prompt.ids), len(prompt.ids), self.prefill_s)
+        self.decode_s = clock() - start
         eos = self.backend.engine.tokenizer.eos_ids
         while len(self.ids) < self.limit:
             if stop():

@@ -1,0 +1,64 @@
+"""Which screen shows a run: the full one on a terminal that carries it, otherwise lines of text."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Protocol
+
+from ds4eval.events import Ended, Event
+from engine.tooling.exits import say
+
+if TYPE_CHECKING:
+    from ds4eval.run_cmd import Request
+    from ds4eval.runner import Control
+
+MIN_COLUMNS, MIN_LINES = 40, 10
+
+
+class Screen(Protocol):
+    """Shows events and passes on what the user asks for."""
+
+    def show(self, events: Iterable[Event], control: Control) -> Ended:
+        """Consume all events; returns the last one."""
+
+
+class PlainScreen:
+    """`ds4eval.plain` on standard output."""
+
+    def __init__(self, stream: bool) -> None:
+        self.stream = stream
+
+    def show(self, events: Iterable[Event], control: Control) -> Ended:
+        from ds4eval.plain import Plain
+
+        return Plain(sys.stdout, self.stream).show(events)
+
+
+def why_plain() -> str:
+    """Why the full screen cannot be used here; '' when it can."""
+    if not (sys.stdout.isatty() and sys.stdin.isatty()):
+        return "not a terminal"
+    if os.environ.get("TERM", "") in ("", "dumb"):
+        return "the terminal says it is dumb"
+    size = os.get_terminal_size()
+    if size.columns < MIN_COLUMNS or size.lines < MIN_LINES:
+        return f"below {MIN_COLUMNS}x{MIN_LINES}"
+    if importlib.util.find_spec("textual") is None:
+        return "the package 'textual' is not installed"
+    return ""
+
+
+def open_screen(request: Request, serial: bool) -> Screen:
+    """The screen for this run, saying why when it is not the full one."""
+    if request.plain:
+        return PlainScreen(serial)
+    reason = why_plain()
+    if reason:
+        say(f"plain output ({reason})")
+        return PlainScreen(serial)
+    from ds4eval.tui.app import TuiScreen
+
+    return TuiScreen(request.pause_ms / 1000)
