@@ -117,8 +117,17 @@ class Engine:
             mapped=sum(f.identity.size for f in files),
             repacked=self.repacked_bytes,
             context=kv.context_bytes(shape, ctx, chunk, options.kv == "official"),
-            scratch=scratch_bytes(shape, max(chunk, kv.ROLLBACK)) + 8 * shape.n_vocab,
+            scratch=scratch_bytes(shape, max(chunk, kv.ROLLBACK))
+            + 8 * shape.n_vocab
+            + self._kernel_bytes(chunk),
         )
+
+    def _kernel_bytes(self, rows: int) -> int:
+        """Working memory of the largest op, with the quarter by which it grows ahead."""
+        used = self.shape.n_expert_used
+        layers = {id(x.gate_exps): x for x in self.model.layers}.values()
+        most = max(self.ops.moe_bytes(rows, used, x.gate_exps, x.down_exps) for x in layers)
+        return most * 5 // 4
 
     def check_context(self, ctx: int) -> None:
         """Refuse a context that the model or the free memory does not allow.
@@ -266,6 +275,7 @@ def open_engine(options: EngineOptions) -> Engine:
         ops = _load_ops(options.backend)
         engine = Engine(options, file, mtp_file, shape, ops)
         engine.threads = ops.set_threads(options.threads)
+        engine.notices += ops.notices()
         matrices = [t for t in tensors if not t.name.endswith(VECTOR_SUFFIXES)]
         foreign = sorted({t.format.name for t in matrices if not t.format.native})
         if foreign:

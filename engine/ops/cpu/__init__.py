@@ -6,12 +6,12 @@
 from engine.ops.cpu.attention import attend
 from engine.ops.cpu.compressor import compressor_pool, compressor_store
 from engine.ops.cpu.embed import argmax, embed_hc
-from engine.ops.cpu.facts import facts
+from engine.ops.cpu.facts import facts, notices
 from engine.ops.cpu.hc import hc_collapse, hc_expand, hc_split
 from engine.ops.cpu.indexer import indexer_query, indexer_store, new_index_rows
 from engine.ops.cpu.jit import set_threads
 from engine.ops.cpu.kv import kv_store
-from engine.ops.cpu.moe import add, routed_moe, shared_ffn, swiglu
+from engine.ops.cpu.moe import add, moe_bytes, routed_moe, shared_ffn, swiglu
 from engine.ops.cpu.norm import rms_norm
 from engine.ops.cpu.products import matmul, matmul_grouped, matmul_multi
 from engine.ops.cpu.rope import q_norm_rope, rope_tail
@@ -38,7 +38,9 @@ __all__ = [
     "matmul",
     "matmul_grouped",
     "matmul_multi",
+    "moe_bytes",
     "new_index_rows",
+    "notices",
     "prepare",
     "q_norm_rope",
     "repack_bytes",

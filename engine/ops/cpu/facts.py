@@ -7,6 +7,7 @@ import llvmlite.binding
 import numba
 
 from engine.ops.cpu import jit
+from engine.ops.cpu.kernel_cache import is_cold
 from engine.ops.cpu.simd import isa
 
 
@@ -27,3 +28,12 @@ def facts() -> dict[str, str | int]:
         "threading_layer": layer,
         "kernel_cache": jit.numba_config.CACHE_DIR.rsplit("/", 1)[-1],
     }
+
+
+def notices() -> list[str]:
+    """What a user should know before the first kernel runs."""
+    if is_cold(jit.numba_config.CACHE_DIR):
+        return [
+            "kernels: compiled as they are first used, about a minute in all; later runs are quick"
+        ]
+    return []

@@ -6,7 +6,7 @@ small model can run on it. Nothing here is fast.
 
 from engine.ops.reference.attention import attend
 from engine.ops.reference.compressor import compressor_pool, compressor_store
-from engine.ops.reference.facts import facts, repack_bytes, set_threads
+from engine.ops.reference.facts import facts, moe_bytes, notices, repack_bytes, set_threads
 from engine.ops.reference.hc import hc_collapse, hc_expand, hc_split
 from engine.ops.reference.head import argmax
 from engine.ops.reference.indexer import (
@@ -40,7 +40,9 @@ __all__ = [
     "matmul",
     "matmul_grouped",
     "matmul_multi",
+    "moe_bytes",
     "new_index_rows",
+    "notices",
     "prepare",
     "q_norm_rope",
     "repack_bytes",
