@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from engine.errors import EngineError, OptionError
 if TYPE_CHECKING:
     from ds4bench.ab import Session
     from ds4bench.ab_plan import AbPlan
+    from ds4bench.ab_process import Signals
 
 
 def sampling_options(command: Any) -> Any:
@@ -106,11 +108,11 @@ def ab_command(
             sweep_timeout_s=sweep_timeout,
         )
 
-    def body() -> int:
+    def body(signals: Signals) -> int:
         limits = parse_tolerances(tolerances)
         check_outputs(markdown, json_out)
         folder = out or Path(time.strftime("ab-%Y%m%dT%H%M%S"))
-        session = open_session(folder, build, seed, resume=resume)
+        session = open_session(folder, build, seed, signals, resume=resume)
         session.tolerances, session.allow = limits, allow
         session.check = lambda arm: _refuse_below_floor(limits, arm, max_pairs)
         result = session.run(resume=resume)
@@ -136,7 +138,9 @@ def split_targets(words: tuple[str, ...]) -> tuple[tuple[str, str] | None, tuple
     return named, words[n_named:]
 
 
-def open_session(folder: Path, build: Any, seed: int | None, *, resume: bool) -> Session:
+def open_session(
+    folder: Path, build: Any, seed: int | None, signals: Signals, *, resume: bool
+) -> Session:
     """A session over `folder`, with the seed of the one that is resumed.
 
     Raises
@@ -155,28 +159,25 @@ def open_session(folder: Path, build: Any, seed: int | None, *, resume: bool) ->
     return Session(
         plan,
         folder,
-        sweep_runner(plan),
+        sweep_runner(plan, signals),
         quiet=quiet_machine(plan.max_load, plan.patience_s),
         note=lambda text: click.echo(text, err=True),
     )
 
 
-def guarded(body: Any) -> int:
+def guarded(body: Callable[[Signals], int]) -> int:
     """Run a command's body: errors of ours to one line, signals to their status."""
     from ds4bench.ab_process import Stopped, terminable
 
     try:
-        with terminable():
-            return body()
+        with terminable() as signals:
+            return body(signals)
     except EngineError as error:
         click.echo(f"error: {error}", err=True)
         return error.exit_code
     except Stopped as stopped:
         click.echo("stopped; finished pairs are safe, --resume goes on", err=True)
         return stopped.exit_code
-    except KeyboardInterrupt:
-        click.echo("stopped; finished pairs are safe, --resume goes on", err=True)
-        return exits.INTERRUPTED
 
 
 def _refuse_below_floor(limits: dict[str, float], arm: Any, max_pairs: int) -> None:

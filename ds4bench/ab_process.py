@@ -17,13 +17,43 @@ from ds4bench.ab_plan import AbPlan
 from engine.errors import EngineError
 
 _PR_SET_PDEATHSIG = 1
+_POLL_S = 0.25
 _TAIL = 2000  # characters of a failed sweep's talk that are shown
 # A sweep with failed rows, or other tokens than plain, has still measured: compare judges it.
 _MEASURED = (exits.OK, exits.PARTIAL, exits.NOT_LOSSLESS)
 
 
-def sweep_runner(plan: AbPlan) -> Callable[[str, Path], None]:
+class Stopped(KeyboardInterrupt):
+    """A signal asked to end; `exit_code` is the status to end with."""
+
+    def __init__(self, exit_code: int = exits.INTERRUPTED) -> None:
+        super().__init__()
+        self.exit_code = exit_code
+
+
+class Signals:
+    """Signals that end a session, remembered.
+
+    The exception alone is not enough: raised while the interpreter runs its hooks behind a fork,
+    it is printed and forgotten.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+
+    def __call__(self, number: int, frame: object) -> None:
+        self.number = number
+        raise Stopped(128 + number)
+
+    def check(self) -> None:
+        """Raise `Stopped` if a signal came."""
+        if self.number is not None:
+            raise Stopped(128 + self.number)
+
+
+def sweep_runner(plan: AbPlan, signals: Signals | None = None) -> Callable[[str, Path], None]:
     """A function that measures one sweep of side 'a' or 'b' into a folder."""
+    signals = signals or Signals()
 
     def run(letter: str, folder: Path) -> None:
         side = plan.a if letter == "a" else plan.b
@@ -46,12 +76,7 @@ def sweep_runner(plan: AbPlan) -> Callable[[str, Path], None]:
                     f"{error.strerror}: {argv[0]!r}"
                 ) from error
             try:
-                code = child.wait(plan.sweep_timeout_s)
-            except subprocess.TimeoutExpired:
-                raise EngineError(
-                    f"{letter.upper()}: expected a sweep within {plan.sweep_timeout_s:g} s, "
-                    "found it still running"
-                ) from None
+                code = _wait(child, letter, plan.sweep_timeout_s, signals)
             finally:
                 with contextlib.suppress(OSError):
                     child.kill()
@@ -64,6 +89,21 @@ def sweep_runner(plan: AbPlan) -> Callable[[str, Path], None]:
             )
 
     return run
+
+
+def _wait(
+    child: subprocess.Popen[bytes], letter: str, timeout_s: float | None, signals: Signals
+) -> int:
+    start = time.monotonic()
+    while True:
+        signals.check()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            # The poll costs a wake-up, not work beside what is being timed.
+            return child.wait(_POLL_S)
+        if timeout_s is not None and time.monotonic() - start > timeout_s:
+            raise EngineError(
+                f"{letter.upper()}: expected a sweep within {timeout_s:g} s, found it still running"
+            )
 
 
 def _die_with_parent() -> None:
@@ -100,27 +140,16 @@ def quiet_machine(
 
 
 @contextlib.contextmanager
-def terminable() -> Iterator[None]:
-    """SIGTERM and SIGHUP as KeyboardInterrupt with their own exit status."""
-
-    def stop(number: int, frame: object) -> None:
-        raise Stopped(128 + number)
-
-    numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
-    before = {number: signal.signal(number, stop) for number in numbers}
+def terminable() -> Iterator[Signals]:
+    """Ctrl-C, SIGTERM and SIGHUP as `Stopped`, with their own exit status."""
+    signals = Signals()
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, signals) for number in numbers}
     try:
-        yield
+        yield signals
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class Stopped(KeyboardInterrupt):
-    """A signal asked to end; `exit_code` is the status to end with."""
-
-    def __init__(self, exit_code: int = exits.INTERRUPTED) -> None:
-        super().__init__()
-        self.exit_code = exit_code
 
 
 def default_seed() -> int:

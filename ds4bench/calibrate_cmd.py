@@ -15,6 +15,7 @@ from engine.errors import OptionError
 
 if TYPE_CHECKING:
     from ds4bench.ab_plan import AbPlan
+    from ds4bench.ab_process import Signals
     from ds4bench.calibrate import Calibration
 
 
@@ -57,7 +58,7 @@ def calibrate_command(
             sweep_timeout_s=sweep_timeout,
         )
 
-    def body() -> int:
+    def body(signals: Signals) -> int:
         from ds4bench import calibrate
         from ds4bench.stats import Verdict
 
@@ -66,7 +67,7 @@ def calibrate_command(
         if options and not options[0].startswith("-"):
             raise OptionError(f"calibrate: expected sweep options, found {options[0]!r}")
         folder = out or Path(time.strftime("calibrate-%Y%m%dT%H%M%S"))
-        session = open_session(folder, build, seed, resume=resume)
+        session = open_session(folder, build, seed, signals, resume=resume)
         result = session.run(resume=resume)
         if result.unlike:
             click.echo(f"unfit: {result.unlike[0]}", err=True)

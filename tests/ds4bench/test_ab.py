@@ -18,7 +18,7 @@ from ds4bench import ab_valid, calibrate, exits, stats
 from ds4bench.ab import SCHEMA, SCHEMA_VERSION, Session
 from ds4bench.ab_cmd import ab_command, split_targets
 from ds4bench.ab_plan import AbPlan, Side, side
-from ds4bench.ab_process import quiet_machine
+from ds4bench.ab_process import Signals, Stopped, quiet_machine, sweep_runner
 from ds4bench.calibrate_cmd import calibrate_command
 from ds4bench.compare_data import Arm
 from ds4bench.records import Run, Telemetry
@@ -336,16 +336,35 @@ def test_signals_end_with_their_status_and_leave_no_sweep_behind(tmp_path, numbe
         *("--out", str(tmp_path / "s"), "--a", f"{FAKE} {mark}", "--b", f"{FAKE} {mark}"),
         *("--max-load", "100", "--", "--sleep", "60"),
     ]
-    child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 20
-    while not list(tmp_path.glob("s/*.log")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-
-    child.send_signal(number)
-
-    assert child.wait(20) == code
+    # Waits are long for a busy machine; an idle one takes half a second.
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as child:
+        try:
+            deadline = time.monotonic() + 60
+            while not list(tmp_path.glob("s/*.log")) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            child.send_signal(number)
+            assert child.wait(60) == code
+        finally:
+            child.kill()
     running = [p for p in Path("/proc").glob("[0-9]*/cmdline") if mark.encode() in _read(p)]
     assert running == []
+
+
+def test_a_signal_that_the_interpreter_forgot_ends_the_wait_all_the_same(tmp_path):
+    signals = Signals()
+    signals.number = signal.SIGTERM  # as if the exception had been raised inside a fork hook
+    plan = AbPlan(Side((sys.executable, "-c", "import time; time.sleep(60)")), SIDE, 1)
+    start = time.monotonic()
+    with pytest.raises(Stopped) as stopped:
+        sweep_runner(plan, signals)("a", tmp_path / "x")
+    assert stopped.value.exit_code == 143 and time.monotonic() - start < 30
+
+
+def test_a_sweep_that_hangs_is_ended(tmp_path):
+    sleeper = Side((sys.executable, "-c", "import time; time.sleep(60)"))
+    plan = AbPlan(sleeper, SIDE, 1, sweep_timeout_s=0.3)
+    with pytest.raises(EngineError, match=r"A: expected a sweep within 0\.3 s"):
+        sweep_runner(plan)("a", tmp_path / "x")
 
 
 def _read(path):
@@ -419,7 +438,7 @@ def test_a_damaged_calibration_is_named(data_folder, text):
 def test_calibrate_command_stores_and_shows(tmp_path, data_folder, monkeypatch):
     from ds4bench import ab_process
 
-    monkeypatch.setattr(ab_process, "sweep_runner", lambda plan: FakeSweeps())
+    monkeypatch.setattr(ab_process, "sweep_runner", lambda plan, signals: FakeSweeps())
     options = ["--out", str(tmp_path / "s"), "--pairs", "5", "--max-load", "100"]
 
     empty = CliRunner().invoke(calibrate_command, ["--show"])
