@@ -168,8 +168,8 @@ class Session:
             if record.get("kind") != "pair":
                 continue
             try:
-                arms = [_arm(self.folder / record[name], name) for name in "ab"]
-                pair = Pair(record["index"], record["order"], *arms, tuple(record["reasons"]))
+                a, b = (_arm(self.folder / record[name], name) for name in "ab")
+                pair = Pair(record["index"], record["order"], a, b, tuple(record["reasons"]))
             except (KeyError, TypeError) as error:
                 raise EngineError(
                     f"{self.folder}: expected a complete pair, found {error}"

@@ -259,8 +259,8 @@ def _tokens(base: Arm, head: Arm) -> list[TokensLine]:
     lines = []
     for mode, ctx in sorted(set(ours) & set(theirs), key=lambda c: (mode_rank(c[0]), c)):
         a, b = ours[mode, ctx], theirs[mode, ctx]
-        means = [sum(g for g, _ in s) / sum(n for _, n in s) for s in (a, b)]
-        lines.append(TokensLine(mode, ctx, *means, a == b, len(a) == 1 and len(b) == 1))
+        before, after = (sum(g for g, _ in s) / sum(n for _, n in s) for s in (a, b))
+        lines.append(TokensLine(mode, ctx, before, after, a == b, len(a) == 1 and len(b) == 1))
     return lines
 
 

@@ -151,9 +151,9 @@ def used_columns(table: Sequence[Cell]) -> list[int]:
 def circumstances(run: Run) -> list[tuple[str, str]]:
     """What a reader must know of where the numbers come from, as label and text."""
     env = run.environment
-    code, cpu, gpu = (env.get(k) if isinstance(env.get(k), dict) else {} for k in
-                      ("code", "cpu", "gpu"))  # fmt: skip
-    prints = env.get("fingerprint") if isinstance(env.get("fingerprint"), dict) else {}
+    code, cpu, gpu, prints, engine = (
+        _part(env, name) for name in ("code", "cpu", "gpu", "fingerprint", "engine")
+    )
     model = env.get("model")
     first = model[0] if isinstance(model, list) and model and isinstance(model[0], dict) else {}
     commit = str(code.get("commit") or "")
@@ -163,7 +163,7 @@ def circumstances(run: Run) -> list[tuple[str, str]]:
         ("Results", plot_data.label_of(run.source)),
         ("Commit", commit + (" with uncommitted changes" if code.get("dirty") else "")),
         ("Processor", cpu.get("name")),
-        ("Cores used", env.get("engine", {}).get("threads") or cpu.get("usable_cores")),
+        ("Cores used", engine.get("threads") or cpu.get("usable_cores")),
         ("GPU", gpu.get("name")),
         ("Driver", gpu.get("driver")),
         ("Memory bandwidth, measured", speed and f"{speed / 1e9:.1f} GB/s"),
@@ -180,6 +180,11 @@ def circumstances(run: Run) -> list[tuple[str, str]]:
     if run.dropped:
         rows.append(("Unreadable", f"{run.dropped} bytes or lines dropped"))
     return [(label, plot_data.clean_label(str(text), 200)) for label, text in rows if text]
+
+
+def _part(environment: dict[str, Any], name: str) -> dict[str, Any]:
+    value = environment.get(name)
+    return value if isinstance(value, dict) else {}
 
 
 def to_html(report: Report) -> str:

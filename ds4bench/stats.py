@@ -140,7 +140,7 @@ def log_rates(rates: Sequence[float]) -> np.ndarray:
     return np.log(values)
 
 
-def paired(differences: Sequence[float]) -> Estimate:
+def paired(differences: Sequence[float] | np.ndarray) -> Estimate:
     """Student's estimate of the mean of paired log differences (head minus base)."""
     d = np.asarray(differences, dtype=np.float64)
     n = d.size
@@ -152,7 +152,9 @@ def paired(differences: Sequence[float]) -> Estimate:
     )
 
 
-def unpaired(base_logs: Sequence[float], head_logs: Sequence[float]) -> Estimate:
+def unpaired(
+    base_logs: Sequence[float] | np.ndarray, head_logs: Sequence[float] | np.ndarray
+) -> Estimate:
     """Welch's estimate of the difference of means of log rates of two separate runs."""
     a = np.asarray(base_logs, dtype=np.float64)
     b = np.asarray(head_logs, dtype=np.float64)
@@ -182,7 +184,9 @@ def _signed_rank_counts(n: int) -> tuple[int, ...]:
     return tuple(counts)
 
 
-def hodges_lehmann(differences: Sequence[float], confidence: float = CONFIDENCE) -> Interval | None:
+def hodges_lehmann(
+    differences: Sequence[float] | np.ndarray, confidence: float = CONFIDENCE
+) -> Interval | None:
     """Median of Walsh averages with the exact Wilcoxon signed-rank interval.
 
     Returns None where even the widest interval cannot have the asked confidence (n < 6 for
@@ -207,7 +211,7 @@ def hodges_lehmann(differences: Sequence[float], confidence: float = CONFIDENCE)
 
 
 def bca(
-    differences: Sequence[float], seed: int = 0, confidence: float = CONFIDENCE
+    differences: Sequence[float] | np.ndarray, seed: int = 0, confidence: float = CONFIDENCE
 ) -> Interval | None:
     """Bias-corrected accelerated bootstrap of the mean; None below 20 pairs or without spread."""
     d = np.asarray(differences, dtype=np.float64)
