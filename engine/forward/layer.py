@@ -244,9 +244,14 @@ class LayerPass:
             s.y, s.a, s.ids, s.weights, layer.gate_exps, layer.up_exps, layer.down_exps, layer.limit
         )
         if shape.n_expert_shared:
-            ops.matmul_multi([s.gate_sh, s.up_sh], s.a, [layer.gate_shexp, layer.up_shexp])
-            ops.swiglu(s.mid_sh, s.gate_sh, s.up_sh, layer.limit_shared)
-            ops.matmul(s.shared, s.mid_sh, layer.down_shexp)
+            ops.shared_ffn(
+                s.shared,
+                s.a,
+                layer.gate_shexp,
+                layer.up_shexp,
+                layer.down_shexp,
+                layer.limit_shared,
+            )
             ops.add(s.y, s.shared)
         ops.hc_expand(s.state, s.y, s.post, s.comb, s.state)
         if tap:

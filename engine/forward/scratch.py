@@ -15,7 +15,6 @@ def layout(shape: Shape) -> dict[str, tuple[tuple[int, ...], type]]:
     s = shape
     d, f, i = s.n_embd, np.float32, np.int32
     wide = s.comp_width(4) if 4 in s.compress_ratios else s.comp_width(128)
-    ff_shared = s.n_ff_exp * max(s.n_expert_shared, 1)
     return {
         "tokens": ((), i),
         "state": ((s.n_hc, d), f),
@@ -46,9 +45,6 @@ def layout(shape: Shape) -> dict[str, tuple[tuple[int, ...], type]]:
         "ids": ((s.n_expert_used,), i),
         "weights": ((s.n_expert_used,), f),
         "margin": ((), f),
-        "gate_sh": ((ff_shared,), f),
-        "up_sh": ((ff_shared,), f),
-        "mid_sh": ((ff_shared,), f),
         "shared": ((d,), f),
         "head_mix": ((s.n_hc,), f),
         # At most one pooled row per window; windows are at least 4 tokens long.
