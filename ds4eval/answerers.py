@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ds4eval.context import Facts, examine
 from ds4eval.plan import Job, Settings
+from ds4eval.questions import Question
 from engine.errors import OptionError
 from engine.tooling.exits import say
 
@@ -28,18 +29,18 @@ class EngineSpec:
     ctx_max: int
     ctx: int
     think: str
+    shared: tuple[Question, ...] = ()
 
 
-def open_backend(spec: EngineSpec, jobs: Sequence[Job] = ()) -> Any:
+def open_backend(spec: EngineSpec) -> Any:
     """A back end over a newly opened engine."""
     from ds4eval.local import EngineBackend
     from engine.engine import open_engine
 
     engine = open_engine(spec.options)
     try:
-        questions = [job.question for job in jobs]
         return EngineBackend(
-            engine, spec.settings, spec.ctx_max, spec.ctx, spec.think, shared=questions
+            engine, spec.settings, spec.ctx_max, spec.ctx, spec.think, shared=spec.shared
         )
     except BaseException:
         engine.close()
@@ -84,7 +85,10 @@ class EngineAnswerer:
     @contextlib.contextmanager
     def opened(self, jobs: Sequence[Job]) -> Iterator[tuple[str, Any]]:
         """('serial', back end) or ('parallel', pool)."""
-        spec = EngineSpec(self.options, self.settings, self.examined.ctx_max, self.ctx, self.think)
+        questions = tuple(dict.fromkeys(job.question for job in jobs))
+        spec = EngineSpec(
+            self.options, self.settings, self.examined.ctx_max, self.ctx, self.think, questions
+        )
         if self.request.ray is not None:
             from ds4eval.ray_jobs import RayPool
 
@@ -93,11 +97,12 @@ class EngineAnswerer:
         if self.request.jobs > 1:
             from ds4eval.jobs import ProcessPool
 
-            yield "parallel", ProcessPool(_split(spec, self.request.jobs), self.request.jobs)
+            n = min(self.request.jobs, len(jobs))
+            yield "parallel", ProcessPool(_split(spec, n), n)
             return
         if self.request.warm_weights:
             _warm(self.options)
-        backend = open_backend(spec, jobs)
+        backend = open_backend(spec)
         try:
             for notice in backend.engine.notices:
                 say(notice)

@@ -60,13 +60,13 @@ def execute(request: Request) -> int:
     if request.dry_run:
         return _dry_run(plan)
     with (
-        _trace(plan) as trace,
         RunStore.open(
             plan.folder,
             plan.config,
             force=request.force,
             allow_network_fs=request.allow_network_fs,
         ) as store,
+        _trace(plan) as trace,
     ):
         for notice in store.notices:
             say(notice)

@@ -84,6 +84,8 @@ def check(ctx: click.Context, values: dict[str, Any]) -> Request:
         raise OptionError("--draft: expected with an mtp --mode, found plain")
     if values["mtp"] is not None and values["mode"] == "plain":
         raise OptionError("--mtp: expected a speculative --mode that uses it, found plain")
+    from ds4eval.datasets_options import parse_datasets
+
     remote = None
     if values["base_url"] is not None:
         remote = _remote(ctx, values)
@@ -100,7 +102,7 @@ def check(ctx: click.Context, values: dict[str, Any]) -> Request:
         think=ctx.meta.get("think", "high"),
         backend=backend_name(ctx),
         activations=activations or "int8",
-        datasets=_datasets(values["datasets"]),
+        datasets=parse_datasets(values["datasets"]),
         ids=tuple(part for text in values["ids"] for part in text.split(",") if part),
         remote=remote,
     )
@@ -124,18 +126,3 @@ def _remote(ctx: click.Context, values: dict[str, Any]) -> Remote:
         url.rstrip("/"), values["api"], values["api_model"], values["api_key_env"],
         values["timeout"],
     )  # fmt: skip
-
-
-def _datasets(texts: tuple[str, ...]) -> dict[str, tuple[Path, ...]]:
-    from ds4eval.datasets_known import DATASETS
-
-    found: dict[str, tuple[Path, ...]] = {}
-    for text in texts:
-        name, equals, path = text.partition("=")
-        if not equals or not path or name not in DATASETS:
-            raise OptionError(
-                f"--dataset: expected NAME=PATH with NAME one of {', '.join(DATASETS)}, "
-                f"found {text!r}"
-            )
-        found[name] = (*found.get(name, ()), Path(path))
-    return found
