@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from typing import TYPE_CHECKING, Any
 
 from ds4bench.compare import Comparison, Line
 from ds4bench.stats import Interval, Verdict
+from engine.tooling.labels import escape_markdown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -168,15 +168,6 @@ def _remarks(result: Comparison) -> list[str]:
                 text += f"; bootstrap (BCa) {interval_text(line.bca)}"
             remarks.append(text)
     return remarks + result.notes
-
-
-def escape_markdown(text: str) -> str:
-    """Text that Markdown (GitHub's) shows as it is: no markup, HTML, mentions, links or rows."""
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    text = re.sub(r"([\\`*_{}\[\]#|~])", r"\\\1", text)
-    # A zero-width space breaks @mentions and bare links without being seen.
-    text = text.replace("@", "@\u200b").replace("://", ":\u200b//")
-    return re.sub(r"\s+", " ", text).strip()
 
 
 def to_markdown(result: Comparison, *, every_cell: bool = False, heading: str = "###") -> str:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import math
-import re
-import warnings
 from collections.abc import Sequence
-from importlib import resources
 from itertools import cycle
 from typing import TYPE_CHECKING
 
@@ -17,16 +13,15 @@ from ds4bench import plot_data
 from ds4bench.plot_data import Curve, Source, tick_text
 from ds4bench.records import mode_rank
 from engine.errors import EngineError
+from engine.tooling import figures
+from engine.tooling.figures import CONTEXT
+from engine.tooling.figures import THEMES as THEMES
+from engine.tooling.figures import theme_variables as theme_variables
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-THEMES = ("light", "dark")
-# Okabe and Ito's palette (2008), yellow left out: it vanishes on white. Dark variants are lighter.
-_LIGHT = ("#0072b2", "#d55e00", "#009e73", "#b2548c", "#56b4e9", "#a67a00")
-_DARK = ("#56b4e9", "#ff9a52", "#2fd0a0", "#e29ac6", "#9cd6f5", "#e8c14d")
-_CONTEXT = {"light": "#737b85", "dark": "#98a1ab"}
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _DASHES = ((4, 1.6), (1.2, 1.4), (6, 1.5, 1.2, 1.5), (2.5, 1), (8, 2), (3, 1, 1, 1, 1, 1), (1, 3))
 _WIDTH, _ROW_HEIGHT = 8.0, 3.05  # inches at 100 dpi
@@ -42,7 +37,7 @@ class _Styles:
     """
 
     def __init__(self, sources: Sequence[Source], theme: str) -> None:
-        palette = _LIGHT if theme == "light" else _DARK
+        palette = figures.palette(theme)
         self.own = [s.label for s in sources if not s.published]
         found = {row.mode for s in sources if not s.published for row in s.run.good}
         self.modes = sorted(found, key=lambda mode: (mode_rank(mode), mode))
@@ -51,9 +46,9 @@ class _Styles:
         self._marker = dict(zip(self.modes, cycle(_MARKERS)))
         published = [s.label for s in sources if s.published]
         self._dashes = dict(zip(published, cycle(_DASHES)))
-        grey = [_CONTEXT[theme]]
+        grey = [CONTEXT[theme]]
         self._published = dict(zip(published, cycle(grey if self.own else palette)))
-        self._paper = "#" + str(_style(theme)["axes.facecolor"]).lstrip("#")
+        self._paper = figures.colour(theme, "axes.facecolor")
 
     def line(self, curve: Curve) -> dict:
         if curve.published:
@@ -107,7 +102,7 @@ def figure(sources: Sequence[Source], theme: str = "light", title: str = "") -> 
     from matplotlib.figure import Figure
 
     panels = _panels(sources)
-    with matplotlib.rc_context(_style(theme)):
+    with matplotlib.rc_context(figures.style(theme)):
         n_rows = math.ceil(len(panels) / 2)
         n_cols = min(2, len(panels))
         fig = Figure(figsize=(_WIDTH, _ROW_HEIGHT * n_rows + 0.75), layout="constrained")
@@ -266,79 +261,11 @@ def _note(panels: Sequence[tuple[str, str, list[Curve]]], own: bool) -> str:
     return "; ".join(parts)
 
 
-def _style(theme: str) -> dict:
-    from matplotlib import rc_params_from_file
-
-    style: dict = {}
-    for name in ("common", theme):
-        with resources.as_file(resources.files("ds4bench") / "style" / f"{name}.mplstyle") as path:
-            style.update(rc_params_from_file(path, use_default_template=False))
-    return style
-
-
-def render(fig: Figure, kind: str, theme: str = "light", *, text_as_paths: bool = True) -> bytes:
-    """A figure as 'svg' or 'png' bytes; the same input gives the same bytes.
-
-    Parameters
-    ----------
-    text_as_paths : bool
-        SVG only: False keeps text as text, for pages in which it can be selected and read out.
-    """
-    import matplotlib
-
-    out = io.BytesIO()
-    options = {**_style(theme), "svg.fonttype": "path" if text_as_paths else "none"}
-    metadata = (
-        {"Date": None, "Creator": "ds4-bench"} if kind == "svg" else {"Software": "ds4-bench"}
-    )
-    with matplotlib.rc_context(options), warnings.catch_warnings():
-        # A label in a script that the font lacks is drawn as boxes; that is no reason to fail.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        fig.savefig(out, format=kind, metadata=metadata, facecolor=fig.get_facecolor())
-    return out.getvalue()
+def render(fig: Figure, kind: str, theme: str = "light") -> bytes:
+    """A figure as 'svg' or 'png' bytes; the same input gives the same bytes."""
+    return figures.render(fig, kind, theme, program="ds4-bench")
 
 
 def inline_svg(sources: Sequence[Source], prefix: str, label: str) -> str:
-    """The figure as an <svg> element for a page that is light or dark by CSS.
-
-    Ink and series colours become custom properties (--ink, --muted, --line, --paper, --s0 and so
-    on), so one drawing serves both; ids carry `prefix`, so that several fit on one page.
-    """
-    from xml.sax.saxutils import quoteattr
-
-    text = render(figure(sources, "light"), "svg", text_as_paths=False).decode("utf-8")
-    text = text[text.index("<svg") :]
-    light = {name: str(value).lower().lstrip("#") for name, value in _style("light").items()}
-    swaps = {
-        f"#{light['axes.facecolor']}": "var(--paper)",
-        f"#{light['text.color']}": "var(--ink)",
-        f"#{light['axes.labelcolor']}": "var(--muted)",
-        f"#{light['axes.edgecolor']}": "var(--edge)",
-        f"#{light['grid.color']}": "var(--line)",
-        _CONTEXT["light"]: "var(--context)",
-        **{colour: f"var(--s{i})" for i, colour in enumerate(_LIGHT)},
-    }
-    text = re.sub(r"#[0-9a-f]{6}\b", lambda m: swaps.get(m.group(), m.group()), text)
-    text = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', text)
-    text = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}-\1"', text)
-    text = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", text)
-    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
-    # Width and height in points would defeat a phone's screen; the viewBox keeps proportions.
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    return text.replace("<svg", f'<svg role="img" aria-label={quoteattr(label)}', 1)
-
-
-def theme_variables(theme: str) -> dict[str, str]:
-    """Values of the custom properties that `inline_svg` refers to."""
-    style = {name: f"#{str(value).lower().lstrip('#')}" for name, value in _style(theme).items()}
-    palette = _LIGHT if theme == "light" else _DARK
-    return {
-        "--paper": style["axes.facecolor"],
-        "--ink": style["text.color"],
-        "--muted": style["axes.labelcolor"],
-        "--edge": style["axes.edgecolor"],
-        "--line": style["grid.color"],
-        "--context": _CONTEXT[theme],
-        **{f"--s{i}": colour for i, colour in enumerate(palette)},
-    }
+    """The figure as an <svg> element for a page, see `engine.tooling.figures.inline`."""
+    return figures.inline(figure(sources), prefix, label)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -11,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from ds4bench.records import Run, SpeedRow, mode_rank
+from engine.tooling.labels import clean_label
+from engine.tooling.labels import unique_labels as unique_labels
 
 Metric = Callable[[SpeedRow], "float | None"]
-_LABEL_LENGTH = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,30 +111,12 @@ def _curve(source: Source, mode: str, points: dict[int, list[float]]) -> Curve:
     )
 
 
-def clean_label(text: str, length: int = _LABEL_LENGTH) -> str:
-    """A label without control and format characters (bidi overrides included), cut to length."""
-    kept = "".join(
-        c if unicodedata.category(c)[0] != "C" else "\N{REPLACEMENT CHARACTER}" for c in text
-    )
-    return kept if len(kept) <= length else kept[: length - 1] + "…"
-
-
 def label_of(path: Path) -> str:
     """What a results file is called in legends: its stem, or the folder of a journal."""
     path = Path(path)
     named = path if path.is_dir() or path.name != "rows.jsonl" else path.parent
     name = named.resolve().name if named.is_dir() or named != path else path.stem
     return clean_label(name or str(path))
-
-
-def unique_labels(labels: list[str]) -> list[str]:
-    """The same labels, numbered where one would stand for two files."""
-    seen: dict[str, int] = defaultdict(int)
-    out = []
-    for label in labels:
-        seen[label] += 1
-        out.append(label if labels.count(label) == 1 else f"{label} ({seen[label]})")
-    return out
 
 
 def tick_text(ctx: float) -> str:

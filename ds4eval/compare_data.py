@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 from ds4eval.grading import GRADERS, PASS
 from ds4eval.records import UNFINISHED, Run, Sample, difference, read_run
 from engine.errors import OptionError, StoreError
+from engine.tooling.labels import clean_label, unique_labels
 
 # What must agree, or a difference is not the model's: what was asked, how it was answered, how it
 # was graded. Model, engine and seed may differ: they are what is compared.
@@ -32,7 +31,6 @@ _VERDICTS = {
     "lenient": ("lenient_verdict", "lenient_given"),
     "ds4-classic": ("classic_verdict", "classic_given"),
 }
-_LABEL_LENGTH = 40
 
 Key = tuple[str, str]
 
@@ -119,24 +117,6 @@ class Arm:
     def repeats(self) -> int:
         """Largest number of answers to one question."""
         return max(len(q.samples) for q in self.questions)
-
-
-def clean_label(text: str, length: int = _LABEL_LENGTH) -> str:
-    """Text for one line: control and format characters replaced, cut to length."""
-    kept = "".join(
-        c if unicodedata.category(c)[0] != "C" else "\N{REPLACEMENT CHARACTER}" for c in text
-    )
-    return kept if len(kept) <= length else kept[: length - 1] + "…"
-
-
-def unique_labels(labels: Sequence[str]) -> list[str]:
-    """The same labels, numbered where one would stand for two runs."""
-    seen: dict[str, int] = defaultdict(int)
-    out = []
-    for label in labels:
-        seen[label] += 1
-        out.append(label if labels.count(label) == 1 else f"{label} ({seen[label]})")
-    return out
 
 
 def load_arms(paths: Sequence[Path]) -> list[Arm]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ds4eval.compare import Comparison, Cost, Flip, Line, Verdict
-from ds4eval.compare_data import clean_label
 from ds4eval.stats import Interval
 from ds4eval.stats_paired import ALPHA, least_p
+from engine.tooling.labels import clean_label, escape_markdown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +33,7 @@ MARKS = {
     None: "⛔",
 }
 HEADINGS = ("questions", "n", "A", "B", "B-A", "95 % interval", "A only", "B only", "p", "Holm",
-            "sees from", "verdict")  # fmt: skip
+            "detectable", "verdict")  # fmt: skip
 FLIP_HEADINGS = ("question", "A", "B", "A right", "B right", "replies part at")
 _SHOWN_FLIPS = 30
 
@@ -214,15 +213,6 @@ def print_rich(result: Comparison, console: Console) -> None:
         console.print(table)
         if len(result.flips) > _SHOWN_FLIPS:
             console.print(Text(f"  {len(result.flips) - _SHOWN_FLIPS} more with --format json"))
-
-
-def escape_markdown(text: str) -> str:
-    """Text that Markdown (GitHub's) shows as it is: no markup, HTML, mentions, links or rows."""
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    text = re.sub(r"([\\`*_{}\[\]#|~])", r"\\\1", text)
-    # A zero-width space breaks @mentions and bare links without being seen.
-    text = text.replace("@", "@\u200b").replace("://", ":\u200b//")
-    return re.sub(r"\s+", " ", text).strip()
 
 
 def markdown_table(headings: tuple[str, ...], rows: list[tuple[str, ...]], text: set) -> list[str]:
