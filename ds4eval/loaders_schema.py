@@ -150,7 +150,8 @@ class Reader:
             if isinstance(value, bool):
                 found[name] = "yes" if value else "no"
             elif value is not None:
-                found[name] = self.fields.text(record, (name,), required=False)
+                text = self.fields.text(record, (name,), required=False)
+                found[name] = {"true": "yes", "false": "no"}.get(text.lower(), text)
         return _strata(**found)
 
     # Line sets -------------------------------------------------------------------------------

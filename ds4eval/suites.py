@@ -240,7 +240,7 @@ def _indices(questions: Sequence[Question], ids: Sequence[str]) -> set[int]:
         first, dash, last = text.partition("-")
         if text in names:
             wanted.add(names[text])
-        elif first.isdecimal() and (last.isdecimal() if dash else not last):
+        elif text.isascii() and first.isdigit() and (last.isdigit() if dash else not last):
             low, high = int(first), int(last or first)
             if not 1 <= low <= high <= len(questions):
                 raise OptionError(f"ids: expected numbers 1 to {len(questions)}, found {text!r}")
