@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ds4eval.plan import Job
+from ds4eval.entries import Entry
 from ds4eval.records import Run, Sample, read_run
 from ds4eval.report_text import tallies
 from engine.errors import OptionError, StoreError
@@ -35,13 +35,13 @@ def check_baseline(path: Path | None) -> Run | None:
 
 
 def judge(
-    jobs: Sequence[Job], samples: dict[int, Sample], request: Request, baseline: Run | None
+    entries: Sequence[Entry], samples: dict[int, Sample], request: Request, baseline: Run | None
 ) -> int:
     """Exit status of a run that was not interrupted; reasons are said on stderr.
 
     An incomplete run is told as such before any threshold: its score is not the suite's.
     """
-    whole, _ = tallies(jobs, samples)
+    whole, _ = tallies(entries, samples)
     if whole.open:
         say(f"incomplete: {whole.open} of {whole.selected} questions have no final answer")
         return INCOMPLETE
@@ -54,7 +54,7 @@ def judge(
     if request.fail_under is not None and score < request.fail_under:
         say(f"--fail-under: expected at least {request.fail_under:g} %, found {score:.1f} %")
         status = THRESHOLD
-    if baseline is not None and _regressed(jobs, samples, request, baseline):
+    if baseline is not None and _regressed(entries, samples, request, baseline):
         status = THRESHOLD
     if request.strict_exit and whole.passed < whole.selected:
         say(f"--strict-exit: {whole.selected - whole.passed} answers are wrong")
@@ -63,15 +63,15 @@ def judge(
 
 
 def _regressed(
-    jobs: Sequence[Job], samples: dict[int, Sample], request: Request, baseline: Run
+    entries: Sequence[Entry], samples: dict[int, Sample], request: Request, baseline: Run
 ) -> bool:
     """Whether the score on shared questions fell by more than is allowed."""
     before = {(s.source, s.id, s.repeat): s for s in baseline.samples if s.final}
     pairs = []
-    for job in jobs:
-        old = before.get((job.question.source, job.question.id, job.repeat))
+    for entry in entries:
+        old = before.get((entry.source, entry.id, entry.repeat))
         if old is not None:
-            pairs.append((old, samples[job.n]))
+            pairs.append((old, samples[entry.n]))
     if not pairs:
         say(f"--baseline: expected shared questions, found none in {baseline.folder}")
         return True

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ds4eval.entries import Entry
 from ds4eval.prompts import PROMPT_VERSION
 from ds4eval.questions import Question, fingerprint, stable_hash
 from ds4eval.records import sample_key
@@ -125,9 +126,10 @@ class Job:
     attempt: int = 1
 
     @property
-    def name(self) -> str:
-        tail = f" #{self.repeat + 1}" if self.repeat else ""
-        return f"{self.question.key}{tail}"
+    def entry(self) -> Entry:
+        """The job without its text."""
+        q = self.question
+        return Entry(self.n, q.source, q.id, self.repeat, q.answer, q.chance)
 
 
 def make_jobs(config: dict[str, Any], questions: Sequence[Question], repeats: int) -> list[Job]:

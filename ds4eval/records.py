@@ -13,11 +13,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ds4eval.entries import merge_selection
 from engine.errors import OptionError, StoreError
 
 SCHEMA = "ds4eval.samples"
@@ -382,11 +382,3 @@ def read_run(path: Path) -> Run:
         manifest,
         contents.dropped_bytes,
     )
-
-
-def merge_selection(
-    old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """Everything ever selected in a run, in the newest order first."""
-    seen = {entry["key"] for entry in new}
-    return [*new, *(entry for entry in old if entry["key"] not in seen)]

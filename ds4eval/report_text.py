@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ds4eval.plan import Job
+from ds4eval.entries import Entry
 from ds4eval.records import Sample
 
 
@@ -41,7 +41,7 @@ class Tally:
         """Selected questions without a final record."""
         return self.selected - self.answered
 
-    def add(self, job: Job, sample: Sample | None) -> None:
+    def add(self, entry: Entry, sample: Sample | None) -> None:
         self.selected += 1
         if sample is None or not sample.final:
             return
@@ -52,38 +52,38 @@ class Tally:
         self.lenient += sample.lenient_verdict == "pass"
         self.classic += sample.classic_verdict == "pass"
         self.truncated += sample.truncated
-        self.chance += job.question.chance
+        self.chance += entry.chance
         self.think_tokens += sample.think_tokens or 0
         self.gen_tokens += sample.gen_tokens or 0
-        self.means.setdefault(job.question.key, []).append(int(sample.passed))
+        self.means.setdefault(entry.key, []).append(int(sample.passed))
 
     def question_means(self) -> list[float]:
         """Share of right repeats of every answered question."""
         return [sum(results) / len(results) for results in self.means.values()]
 
 
-def tallies(jobs: Sequence[Job], samples: dict[int, Sample]) -> tuple[Tally, dict[str, Tally]]:
+def tallies(entries: Sequence[Entry], samples: dict[int, Sample]) -> tuple[Tally, dict[str, Tally]]:
     """Counts of the whole selection and of each source, in order of first appearance."""
     whole, parts = Tally(), {}
-    for job in jobs:
-        sample = samples.get(job.n)
-        whole.add(job, sample)
-        parts.setdefault(job.question.source, Tally()).add(job, sample)
+    for entry in entries:
+        sample = samples.get(entry.n)
+        whole.add(entry, sample)
+        parts.setdefault(entry.source, Tally()).add(entry, sample)
     return whole, parts
 
 
-def table(jobs: Sequence[Job], samples: dict[int, Sample]) -> str:
+def table(entries: Sequence[Entry], samples: dict[int, Sample]) -> str:
     """One row per question: `# state prompt gen total given correct test`."""
-    states = [samples[job.n].state if job.n in samples else "PENDING" for job in jobs]
+    states = [samples[entry.n].state if entry.n in samples else "PENDING" for entry in entries]
     wide = max(8, *(len(state) for state in states)) if states else 8
     head = ("#", "state", "prompt", "gen", "total", "given", "correct", "test")
     lines = [_row(head, wide)]
-    for job, state in zip(jobs, states):
-        sample = samples.get(job.n)
+    for entry, state in zip(entries, states):
+        sample = samples.get(entry.n)
         prompt = sample.prompt_tokens if sample and sample.prompt_tokens is not None else 0
         made = sample.gen_tokens if sample and sample.gen_tokens is not None else 0
         given = sample.given if sample and sample.given not in ("", "?") else "-"
-        cells = (job.n, state, prompt, made, prompt + made, given, job.question.answer, job.name)
+        cells = (entry.n, state, prompt, made, prompt + made, given, entry.expected, entry.name)
         lines.append(_row(cells, wide))
     return "\n".join(lines)
 
@@ -93,10 +93,10 @@ def _row(cells: Sequence[object], wide: int) -> str:
     return f"{n:>3} {state:<{wide}} {prompt:>8} {made:>8} {total:>8} {given:<8} {correct:<8} {test}"
 
 
-def summary(jobs: Sequence[Job], samples: dict[int, Sample], repeats: int = 1) -> str:
+def summary(entries: Sequence[Entry], samples: dict[int, Sample], repeats: int = 1) -> str:
     """Counts, the share that the budget cut, and scores by source with intervals."""
-    whole, parts = tallies(jobs, samples)
-    states = [samples[job.n].state for job in jobs if job.n in samples]
+    whole, parts = tallies(entries, samples)
+    states = [samples[entry.n].state for entry in entries if entry.n in samples]
     lines = [f"graded {whole.graded} of {whole.selected} selected"]
     counted = {state: states.count(state) for state in dict.fromkeys(states)}
     counted["PENDING"] = whole.selected - len(states)
@@ -145,13 +145,13 @@ def _score(name: str, tally: Tally, width: int) -> str:
     )
 
 
-def report(jobs: Sequence[Job], samples: dict[int, Sample], repeats: int = 1) -> str:
+def report(entries: Sequence[Entry], samples: dict[int, Sample], repeats: int = 1) -> str:
     """The whole report, ending with a line feed. Runtime is the time spent on the replies shown."""
-    whole, _ = tallies(jobs, samples)
+    whole, _ = tallies(entries, samples)
     head = f"ds4-eval: {whole.passed}/{whole.selected} passed"
     wrong = whole.answered - whole.passed
     if wrong:
         head += f", {wrong} failed"
     seconds = sum((s.prefill_s or 0.0) + (s.decode_s or 0.0) for s in samples.values())
     head += f", runtime {clock_text(seconds)}"
-    return "\n".join([head, table(jobs, samples), "", summary(jobs, samples, repeats)]) + "\n"
+    return "\n".join([head, table(entries, samples), "", summary(entries, samples, repeats)]) + "\n"

@@ -76,10 +76,11 @@ def execute(request: Request) -> int:
         with _Signals(control) as signals:
             ended = _ask(plan, store, trace, control)
         samples = _samples(plan, store)
-        text = report_text.report(plan.jobs, samples, request.repeats)
+        entries = [job.entry for job in plan.jobs]
+        text = report_text.report(entries, samples, request.repeats)
         store.publish(force=True, report=text)
         if trace is not None:
-            whole, _ = report_text.tallies(plan.jobs, samples)
+            whole, _ = report_text.tallies(entries, samples)
             classic = sum(s.classic_verdict == "pass" for s in samples.values())
             trace.summary(classic, whole.graded - classic, len(plan.jobs))
     sys.stdout.write(text)
@@ -90,7 +91,7 @@ def execute(request: Request) -> int:
     if ended.why == "failed":
         say(f"ds4-eval: {ended.message}")
         return 4
-    return judge(plan.jobs, samples, request, baseline)
+    return judge(entries, samples, request, baseline)
 
 
 def make_plan(request: Request) -> Plan:
