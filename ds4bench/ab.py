@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ds4bench import ab_valid, stats
-from ds4bench.ab_plan import TREATMENT, AbPlan
+from ds4bench.ab_plan import AbPlan
 from ds4bench.compare import Comparison, compare_pairs
-from ds4bench.compare_data import Arm, Difference, load_arm
+from ds4bench.compare_data import TREATMENT, Arm, Difference, load_arm
 from ds4bench.plot_data import clean_label
 from engine.errors import EngineError, OptionError
 from engine.tooling.journal import Journal

@@ -12,8 +12,6 @@ from typing import Any
 from ds4bench.stats import MAX_PAIRS, MIN_PAIRS, STOP_HALF_WIDTH
 from engine.errors import OptionError
 
-# What a set-up may differ in because it is what is under test.
-TREATMENT = ("threads", "activations", "kv", "mtp_draft")
 # Owned by ab: a sweep that wrote elsewhere or resumed would not be this pair's.
 _FILES = ("-m", "--model", "--mtp", "--prompt-file", "--chat-prompt-file")
 _MODULE = ("-m", "ds4bench.cli")

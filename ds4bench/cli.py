@@ -83,6 +83,10 @@ def _file(*names: str, text: str, metavar: str = "FILE") -> Any:
 @_file("--mtp", text="Separate MTP file.")
 @click.option("--mtp-draft", type=click.IntRange(1, 4), default=1, show_default=True,
               help="Tokens drafted per step.")  # fmt: skip
+@click.option("--mtp-adaptive", is_flag=True,
+              help="Draft up to --mtp-draft tokens, as acceptance and cost suggest.")  # fmt: skip
+@click.option("--mtp-margin", type=click.FloatRange(0), default=0.0, show_default=True,
+              help="Stop drafting where the two best logits are closer than this.")  # fmt: skip
 @click.option("--mode", "modes", multiple=True, type=click.Choice([*MODES, "all"]),
               help="Decode mode, repeatable.  [default: plain]")  # fmt: skip
 @_file("--prompt-file", text="Text to evaluate.  [default: generated]")
@@ -207,6 +211,8 @@ def build_request(ctx: click.Context, options: dict[str, Any]) -> Any:
             options["temp"], options["top_k"], options["top_p"], options["min_p"], options["seed"]
         ),
         mtp_draft=options["mtp_draft"],
+        mtp_adaptive=options["mtp_adaptive"],
+        mtp_margin=options["mtp_margin"],
         modes=_modes(options["modes"]),
         ctx_start=options["ctx_start"],
         ctx_max=options["ctx_max"],

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 ALLOWABLE = (
     *("cpu", "cores", "gpu", "driver", "model", "prompt", "sampling", "threads"),
-    *("activations", "kv", "mtp_draft", "modes", "sweep", "prefill_tokens", "gen_tokens"),
+    *("activations", "kv", "mtp_draft", "mtp_adaptive", "mtp_margin"),
+    *("modes", "sweep", "prefill_tokens", "gen_tokens"),
 )
 TOLERABLE = ("prefill", "decode", "decode_mtp", "steps")
 

@@ -13,6 +13,8 @@ from ds4bench.plot_data import clean_label, label_of
 from ds4bench.records import Run, SpeedRow, mode_rank, read_rows
 from engine.errors import EngineError
 
+# What a set-up may differ in because it is what is under test.
+TREATMENT = ("threads", "activations", "kv", "mtp_draft", "mtp_adaptive", "mtp_margin")
 METRICS = ("prefill", "decode", "steps")
 UNKNOWN = None
 # Fields that two runs must share, each with where it stands in the environment record.
@@ -24,10 +26,7 @@ FIELDS = (
     "model",
     "prompt",
     "sampling",
-    "threads",
-    "activations",
-    "kv",
-    "mtp_draft",
+    *TREATMENT,
 )
 SHAPE_FIELDS = ("modes", "sweep", "prefill_tokens", "gen_tokens")
 
@@ -140,7 +139,7 @@ def facts(environment: dict[str, Any]) -> dict[str, Any]:
         "prompt": [prints[k] for k in ("prompt", "chat", "system", "repeat_prompt") if k in prints],
         "sampling": prints.get("sampling"),
     }
-    for name in ("threads", "activations", "kv", "mtp_draft"):
+    for name in TREATMENT:
         found[name] = prints.get(name, plan.get(name))
     return {name: value for name, value in found.items() if value not in (None, [], {})}
 

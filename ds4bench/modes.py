@@ -21,7 +21,14 @@ def implemented_modes() -> tuple[str, ...]:
 
 
 def open_mode(
-    session: Any, mode: str, *, draft: int, forbidden: Collection[int], sampling: dict[str, Any]
+    session: Any,
+    mode: str,
+    *,
+    draft: int,
+    adaptive: bool,
+    margin: float,
+    forbidden: Collection[int],
+    sampling: dict[str, Any],
 ) -> Any:
     """A decoder over a session.
 
@@ -29,6 +36,10 @@ def open_mode(
     ----------
     draft : int
         Tokens drafted per step, speculative modes only.
+    adaptive : bool
+        Choose the depth, up to `draft`, from acceptance and cost.
+    margin : float
+        Stop drafting where the block's two best logits are closer than this.
     forbidden : collection of int
         Ids that are never chosen or proposed.
     sampling : dict
@@ -47,4 +58,6 @@ def open_mode(
     policy: Policy = Greedy(forbidden)
     if sampling["temp"] != 0:
         policy = Sampled(Sampler(**sampling), forbidden)
-    return open_decoder(session, mode, policy, draft=draft, stop=forbidden)
+    return open_decoder(
+        session, mode, policy, draft=draft, adaptive=adaptive, margin=margin, stop=forbidden
+    )

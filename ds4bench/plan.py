@@ -87,6 +87,8 @@ class SweepPlan:
     sampling: Sampling = field(default_factory=Sampling)
     mtp: Path | None = None
     mtp_draft: int = 1
+    mtp_adaptive: bool = False
+    mtp_margin: float = 0.0
     modes: tuple[str, ...] = ("plain",)
     ctx_start: int = 2048
     ctx_max: int = 32768
@@ -225,6 +227,8 @@ def fingerprint(plan: SweepPlan, facts: Mapping[str, Any], code: str) -> dict[st
         "repeat_prompt": plan.prompt.repeat,
         "sampling": asdict(plan.sampling),
         "mtp_draft": plan.mtp_draft,
+        "mtp_adaptive": plan.mtp_adaptive,
+        "mtp_margin": plan.mtp_margin,
         "gen_tokens": plan.gen_tokens,
         "threads": plan.threads,
         "activations": plan.activations,

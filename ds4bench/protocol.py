@@ -49,6 +49,8 @@ class Decode:
     step_drafted: tuple[int, ...]
     drafted: int
     accepted: int
+    drafted_by_depth: tuple[int, ...]
+    accepted_by_depth: tuple[int, ...]
     draft_s: float
     verify_s: float
     rollback_s: float
@@ -129,11 +131,18 @@ def timed_decode(
         step_drafted=tuple(result.drafted for result in results),
         drafted=sum(result.drafted for result in results),
         accepted=sum(result.accepted for result in results),
+        drafted_by_depth=_by_depth([result.drafted for result in results]),
+        accepted_by_depth=_by_depth([result.accepted for result in results]),
         draft_s=sum(result.draft_s for result in results),
         verify_s=sum(result.verify_s for result in results),
         rollback_s=sum(result.rollback_s for result in results),
         token_hash=hash_tokens(emitted),
     )
+
+
+def _by_depth(counts: Sequence[int]) -> tuple[int, ...]:
+    """How many steps reached depth 1, 2, ...: of drafting, or of acceptance."""
+    return tuple(sum(n > depth for n in counts) for depth in range(max(counts, default=0)))
 
 
 def hash_tokens(tokens: Sequence[int]) -> str:

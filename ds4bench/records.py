@@ -17,6 +17,8 @@ from typing import Any
 SCHEMA = "ds4bench.sweep"
 SCHEMA_VERSION = 1
 
+# Fields of a row that hold one value per step or depth.
+LISTS = ("step_s", "step_tokens", "drafted_by_depth", "accepted_by_depth")
 MODES = ("plain", "mtp-strict", "mtp-batched", "mtp-combined")
 
 # A row that has one of these is finished; resume skips it unless asked to retry.
@@ -77,6 +79,9 @@ class SpeedRow:
         Size of the session's snapshot at the frontier.
     steps, drafted, accepted : int or None
         Decode steps, draft tokens proposed and kept. In plain mode steps = gen_tokens.
+    drafted_by_depth, accepted_by_depth : tuple of int
+        Drafts at depth 1, 2, ... that were proposed, and those of them that were kept; the second
+        may be shorter.
     draft_s, verify_s, rollback_s : float or None
         Parts of gen_s, in speculative modes.
     step_s, step_tokens : tuple
@@ -106,6 +111,8 @@ class SpeedRow:
     steps: int | None = None
     drafted: int | None = None
     accepted: int | None = None
+    drafted_by_depth: tuple[int, ...] = ()
+    accepted_by_depth: tuple[int, ...] = ()
     draft_s: float | None = None
     verify_s: float | None = None
     rollback_s: float | None = None
@@ -211,7 +218,7 @@ class SpeedRow:
         given = {k: v for k, v in record.items() if k in known}
         names = {f.name for f in fields(Telemetry)}
         state = {k: v for k, v in given.pop("telemetry", {}).items() if k in names}
-        for name in ("step_s", "step_tokens"):
+        for name in LISTS:
             given[name] = tuple(given.get(name, ()))
         return cls(**given, telemetry=Telemetry(**state))
 

@@ -39,6 +39,11 @@ def _flag(value: bool | None) -> str:
     return "" if value is None else str(int(value))
 
 
+def _pairs(kept: tuple[int, ...], of: tuple[int, ...]) -> str:
+    padded = kept + (0,) * (len(of) - len(kept))
+    return " ".join(f"{a}/{b}" for a, b in zip(padded, of))
+
+
 def _share(row: SpeedRow, machine_bytes_per_s: float | None) -> float | None:
     if row.bandwidth is None or not machine_bytes_per_s:
         return None
@@ -60,6 +65,8 @@ COLUMNS: dict[str, Cell] = {
     "steps": lambda r, _: _whole(r.steps),
     "drafted": lambda r, _: _whole(r.drafted),
     "accepted": lambda r, _: _whole(r.accepted),
+    # Kept of proposed drafts at depth 1, 2, ...
+    "accepted_by_depth": lambda r, _: _pairs(r.accepted_by_depth, r.drafted_by_depth),
     "tokens_per_step": lambda r, _: _fixed(r.tokens_per_step, 4),
     "first_token_ms": lambda r, _: _fixed(r.first_token_s, 3, 1e3),
     "steady_tps": lambda r, _: _rate(r.steady_tps),
@@ -188,6 +195,12 @@ def _row(cell: dict[str, str], where: str) -> SpeedRow:
     for name, word in (("mode", mode), ("status", status)):
         if not re.fullmatch(r"[a-z0-9_-]{1,40}", word):
             raise EngineError(f"{where}: expected a word in {name}, found {word[:40]!r}")
+    depths = [pair.split("/") for pair in (cell.get("accepted_by_depth") or "").split()]
+    if not all(len(d) == 2 and d[0].isdecimal() and d[1].isdecimal() for d in depths):
+        raise EngineError(f"{where}: expected pairs like 12/40 in accepted_by_depth")
+    accepted_by_depth = tuple(int(kept) for kept, _ in depths)
+    while accepted_by_depth and not accepted_by_depth[-1]:
+        accepted_by_depth = accepted_by_depth[:-1]
     steps = whole("steps")
     first = number("gen_first_ms", 1e-3)
     if first is None:
@@ -205,6 +218,8 @@ def _row(cell: dict[str, str], where: str) -> SpeedRow:
         steps=gen if steps is None and mode == "plain" and gen else steps,
         drafted=whole("drafted"),
         accepted=whole("accepted"),
+        drafted_by_depth=tuple(int(of) for _, of in depths),
+        accepted_by_depth=accepted_by_depth,
         draft_s=number("draft_ms", 1e-3),
         verify_s=number("verify_ms", 1e-3),
         rollback_s=number("rollback_ms", 1e-3),

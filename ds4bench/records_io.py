@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ds4bench.records import (
+    LISTS,
     SCHEMA,
     SCHEMA_VERSION,
     Run,
@@ -148,7 +149,7 @@ def write_parquet(file: BinaryIO, rows: list[SpeedRow], environment: dict[str, A
 
 
 def _parquet_types(pa: Any) -> dict[str, Any]:
-    lists = {"step_s": pa.list_(pa.float64()), "step_tokens": pa.list_(pa.int32())}
+    lists = {name: pa.list_(pa.float64() if name == "step_s" else pa.int32()) for name in LISTS}
     types = {}
     for owner in (SpeedRow, Telemetry):
         for f in fields(owner):

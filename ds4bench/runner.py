@@ -10,7 +10,7 @@ from typing import Any
 
 from ds4bench.child import Child, ChildDied
 from ds4bench.plan import GIVE_UP_AFTER, PARK_AFTER, Cell, SweepPlan, row_key
-from ds4bench.records import SpeedRow, Telemetry
+from ds4bench.records import LISTS, SpeedRow, Telemetry
 from ds4bench.telemetry import Sampler
 from engine.errors import EngineError, NonFiniteError
 from engine.tooling.journal import Journal, Record
@@ -282,8 +282,7 @@ class Runner:
         reply = self.child.request(limit, "decode", mode=cell.mode)
         self.sampler.leave()
         self.watchdog.observe(cell.mode, reply["gen_tokens"], reply["gen_s"])
-        reply["step_s"] = tuple(reply["step_s"])
-        reply["step_tokens"] = tuple(reply["step_tokens"])
+        reply.update({name: tuple(reply[name]) for name in LISTS})
         reply["steps"] = len(reply["step_s"])
         if cell.mode == "plain":
             for name in ("drafted", "accepted", "draft_s", "verify_s", "rollback_s"):

@@ -132,6 +132,8 @@ class FileModel:
             session,
             mode,
             draft=settings["mtp_draft"],
+            adaptive=settings["mtp_adaptive"],
+            margin=settings["mtp_margin"],
             forbidden=self.forbidden,
             sampling=settings["sampling"],
         )

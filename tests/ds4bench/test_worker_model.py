@@ -31,7 +31,7 @@ def settings(folder, **more):
         "model": str(folder / "base.gguf"), "mtp": str(folder / "mtp.gguf"), "threads": 1,
         "activations": "int8", "kv": "official", "repack": "auto", "warm_weights": False,
         "context": 300, "frontiers": [64, 128, 256], "gen_tokens": 4, "modes": ["plain"],
-        "mtp_draft": 1, "prompt": prompt,
+        "mtp_draft": 1, "mtp_adaptive": False, "mtp_margin": 0.0, "prompt": prompt,
         "sampling": {"temp": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 1}, **more,
     }  # fmt: skip
 
