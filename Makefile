@@ -23,8 +23,8 @@ $(VENV)/.oracle: $(VENV)/.test requirements-oracle.txt
 # The main job: a sweep of the bundled model from 2048 to 65536 tokens.
 bench: $(VENV)/.installed
 	mkdir -p $(OUT)
-	$(BIN)/ds4-bench --ctx-start 2048 --ctx-max 65536 --step-mul 2 \
-	  --csv $(OUT)/bench.csv --parquet $(OUT)/bench.parquet --plot $(OUT)/bench.svg
+	$(BIN)/ds4-bench --ctx-start 2048 --ctx-max 65536 \
+	  --force --csv $(OUT)/bench.csv --parquet $(OUT)/bench.parquet --plot $(OUT)/bench.svg
 
 # No GPU, no network, no torch.
 test: $(VENV)/.test
@@ -37,17 +37,17 @@ test-oracle: $(VENV)/.oracle
 check: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy engine ds4bench
+	$(BIN)/mypy engine ds4bench ds4eval
 	$(BIN)/lint-imports --config importlinter.toml
 
 smoke: $(VENV)/.installed
 	mkdir -p $(OUT)
-	$(BIN)/ds4-bench --ctx-start 256 --ctx-max 512 --step-incr 256 --gen-tokens 16 --csv $(OUT)/smoke.csv
+	$(BIN)/ds4-bench --ctx-start 256 --ctx-max 512 --step-incr 256 --gen-tokens 16 --force --csv $(OUT)/smoke.csv
 	$(BIN)/ds4 -p "Say something." -n 16 --temp 0
 
 # Coverage-guided fuzzing of the GGUF reader; any exception but GGUFError is a finding.
 fuzz: $(VENV)/.test
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[fuzz]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'atheris>=2.3'
 	$(BIN)/python tests/fuzz/fuzz_gguf.py -max_total_time=60
 
 lock: $(VENV)/.test
