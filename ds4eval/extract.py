@@ -20,7 +20,7 @@ STATEMENTS_MAX = 64
 
 _MARKER = re.compile(r"(?:the\s+)?(?:final\s+)?answer\s{0,4}:", re.IGNORECASE)
 _LETTER = re.compile(r"([A-Z])\Z")
-_LETTER_MORE = re.compile(r"([A-Z])\s{0,4}[.):,\-]\s*(\S.*)\Z", re.DOTALL)
+_LETTER_MORE = re.compile(r"([A-Z])(?:\s{0,4}[.):,\-]\s*|\s{1,4}(?=[(\[]))(\S.*)\Z", re.DOTALL)
 _INTEGER = re.compile(r"([+-]?)([0-9]{1,60})\Z")
 _GROUPED = re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3}){1,6}\Z")
 _LINES = re.compile(
@@ -138,9 +138,7 @@ def unwrapped(value: str) -> str:
         if len(text) > 1 and text[-1] in ".;!" and not text.endswith("\\!"):
             text = text[:-1].rstrip()
         wrapped = _WRAPPED.match(text)
-        if (wrapped and "{" not in wrapped[1].replace("\\text{", "").replace("\\mathbf{", "")) or (
-            wrapped and _balanced(wrapped[1])
-        ):
+        if wrapped and _balanced(wrapped[1]):
             text = wrapped[1]
         for opening, closing in _PAIRS:
             size = len(opening) + len(closing)

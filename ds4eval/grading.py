@@ -147,9 +147,22 @@ def _lenient(question: Question, body: str, thinking: str) -> tuple[str | None, 
     if found:
         _, answer, rule = max(found)
         return answer, rule
-    line = extract.last_line(body).translate(_LOOKALIKES)
-    answer = extract.read_value(line.strip("*_`#> "), question) if line else None
+    answer = _bare_line(question, body)
     return (answer, "bare-line") if answer is not None else (None, "nothing-found")
+
+
+def _bare_line(question: Question, body: str) -> str | None:
+    """Value of a last line that is nothing else, unless it ends a list of the choices."""
+    line = extract.last_line(body)
+    answer = _bare_value(question, line)
+    if answer is None or question.kind != "letter":
+        return answer
+    above = extract.last_line(body.rstrip()[: -len(line)])
+    return None if _bare_value(question, above) is not None else answer
+
+
+def _bare_value(question: Question, line: str) -> str | None:
+    return extract.read_value(line.translate(_LOOKALIKES).strip("*_`#> "), question)
 
 
 def _tail(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:

@@ -179,3 +179,26 @@ def test_trace_without_usable_cases(capsys, tmp_path):
     trace.write_text(trace_text([("Unknown", "x", "1", [])]))
 
     assert run(capsys, "--from-trace", str(trace))[0] == 3
+
+
+def test_from_trace_as_json_and_torn(capsys, tmp_path):
+    trace = tmp_path / "run.trace"
+    text = trace_text(
+        [("AIME2025", "aime2025-01", "70", []), ("AIME2025", "aime2025-02", "588", [])]
+    )
+    trace.write_text(text[:-60])
+
+    status, out, err = run(capsys, "--from-trace", str(trace), "--json")
+
+    assert status == 0
+    assert json.loads(out) == {"n": 1, "dataset": "aime25", "id": "aime2025-01", "key": "70"}
+    assert "case 2" in err
+
+
+def test_preset_that_cannot_be_written(capsys, tmp_path):
+    trace = tmp_path / "run.trace"
+    trace.write_text(trace_text([("AIME2025", "aime2025-01", "70", [])]))
+
+    status, _, err = run(capsys, "--from-trace", str(trace), "--save", "/proc/nowhere/x.json")
+
+    assert status == 5 and "expected to write" in err
