@@ -16,6 +16,7 @@ from ds4eval.compare_data import (
     Arm,
     Pair,
     Unlike,
+    check_by,
     first_divergence,
     given_of,
     pairs_of,
@@ -246,7 +247,10 @@ def compare(
     ------
     EngineError
         If no question was answered by both.
+    OptionError
+        If there is no such grader, or nothing known by the name of `by`.
     """
+    check_by(a, by)
     differing = unlike(a, b, grader)
     refused = [d for d in differing if d.name not in allow]
     result = Comparison(

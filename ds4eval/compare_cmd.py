@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from engine.errors import EngineError, StoreError
+from engine.tooling.exits import say
 
 if TYPE_CHECKING:
     from ds4eval.compare import Comparison
@@ -31,7 +32,7 @@ EPILOG = (
 
 def fail(error: EngineError) -> None:
     """One line on stderr and the documented status; a run that cannot be read is missing data."""
-    click.echo(f"error: {error}", err=True)
+    say(f"ds4-eval: {error}")
     sys.exit(DATA_UNAVAILABLE if isinstance(error, StoreError) else error.exit_code)
 
 

@@ -167,12 +167,28 @@ class Unlike:
     b: Any
 
     def __str__(self) -> str:
-        return f"{self.detail}: expected {_shown(self.a)}, found {_shown(self.b)}"
+        subject = clean_label(self.detail, 160)
+        return f"{subject}: expected {_shown(self.a)}, found {_shown(self.b)}"
 
 
 def _shown(value: Any) -> str:
     text = "unknown" if value is None else value if isinstance(value, str) else repr(value)
     return clean_label(text, 160)
+
+
+def check_by(arm: Arm, by: str) -> None:
+    """Refuse a breakdown that the run knows nothing of.
+
+    Raises
+    ------
+    OptionError
+        Naming the fields there are.
+    """
+    if by == "source" or any(q.group(by) for q in arm.questions):
+        return
+    strata = sorted({name for s in arm.samples for name, value in s.strata.items() if value})
+    known = ["source", "domain", "kind", *(clean_label(name) for name in strata)]
+    raise OptionError(f"--by: expected one of {', '.join(known[:20])}, found {by!r}")
 
 
 def unlike(a: Arm, b: Arm, grader: str) -> list[Unlike]:
@@ -232,7 +248,7 @@ def treatment(a: Arm, b: Arm) -> list[str]:
         changed = difference(a.run.config.get(name), b.run.config.get(name), name)
         if changed is not None:
             field, x, y = changed
-            lines.append(f"{field}: {_shown(x)} against {_shown(y)}")
+            lines.append(f"{clean_label(field, 80)}: {_shown(x)} against {_shown(y)}")
     seeds = [(arm.run.config.get("sampling") or {}).get("seed") for arm in (a, b)]
     if seeds[0] != seeds[1]:
         lines.append(f"seed: {_shown(seeds[0])} against {_shown(seeds[1])}")
