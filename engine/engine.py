@@ -264,7 +264,7 @@ def open_engine(options: EngineOptions) -> Engine:
         tensors = list(iter_tensors(bound))
         if options.check_values:
             check_values(file.path.name, tensors)
-        if bound_mtp is not None:
+        if bound_mtp is not None and mtp_file is not None:
             # A copy of the trunk's matrices, which some layouts carry, is not used.
             unused = {id(bound_mtp.token_embd), id(bound_mtp.output)}
             block = [t for t in iter_tensors(bound_mtp) if id(t) not in unused]

@@ -29,7 +29,7 @@ def raw_rows(shape: Shape, chunk: int, ctx: int) -> int:
 
 @dataclass(slots=True)
 class LayerCache:
-    """One layer's rows; unused members are None.
+    """One layer's rows; members that a layer of this ratio has no use for are None.
 
     raw (raw_cap, head_dim), comp (comp_cap, head_dim), ring_* (ring_rows, W): float32.
     index: the kernel set's own storage of indexer rows.
@@ -37,12 +37,12 @@ class LayerCache:
 
     ratio: int
     raw: np.ndarray
-    comp: np.ndarray | None = None
-    ring_kv: np.ndarray | None = None
-    ring_score: np.ndarray | None = None
+    comp: np.ndarray = None  # type: ignore[assignment]
+    ring_kv: np.ndarray = None  # type: ignore[assignment]
+    ring_score: np.ndarray = None  # type: ignore[assignment]
     index: Any = None
-    idx_ring_kv: np.ndarray | None = None
-    idx_ring_score: np.ndarray | None = None
+    idx_ring_kv: np.ndarray = None  # type: ignore[assignment]
+    idx_ring_score: np.ndarray = None  # type: ignore[assignment]
 
 
 def new_layer(

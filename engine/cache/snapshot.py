@@ -201,8 +201,8 @@ def header(data: memoryview) -> dict[str, int]:
     SnapshotError
         If the block is too short or starts with anything else.
     """
-    names = ("magic", "version", "ctx", "chunk", "raw_cap", "n_swa", "comp_cap", "n_tokens")
-    names += ("n_layer", "head_dim", "idx_head_dim", "n_vocab", "live")
+    names = ["magic", "version", "ctx", "chunk", "raw_cap", "n_swa", "comp_cap", "n_tokens"]
+    names += ["n_layer", "head_dim", "idx_head_dim", "n_vocab", "live"]
     words = dict(zip(names, _Reader(data).take((HEADER_WORDS,), "<u4").tolist()))
     if words["magic"] != MAGIC or words["version"] != VERSION:
         raise SnapshotError(

@@ -151,7 +151,7 @@ def _run(
                 opened[wanted] = stack.enter_context(open_engine(wanted))
             compared.append(Side(opened[wanted], rows or BLOCK))
         tokens = _tokens(compared[0].engine, prompt_file, tokens_file, n_tokens)
-        return compare(*compared, tokens, force=force)
+        return compare(compared[0], compared[1], tokens, force=force)
 
 
 def _tokens(

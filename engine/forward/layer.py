@@ -104,11 +104,13 @@ class LayerPass:
         indexing = False
         if ratio:
             comp = layer.compressor
+            assert comp is not None
             comp_kv, comp_gate = self._comp_rows(ratio, s)
             outs += [comp_kv, comp_gate]
             weights += [comp.kv, comp.gate]
             if ratio == 4:
                 idx = layer.indexer
+                assert idx is not None
                 outs += [s.idx_kv, s.idx_gate]
                 weights += [idx.compressor.kv, idx.compressor.gate]
                 # With every row visible inside the top k, scores cannot matter.
@@ -123,13 +125,15 @@ class LayerPass:
             tap("attn_norm", index, s.a)
             tap("q_lora", index, s.q_a)
         if indexing:
+            assert layer.indexer is not None
             ops.matmul_multi([s.q_flat, s.idx_q_flat], s.q_a, [layer.q_b, layer.indexer.q_b])
         else:
             ops.matmul(s.q_flat, s.q_a, layer.q_b)
         ops.q_norm_rope(s.q, cos, sin, eps)
         ops.kv_store(cache.raw, s.kv, layer.kv_norm, cos, sin, pos0, eps, self.official)
 
-        sel = n_sel = None
+        sel: Any = None
+        n_sel: Any = None
         if ratio:
             self._compress(layer, cache, s, n, pos0, angles)
             if ratio == 4:
@@ -193,12 +197,14 @@ class LayerPass:
         first = pos0 // ratio
         n_emit = (pos0 + n) // ratio - first
         comp = layer.compressor
+        assert comp is not None
         comp_kv, comp_gate = self._comp_rows(ratio, s)
         pooled = s.pooled[:n_emit]
         ops.compressor_pool(
             pooled, cache.ring_kv, cache.ring_score, comp_kv, comp_gate, comp.ape, pos0, ratio
         )
         if ratio == 4:
+            assert layer.indexer is not None
             idx = layer.indexer.compressor
             idx_pooled = s.idx_pooled[:n_emit]
             ops.compressor_pool(
@@ -260,6 +266,7 @@ class LayerPass:
 
     def _forced(self, index: int, layer: Layer, s: SimpleNamespace) -> None:
         """Take expert ids from elsewhere, and this pass's own weights for them."""
+        assert self.force_ids is not None
         self.force_ids(index, s.ids)
         # A table whose row i holds the forced ids of row i gives the hash router's weights.
         rows = np.arange(len(s.ids), dtype=np.int32)

@@ -125,6 +125,12 @@ def _table(tensor: Tensor, n_expert: int) -> np.ndarray:
     return ids
 
 
+def _bound(tensor: Tensor | None) -> Tensor:
+    """A tensor that the layout check has seen."""
+    assert tensor is not None
+    return tensor
+
+
 class Preparer:
     """Turns bound tensors into a kernel set's weights, one call per tensor.
 
@@ -180,20 +186,20 @@ class Preparer:
         compressor = indexer = None
         if ratio:
             compressor = Compressor(
-                p(t.attn_compressor_kv),
-                p(t.attn_compressor_gate),
-                vector(t.attn_compressor_ape),
-                vector(t.attn_compressor_norm),
+                p(_bound(t.attn_compressor_kv)),
+                p(_bound(t.attn_compressor_gate)),
+                vector(_bound(t.attn_compressor_ape)),
+                vector(_bound(t.attn_compressor_norm)),
             )
         if ratio == 4:
             indexer = Indexer(
-                p(t.indexer_attn_q_b),
-                p(t.indexer_proj),
+                p(_bound(t.indexer_attn_q_b)),
+                p(_bound(t.indexer_proj)),
                 Compressor(
-                    p(t.indexer_compressor_kv),
-                    p(t.indexer_compressor_gate),
-                    vector(t.indexer_compressor_ape),
-                    vector(t.indexer_compressor_norm),
+                    p(_bound(t.indexer_compressor_kv)),
+                    p(_bound(t.indexer_compressor_gate)),
+                    vector(_bound(t.indexer_compressor_ape)),
+                    vector(_bound(t.indexer_compressor_norm)),
                 ),
             )
         hashed = t.ffn_gate_tid2eid is not None
@@ -226,7 +232,7 @@ class Preparer:
             ffn_norm=vector(t.ffn_norm),
             router=p(t.ffn_gate_inp),
             router_bias=bias,
-            tid2eid=_table(t.ffn_gate_tid2eid, shape.n_expert) if hashed else None,
+            tid2eid=_table(_bound(t.ffn_gate_tid2eid), shape.n_expert) if hashed else None,
             gate_exps=p(t.ffn_gate_exps),
             up_exps=p(t.ffn_up_exps),
             down_exps=p(t.ffn_down_exps),

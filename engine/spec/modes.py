@@ -87,6 +87,7 @@ class _Speculative:
         drafts: list[int] = []
         notes: list[object] = []
         state = self.session.hidden
+        assert state is not None  # the drafter was ready
         for i in range(k):
             logits, state = self.drafter.draft(state, token, pos + i)
             if self.margin > 0 and _gap(logits) < self.margin:
@@ -101,10 +102,10 @@ class _Speculative:
     def _single(self, token: int) -> np.ndarray:
         """Evaluate one token and keep the drafter's window whole."""
         session, b = self.session, self.session.n_past
-        known = self.drafter.ready()
-        state = session.hidden.copy() if known else None
+        before = session.hidden if self.drafter.ready() else None
+        state = None if before is None else before.copy()
         logits = session.eval(token)
-        if known:
+        if state is not None:
             self.drafter.committed(state[None], [token], b)
         return logits
 
@@ -204,20 +205,26 @@ class Strict(Batched):
         session, clock = self.session, self.clock
         t0 = clock()
         logits = session.eval(second)
-        states = [session.hidden.copy()]
+        states = [_last_state(session)]
         for i, draft in enumerate(drafts):
             replacement = self.policy.judge(logits, draft, notes[i], b + 1 + i)
             if replacement is not None:
                 kept, token = i, replacement
                 break
             logits = session.eval(draft)
-            states.append(session.hidden.copy())
+            states.append(_last_state(session))
         else:
             kept = len(drafts)
             token = self.policy.choose(logits, session.n_past)
         t1 = clock()
         self.drafter.committed(np.stack(states)[:kept], drafts[:kept], b + 1)
         return kept, token, t1 - t0, clock() - t1
+
+
+def _last_state(session: Session) -> np.ndarray:
+    """Copy of the state that an evaluation has just left."""
+    assert session.hidden is not None
+    return session.hidden.copy()
 
 
 def _gap(logits: np.ndarray) -> float:

@@ -41,9 +41,10 @@ def _codebook() -> list[int]:
     from gguf.quants import IQ2_XXS
 
     IQ2_XXS.init_grid()
-    grid = np.searchsorted(_MAGNITUDES, IQ2_XXS.grid.reshape(256, 8)).astype(np.uint8)
-    signs = np.frombuffer(IQ2_XXS.ksigns, np.uint8)
-    signs = np.unpackbits(signs[:, None], axis=1, bitorder="little") << 3
+    magnitudes = np.asarray(IQ2_XXS.grid).reshape(256, 8)
+    grid = np.searchsorted(_MAGNITUDES, magnitudes).astype(np.uint8)
+    patterns = np.frombuffer(IQ2_XXS.ksigns, np.uint8)
+    signs = np.unpackbits(patterns[:, None], axis=1, bitorder="little").astype(np.uint8) << 3
     return np.concatenate([grid, signs.astype(np.uint8)]).view(np.uint64).ravel().tolist()
 
 

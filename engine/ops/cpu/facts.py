@@ -17,7 +17,7 @@ def facts() -> dict[str, str | int]:
     The layer is unknown ('') until the first parallel kernel has run.
     """
     try:
-        layer = numba.threading_layer()
+        layer: str = numba.threading_layer()
     except ValueError:
         layer = ""
     return {

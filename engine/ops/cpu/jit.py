@@ -9,6 +9,7 @@ import ctypes
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def _preload_tbb() -> None:
@@ -33,11 +34,12 @@ _preload_tbb()
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numba  # noqa: E402
-from numba import config as numba_config  # noqa: E402
+from numba import config  # noqa: E402
 
 from engine.ops.cpu.kernel_cache import cache_dir, seal  # noqa: E402
 
 seal()
+numba_config: Any = config  # its attributes come from the environment at import
 numba_config.CACHE_DIR = str(cache_dir())
 numba_config.THREADING_LAYER_PRIORITY = ["tbb", "omp", "workqueue"]
 
@@ -63,7 +65,7 @@ def inline_kernel(function):
 
 def set_threads(n: int | None) -> int:
     """Use n worker threads (all that this process may run on when None); returns the number."""
-    limit = numba.config.NUMBA_NUM_THREADS
+    limit = numba_config.NUMBA_NUM_THREADS
     n = limit if n is None else min(n, limit)
     numba.set_num_threads(n)
     return n

@@ -71,7 +71,7 @@ def seal() -> None:
     Uses private methods of numba, whose minor version is pinned; `test_kernel_cache` damages
     files to see that it works.
     """
-    kind = caching.IndexDataCacheFile
+    kind: Any = caching.IndexDataCacheFile
     if getattr(kind, "_ds4_sealed", False):
         return
     plain_load = kind.load
