@@ -12,7 +12,7 @@ from engine.errors import EngineError, StoreError
 from engine.tooling.exits import say
 
 if TYPE_CHECKING:
-    from ds4eval.compare import Comparison
+    from ds4eval.compare_result import Comparison
 
 # As `grading.GRADERS` and `compare_data.FIELDS`; a test holds them equal. --help must not pay
 # for what those modules import.

@@ -7,7 +7,7 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ds4eval.compare import Comparison, Cost, Flip, Line, Verdict
+from ds4eval.compare_result import Comparison, Cost, Flip, Line, Verdict
 from ds4eval.stats import Interval
 from ds4eval.stats_paired import ALPHA, least_p
 from engine.tooling.labels import clean_label, escape_markdown

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ds4eval.compare import Comparison
 from ds4eval.compare_data import verdict_of
+from ds4eval.compare_result import Comparison
 from ds4eval.grading import PASS
 from ds4eval.questions import stable_hash
 from ds4eval.records import Sample
@@ -150,7 +150,7 @@ def token_figure(run: RunScores, theme: str = "light") -> Figure | None:
         share.sharex(strip)
         _strip(strip, samples, names, theme)
         _share(share, samples, theme)
-        lengths = [s.gen_tokens for _, s, _ in samples]
+        lengths = [s.gen_tokens or 0 for _, s, _ in samples]
         low, high = min(lengths), max(lengths)
         pad = 2.0 if low == high else (high / low) ** 0.03
         strip.set_xlim(low / pad, high * pad)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ds4eval import compare_view, plots, report_view
-from ds4eval.compare import Comparison, compare
+from ds4eval.compare import compare
 from ds4eval.compare_data import Arm
+from ds4eval.compare_result import Comparison
 from ds4eval.report_scores import RunScores, scores_of
 from engine.tooling import figures
 

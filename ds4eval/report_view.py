@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ds4eval.compare import Comparison
+from ds4eval.compare_result import Comparison
 from ds4eval.compare_view import (
     finite,
     interval_text,

@@ -17,6 +17,7 @@ from scipy import special, stats
 
 CONFIDENCE = 0.95
 ABSTAINED = ("", "?")
+Values = Sequence[float] | np.ndarray
 # With fewer questions than this that are not plainly right (or plainly wrong) every time, their
 # spread is not known: at 10, simulated coverage fell to 0.935, and without a limit to 0.85.
 MIN_CARRIERS = 12
@@ -120,7 +121,7 @@ def clustered_bounds(means: np.ndarray, confidence: float = CONFIDENCE) -> tuple
     return wilson_bounds(p, effective, quantile)
 
 
-def clustered(means: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+def clustered(means: Values, confidence: float = CONFIDENCE) -> Interval:
     """`clustered_bounds` of one run: the headline interval, for any number of repeats.
 
     Raises
@@ -135,7 +136,7 @@ def clustered(means: Sequence[float], confidence: float = CONFIDENCE) -> Interva
     return Interval(float(values.mean()), float(low), float(high))
 
 
-def question_se(means: Sequence[float]) -> float:
+def question_se(means: Values) -> float:
     """Standard error of the mean over questions; NaN for fewer than two."""
     values = np.asarray(means, dtype=np.float64)
     return float(values.std(ddof=1) / math.sqrt(values.size)) if values.size > 1 else math.nan
@@ -155,7 +156,7 @@ def decoding_se(passed: Sequence[int], repeats: Sequence[int]) -> float | None:
 
 
 def bootstrap_bounds(
-    means: Sequence[float], confidence: float = CONFIDENCE, seed: int = 0, resamples: int = 10_000
+    means: Values, confidence: float = CONFIDENCE, seed: int = 0, resamples: int = 10_000
 ) -> tuple[float, float]:
     """Bootstrap over questions: percentiles, widened for small samples.
 
@@ -231,7 +232,7 @@ def guess_tail(chances: Sequence[float], passed: int) -> float:
     return float(min(1.0, max(0.0, law[passed:].sum()))) if passed > 0 else 1.0
 
 
-def macro(groups: Sequence[Sequence[float]], confidence: float = CONFIDENCE) -> Interval:
+def macro(groups: Sequence[Values], confidence: float = CONFIDENCE) -> Interval:
     """Mean of group means, each group weighing the same, and its interval.
 
     Each side's distances are added in squares (the MOVER of Zou and Donner 2008), which keeps

@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 from scipy import special, stats
 
-from ds4eval.stats import CONFIDENCE, Interval, bootstrap_bounds, clustered_bounds
+from ds4eval.stats import CONFIDENCE, Interval, Values, bootstrap_bounds, clustered_bounds
 
 ALPHA = 1 - CONFIDENCE
 POWER = 0.80
@@ -87,9 +87,7 @@ def difference_bounds(
     return np.maximum(middle - below, -1.0), np.minimum(middle + above, 1.0)
 
 
-def difference(
-    a: Sequence[float], b: Sequence[float], repeats: int = 1, confidence: float = CONFIDENCE
-) -> Interval:
+def difference(a: Values, b: Values, repeats: int = 1, confidence: float = CONFIDENCE) -> Interval:
     """`difference_bounds` of one pair of runs.
 
     Raises
@@ -112,7 +110,7 @@ def newcombe(
     return difference(a, b, 1, confidence)
 
 
-def student(differences: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+def student(differences: Values, confidence: float = CONFIDENCE) -> Interval:
     """Student's interval of paired differences; without bounds below two questions.
 
     Too narrow where few questions differ (simulated coverage 0.80 to 0.93 of 0.95 with 30
@@ -125,9 +123,7 @@ def student(differences: Sequence[float], confidence: float = CONFIDENCE) -> Int
     return Interval(float(d.mean()), float(d.mean() - reach), float(d.mean() + reach))
 
 
-def bootstrap(
-    differences: Sequence[float], confidence: float = CONFIDENCE, seed: int = 0
-) -> Interval:
+def bootstrap(differences: Values, confidence: float = CONFIDENCE, seed: int = 0) -> Interval:
     """Bootstrap over questions of paired differences, see `ds4eval.stats.bootstrap_bounds`."""
     low, high = bootstrap_bounds(differences, confidence, seed)
     return Interval(float(np.mean(differences)), low, high)
@@ -214,8 +210,8 @@ class Equivalence:
 
 
 def equivalence(
-    a: Sequence[float],
-    b: Sequence[float],
+    a: Values,
+    b: Values,
     margin: float = MARGIN,
     repeats: int = 1,
     alpha: float = ALPHA,

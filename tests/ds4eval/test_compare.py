@@ -10,9 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 from ds4eval import compare_cmd, compare_view
-from ds4eval.compare import Verdict, compare
+from ds4eval.compare import compare
 from ds4eval.compare_cmd import compare_command
 from ds4eval.compare_data import FIELDS, common_prefix, first_divergence, load_arms
+from ds4eval.compare_result import Verdict
 from ds4eval.grading import GRADERS
 from engine.errors import EngineError, OptionError, StoreError
 from tests.ds4eval.eval_runs import paired_samples, sample, verdicts, write_run
