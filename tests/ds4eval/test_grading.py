@@ -185,6 +185,10 @@ def test_classic_is_the_prose(reply, kind, n_choices):
         ("250-900", "250-255", True),
         ("9-,12", "0-12", True),
         ("9-,12", "9,12", False),
+        ("9-,12", "1-12", False),
+        ("255", "250-255", True),
+        ("250-900", "250-254", False),
+        ("256", "250-255", False),
     ],
 )
 def test_classic_line_sets(given_, expected, passed):

@@ -32,6 +32,7 @@ FILES = {
     "zip": (b"PK\x03\x04rest", "a zip archive"),
     "utf-16": ("problem,answer\n".encode("utf-16"), "expected UTF-8 text, found UTF-16"),
     "latin-1": ("problem,answer\ncaf\u00e9,1\n".encode("latin-1"), "line 2, byte 18: .*found 0xe9"),
+    "latin-1, blank first line": (b"\nproblem,answer\ncaf\xe9,1\n", "line 3, byte 19: "),
     "surrogate": (b"problem,answer\n\xed\xa0\x80,1\n", "line 2, byte 15: expected UTF-8"),
     "NUL": (b"problem,answer\nab\x00c,1\n", "line 2, byte 17: expected text, found a NUL"),
     "gzip cut": (gzip.compress(GOOD)[:-20], "found a damaged one"),

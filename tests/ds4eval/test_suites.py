@@ -237,6 +237,7 @@ PRACTICE = load_suite("practice").questions
         ({"offset": 2, "limit": 2}, [3, 4]),
         ({"offset": 88}, [89, 90]),
         ({"ids": ("5", "2-3")}, [2, 3, 5]),
+        ({"ids": ("90", "1-1")}, [1, 90]),
         ({"ids": ("practice-aime-02", "practice/gpqa/practice-gpqa-01")}, [2, 4]),
         ({"filters": ("source=*/aime",), "limit": 2}, [1, 4]),
         ({"filters": ("discipline=law",)}, [57]),
