@@ -25,7 +25,13 @@ from engine.tooling.exits import printable, say
 @click.option("--suite", metavar="NAME", help="List its questions; without it, list suites.")
 @dataset_option
 @selection_options
-@click.option("--seed", type=int, default=0, show_default=True, help="Order of GPQA's choices.")
+@click.option(
+    "--choice-seed",
+    type=click.IntRange(0, 2**64 - 1),
+    default=0,
+    show_default=True,
+    help="Order of GPQA's choices.",
+)
 @click.option("--keys", is_flag=True, help="Print the answer keys too.")
 @click.option(
     "--from-trace",
@@ -48,7 +54,7 @@ def list_command(
     filters: tuple[str, ...],
     offset: int,
     limit: int | None,
-    seed: int,
+    choice_seed: int,
     keys: bool,
     trace: Path | None,
     save: Path | None,
@@ -66,7 +72,7 @@ def list_command(
             line = json.dumps({"suite": name, "summary": summary}) if as_json else None
             click.echo(line or f"{name:16} {summary}")
         return 0
-    loaded = load_suite(suite, parse_datasets(datasets), seed)
+    loaded = load_suite(suite, parse_datasets(datasets), choice_seed)
     chosen = select(loaded.questions, split_ids(ids), filters, offset, limit)
     numbers = {question.key: i for i, question in enumerate(loaded.questions, 1)}
     for question in chosen:

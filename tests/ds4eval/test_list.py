@@ -202,3 +202,15 @@ def test_preset_that_cannot_be_written(capsys, tmp_path):
     status, _, err = run(capsys, "--from-trace", str(trace), "--save", "/proc/nowhere/x.json")
 
     assert status == 5 and "expected to write" in err
+
+
+def test_choice_seed_changes_the_stored_order(capsys, tmp_path):
+    path = published.write(tmp_path, "g.csv", published.csv_bytes(published.gpqa_rows()))
+    data = ["--suite", "gpqa-diamond", "--dataset", f"gpqa-diamond={path}", "--json"]
+
+    orders = []
+    for seed in ("0", "1"):
+        _, out, _ = run(capsys, *data, "--choice-seed", seed)
+        orders.append([json.loads(line)["permutation"] for line in out.splitlines()])
+
+    assert orders[0] != orders[1] and sorted(orders[0][0]) == [0, 1, 2, 3]
