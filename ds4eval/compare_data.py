@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +142,8 @@ def arm_of(run: Run, label: str) -> Arm:
     StoreError
         If it holds no answer that counts.
     """
+    if not isinstance(run.manifest, dict):  # a file for people, which people may edit
+        run = replace(run, manifest={})
     by_question: dict[Key, dict[int, Sample]] = {}
     for sample in run.samples:
         if counts(sample):

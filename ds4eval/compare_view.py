@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ds4eval.compare_result import Comparison, Cost, Flip, Line, Verdict
 from ds4eval.stats import Interval
-from ds4eval.stats_paired import ALPHA, least_p
+from ds4eval.stats_paired import ALPHA
 from engine.tooling.labels import clean_label, escape_markdown
 
 if TYPE_CHECKING:
@@ -147,8 +147,8 @@ def remarks(result: Comparison) -> list[str]:
         return out
     if line.least_p > ALPHA:
         out.append(
-            f"{line.a_only + line.b_only} questions differ: no split of so few can reach p < "
-            f"{ALPHA:.2g} (least p {least_p(line.a_only + line.b_only):.3g})"
+            f"questions that differ: {line.a_only + line.b_only}; no split of so few can reach "
+            f"p < {ALPHA:.2g} (least p {line.least_p:.3g})"
         )
     pairing = f"paired SE {points(line.se_paired, 2, False)} points"
     if line.correlation is not None:

@@ -89,6 +89,8 @@ class RunScores:
     overall : Score
     macro : Interval or None
         Mean of the groups' scores; None for a single group.
+    whole : tuple of (Interval, int) or None
+        Estimate for the data set that the questions are a stratified sample of, and its size.
     low, high : float
         Score if every unfinished or cut answer were wrong, and if it were right.
     closes : dict of str to int
@@ -103,6 +105,7 @@ class RunScores:
     groups: list[Score]
     overall: Score
     macro: Interval | None
+    whole: tuple[Interval, int] | None
     low: float
     high: float
     closes: dict[str, int] = field(default_factory=dict)
@@ -195,11 +198,31 @@ def scores_of(arm: Arm, grader: str = "strict", by: str = "source") -> RunScores
         groups=groups,
         overall=overall,
         macro=macro,
+        whole=_whole(arm, grader),
         low=(overall.passed - cut_right) / total,
         high=(overall.passed + doubtful + arm.unfinished) / total,
         closes={kind: count for kind, count in closes.items() if count},
         facts=facts_of(arm),
     )
+
+
+def _whole(arm: Arm, grader: str) -> tuple[Interval, int] | None:
+    """Estimate for the whole data set; None unless every stratum of it was asked of."""
+    data = arm.run.manifest.get("data")
+    data = data if isinstance(data, dict) else {}
+    names, sizes = data.get("strata"), data.get("population")
+    if not (isinstance(names, list) and names and isinstance(sizes, dict)):
+        return None
+    groups: dict[str, list[float]] = {}
+    for question in arm.questions:
+        # The manifest's spelling: values joined, a dash for none.
+        stratum = " / ".join(question.group(str(name)) or "-" for name in names)
+        groups.setdefault(stratum, []).append(question.mean(grader))
+    known = [name for name, size in sizes.items() if isinstance(size, int)]
+    if set(groups) != set(known) or any(len(groups[name]) > sizes[name] for name in known):
+        return None
+    interval = stats.stratified([groups[name] for name in known], [sizes[name] for name in known])
+    return interval, sum(sizes[name] for name in known)
 
 
 def facts_of(arm: Arm) -> list[tuple[str, str]]:

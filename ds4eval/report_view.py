@@ -78,12 +78,16 @@ def rows_of(run: RunScores) -> list[tuple[str, ...]]:
 def headline(run: RunScores) -> str:
     """One line: label, score, interval, counts."""
     score = run.overall
-    counts = f"{score.answers} of {run.arm.selected} answers"
-    return (
+    text = (
         f"{run.arm.label}: {points(score.interval.estimate, sign=False)} % "
-        f"[{interval_text(score.interval, sign=False)}], {score.passed} right of {counts} "
-        f"to {score.n} questions"
+        f"[{interval_text(score.interval, sign=False)}], {score.passed} of {score.answers} "
+        "answers right"
     )
+    if run.arm.repeats > 1:
+        text += f", {score.n} questions"
+    if run.arm.unfinished:
+        text += f"; unfinished, {run.arm.unfinished} of {run.arm.selected} are missing"
+    return text
 
 
 def remarks(run: RunScores) -> list[str]:
@@ -91,8 +95,6 @@ def remarks(run: RunScores) -> list[str]:
     score, out = run.overall, []
     if run.grader != "strict":
         out.append(f"graded by {run.grader}, not by the strict rule")
-    if run.arm.unfinished:
-        out.append(f"unfinished: {run.arm.unfinished} of {run.arm.selected} answers are missing")
     share = 100 * score.cut / score.answers
     text = f"{score.cut} replies ({share:.1f} %) ended at their token limit"
     if score.closed:
@@ -118,14 +120,28 @@ def remarks(run: RunScores) -> list[str]:
             f"macro mean over {len(run.groups)} groups {points(run.macro.estimate, sign=False)} % "
             f"[{interval_text(run.macro, sign=False)}]"
         )
+    if run.whole is not None:
+        interval, size = run.whole
+        out.append(
+            f"estimate for all {size:,} questions that these are a stratified sample of: "
+            f"{points(interval.estimate, sign=False)} % [{interval_text(interval, sign=False)}]"
+        )
     if score.guess_p is not None:
         out.append(
             f"blind guessing scores {points(score.chance, sign=False)} % and does as well with "
             f"p {p_text(score.guess_p)}"
         )
     if score.seconds:
-        out.append(f"{score.seconds / 3600:.2f} hours of prefill and decode")
+        out.append(f"{duration(score.seconds)} of prefill and decode")
     return out
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, whichever reads best."""
+    for unit, size in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} seconds"
 
 
 def print_rich(
@@ -185,6 +201,9 @@ def report_json(runs: Sequence[RunScores], comparisons: Sequence[Comparison]) ->
                     "overall": asdict(run.overall),
                     "groups": [asdict(group) for group in run.groups],
                     "macro": None if run.macro is None else asdict(run.macro),
+                    "whole": None
+                    if run.whole is None
+                    else {**asdict(run.whole[0]), "population": run.whole[1]},
                     "low": run.low,
                     "high": run.high,
                     "closes": run.closes,

@@ -252,3 +252,49 @@ def macro(groups: Sequence[Values], confidence: float = CONFIDENCE) -> Interval:
     below = math.sqrt(math.fsum((part.estimate - part.low) ** 2 for part in parts)) / count
     above = math.sqrt(math.fsum((part.high - part.estimate) ** 2 for part in parts)) / count
     return Interval(mean, mean - below, mean + above)
+
+
+def stratified(
+    strata: Sequence[Values], population: Sequence[int], confidence: float = CONFIDENCE
+) -> Interval:
+    """Score of a whole data set from a sample drawn inside each of its strata.
+
+    Strata weigh by their size in the data set, and what was asked of a stratum leaves no doubt
+    (finite population correction; Cochran 1977, 5.5-5.6). Wilson's bounds at the effective
+    number of answers p(1-p)/SE^2, as in `clustered_bounds`. A stratum with a single answer is
+    given the spread of all.
+
+    Parameters
+    ----------
+    strata : sequence of sequence of float
+        Question means by stratum.
+    population : sequence of int
+        Questions of each stratum in the data set.
+
+    Raises
+    ------
+    ValueError
+        If a stratum is empty, or larger than its population.
+    """
+    groups = [np.asarray(group, dtype=np.float64) for group in strata]
+    sizes = np.asarray(population, dtype=np.float64)
+    asked = np.array([group.size for group in groups], dtype=np.float64)
+    if asked.size != sizes.size or not asked.size or (asked < 1).any() or (asked > sizes).any():
+        raise ValueError(
+            "strata: expected at least one answer in each and no more than it has questions, "
+            f"found {asked.astype(int).tolist()} of {sizes.astype(int).tolist()}"
+        )
+    weights = sizes / sizes.sum()
+    p = float((weights * [group.mean() for group in groups]).sum())
+    spread = np.array([g.var(ddof=1) if g.size > 1 else p * (1 - p) for g in groups])
+    open_share = 1 - asked / sizes
+    variance = float((weights**2 * open_share * spread / asked).sum())
+    n, unknown = float(asked.sum()), 1 - float(asked.sum() / sizes.sum())
+    if unknown == 0:
+        return Interval(p, p, p)
+    failures = sum(int((g < 1).sum() if p >= 0.5 else (g > 0).sum()) for g in groups)
+    effective = p * (1 - p) / variance if variance > 0 else n / unknown
+    if failures < MIN_CARRIERS:
+        effective = min(effective, n / unknown)
+    low, high = wilson_bounds(np.float64(p), np.float64(effective), z_of(confidence))
+    return Interval(p, float(low), float(high))

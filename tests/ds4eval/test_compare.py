@@ -167,7 +167,7 @@ def test_identical_runs_are_no_proof_of_equivalence_when_small(tmp_path):
     assert result.same_replies == result.same_answers == result.answers == 8
     assert result.median_divergence is None
     shown = CliRunner().invoke(compare_command, [str(tmp_path / "a"), str(tmp_path / "b")])
-    assert "0 questions differ: no split of so few can reach p < 0.05" in shown.output
+    assert "questions that differ: 0; no split of so few can reach p < 0.05" in shown.output
 
 
 @pytest.mark.parametrize("passes", [[1], [0], [1] * 5, [0] * 5])

@@ -75,7 +75,9 @@ def test_states_that_are_no_answer(tmp_path):
     assert (run.low, run.high) == (pytest.approx(1 / 8), pytest.approx(7 / 8))
     assert run.closes == {"natural": 3, "hard_forced": 2}
     text = "\n".join(report_view.remarks(run))
-    assert "unfinished: 3 of 8 answers are missing" in text
+    assert report_view.headline(run).endswith(
+        "2 of 5 answers right; unfinished, 3 of 8 are missing"
+    )
     assert "with every missing or cut answer wrong 12.5 %, right 87.5 %" in text
     assert invoke(tmp_path / "a").exit_code == 5
 
@@ -112,6 +114,28 @@ def test_graders_and_breakdowns(tmp_path):
     assert len(report_view.rows_of(run)) == 1  # one group: a total would repeat it
     with pytest.raises(OptionError, match="domain, kind, difficulty, found 'colour'"):
         scored(path, by="colour")
+
+
+def test_estimate_for_the_whole_data_set(tmp_path):
+    passes = [1, 1, 1, 0, 1, 0, 1, 1]
+    samples = [
+        sample("SuperGPQA", i, v, strata={"difficulty": "easy" if i < 5 else "hard"})
+        for i, v in enumerate(verdicts(passes))
+    ]
+    folder = write_run(tmp_path / "a", samples)
+    assert scored(folder)[0].whole is None
+    data = {"strata": ["difficulty"], "population": {"easy": 100, "hard": 300}}
+    (folder / "manifest.json").write_text(json.dumps({"data": data}))
+    [run] = scored(folder)
+    expected = stats.stratified([[1, 1, 1, 0, 1], [0, 1, 1]], [100, 300])
+    assert run.whole == (expected, 400)
+    assert "estimate for all 400 questions" in "\n".join(report_view.remarks(run))
+    for population in ({"easy": 100}, {"easy": 4, "hard": 300}, {"easy": "x", "hard": 1}, []):
+        data["population"] = population  # a stratum unknown, too small, or no number
+        (folder / "manifest.json").write_text(json.dumps({"data": data}))
+        assert scored(folder)[0].whole is None
+    (folder / "manifest.json").write_text("[1]")
+    assert scored(folder)[0].whole is None
 
 
 class Page(HTMLParser):
@@ -256,6 +280,11 @@ def test_no_run_and_no_such_run(tmp_path):
     assert done.exit_code == 3 and "expected a readable journal" in done.output
 
 
+def test_durations():
+    found = [report_view.duration(s) for s in (0.0, 119.9, 120.0, 7199.0, 7200.0)]
+    assert found == ["0.0 seconds", "119.9 seconds", "2.0 minutes", "120.0 minutes", "2.0 hours"]
+
+
 @pytest.mark.parametrize("form", ["table", "markdown", "json"])
 def test_formats(tmp_path, form):
     done = invoke(plain_run(tmp_path / "a"), "--format", form)
@@ -263,9 +292,9 @@ def test_formats(tmp_path, form):
     if form == "json":
         assert json.loads(done.output)["runs"][0]["overall"]["passed"] == 20
     elif form == "markdown":
-        assert done.output.startswith("## a: 69.0 % \\[50.8 .. 82.7\\], 20 right of 29 of 29")
+        assert done.output.startswith("## a: 69.0 % \\[50.8 .. 82.7\\], 20 of 29 answers right")
     else:
-        assert done.output.startswith("a: 69.0 % [50.8 .. 82.7], 20 right of 29 of 29 answers")
+        assert done.output.startswith("a: 69.0 % [50.8 .. 82.7], 20 of 29 answers right")
 
 
 def test_help_pays_for_nothing(tmp_path):

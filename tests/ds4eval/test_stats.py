@@ -230,3 +230,37 @@ def test_macro_interval_covers_within_a_point():
         interval = stats.macro(groups)
         held.append(interval.low <= 0.75 <= interval.high)
     assert np.mean(held) == pytest.approx(0.95, abs=0.01 + 0.004)  # simulation error 0.4 points
+
+
+def test_stratified_by_hand():
+    """Two strata, 40 of 100 and 10 of 300 asked: weights 1/4 and 3/4."""
+    found = stats.stratified([[1.0] * 30 + [0.0] * 10, [1.0] * 4 + [0.0] * 6], [100, 300])
+    assert found.estimate == pytest.approx(0.25 * 0.75 + 0.75 * 0.4)
+    first = 0.25**2 * 0.6 * (0.75 * 0.25 * 40 / 39) / 40
+    second = 0.75**2 * (29 / 30) * (0.4 * 0.6 * 10 / 9) / 10
+    p, effective = found.estimate, found.estimate * (1 - found.estimate) / (first + second)
+    low, high = stats.wilson_bounds(np.float64(p), np.float64(effective), stats.z_of(0.95))
+    assert (found.low, found.high) == pytest.approx((float(low), float(high)))
+
+
+def test_stratified_knows_what_was_asked_in_full():
+    found = stats.stratified([[1.0, 0.0], [1.0]], [2, 1])
+    assert found.low == found.high == pytest.approx(2 / 3)
+    part = stats.stratified([[1.0] * 20, [1.0] * 10], [25, 15])
+    assert part.estimate == 1.0 and 0.9 < part.low < 1.0  # agreeing answers still leave doubt
+    for strata, sizes in (([[1.0], []], [2, 2]), ([[1.0, 1.0]], [1]), ([], []), ([[1.0]], [1, 2])):
+        with pytest.raises(ValueError, match="strata: expected at least one answer"):
+            stats.stratified(strata, sizes)
+
+
+def test_stratified_interval_covers_a_finite_population_within_a_point():
+    rng = np.random.default_rng(19)
+    sizes, asked = [400, 900, 200, 1500], [40, 90, 20, 150]
+    whole = [(rng.random(n) < p).astype(float) for n, p in zip(sizes, (0.9, 0.6, 0.3, 0.75))]
+    true = np.concatenate(whole).mean()
+    held = []
+    for _ in range(2500):
+        drawn = [rng.choice(part, n, replace=False) for part, n in zip(whole, asked)]
+        found = stats.stratified(drawn, sizes)
+        held.append(found.low <= true <= found.high)
+    assert np.mean(held) == pytest.approx(0.95, abs=0.01 + 0.004)  # simulation error 0.4 points
