@@ -12,7 +12,7 @@ import pytest
 from ds4eval.practice import FILES, FOLDER, practice_datasets
 from ds4eval.questions import LETTERS
 from ds4eval.suites import load_suite
-from tests.ds4eval import practice_checks
+from tests.ds4eval import practice_checks, practice_choices
 
 
 def part(family):
@@ -53,15 +53,15 @@ def nearest_is_right(question, value):
 def test_gpqa_key_by_computation(index):
     question = part("gpqa")[index - 1]
     if index == 3:
-        assert [c for c in question.choices if practice_checks.gpqa_03(c)] == [right(question)]
+        assert [c for c in question.choices if practice_choices.gpqa_03(c)] == [right(question)]
         return
-    nearest_is_right(question, practice_checks.GPQA[index]())
+    nearest_is_right(question, practice_choices.GPQA[index]())
 
 
 @pytest.mark.parametrize("index", range(1, 31))
 def test_supergpqa_key_by_computation(index):
     question = part("supergpqa")[index - 1]
-    check = practice_checks.SUPER[index]
+    check = practice_choices.SUPER[index]
     if inspect.signature(check).parameters:
         assert [c for c in question.choices if check(c)] == [right(question)]
         return
