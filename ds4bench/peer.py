@@ -22,7 +22,7 @@ from engine.options import ACTIVATIONS, KV_MODES, EngineOptions
 from engine.session import Session
 from engine.tooling.publish import check_output, publish_bytes
 from engine.weights.bind import bind_trunk
-from engine.weights.traffic import decode_traffic
+from engine.weights.traffic import INDEX_VALUE_BYTES, decode_traffic
 
 CHUNK = 512  # tokens that one side prefills before it is the other's turn
 BLOCK = 8  # tokens that one side decodes before it is the other's turn
@@ -358,7 +358,9 @@ def peer_command(
                 lengths,
                 gen,
                 bandwidth,
-                lambda n: round(decode_traffic(shape, weights, n).total),
+                lambda n: round(
+                    decode_traffic(shape, weights, n, idx_value_bytes=INDEX_VALUE_BYTES[kv]).total
+                ),
                 done,
             )
         finally:

@@ -15,7 +15,7 @@ import numpy as np
 
 from engine.shape import Shape
 from engine.weights.bind import MtpWeights, TrunkWeights, iter_tensors
-from engine.weights.traffic import decode_traffic
+from engine.weights.traffic import INDEX_VALUE_BYTES, decode_traffic
 
 _LEAST_BUFFER = 256 << 20
 _MOST_BUFFER = 1 << 30
@@ -86,10 +86,15 @@ class DecodeBytes:
     shape : Shape
     trunk : TrunkWeights
     mtp : MtpWeights or None
+    kv : str
+        How rows are stored (see `EngineOptions`).
     """
 
-    def __init__(self, shape: Shape, trunk: TrunkWeights, mtp: MtpWeights | None) -> None:
+    def __init__(
+        self, shape: Shape, trunk: TrunkWeights, mtp: MtpWeights | None, kv: str = "official"
+    ) -> None:
         self.shape = shape
+        self.index_bytes = INDEX_VALUE_BYTES[kv]
         self.trunk = trunk
         self.draft_bytes = 0.0 if mtp is None else _draft_bytes(shape, trunk, mtp)
         self._passes: dict[tuple[int, int], float] = {}
@@ -98,7 +103,9 @@ class DecodeBytes:
         """Bytes of one pass of the trunk over `n_rows` tokens."""
         key = n_ctx, n_rows
         if key not in self._passes:
-            self._passes[key] = decode_traffic(self.shape, self.trunk, n_ctx, n_rows).total
+            self._passes[key] = decode_traffic(
+                self.shape, self.trunk, n_ctx, n_rows, idx_value_bytes=self.index_bytes
+            ).total
         return self._passes[key]
 
     def per_step(

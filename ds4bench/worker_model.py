@@ -42,14 +42,16 @@ class FileModel:
         from engine.gguf.reader import open_gguf
         from engine.text.tokenizer import Tokenizer
         from engine.weights.bind import bind_mtp, bind_trunk
-        from engine.weights.traffic import decode_traffic
+        from engine.weights.traffic import INDEX_VALUE_BYTES, decode_traffic
 
         options = self._options(settings)
         with open_gguf(options.path) as file:
             shape, trunk = bind_trunk(file)
             # Tensors are views of the mapping: everything that needs them happens before closing.
             decode_bytes = {
-                frontier: decode_traffic(shape, trunk, frontier).total
+                frontier: decode_traffic(
+                    shape, trunk, frontier, idx_value_bytes=INDEX_VALUE_BYTES[options.kv]
+                ).total
                 for frontier in _few(settings["frontiers"])
             }
             del trunk
@@ -115,7 +117,7 @@ class FileModel:
         if options.mtp_path is not None:
             self._mtp_file = open_gguf(options.mtp_path)
             mtp = bind_mtp(self._mtp_file, trunk_shape)
-        self._bytes = DecodeBytes(trunk_shape, trunk, mtp)
+        self._bytes = DecodeBytes(trunk_shape, trunk, mtp, options.kv)
         return {**self.engine.facts(), "notices": list(self.engine.notices)}
 
     def bandwidth(self, settings: dict[str, Any]) -> dict[str, Any]:

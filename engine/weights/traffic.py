@@ -65,12 +65,17 @@ def distinct_experts(n_expert: int, n_used: int, n_rows: int) -> float:
     return n_expert * (1.0 - (1.0 - n_used / n_expert) ** n_rows)
 
 
+# Of the CPU engine, by `EngineOptions.kv`: int8 codes with a float32 scale per 32, or float32.
+INDEX_VALUE_BYTES = {"official": 1.125, "f32": 4.0}
+
+
 def decode_traffic(
     shape: Shape,
     weights: TrunkWeights,
     n_ctx: int,
     n_rows: int = 1,
     kv_value_bytes: int = 4,
+    idx_value_bytes: float | None = None,
 ) -> Traffic:
     """Bytes read by one pass that evaluates `n_rows` tokens behind a context.
 
@@ -82,6 +87,8 @@ def decode_traffic(
         1 for plain decode; drafted tokens + 1 for a verify pass.
     kv_value_bytes : int
         Bytes of one cached value: 4 for float32 rows, 2 for float16.
+    idx_value_bytes : float, optional
+        The same for indexer rows where they are stored otherwise; see `INDEX_VALUE_BYTES`.
     """
     visible = n_ctx // 4
     scores = visible > shape.idx_top_k
@@ -99,6 +106,7 @@ def decode_traffic(
         ratio_4 += ratio == 4
         ratio_128 += ratio == 128
     row = shape.head_dim * kv_value_bytes
+    index = kv_value_bytes if idx_value_bytes is None else idx_value_bytes
     return Traffic(
         dense=dense,
         head=_head_bytes(weights),
@@ -106,7 +114,7 @@ def decode_traffic(
         embedding=lookup,
         kv_raw=shape.n_layer * min(shape.n_swa, n_ctx) * row,
         kv_selected=ratio_4 * min(shape.idx_top_k, visible) * row,
-        kv_indexer=ratio_4 * visible * shape.idx_head_dim * kv_value_bytes if scores else 0,
+        kv_indexer=round(ratio_4 * visible * shape.idx_head_dim * index) if scores else 0,
         kv_ratio128=ratio_128 * (n_ctx // 128) * row,
     )
 
