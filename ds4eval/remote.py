@@ -78,6 +78,7 @@ def body_of(job: Job, settings: Settings, api: str, model: str) -> dict[str, Any
         "max_tokens": settings.budget.tokens,
         "temperature": s.temp,
         "stream": True,
+        "stream_options": {"include_usage": True},
     }
     if s.temp > 0:
         mixed = f"{s.seed}/{job.stream}".encode()
