@@ -292,10 +292,15 @@ def grade_record(sample: Sample) -> dict[str, Any]:
     return {"type": "grade", "key": sample.key, **grades}
 
 
+# What the user set comes first, what follows from it last.
+_RANK = {"temp": 0, "tokens": 0, "mode": 2, "draft": 2}
+
+
 def difference(old: Any, new: Any, path: str = "") -> tuple[str, Any, Any] | None:
     """First place where two configurations part: dotted field, old value, new value."""
     if isinstance(old, dict) and isinstance(new, dict):
-        for name in sorted({*old, *new}):
+        names = sorted({*old, *new}, key=lambda name: (_RANK.get(name, 1), name))
+        for name in names:
             inner = difference(old.get(name), new.get(name), f"{path}.{name}" if path else name)
             if inner is not None:
                 return inner

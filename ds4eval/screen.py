@@ -39,7 +39,8 @@ class PlainScreen:
 
 def why_plain() -> str:
     """Why the full screen cannot be used here; '' when it can."""
-    if not (sys.stdout.isatty() and sys.stdin.isatty()):
+    # Textual draws on standard error; the report goes to standard output.
+    if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
         return "not a terminal"
     if os.environ.get("TERM", "") in ("", "dumb"):
         return "the terminal says it is dumb"
