@@ -200,8 +200,7 @@ def compare(
     report = DriftReport(ctx, shape.n_layer)
     first, again, second = _Recorder(a, ctx), _Recorder(a, ctx), _Recorder(b, ctx)
     third = _Recorder(b, ctx) if force else None
-    growth = np.zeros(shape.n_layer)
-    growth_n = np.zeros(shape.n_layer, np.int64)
+    growth = np.zeros((2, shape.n_layer))  # squares of the difference, and of the first side
     forced_squares = 0.0
     for start in range(0, ctx, BLOCK):
         block = list(tokens[start : start + BLOCK])
@@ -210,10 +209,12 @@ def compare(
         right = second.block(block)
         report.self_noise = max(report.self_noise, _largest(left, noise))
         _walk(report, left, right, start, len(block), shape.compress_ratios)
-        if report.first_flip is None:
-            for layer in range(shape.n_layer):
-                growth[layer] += _relative_rms(left["ffn_state", layer], right["ffn_state", layer])
-                growth_n[layer] += 1
+        flip = report.first_flip
+        before = len(block) if flip is None else max(0, min(flip.position - start, len(block)))
+        for layer in range(shape.n_layer if before else 0):
+            x = left["ffn_state", layer][:before].astype(np.float64)
+            growth[0, layer] += np.sum((x - right["ffn_state", layer][:before]) ** 2)
+            growth[1, layer] += np.sum(x**2)
         logits = left["logits", shape.n_layer], right["logits", shape.n_layer]
         report.logits_rms += np.sqrt(np.mean((logits[0] - logits[1]) ** 2, axis=1)).tolist()
         if third is not None:
@@ -222,9 +223,7 @@ def compare(
             forced_squares += float(np.sum((logits[0] - forced) ** 2))
         if progress:
             progress(min(start + BLOCK, ctx), ctx)
-    report.growth = [
-        float(total / n) if n else None for total, n in zip(growth, growth_n, strict=True)
-    ]
+    report.growth = [float(np.sqrt(d / x)) if x else None for d, x in growth.T]
     if third is not None:
         report.forced_rms = float(np.sqrt(forced_squares / (ctx * shape.n_vocab)))
     return report

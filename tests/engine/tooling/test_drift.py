@@ -179,6 +179,7 @@ def test_changed_order_of_summation(good, faulty, model_folder, tokens):
 
     first = report.first_difference
     assert (first.tap, first.layer, first.position) == ("attn_out", layer, 0)
+    assert report.growth[0] == 0 < report.growth[1] < 1e-5, "nothing before the faulty layer"
     assert first.relative_rms < 1e-5, "rounding only"
     if report.first_flip is not None:
         assert report.first_flip.near_tie is not False
