@@ -1,9 +1,11 @@
-"""A run to be killed: `python fake_run.py FOLDER N [slow]`; prints each key once it is durable."""
+"""A run to be killed, told through a pipe: each key is sent once its record is durable."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -14,19 +16,24 @@ from ds4eval.store import RunStore
 from tests.ds4eval.fakes import CONFIG, SETTINGS, FakeBackend, jobs
 
 
-def main(folder: str, n: str, pause: str = "0") -> None:
-    todo = jobs(int(n))
+def work(folder: str, n: int, tell: Callable[[str], None], pause_s: float = 0.0) -> None:
+    todo = jobs(n)
     with RunStore.open(Path(folder), CONFIG) as store:
         store.begin(todo, {})
-        print("begun", flush=True)
+        tell("begun")
         recorder = Recorder(store, SETTINGS, len(todo))
         for event in run_serial(todo, FakeBackend(), recorder, Control(), 99):
             if isinstance(event, Finished):
-                print(event.sample.key, flush=True)
-                time.sleep(float(pause))
+                tell(event.sample.key)
+                time.sleep(pause_s)
         store.publish(force=True)
-        print("end", flush=True)
+        tell("end")
+
+
+def child(folder: str, n: int, conn: Connection) -> None:
+    """What a process of the kill test does."""
+    work(folder, n, conn.send, 0.001)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    work(sys.argv[1], int(sys.argv[2]), lambda word: print(word, flush=True))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
+import multiprocessing
 import os
 import random
 import resource
@@ -27,10 +29,9 @@ from ds4eval.store import RunStore
 from ds4eval.tables import cell, to_csv, to_table
 from engine.errors import OptionError, StoreError
 from engine.tooling.journal import read_journal
+from tests.ds4eval import fake_run
 from tests.ds4eval.fakes import CONFIG, SETTINGS, FakeBackend, jobs, question
 from tests.ds4eval.test_runner import run, samples_of
-
-FAKE_RUN = Path(__file__).with_name("fake_run.py")
 
 
 def sample(output="Answer: 1\n", stop="eos", **changes):
@@ -189,7 +190,7 @@ def test_full_disk_leaves_whole_records_and_the_run_goes_on_later(tmp_path):
     run(tmp_path / "whole", jobs(30))
     size = (tmp_path / "whole" / records.JOURNAL).stat().st_size
     child = subprocess.run(
-        [sys.executable, FAKE_RUN, tmp_path / "a", "30"],
+        [sys.executable, fake_run.__file__, tmp_path / "a", "30"],
         preexec_fn=lambda: (
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
             resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2)),
@@ -212,23 +213,27 @@ def _kill_and_resume(tmp_path: Path, kills: int, n: int) -> None:
     rng = random.Random(kills)
     run(tmp_path / "whole", jobs(n))
     folder = tmp_path / "a"
+    # A server that has imported everything forks each child in milliseconds.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([fake_run.__name__, "pyarrow.parquet"])
     acked: list[str] = []
     done = midway = 0
     while done < kills:
-        child = subprocess.Popen(
-            [sys.executable, FAKE_RUN, folder, str(n), "0.001"],
-            stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert child.stdout is not None
-        line = child.stdout.readline()
+        ours, theirs = context.Pipe(duplex=False)
+        child = context.Process(target=fake_run.child, args=(str(folder), n, theirs))
+        child.start()
+        theirs.close()
+        assert ours.recv() == "begun"
         # Mostly soon after the start, sometimes late: publishing must not starve the run.
         time.sleep(min(rng.expovariate(1 / 0.02), 0.5))
         child.kill()
         done += 1
-        rest = child.stdout.read().split()
-        child.wait(timeout=30)
-        child.stdout.close()
-        acked += rest if line.strip() == "begun" else []
+        with contextlib.suppress(EOFError):
+            while True:
+                acked.append(ours.recv())
+        child.join(30)
+        ours.close()
+        child.close()
         if "end" in acked:
             # Finished: the next kills meet a folder of its own.
             acked.remove("end")
