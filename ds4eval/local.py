@@ -135,9 +135,10 @@ class EngineBackend:
         from engine.sample import Sampler
         from engine.spec.modes import open_decoder
         from engine.spec.policy import Greedy, Sampled
+        from engine.spec.protocol import Policy
 
         s = self.settings.sampling
-        policy = Greedy()
+        policy: Policy = Greedy()
         if s.temp > 0:
             policy = Sampled(Sampler(s.temp, s.top_k, s.top_p, s.min_p, s.seed, job.stream))
         return open_decoder(
@@ -296,7 +297,7 @@ def _common_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
     """Tokens that all prompts begin with; none for a single prompt, which gains nothing."""
     if len(prompts) < 2:
         return []
-    low, high = min(prompts), max(prompts)
+    low, high = min(map(tuple, prompts)), max(map(tuple, prompts))
     n = 0
     while n < len(low) and low[n] == high[n]:
         n += 1

@@ -145,7 +145,7 @@ def make_jobs(config: dict[str, Any], questions: Sequence[Question], repeats: in
         if question.key in seen:
             raise OptionError(f"questions: expected each once, found {question.key} twice")
         seen.add(question.key)
-    jobs = []
+    jobs: list[Job] = []
     for repeat in range(repeats):
         for question in questions:
             key = sample_key(config, fingerprint(question), question.source, question.id, repeat)

@@ -5,6 +5,7 @@ Workers must see the model file under the same path, and have this package insta
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -72,7 +73,7 @@ class RayPool:
             if self._started:
                 local: dict[str, Any] = {"include_dashboard": False, "num_cpus": max(n, 1)}
                 where = local if address == "local" else {"address": address}
-                ray.init(log_to_driver=False, logging_level="ERROR", **where)
+                ray.init(log_to_driver=False, logging_level=logging.ERROR, **where)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise BackendError(
                 f"--ray: expected a cluster at {address!r}, found {type(error).__name__}: {error}"

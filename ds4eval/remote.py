@@ -124,8 +124,8 @@ class RemoteBackend:
         httpx = _httpx()
         try:
             body = body_of(job, self.settings, self.api, self.model)
-        except OptionError as error:
-            return Answer(SKIPPED, error=str(error))
+        except OptionError as refusal:
+            return Answer(SKIPPED, error=str(refusal))
         yield Prefill(job.n, 0, 0, 0.0)
         error = ""
         for attempt in range(RETRIES):

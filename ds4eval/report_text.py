@@ -64,7 +64,8 @@ class Tally:
 
 def tallies(entries: Sequence[Entry], samples: dict[int, Sample]) -> tuple[Tally, dict[str, Tally]]:
     """Counts of the whole selection and of each source, in order of first appearance."""
-    whole, parts = Tally(), {}
+    whole = Tally()
+    parts: dict[str, Tally] = {}
     for entry in entries:
         sample = samples.get(entry.n)
         whole.add(entry, sample)

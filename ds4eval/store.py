@@ -104,13 +104,22 @@ class RunStore:
             "created": utc_now(),
             "config": config,
         }
-        fresh = {"header": header, "allow_network_fs": allow_network_fs}
-        journal = Journal.open(path, records.SCHEMA, records.SCHEMA_VERSION, **fresh)
+
+        def journal_at() -> Journal:
+            return Journal.open(
+                path,
+                records.SCHEMA,
+                records.SCHEMA_VERSION,
+                header,
+                allow_network_fs=allow_network_fs,
+            )
+
+        journal = journal_at()
         if force and (journal.records or journal.header.get("config") != config):
             # Holding the lock, so that no living run is moved away.
             _set_aside(folder)
             journal.close()
-            journal = Journal.open(path, records.SCHEMA, records.SCHEMA_VERSION, **fresh)
+            journal = journal_at()
         try:
             records.check_config(folder, journal.header.get("config", {}), config)
             return cls(folder, journal)
