@@ -32,7 +32,9 @@ RETRIES = 3
 RETRY_S = 2.0
 # Answers that another attempt may change.
 RETRIED = frozenset({408, 409, 429, 500, 502, 503, 504})
-OPEN, CLOSE = "<think>", "</think>"
+CLOSE = "</think>"
+# llama-cpp-python's server punishes repetition unless it is told not to (default 1.1).
+NEUTRAL = {"repeat_penalty": 1.0}
 
 
 def _httpx() -> Any:
@@ -116,6 +118,7 @@ class RemoteBackend:
         self.settings = settings
         self.api = api
         self.model = model
+        self._neutral: dict[str, Any] = dict(NEUTRAL)
 
     def answer(
         self, job: Job, stop: Callable[[], bool] = lambda: False
@@ -134,7 +137,7 @@ class RemoteBackend:
                 time.sleep(min(RETRY_S * 2**attempt, 30.0))
             if stop():
                 return Answer(STOPPED)
-            reply = _Reply(job, self.settings, self.api, body)
+            reply = _Reply(job, self.settings, self.api, {**body, **self._neutral})
             try:
                 yield from reply.read(self.client, stop)
                 return reply.answer()
@@ -142,7 +145,10 @@ class RemoteBackend:
                 response = problem.response
                 error = f"server: expected status 200, found {response.status_code}"
                 error += f": {_said(response)}" if _said(response) else ""
-                if response.status_code not in RETRIED:
+                if response.status_code in (400, 422) and "repeat_penalty" in error:
+                    # A strict server knows no such option, so it has no such habit either.
+                    self._neutral = {}
+                elif response.status_code not in RETRIED:
                     break
             except (httpx.HTTPError, ValueError) as problem:
                 error = f"server: expected a reply, found {type(problem).__name__}: {problem}"

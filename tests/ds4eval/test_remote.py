@@ -44,7 +44,9 @@ class Server:
                 outer.headers.append(dict(self.headers))
                 step = outer.script.pop(0)
                 if isinstance(step, int):
-                    self._send(step, json.dumps({"error": {"message": "no\nmore"}}).encode())
+                    step = (step, "no\nmore")
+                if isinstance(step, tuple):
+                    self._send(step[0], json.dumps({"error": {"message": step[1]}}).encode())
                     return
                 lines = [s if isinstance(s, str) else f"data: {json.dumps(s)}" for s in step]
                 self._send(200, "".join(f"{line}\n\n" for line in lines).encode())
@@ -154,6 +156,17 @@ def test_busy_server_is_asked_again_and_a_refusal_is_not(server):
     answer, _ = ask(server)
     assert answer.stop == "error" and "401" in answer.error and "no more" in answer.error
     assert len(server.bodies) == 4
+
+
+def test_repetition_is_not_punished_and_strict_servers_are_not_asked_twice(server):
+    server.script = [(400, "unknown field repeat_penalty"), [delta("stop", content="x")]]
+    with remote.open_client(server.remote) as client:
+        backend = remote.RemoteBackend(client, GREEDY, "chat", "m")
+        for script in ([], [[delta("stop", content="y")]]):
+            server.script += script
+            for _ in backend.answer(jobs(1)[0]):
+                pass
+    assert [body.get("repeat_penalty") for body in server.bodies] == [1.0, None, None]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,76 @@
+"""A llama.cpp server and our engine on one file, asked the same suite: the same greedy replies."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ds4eval.records import read_run
+from engine.text import special
+from tests.ds4eval.test_run import call
+from tests.engine.models import model_file
+
+NEEDED = ("llama_cpp", "httpx", "uvicorn", "fastapi", "sse_starlette", "pydantic_settings")
+pytestmark = [
+    pytest.mark.peer,
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        any(importlib.util.find_spec(name) is None for name in NEEDED),
+        reason="needs llama-cpp-python[server] and httpx",
+    ),
+]
+
+
+def cleaned(text: str) -> str:
+    """Text without what llama.cpp's server does not send: control tokens, unfinished characters."""
+    tokens = "|".join(map(re.escape, sorted(special.KNOWN | {"<｜▁pad▁｜>"})))
+    return re.sub(f"{tokens}|�", "", text)
+
+
+def test_server_with_the_same_file_gives_the_same_replies(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    # float32 weights: with quantised ones llama.cpp rounds activations and near ties fall apart.
+    model = model_file(tmp_path, "nano", "f32")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "llama_cpp.server", "--model", model, "--host", "127.0.0.1",
+               "--port", str(port), "--n_ctx", "1024", "--n_threads", "1"]  # fmt: skip
+    url = f"http://127.0.0.1:{port}/v1"
+    short = ["--suite", "nano", "--limit", "6", "-n", "32", "--nothink", "--plain"]
+    with open(tmp_path / "server.log", "wb") as log:
+        server = subprocess.Popen([*map(str, command)], stdout=log, stderr=log)
+        try:
+            import httpx
+
+            for _ in range(240):
+                try:
+                    httpx.get(f"{url}/models", timeout=1)
+                    break
+                except httpx.HTTPError:
+                    assert server.poll() is None, (tmp_path / "server.log").read_text()[-2000:]
+                    time.sleep(0.25)
+            remote = ["--base-url", url, "--api", "completions"]
+            assert call(*short, *remote, "--out", "theirs") == 0
+        finally:
+            server.terminate()
+            server.wait(timeout=30)
+    exact = ["--activations", "f32", "--kv", "f32", "-m", model, "-t", "1"]
+    assert call(*short, *exact, "--out", "ours") == 0
+    ours, theirs = read_run(tmp_path / "ours").samples, read_run(tmp_path / "theirs").samples
+    assert len(ours) == len(theirs) == 6
+    for mine, other in zip(ours, theirs):
+        assert (mine.source, mine.id) == (other.source, other.id)
+        assert mine.question_sha256 == other.question_sha256
+        # It also counts pieces of characters in its own way, so a reply may go on a little longer.
+        short, long = sorted((cleaned(mine.output), cleaned(other.output)), key=len)
+        assert long.startswith(short) and len(short) > 40 and len(long) < len(short) + 40
+        assert mine.stop == other.stop
+    # Most of a random model's characters are whole, so that the comparison means something.
+    assert sum(len(cleaned(s.output)) for s in ours) > 300
