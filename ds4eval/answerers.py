@@ -89,6 +89,8 @@ class EngineAnswerer:
         spec = EngineSpec(
             self.options, self.settings, self.examined.ctx_max, self.ctx, self.think, questions
         )
+        if self.request.warm_weights:
+            _warm(self.options)
         if self.request.ray is not None:
             from ds4eval.ray_jobs import RayPool
 
@@ -100,8 +102,6 @@ class EngineAnswerer:
             n = min(self.request.jobs, len(jobs))
             yield "parallel", ProcessPool(_split(spec, n), n)
             return
-        if self.request.warm_weights:
-            _warm(self.options)
         backend = open_backend(spec)
         try:
             for notice in backend.engine.notices:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ds4eval.plan import Job
 from ds4eval.records import Sample
@@ -108,7 +108,6 @@ class Answer:
     drafted: int = 0
     accepted: int = 0
     error: str = ""
-    extra: dict[str, str] = field(default_factory=dict)
 
 
 Event = Opened | Started | Prefill | Text | Finished | Dropped | Notice | Ended

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from typing import TextIO
 
-from ds4eval.events import Ended, Event, Finished, Notice, Opened, Prefill, Started, Text
+from ds4eval.events import Ended, Event, Finished, Notice, Opened, Started, Text
 from ds4eval.plan import Job
 from ds4eval.records import Sample
 from engine.tooling.exits import printable
@@ -67,8 +67,6 @@ class Plain:
             self._say(event.line)
         elif isinstance(event, Ended) and event.message:
             self._say(event.message)
-        elif isinstance(event, Prefill):
-            pass
 
     def _finished(self, n: int, sample: Sample) -> None:
         self.finished += 1

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import click
+
 from ds4eval import records, report_text
 from ds4eval.events import Ended
 from ds4eval.judge import judge
@@ -254,12 +256,12 @@ def _dry_run(plan: Plan) -> int:
     sources: dict[str, int] = {}
     for job in plan.jobs:
         sources[job.question.source] = sources.get(job.question.source, 0) + 1
-    print(f"suite {plan.source.suite}: {len(plan.jobs)} questions to ask")
+    click.echo(f"suite {plan.source.suite}: {len(plan.jobs)} questions to ask")
     for name, number in sources.items():
-        print(f"  {name}: {number}")
-    print(f"answered by {answerer.name}")
-    print(f"context {answerer.ctx}, longest prompt {answerer.longest}, budget {budget.tokens}")
-    print(f"think mode {answerer.think}; run folder {plan.folder}")
+        click.echo(f"  {name}: {number}")
+    click.echo(f"answered by {answerer.name}")
+    click.echo(f"context {answerer.ctx}, longest prompt {answerer.longest}, budget {budget.tokens}")
+    click.echo(f"think mode {answerer.think}; run folder {plan.folder}")
     return 0
 
 

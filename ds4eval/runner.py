@@ -106,7 +106,13 @@ class Schedule:
         return self.jobs[n - 1]
 
     def put_back(self, n: int) -> None:
+        """A job whose answer did not come about is pending again."""
         self.pending.add(n)
+
+    def prefer(self, n: int) -> None:
+        """Make job n the next one."""
+        self.pending.add(n)
+        self._last = n - 1
 
 
 @dataclass(slots=True)
@@ -260,8 +266,7 @@ def run_parallel(
                 yield Started(job.n, pool.submit(job))
             if jump is not None and jump not in running:
                 # No worker is free: the question is next in line.
-                schedule.put_back(jump)
-                schedule._last = jump - 1
+                schedule.prefer(jump)
             if not running and not schedule.pending:
                 yield Ended("done")
                 return

@@ -26,9 +26,7 @@ def make_sample(
     question = job.question
     sampled = sampling.temp > 0
     copied = {
-        f.name: getattr(answer, f.name)
-        for f in dataclasses.fields(Answer)
-        if f.name not in ("opened", "extra")
+        f.name: getattr(answer, f.name) for f in dataclasses.fields(Answer) if f.name != "opened"
     }
     sample = Sample(
         key=job.key,

@@ -61,6 +61,25 @@ def test_twelve_replies_differ_and_end_within_the_budget(serial):
     assert {(s["close_index"], s["close_remaining"]) for s in forced} == {(19, 6)}
 
 
+def test_likely_close_is_taken_as_soon_as_the_soft_limit_allows(tmp_path):
+    extra = ["--soft-limit-think-close-rank", "1024", "--limit", "3", "--out", tmp_path / "run"]
+    assert call(*SHORT, *extra) == 0
+    found = read_run(tmp_path / "run").samples
+    assert {(s.close, s.close_index, s.close_remaining) for s in found} == {("soft_forced", 13, 12)}
+    assert all(s.close_rank > 1 and s.think_tokens == 13 for s in found)
+
+
+def test_common_beginning_of_prompts_is_computed_once(tmp_path):
+    assert call(*SHORT, "--limit", "3", "--out", tmp_path / "run") == 0
+    found = read_run(tmp_path / "run").samples
+    shared = {s.prompt_tokens - s.prefill_tokens for s in found}
+    assert len(shared) == 1 and shared.pop() > 20, "the system text"
+    assert call(*SHORT, "--ids", "2", "--out", tmp_path / "alone") == 0
+    alone = read_run(tmp_path / "alone").samples[0]
+    assert alone.prefill_tokens == alone.prompt_tokens
+    assert comparable(alone) == comparable(found[1])
+
+
 def test_filtered_and_reordered_runs_give_the_same_records(serial, tmp_path):
     for number, extra in enumerate(
         (["--ids", "5,2"], ["--ids", "1-6", "--filter", "kind=integer"])
