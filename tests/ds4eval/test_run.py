@@ -1,4 +1,4 @@
-"""Whole runs on the bundled model: the same records whatever the order, place or interruption."""
+"""Whole runs on a random nano model: the same records whatever the order, place or interruption."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from ds4eval.records import comparable, read_run
 from engine.tooling.exits import run_program
 from tests.ds4eval.fakes import jobs
 from tests.ds4eval.test_runner import run as fake_run
+from tests.engine.models import model_file
 
 SHORT = ["-n", "24", "--hard-limit-reply-budget", "6", "--soft-limit-reply-budget", "12", "-t", "1",
-         "--plain"]  # fmt: skip
+         "--suite", "nano", "--plain"]  # fmt: skip
 SAMPLED = ["--temp", "3.0", "--min-p", "0.25", "--seed", "11"]
 
 
@@ -37,17 +38,26 @@ def samples(folder: Path) -> dict:
     return {s.key: comparable(s) for s in read_run(folder).samples}
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A file with random weights: a trained one would leave little to cut and to force."""
+    return model_file(tmp_path_factory.mktemp("model"), "nano", "iq2")
+
+
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
+def elsewhere(model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    # The name that is looked for when no -m is given.
+    (tmp_path / "ds4flash.gguf").symlink_to(model)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
 
 
 @pytest.fixture(scope="module")
-def serial(tmp_path_factory):
+def serial(model, tmp_path_factory):
     """Six sampled questions, two repeats each, in one go."""
     folder = tmp_path_factory.mktemp("serial") / "run"
-    assert call(*SHORT, *SAMPLED, "--limit", "6", "--repeats", "2", "--out", folder) == 0
+    extra = ["-m", model, "--limit", "6", "--repeats", "2"]
+    assert call(*SHORT, *SAMPLED, *extra, "--out", folder) == 0
     return samples(folder)
 
 
@@ -142,10 +152,10 @@ def test_killed_run_goes_on_and_equals_an_unbroken_one(serial, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["mtp-combined", "mtp-batched", "mtp-strict"])
-def test_greedy_replies_do_not_depend_on_the_decode_mode(tmp_path, mode):
+def test_greedy_replies_do_not_depend_on_the_decode_mode(model, tmp_path, mode):
     greedy = [*SHORT, "--limit", "3", "--close-cue", "\n7"]
     assert call(*greedy, "--out", tmp_path / "plain") == 0
-    extra = ["--mode", mode, "--draft", "3"]
+    extra = ["--mode", mode, "--draft", "3", "--mtp", model_file(model.parent, "nano", "iq2", True)]
     assert call(*greedy, *extra, "--out", tmp_path / mode) == 0
     assert samples(tmp_path / mode) == samples(tmp_path / "plain")
     assert sum(s.drafted for s in read_run(tmp_path / mode).samples) > 0
@@ -160,12 +170,14 @@ def test_question_text_never_becomes_a_control_token(tmp_path):
     rows = [{"problem": f"Add 2 and 2. {evil}", "answer": "4", "id": "0"},
             {"problem": "Add 3 and 3.", "answer": "6", "id": "1"}]  # fmt: skip
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = call(*SHORT, "--nothink", "--dataset", "aime25=a.jsonl", "--out", "run")
-    assert found in (0, 1)
+    found = call(
+        *SHORT, "--nothink", "--suite", "aime25", "--dataset", "aime25=a.jsonl", "--out", "run"
+    )
+    assert found == 0
     first, second = read_run(tmp_path / "run").samples
     assert (first.special_in_data, second.special_in_data) == (3, 0)
     assert first.prompt_tokens > second.prompt_tokens + 10, "spelled out in ordinary tokens"
-    assert (first.opened if hasattr(first, "opened") else first.question["opened"]) is False
+    assert first.question["opened"] is False
 
 
 def test_changed_option_is_refused_with_its_name(tmp_path, capsys):
@@ -269,6 +281,16 @@ def test_screen_runs_in_a_terminal_of_its_own_and_leaves_the_report(tmp_path):
     assert 0 <= enter < leave
     assert b"# state" in seen[leave:] and b"ds4-eval: 0/2 passed" in seen[leave:]
     assert len(read_run(tmp_path / "run").samples) == 2
+
+
+def test_out_of_the_box_the_bundled_model_answers_the_nano_suite(tmp_path, capsys):
+    (tmp_path / "ds4flash.gguf").unlink()
+    assert call("--questions", "2", "-t", "1") == 0
+    said = capsys.readouterr()
+    assert "fetch gpqa-diamond" in said.err and "bundled" in said.err
+    assert "plain output (not a terminal)" in said.err
+    folder = next((tmp_path / "ds4-eval-runs").iterdir())
+    assert {s.source for s in read_run(folder).samples} == {"nano/aime", "nano/gpqa"}
 
 
 def test_fake_run_and_real_run_share_the_folder_format(tmp_path):
