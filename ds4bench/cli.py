@@ -59,6 +59,16 @@ class LazyGroup(click.Group):
                 f"{cmd_name}: expected the package {missing!r}, found none installed"
             ) from error
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; what a user can act on is one line and a status."""
+        from ds4bench.runner_ui import printable
+
+        try:
+            return super().invoke(ctx)
+        except EngineError as error:
+            click.echo(f"error: {printable(str(error))}", err=True)
+            ctx.exit(error.exit_code)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands (without one: measure)"):
             formatter.write_dl(list(SUMMARIES.items()))

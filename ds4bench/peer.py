@@ -25,8 +25,8 @@ from engine.weights.bind import bind_trunk
 from engine.weights.traffic import INDEX_VALUE_BYTES, decode_traffic
 
 CHUNK = 512  # tokens that one side prefills before it is the other's turn
-BLOCK = 8  # tokens that one side decodes before it is the other's turn
-PAUSE = 0.02  # seconds before each turn, so that spinning workers of the other side go to sleep
+BLOCK = 16  # tokens that one side decodes before it is the other's turn
+PAUSE = 0.2  # seconds before each turn, so that spinning workers of the other side go to sleep
 WARM_UP = 64  # tokens
 SEED = 2026
 BUSY = 0.1  # part of the cores used by others above which ratios are called unreliable

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 
-def _preload_tbb() -> None:
+def _preload_tbb() -> bool:
     """Load libtbb from the tbb wheel, whose folder the dynamic linker does not search.
 
     Afterwards numba's TBB layer finds the library by its soname. Without the wheel (Arm, other
-    systems) numba falls back to OpenMP.
+    systems) numba falls back to OpenMP. Returns whether the library is there.
     """
     for base in (Path(sys.prefix) / "lib", Path(sys.base_prefix) / "lib"):
         path = base / "libtbb.so.12"
@@ -25,13 +25,15 @@ def _preload_tbb() -> None:
                 ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
             except OSError:
                 continue
-            return
+            return True
+    return False
 
 
-_preload_tbb()
-# Where TBB is missing, OpenMP workers must sleep between regions: spinning ones stall for
-# milliseconds as soon as another process wants their core.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+if not _preload_tbb():
+    # OpenMP workers must sleep between regions: spinning ones stall for milliseconds as soon as
+    # another process wants their core. Only where they are used, since the setting would also
+    # slow other OpenMP libraries of this process (llama.cpp beside us).
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numba  # noqa: E402
 from numba import config  # noqa: E402
