@@ -55,14 +55,19 @@ def no_pause(monkeypatch):
 def test_sides_alternate_and_see_the_same_ids():
     log: list[str] = []
     a, b = FakeSide("a", log), FakeSide("b", log, shift=1)
-    ids = list(range(1100 + 11))
-    prefill, decode, equal = peer.measure((a, b), ids, 11)
+    rest = 3
+    gen = peer.BLOCK + rest
+    ids = list(range(1100 + gen))
+    prefill, decode, equal = peer.measure((a, b), ids, gen)
     assert a.ids == b.ids == ids
     assert a.n_ctx == len(ids)
     turns = [x for x in log if "+" in x]
     assert turns == ["a+512", "b+512", "b+512", "a+512", "a+76", "b+76"]
-    # Three prefill chunks leave b in front; blocks of 8 and 3.
-    assert "".join(x for x in log if "+" not in x) == "b" * 8 + "a" * 8 + "a" * 3 + "b" * 3
+    # Three prefill chunks leave b in front; a whole block each, then the rest.
+    whole = peer.BLOCK
+    assert "".join(x for x in log if "+" not in x) == (
+        "b" * whole + "a" * whole + "a" * rest + "b" * rest
+    )
     assert equal == sum(t % 3 != 0 for t in ids[1100:])
     assert min(prefill + decode) > 0
 
