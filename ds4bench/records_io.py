@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -141,11 +142,23 @@ def write_parquet(file: BinaryIO, rows: list[SpeedRow], environment: dict[str, A
     metadata = {
         "schema": SCHEMA,
         "version": str(SCHEMA_VERSION),
-        "environment": json.dumps(environment, allow_nan=False, sort_keys=True),
+        "environment": json.dumps(_shareable(environment), allow_nan=False, sort_keys=True),
     }
     schema = pa.schema([f for f, _ in columns], metadata=metadata)
     table = pa.Table.from_arrays([array for _, array in columns], schema=schema)
     pq.write_table(table, file, compression="zstd")
+
+
+def _shareable(value: Any) -> Any:
+    """The environment without the user's name: paths in the home folder begin with '~'."""
+    if isinstance(value, dict):
+        return {name: _shareable(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_shareable(item) for item in value]
+    home = os.path.expanduser("~") + os.sep
+    if isinstance(value, str) and value.startswith(home):
+        return "~" + os.sep + value[len(home) :]
+    return value
 
 
 def _parquet_types(pa: Any) -> dict[str, Any]:

@@ -328,3 +328,14 @@ def test_missing_files_are_one_error(tmp_path):
     for path in (tmp_path, tmp_path / "no.csv"):
         with pytest.raises(EngineError, match="expected results"):
             read_rows(path)
+
+
+def test_parquet_does_not_tell_who_the_user_is(tmp_path, monkeypatch):
+    from ds4bench.records_io import _shareable
+
+    monkeypatch.setenv("HOME", str(tmp_path / "ann"))
+    model = str(tmp_path / "ann" / "models" / "m.gguf")
+
+    seen = _shareable({"model": [{"path": model}], "other": "/data/m.gguf", "n": 3})
+
+    assert seen == {"model": [{"path": "~/models/m.gguf"}], "other": "/data/m.gguf", "n": 3}
