@@ -94,7 +94,7 @@ def run_pair(tmp_path, changes=(), config=None, **common):
         ("prompt_version", {}, {"prompt_version": "2"}, "prompt_version: expected 1, found 2"),
         ("sampling", {}, {"sampling": {"temp": 1.0}}, "sampling.temp: expected 0.0, found 1.0"),
         ("think", {}, {"think": "none"}, "think: expected high, found none"),
-        ("budget", {}, {"budget": {"tokens": 9}}, "budget.cue: expected , found unknown"),
+        ("budget", {}, {"budget": {"tokens": 9}}, "budget.tokens: expected 16000, found 9"),
         ("grader", {"grader_version": "2"}, None, "grader: expected 1, found 2"),
         ("questions", {"source": "t"}, None, "questions (8 only in a, 8 only in b)"),
     ],
