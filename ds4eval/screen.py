@@ -40,8 +40,10 @@ class PlainScreen:
 def why_plain() -> str:
     """Why the full screen cannot be used here; '' when it can."""
     # Textual draws on standard error; the report goes to standard output.
-    if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
+    if not all(stream and stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
         return "not a terminal"
+    if _in_background():
+        return "in the background"
     if os.environ.get("TERM", "") in ("", "dumb"):
         return "the terminal says it is dumb"
     size = os.get_terminal_size()
@@ -50,6 +52,14 @@ def why_plain() -> str:
     if importlib.util.find_spec("textual") is None:
         return "the package 'textual' is not installed"
     return ""
+
+
+def _in_background() -> bool:
+    """Whether the terminal belongs to another job: taking it over would stop this one."""
+    try:
+        return os.tcgetpgrp(sys.stdin.fileno()) != os.getpgrp()
+    except OSError:
+        return False  # a terminal that is not ours to control, such as a test's
 
 
 def open_screen(request: Request, serial: bool) -> Screen:

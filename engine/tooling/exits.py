@@ -35,6 +35,7 @@ def run_program(command: click.Command, name: str, args: Sequence[str] | None = 
     -------
     int
     """
+    _open_closed_streams()
     try:
         # Not `command.main`, which has endings of its own for Ctrl-C and closed pipes.
         with command.make_context(name, list(sys.argv[1:] if args is None else args)) as ctx:
@@ -61,6 +62,20 @@ def run_program(command: click.Command, name: str, args: Sequence[str] | None = 
     except OSError as error:
         subject = error.filename if error.filename is not None else "system"
         return _fail(name, f"{subject}: {error.strerror or error}", 1)
+
+
+def _open_closed_streams() -> None:
+    """Give a process whose caller closed its standard streams empty ones.
+
+    Python sets a closed stream to None, and the next file that is opened takes its number: a
+    results file could then receive what somebody prints.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            # The lowest free number is this stream's own, unless something opened it meanwhile.
+            fd = os.open(os.devnull, os.O_RDWR)
+            stream = open(fd, "r" if number == 0 else "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
 
 
 def printable(text: str) -> str:
