@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib.util
 from pathlib import Path
 from types import ModuleType
@@ -37,6 +38,16 @@ def require_llama_cpp() -> ModuleType:
     return llama_cpp
 
 
+@functools.cache
+def _quiet(lib: Any) -> Any:
+    """A log callback that says nothing.
+
+    Kept for the life of the process: the library holds only its address, and calls it for models
+    that others load later.
+    """
+    return lib.llama_log_callback(lambda *_: None)
+
+
 class LlamaCpp:
     """One model opened by llama.cpp and at most one context over it.
 
@@ -68,9 +79,7 @@ class LlamaCpp:
         self._context: Any = None
         self._model: Any = None
         lib = self._lib
-        # Kept in an attribute: the library holds only the C pointer.
-        self._quiet = lib.llama_log_callback(lambda *_: None)
-        lib.llama_log_set(self._quiet, ctypes.c_void_p(0))
+        lib.llama_log_set(_quiet(lib), ctypes.c_void_p(0))
         lib.llama_backend_init()
         params = lib.llama_model_default_params()
         params.n_gpu_layers = 0
