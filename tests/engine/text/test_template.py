@@ -155,7 +155,8 @@ def test_max_effort_reaches_the_template(worker):
         ("{{ messages[0].content|upper }}", "0 times"),
         ("{{ messages[0].content|tojson }}", "rewritten"),
         ("{{ messages[0].content|replace('b', 'c') }}", "times|rewritten"),
-        ("{% if 'ab' in messages[0].content %}<think>{% endif %}{{ messages[0].content }}", "rew"),
+        # A marker is hexadecimal, so it never holds the word that the next template looks for.
+        ("{% if 'say' in messages[0].content %}<think>{% endif %}{{ messages[0].content }}", "rew"),
         ("{{ messages[0].content|length }}{{ messages[0].content }}", "rewritten"),
         ("{{ messages[0].content.split('\"')|last }}", "rewritten"),
     ],
