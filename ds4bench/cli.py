@@ -17,8 +17,8 @@ from typing import Any
 import click
 
 from ds4bench import exits
-from ds4bench.records import MODES
 from engine.errors import EngineError, OptionError
+from engine.options import MODES
 
 # Subcommand -> module and attribute; loaded when called, so that one cannot break another.
 COMMANDS = {

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ds4bench.records import MODES
 from engine.errors import ContextError, EngineError, MemoryBudgetError, OptionError
+from engine.options import MODES
 
 MAX_FRONTIERS = 100_000
 INT_MAX = 2**31 - 1

@@ -14,12 +14,13 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from engine.options import MODES
+
 SCHEMA = "ds4bench.sweep"
 SCHEMA_VERSION = 1
 
 # Fields of a row that hold one value per step or depth.
 LISTS = ("step_s", "step_tokens", "drafted_by_depth", "accepted_by_depth")
-MODES = ("plain", "mtp-strict", "mtp-batched", "mtp-combined")
 
 # A row that has one of these is finished; resume skips it unless asked to retry.
 STATUSES = (

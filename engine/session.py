@@ -149,7 +149,7 @@ class Session:
 
     def _finish(self, state: np.ndarray) -> None:
         """Logits of the last row."""
-        self._logits[...] = self.trunk.logits(state[-1:])[0]
+        self.trunk.logits(state[-1:], self._logits[None])
         self._fresh = True
 
     def sync(
@@ -230,8 +230,6 @@ class Session:
         assert 1 <= len(tokens) <= ROLLBACK, len(tokens)
         states = self._advance(self._check(tokens))
         logits = self.trunk.logits(states)
-        if len(tokens) == 1:
-            logits = logits.copy()
         self._logits[...] = logits[-1]
         self._fresh = True
         return logits, states

@@ -158,10 +158,9 @@ def _tokens(
     engine: Any, prompt_file: Path | None, tokens_file: Path | None, n_tokens: int
 ) -> list[int]:
     if tokens_file is not None:
-        words = tokens_file.read_text().split()
-        if not all(word.isdecimal() for word in words):
-            raise OptionError(f"--tokens: expected token ids, found other words in {tokens_file}")
-        tokens = [int(word) for word in words]
+        from engine.cli.logits_cmd import read_ids
+
+        tokens = read_ids(tokens_file)
     else:
         if prompt_file is not None:
             from engine.text.files import read_text

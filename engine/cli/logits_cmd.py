@@ -38,7 +38,7 @@ from engine.tooling.model_options import model_options, take_model_options
 def logits_command(**values: Any) -> None:
     """Write the logits of a token sequence, for comparison with other engines."""
     options = take_model_options(values, say)
-    ids = _read_ids(values["tokens_path"])
+    ids = read_ids(values["tokens_path"])
     out, routing = values["out"], values["routing"]
     from engine.tooling.publish import check_output
 
@@ -69,7 +69,7 @@ def logits_command(**values: Any) -> None:
         _write(out, routing, logits, routed)
 
 
-def _read_ids(path: Path) -> list[int]:
+def read_ids(path: Path) -> list[int]:
     """Token ids of a text file, at least one.
 
     Raises

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 from engine.cache.kv import KVCache
-from engine.cache.memory import aligned
 from engine.forward.layer import Angles, LayerPass
-from engine.forward.model import Head, Model, Weight
+from engine.forward.model import Head, Model
 from engine.forward.rope import RopeTable
 from engine.forward.scratch import Scratch
 from engine.shape import Shape
@@ -40,7 +39,6 @@ class Trunk:
             True: RopeTable(model.shape, compressed=True),
         }
         self._ratios = sorted({r for r in model.shape.compress_ratios if r})
-        self._logits = aligned((1, model.shape.n_vocab))
 
     def angles(self, pos0: int, n: int) -> Angles:
         """Rotary angles of the rows pos0 .. pos0+n-1 and of the windows that end in them."""
@@ -83,7 +81,6 @@ class Trunk:
         state: np.ndarray,
         out: np.ndarray | None = None,
         head: Head | None = None,
-        output: Weight | None = None,
     ) -> np.ndarray:
         """Logits of the given rows.
 
@@ -91,8 +88,8 @@ class Trunk:
         ----------
         state : float32 array of shape (n, n_hc, n_embd)
         out : float32 array of shape (n, n_vocab), optional
-            Overwritten; without it a fresh array is made (one row: a reused one).
-        head, output : optional
+            Overwritten; without it a fresh array is made.
+        head : Head, optional
             Another block's head (MTP); the trunk's by default.
 
         Returns
@@ -103,7 +100,7 @@ class Trunk:
         head = self.model.head if head is None else head
         n = len(state)
         if out is None:
-            out = self._logits if n == 1 else np.empty((n, shape.n_vocab), np.float32)
+            out = np.empty((n, shape.n_vocab), np.float32)
         s = self.scratch.view(n)
         flat = np.ascontiguousarray(state).reshape(n, -1)
         ops.rms_norm(s.flat, flat, None, shape.rms_eps)
@@ -112,7 +109,7 @@ class Trunk:
             s.x, s.head_mix, flat.reshape(state.shape), head.scale, head.base, shape.hc_eps
         )
         ops.rms_norm(s.x, s.x, head.norm, shape.rms_eps)
-        ops.matmul(out, s.x, self.model.output if output is None else output)
+        ops.matmul(out, s.x, self.model.output)
         if self.layers.tap:
             self.layers.tap("logits", shape.n_layer, out)
         return out

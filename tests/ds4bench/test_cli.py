@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 import ds4bench.sweep as sweep_module
 from ds4bench import cli, exits
-from ds4bench.records import MODES
+from engine.options import MODES
 from tests.ds4bench.fakes import SPEC
 
 

@@ -18,8 +18,8 @@ from ds4bench.protocol import (
     timed_prefill,
     warm_up,
 )
-from ds4bench.records import MODES
 from engine.errors import EngineError
+from engine.options import MODES
 from tests.ds4bench.fakes import SAVE_S, FakeDecoder, FakeModel, FakeSession, open_worker
 
 SETTINGS = {

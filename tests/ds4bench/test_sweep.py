@@ -17,8 +17,9 @@ from click.testing import CliRunner
 import ds4bench.sweep as sweep_module
 from ds4bench import cli, exits
 from ds4bench.plan import GIVE_UP_AFTER, PARK_AFTER
-from ds4bench.records import MODES, read_rows
+from ds4bench.records import read_rows
 from ds4bench.records_csv import UPSTREAM
+from engine.options import MODES
 from engine.tooling.journal import encode, scan
 from tests.ds4bench.fakes import SPEC
 

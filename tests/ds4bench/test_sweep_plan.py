@@ -23,8 +23,8 @@ from ds4bench.plan import (
     frontiers,
     row_key,
 )
-from ds4bench.records import MODES
 from engine.errors import ContextError, EngineError, LayoutError, MemoryBudgetError, OptionError
+from engine.options import MODES
 
 MODEL = Path("m.gguf")
 

@@ -9,12 +9,13 @@ import sys
 
 import pytest
 
-from ds4bench.records import MODES, read_rows
+from ds4bench.records import read_rows
 from ds4bench.worker import handle
 from ds4bench.worker_model import FileModel, open_worker, read_through
 from engine.models.shapes import named_shape
 from engine.models.text import generate_text
 from engine.models.write import write_model
+from engine.options import MODES
 
 
 @pytest.fixture(scope="module")
