@@ -1,0 +1,100 @@
+"""Kernel definitions: a Python function, its explicit signature and its launch limits.
+
+A definition compiles nothing and needs no driver. `compile` turns it into machine code for one
+architecture, `natsim` into native code of this processor; a device launches either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from numba import cuda
+from numba.cuda import types
+
+F32, I32, U32, U64 = types.float32, types.int32, types.uint32, types.uint64
+F32P = types.CPointer(types.float32)
+I32P = types.CPointer(types.int32)
+U32P = types.CPointer(types.uint32)
+I16P = types.CPointer(types.int16)
+U16P = types.CPointer(types.uint16)  # float16 and bfloat16 are stored as their bits
+I8P = types.CPointer(types.int8)
+U8P = types.CPointer(types.uint8)
+I64P = types.CPointer(types.int64)
+
+REGISTRY: dict[str, Kernel] = {}
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """One kernel.
+
+    Parameters
+    ----------
+    name : str
+        Unique; the symbol in machine code and in every table.
+    function : callable
+        Body in numba.cuda's subset of Python.
+    args : tuple of numba types
+        CPointer types for buffers, 32-bit scalars otherwise; nothing is ever converted.
+    threads : int
+        Threads of a block; launches always use exactly this many (in x).
+    min_blocks : int
+        Blocks that must fit on one multiprocessor; 0 leaves it to the compiler.
+    max_registers : int
+        Cap per thread; 0 means none.
+    dynamic_smem : int
+        Bytes of dynamic shared memory that a launch takes; static arrays are not counted.
+    """
+
+    name: str
+    function: Callable[..., None]
+    args: tuple[Any, ...]
+    threads: int
+    min_blocks: int = 0
+    max_registers: int = 0
+    dynamic_smem: int = 0
+    file: str = field(default="")
+
+    def jit_options(self) -> dict[str, Any]:
+        """Options of `numba.cuda.jit` with which this kernel is always compiled."""
+        bounds: Any = (self.threads, self.min_blocks) if self.min_blocks else self.threads
+        options: dict[str, Any] = {"fastmath": False, "launch_bounds": bounds}
+        if self.max_registers:
+            options["max_registers"] = self.max_registers
+        return options
+
+
+def kernel(
+    *args: Any,
+    threads: int,
+    name: str = "",
+    min_blocks: int = 0,
+    max_registers: int = 0,
+    dynamic_smem: int = 0,
+) -> Callable[[Callable[..., None]], Kernel]:
+    """Decorator: register a kernel under its function's name, or under `name` for generated ones."""
+
+    def register(function: Callable[..., None]) -> Kernel:
+        made = Kernel(
+            name or function.__name__,
+            function,
+            args,
+            threads,
+            min_blocks,
+            max_registers,
+            dynamic_smem,
+            function.__code__.co_filename,
+        )
+        if made.name in REGISTRY:
+            raise ValueError(f"kernel: expected a new name, found {made.name} again")
+        REGISTRY[made.name] = made
+        return made
+
+    return register
+
+
+def device(function: Callable[..., Any]) -> Any:
+    """Decorator of helpers that kernels call; always inlined, so that no call costs registers."""
+    return cuda.jit(device=True, inline="always")(function)
