@@ -290,7 +290,7 @@ def open_engine(options: EngineOptions) -> Engine:
             return weight
 
         build = partial(ops.prepare, activations=options.activations, repack=repack)
-        preparer = Preparer(prepare)
+        preparer = Preparer(prepare, ops.vector)
         engine.model = preparer.trunk(shape, bound)
         if bound_mtp is not None:
             engine.mtp = preparer.mtp(shape, bound_mtp)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -53,19 +53,22 @@ class Session:
         self._chunk = min(options.prefill_chunk, ctx)
         official = options.kv == "official"
         self.cache = KVCache(engine.ops, engine.shape, ctx, self._chunk, official)
-        self.trunk = Trunk(engine.ops, engine.model, official, max(self._chunk, ROLLBACK))
+        rows = max(self._chunk, ROLLBACK)
+        self.trunk = Trunk(engine.ops, engine.model, official, rows, ctx)
         self.identity: SessionIdentity | None = None
         self._tokens: list[int] = []
         self._high = 0  # rows up to here may have been written
         self._floor = 0  # rows before here are not kept for going back
-        self._logits = np.zeros(engine.shape.n_vocab, np.float32)
+        # Row 0: the last token's; the rows of a verification follow from row 0 on, too.
+        self._logits = engine.ops.new_array((1, engine.shape.n_vocab))
+        self._checked = engine.ops.new_array((0, engine.shape.n_vocab))  # grows to 16 if used
         self._fresh = False  # whether _logits belongs to the last token
         # Changes whenever the live end moves by anything but appending; drafters watch it.
         self.epoch = 0
         # Final states by position: enough for a drafter's window, or just the last one.
         self._n_states = engine.shape.n_swa + ROLLBACK if engine.mtp is not None else 1
-        self._states = np.zeros(
-            (self._n_states, engine.shape.n_hc, engine.shape.n_embd), np.float32
+        self._states = engine.ops.new_array(
+            (self._n_states, engine.shape.n_hc, engine.shape.n_embd)
         )
         self._states_from = 0  # first position whose state is known; n_past: none is
 
@@ -95,11 +98,14 @@ class Session:
         """
         if not self._fresh:
             raise RebuildNeeded("logits: expected an evaluated token, found none since the rewind")
-        return self._logits
+        return np.asarray(self._logits)[0]
 
     @property
-    def hidden(self) -> np.ndarray | None:
-        """Final state of the last token, float32 (n_hc, n_embd); None when it was not kept."""
+    def hidden(self) -> Any:
+        """Final state of the last token, float32 (n_hc, n_embd); None when it was not kept.
+
+        An array of the kernel set, which the next evaluation may overwrite.
+        """
         last = self.n_past - 1
         return self._states[last % self._n_states] if last >= self._states_from else None
 
@@ -114,15 +120,18 @@ class Session:
         tokens : int32 array of shape (k,)
         """
         first = max(self._states_from, self.n_past - min(n, self._n_states), 0)
-        rows = np.arange(first, self.n_past) % self._n_states
-        return first, self._states[rows], np.array(self._tokens[first:], np.int32)
+        tokens = np.array(self._tokens[first:], np.int32)
+        return first, self.states(first, self.n_past - first), tokens
 
-    def _keep_states(self, state: np.ndarray, pos0: int) -> None:
-        n = len(state)
-        keep = min(n, self._n_states)
-        rows = np.arange(pos0 + n - keep, pos0 + n) % self._n_states
-        self._states[rows] = state[n - keep :]
-        self._states_from = max(self._states_from, pos0 + n - self._n_states)
+    def states(self, first: int, n: int) -> Any:
+        """Final states of n tokens from position `first` on, which must be known.
+
+        Returns
+        -------
+        float32 array of shape (n, n_hc, n_embd), of the kernel set
+        """
+        assert first >= self._states_from and first + n <= self.n_past, (first, n)
+        return self.engine.ops.ring_get(self._states, first, n)
 
     def _check(self, tokens: Sequence[int]) -> np.ndarray:
         ids = np.asarray(tokens, dtype=np.int64)
@@ -141,15 +150,15 @@ class Session:
         """Evaluate one chunk at the live end; returns the state rows (a view)."""
         pos0 = self.n_past
         self._fresh = False
-        state = self.trunk.evaluate(self.cache, ids, pos0)
-        self._keep_states(state, pos0)
+        state = self.trunk.evaluate(self.cache, ids, pos0, self._states)
+        self._states_from = max(self._states_from, pos0 + len(ids) - self._n_states)
         self._tokens.extend(ids.tolist())
         self._high = max(self._high, self.n_past)
         return state
 
     def _finish(self, state: np.ndarray) -> None:
         """Logits of the last row."""
-        self.trunk.logits(state[-1:], self._logits[None])
+        self.trunk.logits(state[-1:], self._logits, name=f"last of {len(state)}")
         self._fresh = True
 
     def sync(
@@ -207,9 +216,15 @@ class Session:
         return total
 
     def eval(self, token: int) -> np.ndarray:
-        """Append one token; returns its logits (the array of `logits`)."""
+        """Append one token.
+
+        Returns
+        -------
+        float32 array of shape (n_vocab,)
+            Its logits: an array of the kernel set, overwritten by the next evaluation.
+        """
         self._finish(self._advance(self._check((token,))))
-        return self._logits
+        return self._logits[0]
 
     def verify(self, tokens: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Append a few tokens in one pass, with logits after each of them.
@@ -224,13 +239,17 @@ class Session:
         Returns
         -------
         logits : float32 array of shape (n, n_vocab)
+            An array of the kernel set, overwritten by the next verification.
         states : float32 array of shape (n, n_hc, n_embd)
-            A view that the next evaluation overwrites.
+            Likewise; a view that the next evaluation overwrites.
         """
-        assert 1 <= len(tokens) <= ROLLBACK, len(tokens)
+        n = len(tokens)
+        assert 1 <= n <= ROLLBACK, n
         states = self._advance(self._check(tokens))
-        logits = self.trunk.logits(states)
-        self._logits[...] = logits[-1]
+        if not len(self._checked):
+            self._checked = self.engine.ops.new_array((ROLLBACK, self.engine.shape.n_vocab))
+        logits = self.trunk.logits(states, self._checked[:n], name="verify")
+        self._logits[...] = logits[n - 1 :]
         self._fresh = True
         return logits, states
 
@@ -272,7 +291,7 @@ class Session:
             self.identity = None
             return
         if logits is not None:
-            self._logits[...] = logits
+            self._logits[...] = logits.reshape(1, -1)
             self._fresh = True
 
     def all_logits(
@@ -308,12 +327,12 @@ class Session:
                 state = self._advance(ids[start:stop])
                 for row in range(0, stop - start, LOGIT_ROWS):
                     part = state[row : row + LOGIT_ROWS]
-                    self.trunk.logits(part, logits[start + row : start + row + len(part)])
+                    logits[start + row : start + row + len(part)] = self.trunk.logits(part)
         finally:
             if collected is not None:
                 self.trunk.layers.tap = None
         if len(ids):
-            self._logits[...] = logits[-1]
+            self._logits[...] = logits[-1:]
             self._fresh = True
         return logits, collected
 
@@ -321,7 +340,8 @@ class Session:
         """Snapshot of the timeline in memory; `logits` must be valid."""
         options = self.engine.options
         _, states, _ = self.history(self._n_states)
-        return snapshot.save(self.cache, self._tokens, self.logits, options.kv, self._chunk, states)
+        host = np.array(states, np.float32)
+        return snapshot.save(self.cache, self._tokens, self.logits, options.kv, self._chunk, host)
 
     def restore(self, saved: Snapshot) -> None:
         """Put the timeline back to a snapshot taken from this engine's model.
@@ -333,7 +353,7 @@ class Session:
         """
         tokens, logits = snapshot.load(self.cache, saved, self.engine.options.kv)
         self._tokens = tokens
-        self._logits[...] = logits
+        self._logits[...] = logits[None]
         self._fresh = True
         self._high = self._floor = len(tokens)
         self.epoch += 1
@@ -341,8 +361,8 @@ class Session:
             self._states_from = len(tokens)
         else:
             self._states_from = max(len(tokens) - len(saved.states), 0)
-            rows = np.arange(self._states_from, len(tokens)) % self._n_states
-            self._states[rows] = saved.states
+            kept = saved.states[len(saved.states) - (len(tokens) - self._states_from) :]
+            self.engine.ops.ring_set(self._states, self._states_from, kept)
 
     def save_file(self, path: Path, title: str | None = None) -> None:
         """Write the session to a file; a session that was loaded or saved keeps its identity.

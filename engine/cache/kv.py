@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from engine.cache.memory import aligned
 from engine.shape import Shape
 
 ROLLBACK = 16  # tokens that may be taken back without a snapshot
@@ -31,7 +30,8 @@ def raw_rows(shape: Shape, chunk: int, ctx: int) -> int:
 class LayerCache:
     """One layer's rows; members that a layer of this ratio has no use for are None.
 
-    raw (raw_cap, head_dim), comp (comp_cap, head_dim), ring_* (ring_rows, W): float32.
+    raw (raw_cap, head_dim), comp (comp_cap, head_dim): rows as the kernel set stores them;
+    ring_* (ring_rows, W): float32. All of them are the kernel set's arrays.
     index: the kernel set's own storage of indexer rows.
     """
 
@@ -49,7 +49,7 @@ def new_layer(
     ops: Any, shape: Shape, ratio: int, ctx: int, chunk: int, official: bool
 ) -> LayerCache:
     """Allocate one layer's rows; large arrays are zero pages until they are written."""
-    raw = aligned((raw_rows(shape, chunk, ctx), shape.head_dim))
+    raw = ops.new_kv_rows(raw_rows(shape, chunk, ctx), shape.head_dim, official)
     if not ratio:
         return LayerCache(0, raw)
     cap = ctx // ratio + 1
@@ -58,15 +58,15 @@ def new_layer(
     cache = LayerCache(
         ratio,
         raw,
-        comp=aligned((cap, shape.head_dim)),
-        ring_kv=aligned((rows, width)),
-        ring_score=aligned((rows, width)),
+        comp=ops.new_kv_rows(cap, shape.head_dim, official),
+        ring_kv=ops.new_array((rows, width)),
+        ring_score=ops.new_array((rows, width)),
     )
     if ratio == 4:
         cache.index = ops.new_index_rows(cap, shape.idx_head_dim, official)
         width = shape.idx_comp_width()
-        cache.idx_ring_kv = aligned((rows, width))
-        cache.idx_ring_score = aligned((rows, width))
+        cache.idx_ring_kv = ops.new_array((rows, width))
+        cache.idx_ring_score = ops.new_array((rows, width))
     return cache
 
 
@@ -74,6 +74,7 @@ class KVCache:
     """The rows of all layers of one session."""
 
     def __init__(self, ops: Any, shape: Shape, ctx: int, chunk: int, official: bool) -> None:
+        self.ops = ops
         self.shape = shape
         self.ctx = ctx
         self.layers = [

@@ -18,6 +18,7 @@ score of -1e30, so equal histories give equal bytes whatever way they were reach
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -122,7 +123,7 @@ def _plane_positions(ratio: int, n_tokens: int) -> tuple[int, int]:
 
 
 def _save_planes(
-    out: _Writer, ring_kv: np.ndarray, ring_score: np.ndarray, ratio: int, n_tokens: int
+    out: _Writer, ops: Any, ring_kv: Any, ring_score: Any, ratio: int, n_tokens: int
 ) -> None:
     rows = plane_rows(ratio)
     first, last = _plane_positions(ratio, n_tokens)
@@ -130,12 +131,12 @@ def _save_planes(
     target = positions - (n_tokens // ratio * ratio) + (4 if ratio == 4 else 0)
     for ring, empty in ((ring_kv, np.float32(0)), (ring_score, NO_SCORE)):
         plane = np.full((rows, ring.shape[1]), empty, np.float32)
-        plane[target] = ring[positions % len(ring)]
+        plane[target] = ops.ring_get(ring, first, last - first)
         out.put(plane)
 
 
 def _load_planes(
-    source: _Reader, ring_kv: np.ndarray, ring_score: np.ndarray, ratio: int, n_tokens: int
+    source: _Reader, ops: Any, ring_kv: Any, ring_score: Any, ratio: int, n_tokens: int
 ) -> None:
     rows = plane_rows(ratio)
     first, last = _plane_positions(ratio, n_tokens)
@@ -143,7 +144,7 @@ def _load_planes(
     target = positions - (n_tokens // ratio * ratio) + (4 if ratio == 4 else 0)
     for ring in (ring_kv, ring_score):
         plane = source.take((rows, ring.shape[1]))
-        ring[positions % len(ring)] = plane[target]
+        ops.ring_set(ring, first, plane[target])
 
 
 def save(
@@ -166,7 +167,7 @@ def save(
         Prefill chunk, noted in the header.
     states : float32 array of shape (k, n_hc, n_embd), optional
     """
-    shape = cache.shape
+    shape, ops = cache.shape, cache.ops
     n = len(tokens)
     live = min(shape.n_swa, n)
     out = _Writer(snapshot_bytes(shape, n))
@@ -182,14 +183,14 @@ def save(
         counts += [n_comp, n_comp if c.ratio == 4 else 0]
     out.put(np.array(counts), "<u4")
     for c in cache.layers:
-        out.put(c.raw[np.arange(n - live, n) % len(c.raw)])
+        out.put(ops.ring_get(c.raw, n - live, live))
         if not c.ratio:
             continue
         out.put(c.comp[: n // c.ratio])
-        _save_planes(out, c.ring_kv, c.ring_score, c.ratio, n)
+        _save_planes(out, ops, c.ring_kv, c.ring_score, c.ratio, n)
         if c.ratio == 4:
             out.put(c.index.export(n // 4))
-            _save_planes(out, c.idx_ring_kv, c.idx_ring_score, 4, n)
+            _save_planes(out, ops, c.idx_ring_kv, c.idx_ring_score, 4, n)
     return Snapshot(out.done(), kv, states)
 
 
@@ -259,17 +260,17 @@ def load(cache: KVCache, snapshot: Snapshot, kv: str) -> tuple[list[int], np.nda
         if counts[i] != expected:
             raise SnapshotError(f"snapshot: layer {i}: expected rows {expected}, found {counts[i]}")
     for c in cache.layers:
-        _load_layer(source, c, shape, n, live)
+        _load_layer(source, cache.ops, c, shape, n, live)
     source.done()
     return tokens, logits
 
 
-def _load_layer(source: _Reader, c: LayerCache, shape: Shape, n: int, live: int) -> None:
-    c.raw[np.arange(n - live, n) % len(c.raw)] = source.take((live, shape.head_dim))
+def _load_layer(source: _Reader, ops: Any, c: LayerCache, shape: Shape, n: int, live: int) -> None:
+    ops.ring_set(c.raw, n - live, source.take((live, shape.head_dim)))
     if not c.ratio:
         return
     c.comp[: n // c.ratio] = source.take((n // c.ratio, shape.head_dim))
-    _load_planes(source, c.ring_kv, c.ring_score, c.ratio, n)
+    _load_planes(source, ops, c.ring_kv, c.ring_score, c.ratio, n)
     if c.ratio == 4:
         c.index.load(source.take((n // 4, shape.idx_head_dim)))
-        _load_planes(source, c.idx_ring_kv, c.idx_ring_score, 4, n)
+        _load_planes(source, ops, c.idx_ring_kv, c.idx_ring_score, 4, n)

@@ -58,6 +58,10 @@ class LayerPass:
         self._attention(index, layer, cache, s, n, pos0, angles)
         self._feed_forward(index, layer, s)
 
+    def indexing(self, pos0: int, n: int) -> bool:
+        """Whether scores matter: with every row visible inside the top k they cannot."""
+        return (pos0 + n) // 4 > self.shape.idx_top_k
+
     def store_rows(
         self,
         layer: Layer,
@@ -113,8 +117,7 @@ class LayerPass:
                 assert idx is not None
                 outs += [s.idx_kv, s.idx_gate]
                 weights += [idx.compressor.kv, idx.compressor.gate]
-                # With every row visible inside the top k, scores cannot matter.
-                indexing = (pos0 + n) // 4 > shape.idx_top_k
+                indexing = self.indexing(pos0, n)
                 if indexing:
                     outs.append(s.idx_w)
                     weights.append(idx.proj)
@@ -194,8 +197,7 @@ class LayerPass:
     ) -> None:
         """Pool the windows that these rows complete and append them to the compressed rows."""
         ops, eps, ratio = self.ops, self.shape.rms_eps, layer.ratio
-        first = pos0 // ratio
-        n_emit = (pos0 + n) // ratio - first
+        first, n_emit = ops.windows(pos0, n, ratio)
         comp = layer.compressor
         assert comp is not None
         comp_kv, comp_gate = self._comp_rows(ratio, s)

@@ -138,13 +138,21 @@ class Preparer:
     ----------
     prepare : callable
         ``prepare(tensor) -> Weight`` of the kernel set, options already applied.
+    vector : callable
+        The kernel set's ``vector(values) -> array``, for small tensors.
     """
 
-    def __init__(self, prepare: Callable[[Tensor], Weight]) -> None:
+    def __init__(
+        self, prepare: Callable[[Tensor], Weight], vector: Callable[[np.ndarray], Any]
+    ) -> None:
         self._prepare = prepare
+        self._place = vector
+
+    def _vector(self, tensor: Tensor) -> Any:
+        return self._place(vector(tensor))
 
     def trunk(self, shape: Shape, bound: TrunkWeights) -> Model:
-        p = self._prepare
+        p, vector = self._prepare, self._vector
         head = Head(
             p(bound.output_hc_fn),
             vector(bound.output_hc_scale),
@@ -164,7 +172,7 @@ class Preparer:
         return Model(shape, p(bound.token_embd), p(bound.output), head, layers)
 
     def mtp(self, shape: Shape, bound: MtpWeights) -> MtpModel:
-        p = self._prepare
+        p, vector = self._prepare, self._vector
         return MtpModel(
             p(bound.e_proj),
             p(bound.h_proj),
@@ -182,7 +190,7 @@ class Preparer:
     def layer(
         self, shape: Shape, t: LayerWeights, ratio: int, limit: float, limit_shared: float
     ) -> Layer:
-        p = self._prepare
+        p, vector = self._prepare, self._vector
         compressor = indexer = None
         if ratio:
             compressor = Compressor(
@@ -208,7 +216,7 @@ class Preparer:
             bias = (
                 vector(t.exp_probs_b)
                 if t.exp_probs_b is not None
-                else np.zeros(shape.n_expert, np.float32)
+                else self._place(np.zeros(shape.n_expert, np.float32))
             )
         return Layer(
             ratio=ratio,
@@ -232,7 +240,9 @@ class Preparer:
             ffn_norm=vector(t.ffn_norm),
             router=p(t.ffn_gate_inp),
             router_bias=bias,
-            tid2eid=_table(_bound(t.ffn_gate_tid2eid), shape.n_expert) if hashed else None,
+            tid2eid=(
+                self._place(_table(_bound(t.ffn_gate_tid2eid), shape.n_expert)) if hashed else None
+            ),
             gate_exps=p(t.ffn_gate_exps),
             up_exps=p(t.ffn_up_exps),
             down_exps=p(t.ffn_down_exps),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
-from engine.cache.memory import aligned
 from engine.shape import Shape
 
 
@@ -64,10 +64,11 @@ def scratch_bytes(shape: Shape, chunk: int) -> int:
 class Scratch:
     """Arrays of `rows` rows; `view(n)` gives the first n of each, cached for the usual n."""
 
-    def __init__(self, shape: Shape, rows: int) -> None:
+    def __init__(self, ops: Any, shape: Shape, rows: int) -> None:
         self.rows = rows
         self._arrays = {
-            name: aligned((rows, *dims), dtype) for name, (dims, dtype) in layout(shape).items()
+            name: ops.new_array((rows, *dims), dtype)
+            for name, (dims, dtype) in layout(shape).items()
         }
         self._views: dict[int, SimpleNamespace] = {}
 

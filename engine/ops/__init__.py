@@ -1,9 +1,11 @@
 """The op vocabulary: one name per step of the forward pass, the same in every kernel set.
 
-A kernel set is a package (`reference`, `cpu`) that defines every name below with the same
-signature; `forward` receives it as an argument and never names a backend. Outputs come first and
-are overwritten. Axis names are `Shape`'s. All activations are float32 (float64 in `reference`),
-C-contiguous; `n` is the number of rows (tokens) in the call, row i is at position ``pos0 + i``.
+A kernel set is a package (`reference`, `cpu`) or an object (`cuda`) that defines every name below
+with the same signature; `forward` receives it as an argument and never names a backend. Outputs
+come first and are overwritten. Axis names are `Shape`'s. All activations are float32 (float64 in
+`reference`), C-contiguous; `n` is the number of rows (tokens) in the call, row i is at position
+``pos0 + i``. Arrays are the set's own: NumPy's, or ones in a device's memory that
+``numpy.asarray`` reads.
 
     embed_hc(state, tokens, table)              state (n, n_hc, n_embd); table: prepared Weight
     rms_norm(out, x, weight, eps)               x (n, d); weight (d,) or None; out may be x
@@ -29,6 +31,17 @@ C-contiguous; `n` is the number of rows (tokens) in the call, row i is at positi
     swiglu(out, gate, up, limit)
     add(out, x)                                 out += x
     argmax(logits) -> int                       first maximum; raises NonFiniteError
+
+Memory and passes (`host` serves the sets that compute in host memory):
+
+    new_array(shape, dtype), new_kv_rows(cap, dim, official), vector(values)
+    rope_table(table, n_positions)              what `at` of the result gives is cos and sin
+    windows(pos0, n, ratio) -> row0, n_emit     `row0` and rows of the stores below; a set that
+                                                records passes answers for every position at once
+    run(owner, key, pos0, body)                 run a pass, or replay the recorded one
+    ring_put(ring, rows, pos0, skip), ring_set(ring, pos0, host_rows), ring_get(ring, pos0, n)
+    add_streams(state, y)                       state (n, n_hc, n_embd) += y (n, n_embd)
+    free_bytes()
 
 `prepare(tensor, *, activations, repack) -> Weight` turns a file tensor into what `matmul`,
 `matmul_grouped`, `routed_moe` and `embed_hc` take; `repack_bytes(tensor)` says what a repacked copy

@@ -102,11 +102,10 @@ class _Speculative:
     def _single(self, token: int) -> np.ndarray:
         """Evaluate one token and keep the drafter's window whole."""
         session, b = self.session, self.session.n_past
-        before = session.hidden if self.drafter.ready() else None
-        state = None if before is None else before.copy()
+        ready = self.drafter.ready()
         logits = session.eval(token)
-        if state is not None:
-            self.drafter.committed(state[None], [token], b)
+        if ready:
+            self.drafter.committed(session.states(b - 1, 1), [token], b)
         return logits
 
     def _count(self, limit: int) -> int:
@@ -205,31 +204,23 @@ class Strict(Batched):
         session, clock = self.session, self.clock
         t0 = clock()
         logits = session.eval(second)
-        states = [_last_state(session)]
         for i, draft in enumerate(drafts):
             replacement = self.policy.judge(logits, draft, notes[i], b + 1 + i)
             if replacement is not None:
                 kept, token = i, replacement
                 break
             logits = session.eval(draft)
-            states.append(_last_state(session))
         else:
             kept = len(drafts)
             token = self.policy.choose(logits, session.n_past)
         t1 = clock()
-        self.drafter.committed(np.stack(states)[:kept], drafts[:kept], b + 1)
+        self.drafter.committed(session.states(b, kept), drafts[:kept], b + 1)
         return kept, token, t1 - t0, clock() - t1
-
-
-def _last_state(session: Session) -> np.ndarray:
-    """Copy of the state that an evaluation has just left."""
-    assert session.hidden is not None
-    return session.hidden.copy()
 
 
 def _gap(logits: np.ndarray) -> float:
     """Distance between the two largest logits."""
-    top = np.partition(logits, -2)[-2:]
+    top = np.partition(np.asarray(logits), -2)[-2:]
     return float(top[1] - top[0])
 
 

@@ -6,10 +6,11 @@ block was trained (DeepSeek V3 technical report, section 2.2); its logits guess 
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 
 from engine.cache.kv import ROLLBACK, LayerCache
-from engine.cache.memory import aligned
 from engine.forward.scratch import Scratch
 from engine.forward.trunk import Trunk
 from engine.session import Session
@@ -37,14 +38,17 @@ class Drafter:
         self.trunk: Trunk = session.trunk
         shape = engine.shape
         self._rows = shape.n_swa
-        self.cache = LayerCache(
-            0, aligned((-(-(2 * self._rows + ROLLBACK) // 256) * 256, shape.head_dim))
-        )
+        ops = engine.ops
+        cap = -(-(2 * self._rows + ROLLBACK) // 256) * 256
+        official = engine.options.kv == "official"
+        self.cache = LayerCache(0, ops.new_kv_rows(cap, shape.head_dim, official))
         # The trunk's scratch is in use between a verification and the rewrite of its rows.
-        self._scratch = Scratch(shape, max(self._rows, ROLLBACK))
+        self._scratch = Scratch(ops, shape, max(self._rows, ROLLBACK))
         rows = max(self._rows, ROLLBACK)
-        self._norm = aligned((rows, shape.n_hc, shape.n_embd))
-        self._logits = aligned((1, shape.n_vocab))
+        self._norm = ops.new_array((rows, shape.n_hc, shape.n_embd))
+        # Passes work on the same arrays each time, so the states they start from are copied here.
+        self._source = ops.new_array((rows, shape.n_hc, shape.n_embd))
+        self._logits = ops.new_array((1, shape.n_vocab))
         self._base = 0  # position of the block's first row
         self._end = -1  # position that the next row must have; -1: nothing is valid
         self._epoch = -1
@@ -87,13 +91,25 @@ class Drafter:
         state : float32 array of shape (n_hc, n_embd)
             The block's state; a view that the next call overwrites.
         """
-        s = self._enter(state[None], np.array([token], np.int32))
+        s = self._scratch.view(1)
+        s.tokens[:] = np.array([token], np.int32)
+        self._source[:1] = state.reshape(1, *state.shape)
         at = pos - self._base
-        angles = self.trunk.angles(at, 1)
-        self.trunk.layers.run(
-            self.session.engine.shape.n_layer, self.block.layer, self.cache, s, 1, at, angles
-        )
-        logits = self.trunk.logits(s.state, self._logits, head=self.block.head)
+
+        def body() -> None:
+            self._enter(s, 1)
+            self.trunk.layers.run(
+                self.session.engine.shape.n_layer,
+                self.block.layer,
+                self.cache,
+                s,
+                1,
+                at,
+                self.trunk.angles(at, 1),
+            )
+
+        self.trunk.run_pass("draft", 1, at, body, self)
+        logits = self.trunk.logits(s.state, self._logits, self.block.head, "draft head", self)
         return logits[0], s.state[0]
 
     def committed(self, states: np.ndarray, tokens: list[int], pos0: int) -> None:
@@ -115,25 +131,27 @@ class Drafter:
     def _store(self, states: np.ndarray, tokens: np.ndarray, pos0: int) -> None:
         """Keys and values of rows whose logits nobody needs: no queries, no feed-forward."""
         n = len(tokens)
-        s = self._enter(states, tokens)
+        s = self._scratch.view(n)
+        s.tokens[:] = tokens
+        self._source[:n] = states
         at = pos0 - self._base
-        self.trunk.layers.store_rows(
-            self.block.layer, self.cache, s, at, self.trunk.angles(at, n).rows[False]
-        )
 
-    def _enter(self, states: np.ndarray, tokens: np.ndarray):
+        def body() -> None:
+            self._enter(s, n)
+            self.trunk.layers.store_rows(
+                self.block.layer, self.cache, s, at, self.trunk.angles(at, n).rows[False]
+            )
+
+        self.trunk.run_pass("draft rows", n, at, body, self)
+
+    def _enter(self, s: SimpleNamespace, n: int) -> None:
         """The block's input state: projected embedding plus projected trunk state per stream."""
         ops, shape, block = self.trunk.ops, self.session.engine.shape, self.block
-        n = len(tokens)
-        s = self._scratch.view(n)
-        norm = self._norm[:n]
-        s.tokens[:] = tokens
         ops.embed_hc(s.x.reshape(n, 1, -1), s.tokens, self.trunk.model.embed)
         ops.rms_norm(s.a, s.x, block.enorm, shape.rms_eps)
         ops.matmul(s.y, s.a, block.e_proj)
-        flat = norm.reshape(n * shape.n_hc, -1)
-        source = np.ascontiguousarray(states).reshape(n * shape.n_hc, -1)
+        flat = self._norm[:n].reshape(n * shape.n_hc, -1)
+        source = self._source[:n].reshape(n * shape.n_hc, -1)
         ops.rms_norm(flat, source, block.hnorm, shape.rms_eps)
         ops.matmul(s.state.reshape(n * shape.n_hc, -1), flat, block.h_proj)
-        np.add(s.state, s.y[:, None, :], out=s.state)
-        return s
+        ops.add_streams(s.state, s.y)

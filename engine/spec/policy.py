@@ -22,17 +22,18 @@ class _Banned:
     """Tokens that must not be chosen, masked for the length of a call."""
 
     def __init__(self, banned: Iterable[int]) -> None:
-        self._ids = np.array(sorted(set(banned)), np.int64)
+        self.ids = np.array(sorted(set(banned)), np.int64)
 
     def __bool__(self) -> bool:
-        return self._ids.size > 0
+        return self.ids.size > 0
 
     def masked(self, logits: np.ndarray) -> np.ndarray:
-        """The logits themselves when nothing is banned, else a masked copy."""
-        if not self._ids.size:
+        """The logits on the host; themselves when nothing is banned, else a masked copy."""
+        logits = np.asarray(logits)
+        if not self.ids.size:
             return logits
         logits = logits.copy()
-        logits[self._ids] = _NEVER
+        logits[self.ids] = _NEVER
         return logits
 
 
@@ -43,6 +44,8 @@ class Greedy:
         self._banned = _Banned(banned)
 
     def choose(self, logits: np.ndarray, position: int) -> int:
+        if not isinstance(logits, np.ndarray):
+            return logits.first_maximum(self._banned.ids)  # where the logits are
         check_finite(logits)
         return int(np.argmax(self._banned.masked(logits)))
 

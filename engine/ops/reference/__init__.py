@@ -4,6 +4,19 @@ It accepts arrays of any float type, computes in float64 and rounds only when it
 small model can run on it. Nothing here is fast.
 """
 
+from engine.ops.host import (
+    add_streams,
+    free_bytes,
+    new_array,
+    new_kv_rows,
+    ring_get,
+    ring_put,
+    ring_set,
+    rope_table,
+    run,
+    vector,
+    windows,
+)
 from engine.ops.reference.attention import attend
 from engine.ops.reference.compressor import compressor_pool, compressor_store
 from engine.ops.reference.facts import facts, moe_bytes, notices, repack_bytes, set_threads
@@ -24,12 +37,14 @@ from engine.ops.reference.router import router_hash, router_select
 
 __all__ = [
     "add",
+    "add_streams",
     "argmax",
     "attend",
     "compressor_pool",
     "compressor_store",
     "embed_hc",
     "facts",
+    "free_bytes",
     "hc_collapse",
     "hc_expand",
     "hc_split",
@@ -41,17 +56,26 @@ __all__ = [
     "matmul_grouped",
     "matmul_multi",
     "moe_bytes",
+    "new_array",
     "new_index_rows",
+    "new_kv_rows",
     "notices",
     "prepare",
     "q_norm_rope",
     "repack_bytes",
+    "ring_get",
+    "ring_put",
+    "ring_set",
     "rms_norm",
+    "rope_table",
     "rope_tail",
     "routed_moe",
     "router_hash",
     "router_select",
+    "run",
     "set_threads",
     "shared_ffn",
     "swiglu",
+    "vector",
+    "windows",
 ]
