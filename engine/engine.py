@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from engine.cache import kv, session_file
-from engine.errors import BackendError, ContextError, LayoutError, MemoryBudgetError
+from engine.errors import ContextError, LayoutError, MemoryBudgetError
 from engine.forward.model import VECTOR_SUFFIXES, Model, MtpModel, Preparer
 from engine.forward.scratch import scratch_bytes
 from engine.options import MODES, EngineOptions
@@ -83,6 +83,7 @@ class Engine:
 
     def close(self) -> None:
         """Release the mappings; sessions must not be used afterwards."""
+        self.ops.close()
         self._file.close()
         if self._mtp_file is not None:
             self._mtp_file.close()
@@ -142,7 +143,7 @@ class Engine:
             raise ContextError(f"context: expected 1 to {limit} tokens, found {ctx}")
         estimate = self.memory_estimate(ctx)
         need = estimate.context + estimate.scratch
-        free = psutil.virtual_memory().available
+        free = self.ops.free_bytes()
         if need > free:
             raise MemoryBudgetError(
                 f"context: expected at most {free >> 20} MiB of free memory to be needed, "
@@ -185,16 +186,18 @@ class Engine:
         return facts
 
 
-def _load_ops(backend: str) -> Any:
-    if backend == "reference":
+def _load_ops(options: EngineOptions) -> Any:
+    if options.backend == "reference":
         from engine.ops import reference
 
         return reference
-    if backend == "cpu":
-        from engine.ops import cpu
+    if options.backend == "cuda":
+        from engine.ops.cuda import open_ops
 
-        return cpu
-    raise BackendError(f"backend: expected 'cpu' or 'reference', found {backend!r}")
+        return open_ops(options)
+    from engine.ops import cpu
+
+    return cpu
 
 
 def _check_dims(shape: Shape, options: EngineOptions) -> None:
@@ -223,7 +226,7 @@ def _check_dims(shape: Shape, options: EngineOptions) -> None:
 
 def _want_repack(options: EngineOptions, need: int) -> bool:
     """Whether to make the interleaved copy; 'auto' makes it within half of the free memory."""
-    if options.activations != "int8" or options.repack == "off":
+    if options.backend != "cpu" or options.activations != "int8" or options.repack == "off":
         return False
     if options.repack == "on":
         return True
@@ -272,7 +275,7 @@ def open_engine(options: EngineOptions) -> Engine:
                 check_values(mtp_file.path.name, block)
             tensors += block
 
-        ops = _load_ops(options.backend)
+        ops = _load_ops(options)
         engine = Engine(options, file, mtp_file, shape, ops)
         engine.threads = ops.set_threads(options.threads)
         engine.notices += ops.notices()

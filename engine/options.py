@@ -7,10 +7,14 @@ from pathlib import Path
 
 from engine.errors import OptionError
 
-BACKENDS = ("cpu", "reference")  # reference: NumPy float64, for comparisons only
+BACKENDS = ("cpu", "cuda", "reference")  # reference: NumPy float64, for comparisons only
 ACTIVATIONS = ("int8", "f32")
 KV_MODES = ("official", "f32")
 REPACK = ("auto", "on", "off")
+LAUNCH = ("graph", "prepared", "numba")  # how a recorded pass is launched on a CUDA device
+RESIDENCY = ("auto", "device", "hybrid", "mapped")  # where weights live for a CUDA device
+CHUNK = 512  # tokens of a prefill pass on a processor: activations of a layer stay in its caches
+CHUNK_CUDA = 2048  # on a GPU: enough tokens for every expert of a layer to have work
 # Decode modes; all but the first need an MTP block (see engine.spec).
 MODES = ("plain", "mtp-strict", "mtp-batched", "mtp-combined")
 
@@ -25,7 +29,7 @@ class EngineOptions:
         Trunk GGUF file.
     mtp_path : Path or None
         Separate MTP file (either layout); None when the trunk carries it or drafting is off.
-    backend : {'cpu', 'reference'}
+    backend : {'cpu', 'cuda', 'reference'}
     threads : int or None
         Worker threads; None takes every core this process may use.
     activations : {'int8', 'f32'}
@@ -37,7 +41,15 @@ class EngineOptions:
     check_values : bool
         Scan block scales for NaN and infinity while loading.
     prefill_chunk : int
-        Most tokens evaluated in one pass; results do not depend on it.
+        Most tokens evaluated in one pass; results do not depend on it. 0 takes the backend's own.
+    launch : {'graph', 'prepared', 'numba'}
+        CUDA: a pass is replayed as one graph, or launch by launch, or through numba's launcher.
+    residency : {'auto', 'device', 'hybrid', 'mapped'}
+        CUDA: weights copied to the device, partly copied, or read from the mapped file.
+    residency_gib : float or None
+        CUDA: most GiB of weights copied to the device; None lets the plan decide.
+    device : int
+        CUDA: ordinal of the device.
 
     Raises
     ------
@@ -53,7 +65,11 @@ class EngineOptions:
     kv: str = "official"
     repack: str = "auto"
     check_values: bool = True
-    prefill_chunk: int = 512
+    prefill_chunk: int = 0
+    launch: str = "graph"
+    residency: str = "auto"
+    residency_gib: float | None = None
+    device: int = 0
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -61,11 +77,22 @@ class EngineOptions:
             ("activations", ACTIVATIONS),
             ("kv", KV_MODES),
             ("repack", REPACK),
+            ("launch", LAUNCH),
+            ("residency", RESIDENCY),
         ):
             value = getattr(self, name)
             if value not in allowed:
                 raise OptionError(f"{name}: expected one of {', '.join(allowed)}, found {value!r}")
         if self.threads is not None and not 1 <= self.threads <= 1024:
             raise OptionError(f"threads: expected 1 to 1024, found {self.threads}")
-        if not 1 <= self.prefill_chunk <= 8192:
+        if not 0 <= self.prefill_chunk <= 8192:
             raise OptionError(f"prefill_chunk: expected 1 to 8192, found {self.prefill_chunk}")
+        if not self.prefill_chunk:
+            own = CHUNK_CUDA if self.backend == "cuda" else CHUNK
+            object.__setattr__(self, "prefill_chunk", own)
+        if self.residency_gib is not None and not 0 <= self.residency_gib < 1 << 20:
+            raise OptionError(f"residency_gib: expected 0 or more, found {self.residency_gib}")
+        if not 0 <= self.device < 64:
+            raise OptionError(f"device: expected 0 to 63, found {self.device}")
+        if self.backend == "cuda" and self.activations == "f32":
+            raise OptionError("activations: expected int8 with the cuda backend, found f32")

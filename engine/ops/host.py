@@ -71,3 +71,7 @@ def add_streams(state: np.ndarray, y: np.ndarray) -> None:
 def free_bytes() -> int:
     """Memory that is free for weights, rows and activations."""
     return psutil.virtual_memory().available
+
+
+def close() -> None:
+    """Nothing is held beyond the arrays themselves."""

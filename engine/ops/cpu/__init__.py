@@ -20,6 +20,7 @@ from engine.ops.cpu.select import indexer_select
 from engine.ops.cpu.weight import Weight, prepare, repack_bytes
 from engine.ops.host import (
     add_streams,
+    close,
     free_bytes,
     new_array,
     new_kv_rows,
@@ -38,6 +39,7 @@ __all__ = [
     "add_streams",
     "argmax",
     "attend",
+    "close",
     "compressor_pool",
     "compressor_store",
     "embed_hc",

@@ -6,6 +6,7 @@ small model can run on it. Nothing here is fast.
 
 from engine.ops.host import (
     add_streams,
+    close,
     free_bytes,
     new_array,
     new_kv_rows,
@@ -40,6 +41,7 @@ __all__ = [
     "add_streams",
     "argmax",
     "attend",
+    "close",
     "compressor_pool",
     "compressor_store",
     "embed_hc",

@@ -1,0 +1,397 @@
+"""The CUDA kernel set: the op vocabulary over one device, with passes recorded and replayed.
+
+`engine.ops` documents the vocabulary; every op here is a thin call of its module's function.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from engine.errors import NonFiniteError
+from engine.ops.cuda import (
+    argmax,
+    attention,
+    compressor,
+    embed,
+    hc,
+    indexer,
+    kv,
+    layout,
+    matmul,
+    moe,
+    norm,
+    rings,
+    rope,
+    router,
+    select,
+)
+from engine.ops.cuda.array import DeviceArray
+from engine.ops.cuda.context import Context
+
+GRAPH_ROWS = 16  # passes of up to this many rows are replayed as graphs: decode and verification
+KEPT_PASSES = 24  # recorded passes per owner; the oldest is dropped
+
+
+@dataclass(frozen=True, slots=True)
+class _Windows:
+    """The windows that n rows complete, wherever they begin; the device works out which."""
+
+    ratio: int
+    n: int
+
+
+class _Table:
+    """Cosines and sines of every position, (n_positions, n_rot // 2) each, on the device."""
+
+    def __init__(self, ctx: Context, cos: np.ndarray, sin: np.ndarray) -> None:
+        self._arrays = (ctx.put(cos), ctx.put(sin))
+
+    def at(self, pos0: int, n: int, step: int = 1) -> tuple[DeviceArray, DeviceArray]:
+        """The whole table: kernels index it by position."""
+        return self._arrays
+
+
+class CudaOps:
+    """Ops on one device.
+
+    Parameters
+    ----------
+    ctx : Context
+    launch : {'graph', 'prepared', 'numba'}
+        How recorded passes are replayed.
+    residency : object, optional
+        Decides where a tensor's bytes live and copies them there; by default all are copied.
+    """
+
+    def __init__(self, ctx: Context, launch: str = "graph", residency: Any = None) -> None:
+        self.ctx = ctx
+        self.launch = launch
+        self.residency = residency
+        self._passes: weakref.WeakKeyDictionary[Any, dict[Hashable, Any]]
+        self._passes = weakref.WeakKeyDictionary()
+        self._banned: dict[bytes, DeviceArray] = {}
+        self._launches: dict[str, int] = {}
+        ctx.first_maximum = self._first_maximum
+
+    # Memory and passes
+
+    def new_array(self, shape: tuple[int, ...], dtype: Any = np.float32) -> DeviceArray:
+        return self.ctx.zeros(shape, dtype)
+
+    def new_kv_rows(self, cap: int, dim: int, official: bool) -> DeviceArray:
+        """Official rows are rounded to float16 anyway, so they are stored as float16."""
+        return self.ctx.zeros((cap, dim), np.float16 if official else np.float32)
+
+    def vector(self, values: np.ndarray) -> DeviceArray:
+        return self.ctx.put(np.ascontiguousarray(values))
+
+    def rope_table(self, table: Any, n_positions: int) -> _Table:
+        return _Table(self.ctx, *map(np.ascontiguousarray, table.at(0, n_positions)))
+
+    def windows(self, pos0: int, n: int, ratio: int) -> tuple[_Windows, int]:
+        return _Windows(ratio, n), (n + ratio - 1) // ratio
+
+    def free_bytes(self) -> int:
+        return self.ctx.device.free_bytes()
+
+    def run(self, owner: object, key: Hashable | None, pos0: int, body: Callable[[], None]) -> None:
+        """Run a pass, recording it, or replay the owner's recorded pass of this key."""
+        ctx = self.ctx
+        ctx.forget()
+        ctx.set_position(pos0)
+        if key is None:
+            body()
+            ctx.forget()
+            return
+        passes = self._passes.setdefault(owner, {})
+        known = passes.get(key)
+        if known is not None and known[0] == ctx.generation:
+            known[1].replay()
+        else:
+            generation = ctx.generation
+            with ctx.recording() as log:
+                body()
+            rows = key[1] if isinstance(key, tuple) and isinstance(key[1], int) else 0
+            name = key[0] if isinstance(key, tuple) else str(key)
+            self._launches[f"{name} {rows}"] = sum(e[0] == "launch" for e in log)
+            # Working memory that grew during the pass has moved: record again next time.
+            if ctx.generation == generation:
+                passes.pop(key, None)
+                while len(passes) >= KEPT_PASSES:
+                    passes.pop(next(iter(passes)))
+                mode = self.launch if rows <= GRAPH_ROWS or self.launch != "graph" else "prepared"
+                passes[key] = generation, ctx.device.program(log, mode)
+        ctx.forget()
+
+    def ring_put(self, ring: DeviceArray, rows: DeviceArray, pos0: int, skip: int = 0) -> None:
+        rings.ring_put(self.ctx, ring, rows, skip)
+
+    def ring_set(self, ring: DeviceArray, pos0: int, rows: np.ndarray) -> None:
+        for at, first, stop in _pieces(len(ring), pos0, len(rows)):
+            ring[at : at + stop - first] = rows[first:stop]
+
+    def ring_get(self, ring: DeviceArray, pos0: int, n: int) -> DeviceArray:
+        """A view where the rows lie together, else a copy."""
+        pieces = _pieces(len(ring), pos0, n)
+        if len(pieces) <= 1:
+            at = pos0 % len(ring)
+            return ring[at : at + n]
+        out = self.ctx.empty((n, *ring.shape[1:]), ring.dtype)
+        for at, first, stop in pieces:
+            self.ctx.copy(out[first:stop], ring[at : at + stop - first])
+        return out
+
+    def add_streams(self, state: DeviceArray, y: DeviceArray) -> None:
+        rings.add_streams(self.ctx, state, y)
+
+    # Weights
+
+    def prepare(self, tensor: Any, *, activations: str, repack: bool) -> Any:
+        assert activations == "int8", activations
+        return layout.prepare(self.ctx, tensor, place=self.residency)
+
+    def repack_bytes(self, tensor: Any) -> int:
+        return layout.repack_bytes(tensor)
+
+    def moe_bytes(self, n: int, used: int, gate: Any, down: Any) -> int:
+        return moe.moe_bytes(n, used, gate, down)
+
+    # Answers to the engine
+
+    def set_threads(self, n: int | None) -> int:
+        """Host threads that compute: none of the model's work is done by them."""
+        return 1
+
+    def facts(self) -> dict[str, Any]:
+        facts = {"launch": self.launch, "launches": dict(self._launches)}
+        facts.update(self.ctx.device.facts())
+        if self.residency is not None:
+            facts.update(self.residency.facts())
+        return facts
+
+    def notices(self) -> list[str]:
+        return self.ctx.device.notices()
+
+    def close(self) -> None:
+        """Drop recorded passes; device memory follows as arrays are dropped."""
+        self._passes.clear()
+        self.ctx.device.synchronize()
+
+    # Products
+
+    def embed_hc(self, state: Any, tokens: Any, table: Any) -> None:
+        embed.embed_hc(self.ctx, state, tokens, table)
+
+    def matmul(self, out: Any, x: Any, w: Any) -> None:
+        matmul.matmul(self.ctx, out, x, w)
+
+    def matmul_multi(self, outs: Sequence[Any], x: Any, ws: Sequence[Any]) -> None:
+        matmul.matmul_multi(self.ctx, outs, x, ws)
+
+    def matmul_grouped(self, out: Any, x: Any, w: Any) -> None:
+        matmul.matmul_grouped(self.ctx, out, x, w)
+
+    # Rows
+
+    def rms_norm(self, out: Any, x: Any, weight: Any, eps: float) -> None:
+        norm.rms_norm(self.ctx, out, x, weight, eps)
+
+    def hc_split(
+        self,
+        x: Any,
+        post: Any,
+        comb: Any,
+        mix: Any,
+        state: Any,
+        scale: Any,
+        base: Any,
+        n_iter: int,
+        eps: float,
+    ) -> None:
+        hc.hc_split(self.ctx, x, post, comb, mix, state, scale, base, n_iter, eps)
+
+    def hc_expand(self, out: Any, y: Any, post: Any, comb: Any, state: Any) -> None:
+        hc.hc_expand(self.ctx, out, y, post, comb, state)
+
+    def hc_collapse(self, x: Any, mix: Any, state: Any, scale: Any, base: Any, eps: float) -> None:
+        hc.hc_collapse(self.ctx, x, mix, state, scale, base, eps)
+
+    def q_norm_rope(self, q: Any, cos: Any, sin: Any, eps: float) -> None:
+        rope.q_norm_rope(self.ctx, q, cos, sin, eps)
+
+    def rope_tail(self, x: Any, cos: Any, sin: Any, inverse: bool) -> None:
+        rope.rope_tail(self.ctx, x, cos, sin, inverse)
+
+    def kv_store(
+        self,
+        ring: Any,
+        kv_rows: Any,
+        weight: Any,
+        cos: Any,
+        sin: Any,
+        pos0: int,
+        eps: float,
+        official: bool,
+    ) -> None:
+        kv.kv_store(self.ctx, ring, kv_rows, weight, cos, sin, pos0, eps, official)
+
+    def compressor_pool(
+        self,
+        pooled: Any,
+        ring_kv: Any,
+        ring_score: Any,
+        kv_rows: Any,
+        score: Any,
+        ape: Any,
+        pos0: int,
+        ratio: int,
+    ) -> None:
+        compressor.compressor_pool(
+            self.ctx, pooled, ring_kv, ring_score, kv_rows, score, ape, pos0, ratio
+        )
+
+    def compressor_store(
+        self,
+        rows: Any,
+        row0: _Windows,
+        pooled: Any,
+        weight: Any,
+        cos: Any,
+        sin: Any,
+        eps: float,
+        official: bool,
+    ) -> None:
+        compressor.compressor_store(
+            self.ctx, rows, row0.ratio, row0.n, pooled, weight, cos, sin, eps, official
+        )
+
+    # Indexer and attention
+
+    def new_index_rows(self, cap: int, dim: int, official: bool) -> Any:
+        return indexer.new_index_rows(self.ctx, cap, dim, official)
+
+    def indexer_store(
+        self,
+        rows: Any,
+        row0: _Windows,
+        pooled: Any,
+        weight: Any,
+        cos: Any,
+        sin: Any,
+        eps: float,
+        official: bool,
+    ) -> None:
+        indexer.indexer_store(
+            self.ctx, rows, row0.ratio, row0.n, pooled, weight, cos, sin, eps, official
+        )
+
+    def indexer_query(self, q: Any, cos: Any, sin: Any, official: bool) -> None:
+        indexer.indexer_query(self.ctx, q, cos, sin, official)
+
+    def indexer_select(
+        self,
+        sel: Any,
+        n_sel: Any,
+        q: Any,
+        head_w: Any,
+        rows: Any,
+        pos0: int,
+        ratio: int,
+        margin: Any,
+    ) -> None:
+        select.indexer_select(self.ctx, sel, n_sel, q, head_w, rows, pos0, ratio, margin)
+
+    def attend(
+        self,
+        out: Any,
+        q: Any,
+        ring: Any,
+        rows: Any,
+        sel: Any,
+        n_sel: Any,
+        sinks: Any,
+        pos0: int,
+        n_swa: int,
+        ratio: int,
+    ) -> None:
+        attention.attend(self.ctx, out, q, ring, rows, sel, n_sel, sinks, pos0, n_swa, ratio)
+
+    # Feed-forward
+
+    def router_select(
+        self, ids: Any, weights: Any, logits: Any, bias: Any, scale: float, margin: Any
+    ) -> None:
+        router.router_select(self.ctx, ids, weights, logits, bias, scale, margin)
+
+    def router_hash(
+        self, ids: Any, weights: Any, logits: Any, table: Any, tokens: Any, scale: float
+    ) -> None:
+        router.router_hash(self.ctx, ids, weights, logits, table, tokens, scale)
+
+    def routed_moe(
+        self,
+        out: Any,
+        x: Any,
+        ids: Any,
+        weights: Any,
+        gate: Any,
+        up: Any,
+        down: Any,
+        limit: float,
+    ) -> None:
+        moe.routed_moe(self.ctx, out, x, ids, weights, gate, up, down, limit)
+
+    def shared_ffn(self, out: Any, x: Any, gate: Any, up: Any, down: Any, limit: float) -> None:
+        moe.shared_ffn(self.ctx, out, x, gate, up, down, limit)
+
+    def swiglu(self, out: Any, gate: Any, up: Any, limit: float) -> None:
+        moe.swiglu(self.ctx, out, gate, up, limit)
+
+    def add(self, out: Any, x: Any) -> None:
+        moe.add(self.ctx, out, x)
+
+    # Choice of a token
+
+    def argmax(self, logits: DeviceArray) -> int:
+        return self._first_maximum(logits, np.empty(0, np.int64))
+
+    def _first_maximum(self, logits: DeviceArray, banned: np.ndarray) -> int:
+        """First maximum of a row; rows of one verification are all looked at in one launch."""
+        rows, row = logits.reshape(1, -1), 0
+        parent = logits.owner
+        if isinstance(parent, DeviceArray) and parent.ndim == 2:
+            row_bytes = parent.nbytes // len(parent)
+            if row_bytes == logits.nbytes and len(parent) <= GRAPH_ROWS:
+                rows, row = parent, (logits.address - parent.address) // row_bytes
+        key = f"argmax {banned.tobytes().hex()}"
+        found = self.ctx.companion(rows, key)
+        if found is None:
+            found = argmax.first_maxima(self.ctx, rows, self._ids(banned))
+            self.ctx.keep(rows, key, found)
+        token, finite = int(found[0][row]), bool(found[1][row])
+        if not finite:
+            raise NonFiniteError("logits: expected finite values, found NaN or infinity")
+        return token
+
+    def _ids(self, banned: np.ndarray) -> DeviceArray:
+        key = banned.tobytes()
+        if key not in self._banned:
+            self._banned[key] = self.ctx.put(banned.astype(np.int32))
+        return self._banned[key]
+
+
+def _pieces(cap: int, pos0: int, n: int) -> list[tuple[int, int, int]]:
+    """Runs of a ring: (ring row, first, stop) of rows that lie together; later rows win."""
+    pieces = []
+    first = max(n - cap, 0)
+    while first < n:
+        at = (pos0 + first) % cap
+        stop = min(n, first + cap - at)
+        pieces.append((at, first, stop))
+        first = stop
+    return pieces
