@@ -44,6 +44,11 @@ from engine.errors import EngineError
     show_default=True,
     help="Formats and metadata of the published Flash files, or of llama.cpp's converter.",
 )
+@click.option(
+    "--quick",
+    is_flag=True,
+    help="Large tensors repeat a little quantised data: full size in seconds, for speed alone.",
+)
 @click.option("--force", is_flag=True, help="Replace existing files.")
 def make_model_command(
     shape_name: str,
@@ -52,6 +57,7 @@ def make_model_command(
     out: Path,
     mtp: Path | None,
     layout: str,
+    quick: bool,
     force: bool,
 ) -> None:
     """Write a deepseek4 model with random weights.
@@ -59,7 +65,7 @@ def make_model_command(
     Every mechanism of the architecture acts in it; equal options give equal bytes.
     """
     try:
-        _make(shape_name, recipe, seed, out, mtp, layout, force)
+        _make(shape_name, recipe, seed, out, mtp, layout, quick, force)
     except EngineError as error:
         click.echo(f"ds4 make-model: {error}", err=True)
         sys.exit(error.exit_code)
@@ -76,6 +82,7 @@ def _make(
     out: Path,
     mtp: Path | None,
     layout: str,
+    quick: bool,
     force: bool,
 ) -> None:
     from rich.console import Console
@@ -122,10 +129,11 @@ def _make(
                 layout,
                 draft=draft,
                 force=force,
+                quick=quick,
                 progress=advance,
             )
             bars.remove_task(task)
         click.echo(
             f"{model.path}  {model.n_bytes} bytes  {model.n_params} parameters"
-            f"  sha256 {model.sha256}"
+            f"  sha256 {model.sha256 or 'not computed'}"
         )

@@ -14,6 +14,8 @@ from engine.models.make import Spec, chunks, stream
 from engine.quant.formats import BY_NAME, Format
 from engine.quant.registry import quantize
 
+# Quantised values that a quick tensor repeats, and the size from which a tensor is quick.
+QUICK_VALUES = 1 << 20
 # Expert tensors above this size are assembled from a pool of quantised rows (see `_Pool`).
 POOL_VALUES = 1 << 24
 _N_VARIANTS = 4
@@ -25,9 +27,16 @@ def spec_bytes(spec: Spec, fmt: Format) -> int:
     return math.prod(spec.shape[:-1]) * fmt.row_bytes(spec.shape[-1])
 
 
-def encoded(spec: Spec, fmt: Format, seed: int) -> Iterator[np.ndarray]:
-    """A tensor's bytes in order, as uint8 arrays."""
-    if spec.rule == "experts" and math.prod(spec.shape) >= POOL_VALUES:
+def encoded(spec: Spec, fmt: Format, seed: int, quick: bool = False) -> Iterator[np.ndarray]:
+    """A tensor's bytes in order, as uint8 arrays.
+
+    With `quick`, large tensors repeat a megabyte or so of quantised values from another place each
+    time: right for measuring speed, since every block is valid and no two rows lie alike in
+    memory, and made as fast as memory is written.
+    """
+    if quick and spec.rule in ("normal", "experts") and math.prod(spec.shape) > QUICK_VALUES:
+        yield from _quick(spec, fmt, seed)
+    elif spec.rule == "experts" and math.prod(spec.shape) >= POOL_VALUES:
         yield from _pooled(spec, fmt, seed)
     elif fmt.name == "I32":
         for piece in chunks(spec, seed):
@@ -42,6 +51,27 @@ def encoded(spec: Spec, fmt: Format, seed: int) -> Iterator[np.ndarray]:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
+
+
+@lru_cache(maxsize=32)
+def _quick_rows(cols: int, std: float, fmt_name: str, seed: int) -> np.ndarray:
+    """Quantised rows, uint8 (n_row, bytes of a row)."""
+    fmt = BY_NAME[fmt_name]
+    spec = Spec("quick", (max(QUICK_VALUES // cols, 2), cols), "dense", std)
+    pieces = [quantize(piece, fmt).reshape(-1) for piece in chunks(spec, seed)]
+    return np.concatenate(pieces).reshape(-1, fmt.row_bytes(cols))
+
+
+def _quick(spec: Spec, fmt: Format, seed: int) -> Iterator[np.ndarray]:
+    cols = spec.shape[-1]
+    rows = _quick_rows(cols, spec.std, fmt.name, seed)
+    rng = stream(seed, spec.name)
+    left = math.prod(spec.shape[:-1])
+    while left:
+        start = int(rng.integers(0, len(rows)))
+        piece = rows[start : start + left]
+        left -= len(piece)
+        yield piece.reshape(-1)
 
 
 @lru_cache(maxsize=4)

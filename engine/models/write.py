@@ -57,9 +57,9 @@ class _Entry:
     def n_bytes(self) -> int:
         return sum(spec_bytes(p, self.format) for p in self.parts)
 
-    def data(self, seed: int) -> Iterator[np.ndarray]:
+    def data(self, seed: int, quick: bool) -> Iterator[np.ndarray]:
         if len(self.parts) == 1:
-            return encoded(self.parts[0], self.format, seed)
+            return encoded(self.parts[0], self.format, seed, quick)
         rows = self.parts[0].shape[0]
         columns = [np.concatenate(list(encoded(p, self.format, seed))) for p in self.parts]
         return iter([np.concatenate([c.reshape(rows, -1) for c in columns], axis=1).reshape(-1)])
@@ -74,6 +74,7 @@ def write_model(
     *,
     draft: bool = False,
     force: bool = False,
+    quick: bool = False,
     progress: Progress | None = None,
 ) -> WrittenModel:
     """Write the trunk, or with `draft` the draft block's own file.
@@ -91,6 +92,9 @@ def write_model(
     draft : bool
     force : bool
         Replace an existing file.
+    quick : bool
+        Large tensors repeat a small piece of quantised values (see `stream.encoded`), and nothing
+        is hashed or flushed: for measuring speed at full size.
     progress : callable, optional
         Called with (tensor name, bytes written, bytes in all).
 
@@ -110,7 +114,7 @@ def write_model(
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
     try:
         digest, size = _write_file(
-            temporary, keys, vocab if with_vocab else None, entries, seed, progress
+            temporary, keys, vocab if with_vocab else None, entries, seed, progress, quick
         )
         _publish(temporary, path, force)
     finally:
@@ -259,8 +263,12 @@ def _write_file(
     entries: list[_Entry],
     seed: int,
     progress: Progress | None,
+    quick: bool,
 ) -> tuple[str, int]:
-    """Write everything to a new file and flush it to the disk; returns (sha256, bytes)."""
+    """Write everything to a new file and flush it to the disk; returns (sha256, bytes).
+
+    A quick file is neither flushed nor hashed; its sha256 is ''.
+    """
     import gguf
 
     writer = gguf.GGUFWriter(path, ARCH)
@@ -282,7 +290,7 @@ def _write_file(
         done = 0
         for e in entries:
             written = 0
-            for piece in e.data(seed):
+            for piece in e.data(seed, quick):
                 file.write(piece.data)
                 written += piece.nbytes
                 if progress is not None:
@@ -291,9 +299,13 @@ def _write_file(
             done += written
             writer.write_padding(file, written)
         file.flush()
-        os.fsync(file.fileno())
+        size = file.tell()
+        if not quick:
+            os.fsync(file.fileno())
     finally:
         writer.close()
+    if quick:
+        return "", size
     with path.open("rb") as written_file:
         digest = hashlib.sha256()
         while part := written_file.read(1 << 20):

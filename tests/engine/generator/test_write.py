@@ -231,3 +231,24 @@ def test_dequantised_file_is_close_to_the_weights(files):
 
     # IQ2_XXS keeps about 0.33 of a normal value's width as error.
     assert (found - weights).std() / weights.std() == pytest.approx(0.328, abs=0.01)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_quick_file_is_valid_and_keeps_the_spread_of_its_values(tmp_path, monkeypatch, recipe):
+    from engine.models import stream
+
+    monkeypatch.setattr(stream, "QUICK_VALUES", 1 << 14)
+    model = write_model(tmp_path / "quick.gguf", micro(), recipe, 3, quick=True)
+
+    assert model.sha256 == "" and model.n_bytes == model.path.stat().st_size
+    name = "blk.1.ffn_gate_exps.weight"
+    spread = next(s.std for s in trunk_specs(micro()) if s.name == name)
+    with open_gguf(model.path) as file:
+        _, weights = bind_trunk(file)
+        check_values("file", iter_tensors(weights))
+        tensor = file.tensors[name]
+        values = dequantize(tensor.data, tensor.format, tensor.shape)
+    # 16384 drawn values give the spread to a percent or so; IQ2 adds its own error.
+    assert values.std() == pytest.approx(spread, rel=0.1)
+    # Rows repeat, but not in step: no two experts are the same.
+    assert not np.array_equal(values[0], values[1])
