@@ -73,19 +73,23 @@ class LayerPass:
         """Append the raw rows of s.state to a layer without compressor; compute nothing else."""
         ops, eps = self.ops, self.shape.rms_eps
         assert not layer.ratio
-        self._enter(layer.hc_attn, s)
-        ops.rms_norm(s.a, s.x, layer.attn_norm, eps)
+        self._enter(layer.hc_attn, layer.attn_norm, s)
         ops.matmul(s.kv, s.a, layer.kv)
         ops.kv_store(cache.raw, s.kv, layer.kv_norm, *angles, pos0, eps, self.official)
 
-    def _enter(self, hc: HyperConnection, s: SimpleNamespace) -> None:
-        """Mix the streams into one row s.x; remember how to spread the result (post, comb)."""
+    def _enter(self, hc: HyperConnection, norm: np.ndarray, s: SimpleNamespace) -> None:
+        """Mix the streams into one row and norm it (s.a); remember how to spread the result
+        (post, comb)."""
         ops, shape = self.ops, self.shape
+        if "hc_enter" in ops.FUSED:
+            ops.hc_enter(s, hc, norm, shape)
+            return
         ops.rms_norm(s.flat, s.state_flat, None, shape.rms_eps)
         ops.matmul(s.mix, s.flat, hc.fn)
         ops.hc_split(
             s.x, s.post, s.comb, s.mix, s.state, hc.scale, hc.base, shape.n_sinkhorn, shape.hc_eps
         )
+        ops.rms_norm(s.a, s.x, norm, shape.rms_eps)
 
     def _attention(
         self,
@@ -101,8 +105,7 @@ class LayerPass:
         eps = shape.rms_eps
         ratio = layer.ratio
         cos, sin = angles.rows[ratio > 0]
-        self._enter(layer.hc_attn, s)
-        ops.rms_norm(s.a, s.x, layer.attn_norm, eps)
+        self._enter(layer.hc_attn, layer.attn_norm, s)
 
         outs, weights = [s.q_a, s.kv], [layer.q_a, layer.kv]
         indexing = False
@@ -229,8 +232,7 @@ class LayerPass:
 
     def _feed_forward(self, index: int, layer: Layer, s: SimpleNamespace) -> None:
         ops, shape, tap = self.ops, self.shape, self.tap
-        self._enter(layer.hc_ffn, s)
-        ops.rms_norm(s.a, s.x, layer.ffn_norm, shape.rms_eps)
+        self._enter(layer.hc_ffn, layer.ffn_norm, s)
         ops.matmul(s.logits_r, s.a, layer.router)
         scale = shape.expert_weights_scale
         if layer.tid2eid is not None:
@@ -248,10 +250,22 @@ class LayerPass:
             tap("expert_weights", index, s.weights)
             if layer.tid2eid is None:
                 tap("expert_margin", index, s.margin)
+        if "feed_forward" in ops.FUSED:
+            ops.feed_forward(s, layer, bool(shape.n_expert_shared))
+        else:
+            self._experts(layer, s)
+        ops.hc_expand(s.state, s.y, s.post, s.comb, s.state)
+        if tap:
+            tap("ffn_out", index, s.y)
+            tap("ffn_state", index, s.state)
+
+    def _experts(self, layer: Layer, s: SimpleNamespace) -> None:
+        """Routed experts and the shared one, into s.y."""
+        ops = self.ops
         ops.routed_moe(
             s.y, s.a, s.ids, s.weights, layer.gate_exps, layer.up_exps, layer.down_exps, layer.limit
         )
-        if shape.n_expert_shared:
+        if self.shape.n_expert_shared:
             ops.shared_ffn(
                 s.shared,
                 s.a,
@@ -261,22 +275,19 @@ class LayerPass:
                 layer.limit_shared,
             )
             ops.add(s.y, s.shared)
-        ops.hc_expand(s.state, s.y, s.post, s.comb, s.state)
-        if tap:
-            tap("ffn_out", index, s.y)
-            tap("ffn_state", index, s.state)
 
     def _forced(self, index: int, layer: Layer, s: SimpleNamespace) -> None:
         """Take expert ids from elsewhere, and this pass's own weights for them."""
         assert self.force_ids is not None
-        self.force_ids(index, s.ids)
+        ids = np.array(s.ids)
+        self.force_ids(index, ids)
         # A table whose row i holds the forced ids of row i gives the hash router's weights.
-        rows = np.arange(len(s.ids), dtype=np.int32)
+        rows = np.arange(len(ids), dtype=np.int32)
         self.ops.router_hash(
             s.ids,
             s.weights,
             s.logits_r,
-            s.ids.copy(),
-            rows,
+            self.ops.vector(ids),
+            self.ops.vector(rows),
             self.shape.expert_weights_scale,
         )

@@ -43,6 +43,11 @@ Memory and passes (`host` serves the sets that compute in host memory):
     add_streams(state, y)                       state (n, n_hc, n_embd) += y (n, n_embd)
     free_bytes(), close()
 
+A set may offer combinations that save it passes over memory; `FUSED` names those it has:
+
+    hc_enter(s, hc, norm, shape)                rms_norm, matmul, hc_split, rms_norm: s.state -> s.a
+    feed_forward(s, layer, shared)              routed_moe, shared_ffn, add: s.a -> s.y
+
 `prepare(tensor, *, activations, repack) -> Weight` turns a file tensor into what `matmul`,
 `matmul_grouped`, `routed_moe` and `embed_hc` take; `repack_bytes(tensor)` says what a repacked copy
 would cost; `set_threads(n) -> int` and `facts() -> dict` serve the engine. `reference/` documents

@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 import psutil
 
+# Names of `FUSED` that a set offers beside the single ops (see `engine.ops`).
+FUSED: frozenset[str] = frozenset()
+
 ALIGN = 64  # bytes; a vector load of 64 bytes then never crosses two cache lines
 
 

@@ -19,6 +19,7 @@ from engine.ops.cpu.router import router_hash, router_select
 from engine.ops.cpu.select import indexer_select
 from engine.ops.cpu.weight import Weight, prepare, repack_bytes
 from engine.ops.host import (
+    FUSED,
     add_streams,
     close,
     free_bytes,
@@ -34,6 +35,7 @@ from engine.ops.host import (
 )
 
 __all__ = [
+    "FUSED",
     "Weight",
     "add",
     "add_streams",

@@ -5,6 +5,7 @@ small model can run on it. Nothing here is fast.
 """
 
 from engine.ops.host import (
+    FUSED,
     add_streams,
     close,
     free_bytes,
@@ -37,6 +38,7 @@ from engine.ops.reference.rope import q_norm_rope, rope_tail
 from engine.ops.reference.router import router_hash, router_select
 
 __all__ = [
+    "FUSED",
     "add",
     "add_streams",
     "argmax",
