@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from numba import cuda, float32, uint32
 
 from engine.ops.cuda.array import DeviceArray
