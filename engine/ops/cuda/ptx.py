@@ -206,7 +206,8 @@ sub_rn = asm_op("sub_rn", "sub.rn.f32 $0, $1, $2;", (_F,), (_F, _F))
 fmax = asm_op("fmax", "max.f32 $0, $1, $2;", (_F,), (_F, _F))
 fmin = asm_op("fmin", "min.f32 $0, $1, $2;", (_F,), (_F, _F))
 
-# Bits. prmt: byte i of the result is byte (selector nibble i) & 7 of {b, a}; bit 3 spreads its sign.
+# Bits. prmt: byte i of the result is byte (nibble i of the selector) & 7 of {b, a}; bit 3 of the
+# nibble spreads that byte's sign.
 
 prmt = asm_op("prmt", "prmt.b32 $0, $1, $2, $3;", (_I,), (_I, _I, _I))
 popc = asm_op("popc", "popc.b32 $0, $1;", (_I,), (_I,))
