@@ -27,10 +27,10 @@ def _better(value, at, other, other_at):
 
 @device
 def _is_banned(at, banned, n_banned):
+    found = False
     for k in range(n_banned):
-        if banned[k] == at:
-            return True
-    return False
+        found = found or banned[k] == at
+    return found
 
 
 @device
