@@ -46,6 +46,9 @@ class Kernel:
         Cap per thread; 0 means none.
     dynamic_smem : int
         Bytes of dynamic shared memory that a launch takes; static arrays are not counted.
+    requires : tuple of str
+        Machine instructions without which the kernel is not what it should be (``IMMA``,
+        ``LDG.E.128``...); `check` looks for them. ``A|B`` is satisfied by either.
     """
 
     name: str
@@ -56,11 +59,15 @@ class Kernel:
     max_registers: int = 0
     dynamic_smem: int = 0
     file: str = field(default="")
+    requires: tuple[str, ...] = ()
+
+    def launch_bounds(self) -> tuple[int, ...]:
+        """Threads of a block, and the blocks that must fit if that was said."""
+        return (self.threads, self.min_blocks) if self.min_blocks else (self.threads,)
 
     def jit_options(self) -> dict[str, Any]:
-        """Options of `numba.cuda.jit` with which this kernel is always compiled."""
-        bounds: Any = (self.threads, self.min_blocks) if self.min_blocks else self.threads
-        options: dict[str, Any] = {"fastmath": False, "launch_bounds": bounds}
+        """Options of `numba.cuda.jit` that come nearest to how `compile` makes this kernel."""
+        options: dict[str, Any] = {"fastmath": False, "launch_bounds": self.launch_bounds()}
         if self.max_registers:
             options["max_registers"] = self.max_registers
         return options
@@ -73,8 +80,9 @@ def kernel(
     min_blocks: int = 0,
     max_registers: int = 0,
     dynamic_smem: int = 0,
+    requires: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., None]], Kernel]:
-    """Decorator: register a kernel under its function's name, or under `name` for generated ones."""
+    """Decorator: register a kernel under `name`, or its function's name."""
 
     def register(function: Callable[..., None]) -> Kernel:
         made = Kernel(
@@ -86,6 +94,7 @@ def kernel(
             max_registers,
             dynamic_smem,
             function.__code__.co_filename,
+            requires,
         )
         if made.name in REGISTRY:
             raise ValueError(f"kernel: expected a new name, found {made.name} again")

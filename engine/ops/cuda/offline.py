@@ -49,6 +49,7 @@ def device_ir(kernel: Kernel, capability: tuple[int, int] = (9, 0)) -> tuple[str
             abi="numba",
             cc=capability,
             fastmath=False,
+            launch_bounds=kernel.launch_bounds(),
         )
     texts = library.llvm_strs
     if len(texts) != 1:

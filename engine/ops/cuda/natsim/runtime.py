@@ -151,7 +151,8 @@ define void @sim_init(i64 %i) noinline {{
 
 SYMBOLS = (
     "sim_cur", "sim_turn", "sim_slots", "sim_block_turn", "sim_block_slots", "sim_block",
-    "sim_grid", "sim_threads", "sim_args", "sim_code", "sim_shared_size", "sim_dynamic_size", "sim_shared", "sim_yield",
+    "sim_grid", "sim_threads", "sim_args", "sim_code", "sim_shared_size", "sim_dynamic_size",
+    "sim_shared", "sim_yield",
 )  # fmt: skip
 
 
