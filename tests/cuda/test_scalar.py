@@ -34,13 +34,11 @@ def _values(name, rng):
     """Every exponent and both signs; for `log` and `ceil_pow2` what they are defined for."""
     every = rng.integers(0, 1 << 32, 3000, dtype=np.uint64).astype(np.uint32).view(np.float32)
     usual = rng.normal(0, 20, 2000).astype(np.float32)
-    ties = (np.arange(-600, 600, dtype=np.float32) / 8).repeat(1)
-    edges = np.array(
-        [0.0, -0.0, 1, -1, 448, 6, 65504, 65519.9, 65520, -65520, 20, -20, 88.9, 89.1, -103.9, -105]
-        + [np.inf, -np.inf, np.nan, 2.0**-9, 2.0**-10, 2.0**-24, 2.0**-25, 2.0**126, 3e38, 1e-45],
-        np.float32,
-    )
-    values = np.concatenate([every, usual, ties, edges])
+    ties = np.arange(-600, 600, dtype=np.float32) / 8
+    edges = [0.0, 1, 448, 6, 65504, 65519.9, 65520, 20, 88.9, 89.1, 103.9, 105, np.inf, np.nan]
+    small = [2.0**-6, 2.0**-9, 2.0**-10, 2.0**-14, 2.0**-24, 2.0**-25, 1e-45, 2.0**126, 3e38]
+    edges = np.array([*edges, *small], np.float32)
+    values = np.concatenate([every, usual, ties, edges, -edges])
     if name in ("log", "ceil_pow2"):
         values = np.abs(values)
         values = values[~(values < 2.0**-126)]
