@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT := out
 
-.PHONY: bench test test-oracle check smoke fuzz lock clean
+.PHONY: bench test test-oracle test-cuda test-gpu bench-gpu check smoke fuzz lock clean
 
 # The marker is remade when the list of dependencies changes.
 $(VENV)/.installed: pyproject.toml
@@ -20,6 +20,10 @@ $(VENV)/.oracle: $(VENV)/.test requirements-oracle.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-oracle.txt
 	touch $@
 
+$(VENV)/.cuda: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cuda-check]'
+	touch $@
+
 # The main job: a sweep of the bundled model from 2048 to 65536 tokens.
 bench: $(VENV)/.installed
 	mkdir -p $(OUT)
@@ -28,11 +32,22 @@ bench: $(VENV)/.installed
 
 # No GPU, no network, no torch.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -q -m 'not oracle and not peer and not slow'
+	$(BIN)/python -m pytest -q -m 'not oracle and not peer and not slow and not cuda and not cudac and not gpu'
 
 # Against implementations that we did not write: transformers on torch (CPU), llama.cpp.
 test-oracle: $(VENV)/.oracle
 	$(BIN)/python -m pytest -q -m 'oracle or peer'
+
+# CUDA kernels without a GPU: run natively on this processor, and compiled for both targets.
+test-cuda: $(VENV)/.cuda
+	$(BIN)/python -m pytest -q -m '(cuda or cudac) and not slow and not gpu'
+
+# The same kernels on this machine's GPU, and what only a GPU can show.
+test-gpu: $(VENV)/.cuda
+	DS4_TEST_DEVICE=gpu $(BIN)/python -m pytest -q -m '(cuda or gpu) and not slow'
+
+bench-gpu: $(VENV)/.cuda
+	$(BIN)/ds4-bench gpu --out $(OUT)/gpu
 
 check: $(VENV)/.test
 	$(BIN)/ruff format --check .
@@ -53,7 +68,7 @@ fuzz: $(VENV)/.test
 lock: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --universal --python-version 3.10 --generate-hashes --no-header \
-	  --no-emit-index-url --extra test --extra check --extra nvml pyproject.toml -o requirements-ci.lock
+	  --no-emit-index-url --extra test --extra check --extra nvml --extra cuda-check pyproject.toml -o requirements-ci.lock
 
 clean:
 	rm -rf $(VENV) $(OUT)
