@@ -119,6 +119,8 @@ class Context:
         self._scratch: dict[str, DeviceArray] = {}
         self._companions: dict[int, dict[str, Any]] = {}
         self._log: list[tuple[Any, ...]] | None = None
+        # Bytes of weights that the launches of a recording read, by kernel; for tables of speed.
+        self.charges: dict[str, int] = {}
         # Changes when working memory moves: recorded passes that point to the old are void.
         self.generation = 0
         self.first_maximum: Any = None  # set by the ops: token of a row of logits
@@ -159,6 +161,7 @@ class Context:
         source, n_bytes) and ('fill', target, byte, n_bytes)."""
         assert self._log is None, "passes do not nest"
         self._log = log = []
+        self.charges = {}
         try:
             yield log
         finally:
@@ -218,6 +221,10 @@ class Context:
         self.device.launch(kernel, dims, values)  # type: ignore[arg-type]
         if self._log is not None:
             self._log.append(("launch", kernel, dims, values))
+
+    def charge(self, kernel: Kernel, n_bytes: int) -> None:
+        """Note that the launch just made reads this many bytes of weights."""
+        self.charges[kernel.name] = self.charges.get(kernel.name, 0) + n_bytes
 
     # Companions: other representations of an array's present values (quantised rows, say).
 

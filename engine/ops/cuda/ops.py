@@ -45,6 +45,15 @@ class _Windows:
     n: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """A recorded pass: valid for one generation of working memory."""
+
+    generation: int
+    program: Any
+    charges: dict[str, int]
+
+
 class _Table:
     """Cosines and sines of every position, (n_positions, n_rot // 2) each, on the device."""
 
@@ -110,22 +119,22 @@ class CudaOps:
             return
         passes = self._passes.setdefault(owner, {})
         known = passes.get(key)
-        if known is not None and known[0] == ctx.generation:
-            known[1].replay()
+        if known is not None and known.generation == ctx.generation:
+            known.program.replay()
         else:
             generation = ctx.generation
             with ctx.recording() as log:
                 body()
             rows = key[1] if isinstance(key, tuple) and isinstance(key[1], int) else 0
             name = key[0] if isinstance(key, tuple) else str(key)
-            self._launches[f"{name} {rows}"] = sum(e[0] == "launch" for e in log)
+            self._launches[f"{name}, {rows} rows"] = sum(e[0] == "launch" for e in log)
             # Working memory that grew during the pass has moved: record again next time.
             if ctx.generation == generation:
                 passes.pop(key, None)
                 while len(passes) >= KEPT_PASSES:
                     passes.pop(next(iter(passes)))
                 mode = self.launch if rows <= GRAPH_ROWS or self.launch != "graph" else "prepared"
-                passes[key] = generation, ctx.device.program(log, mode)
+                passes[key] = _Pass(generation, ctx.device.program(log, mode), ctx.charges)
         ctx.forget()
 
     def ring_put(self, ring: DeviceArray, rows: DeviceArray, pos0: int, skip: int = 0) -> None:
@@ -173,6 +182,22 @@ class CudaOps:
         if self.residency is not None:
             facts.update(self.residency.facts())
         return facts
+
+    def time_passes(self, owner: object) -> dict[Hashable, dict[str, tuple[int, float, int]]]:
+        """Launches, device seconds and weight bytes per kernel of an owner's recorded passes.
+
+        Runs every pass once more, at the present position. Seconds include the gaps between
+        launches; bytes are what the weights of the launches hold (of experts: the expected share).
+        """
+        tables = {}
+        for key, known in self._passes.get(owner, {}).items():
+            if known.generation == self.ctx.generation:
+                times = known.program.time_launches()
+                tables[key] = {
+                    name: (count, seconds, known.charges.get(name, 0))
+                    for name, (count, seconds) in times.items()
+                }
+        return tables
 
     def notices(self) -> list[str]:
         return self.ctx.device.notices()
