@@ -28,6 +28,7 @@ COMMANDS = {
     "calibrate": ("ds4bench.calibrate_cmd", "calibrate_command"),
     "report": ("ds4bench.report_cmd", "report_command"),
     "peer": ("ds4bench.peer", "peer_command"),
+    "gpu": ("ds4bench.gpu_cmd", "gpu_command"),
 }
 SUMMARIES = {
     "plot": "Draw results files as SVG or PNG.",
@@ -36,6 +37,7 @@ SUMMARIES = {
     "calibrate": "Measure this machine's noise floor (A against A).",
     "report": "One HTML page and a Markdown summary of results.",
     "peer": "Our engine and llama.cpp on the same file and tokens.",
+    "gpu": "Steps, kernels and all modes of the CUDA backend at full size.",
 }
 LOCAL_MODEL = "ds4flash.gguf"
 INT = click.IntRange(1, 2**31 - 1)

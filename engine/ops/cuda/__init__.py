@@ -12,6 +12,22 @@ if TYPE_CHECKING:
     from engine.ops.cuda.ops import CudaOps
 
 
+def device_facts(device: int = 0) -> dict[str, Any]:
+    """What the driver says of a device, without opening a model.
+
+    Raises
+    ------
+    BackendError
+        If there is no driver or device that can be used.
+    """
+    from pathlib import Path
+
+    from engine.ops.cuda.driver import open_device
+    from engine.options import EngineOptions
+
+    return open_device(EngineOptions(Path(), backend="cuda", device=device)).facts()
+
+
 def open_ops(options: Any, residency: Any = None) -> CudaOps:
     """The kernel set on the device that the options name.
 
