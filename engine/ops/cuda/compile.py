@@ -269,7 +269,7 @@ def toolkit() -> dict[str, str]:
 def registry() -> dict[str, Kernel]:
     """Every kernel that the package defines, by name (kernels of tests are not among them)."""
     for module in pkgutil.iter_modules(package.__path__):
-        if module.name not in ("check", "compile", "natsim"):
+        if module.name not in ("check", "compile", "natsim", "ops"):  # these define none
             importlib.import_module(f"{package.__name__}.{module.name}")
     return {
         name: REGISTRY[name]

@@ -111,7 +111,7 @@ class NatsimDevice:
         sim.entry[0] = compiled.address
         sim.code[0] = 0
         outcome = sim.run(
-            sim.state, sim.site, (sim.turn, sim.block_turn), sim.block, sim.grid, sim.code,
+            sim.state, sim.site, sim.fresh, sim.block, sim.grid, sim.code,
             sim.shared, size, compiled.red_zones, kernel.threads, self.reverse,
         )  # fmt: skip
         where = f"{kernel.name}: block {tuple(int(i) for i in sim.block)}"

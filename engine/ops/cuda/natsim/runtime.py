@@ -17,6 +17,7 @@ import llvmlite.binding as llvm
 import numpy as np
 from numba import njit
 
+from engine.ops.cuda.natsim.copies import PENDING
 from engine.ops.cuda.natsim.ops import LANES, SLOTS
 
 ARENA = 256 * 1024  # bytes of simulated shared memory
@@ -31,6 +32,9 @@ _GLOBALS = f"""
 @sim_slots = global [{2 * LANES * SLOTS} x i64] zeroinitializer
 @sim_block_turn = global [{LANES} x i64] zeroinitializer
 @sim_block_slots = global [{2 * LANES * SLOTS} x i64] zeroinitializer
+@sim_copies = global [{LANES * PENDING * 4} x i64] zeroinitializer
+@sim_copy_count = global [{LANES} x i64] zeroinitializer
+@sim_copy_group = global [{LANES} x i64] zeroinitializer
 @sim_block = global [3 x i32] zeroinitializer
 @sim_grid = global [3 x i32] zeroinitializer
 @sim_threads = global i32 0
@@ -152,7 +156,7 @@ define void @sim_init(i64 %i) noinline {{
 SYMBOLS = (
     "sim_cur", "sim_turn", "sim_slots", "sim_block_turn", "sim_block_slots", "sim_block",
     "sim_grid", "sim_threads", "sim_args", "sim_code", "sim_shared_size", "sim_dynamic_size",
-    "sim_shared", "sim_yield",
+    "sim_shared", "sim_yield", "sim_copies", "sim_copy_count", "sim_copy_group",
 )  # fmt: skip
 
 
@@ -199,8 +203,9 @@ class Runtime:
             llvm.add_symbol(name, self._address(name))
         self.state = self._array("sim_state", LANES, np.int32)
         self.site = self._array("sim_site", LANES, np.int32)
-        self.turn = self._array("sim_turn", LANES, np.int64)
-        self.block_turn = self._array("sim_block_turn", LANES, np.int64)
+        # what every thread of a block starts with as zero
+        names = ("sim_turn", "sim_block_turn", "sim_copy_count", "sim_copy_group")
+        self.fresh = tuple(self._array(name, LANES, np.int64) for name in names)
         self.block = self._array("sim_block", 3, np.int32)
         self.grid = self._array("sim_grid", 3, np.int32)
         self.threads = self._array("sim_threads", 1, np.int32)
@@ -243,7 +248,7 @@ ERRORS = {
 
 def _scheduler(resume: Any, init: Any) -> Any:
     @njit
-    def run(state, site, turns, block, grid, code, shared, used, red, n, reverse):  # type: ignore[no-untyped-def]
+    def run(state, site, fresh, block, grid, code, shared, used, red, n, reverse):  # type: ignore[no-untyped-def]
         """Run every block; returns OK or why it stopped.
 
         `used` bytes of shared memory are filled with 0xFF before each block; after it, `red[i]`
@@ -259,8 +264,8 @@ def _scheduler(resume: Any, init: Any) -> Any:
             for i in range(used):
                 shared[i] = 255
             for i in range(n):
-                turns[0][i] = 0
-                turns[1][i] = 0
+                for words in fresh:
+                    words[i] = 0
                 init(i)
             running = True
             while running:

@@ -17,7 +17,7 @@ import llvmlite.binding as llvm
 
 from engine.ops.cuda.asm import TEMPLATES
 from engine.ops.cuda.kernel import Kernel
-from engine.ops.cuda.natsim import warp  # noqa: F401  (defines stand-ins)
+from engine.ops.cuda.natsim import copies, warp  # noqa: F401  (define stand-ins)
 from engine.ops.cuda.natsim.ops import STAND_INS
 from engine.ops.cuda.offline import device_ir
 
@@ -30,6 +30,9 @@ _PRELUDE = """
 @sim_slots = external global i64
 @sim_block_turn = external global i64
 @sim_block_slots = external global i64
+@sim_copies = external global i64
+@sim_copy_count = external global i64
+@sim_copy_group = external global i64
 @sim_block = external global i32
 @sim_grid = external global i32
 @sim_threads = external global i32
@@ -70,6 +73,7 @@ FAULTS = {
     1: "expected an aligned vector access, found an address that is not a multiple of its size",
     2: "expected an address inside shared memory, found one beyond",
     3: "expected the full mask at a warp collective, found a part",
+    5: "expected at most 64 asynchronous copies of a thread in flight, found more",
     4: "expected an access inside an allocation, found one outside",
 }
 
