@@ -13,6 +13,10 @@ EngineError                  anything a user can act on; programs print it in on
 ├── TextError                text that cannot be encoded, decoded or rendered
 ├── StoreError               results cannot be written, or another process writes them (5)
 └── BackendError             a backend or an instruction set that this machine lacks
+    └── DeviceLostError      the device failed and this process cannot use it again (10)
+
+A device that does not answer at all ends the process with `DEVICE_HUNG`: waiting for an orderly
+end would be waiting for the device.
 
 Messages read ``subject: expected X, found Y``: lower case, no full stop, values in repr.
 """
@@ -72,3 +76,10 @@ class StoreError(EngineError):
 
 class BackendError(EngineError):
     pass
+
+
+class DeviceLostError(BackendError):
+    exit_code = 10
+
+
+DEVICE_HUNG = 11  # exit status

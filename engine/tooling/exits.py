@@ -1,8 +1,9 @@
 """How a program ends: every foreseen failure is one line on stderr and a documented status.
 
 Statuses: 0 done; 1 runtime error; 2 bad option or input, refused before anything was loaded or
-overwritten; 3 not a model file that can be run; 5 output cannot be written; 130 interrupted;
-141 the reader of our output went away.
+overwritten; 3 not a model file that can be run; 5 output cannot be written; 10 the device failed
+and its context is lost; 11 the device did not answer in time; 130 interrupted; 141 the reader of
+our output went away.
 """
 
 from __future__ import annotations

@@ -1,0 +1,343 @@
+/* A CUDA driver of host memory, for tests of what surrounds a real one.
+
+   Device memory is host memory; a module image is text ("poke_words"), and launches of the two
+   kernels that it knows are executed when the stream would. Each call is a line in the file that
+   STUB_LOG names. Faults, by environment variable:
+
+     STUB_FAIL=cuInit=100,cuMemcpyHtoDAsync=2@3   code, from the n-th call on (n counts from 1;
+                                                  cuX=2@3:1 fails that one call only)
+     STUB_MEMORY=bytes          what cuMemAlloc may hand out
+     STUB_ATTR=18=1,113=0       device attributes by number
+     STUB_DRIVER=13000          API version
+     STUB_HANG=n                nothing finishes any more from the n-th launch on
+     STUB_REFUSE_READ_ONLY=801  code of cuMemHostRegister with the read-only flag
+     STUB_REFUSE_PLAIN=1        the same without
+
+   Codes 700 and above are sticky: every later call of most kinds repeats them. */
+
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef unsigned long long ptr;
+#define API __attribute__((visibility("default")))
+
+static FILE *log_file;
+static int sticky, n_launched, capturing;
+static unsigned long long used;
+
+typedef struct { char name[64]; int n; } Counter;
+static Counter counters[128];
+
+static void note(const char *text) {
+    if (!log_file) {
+        const char *path = getenv("STUB_LOG");
+        log_file = fopen(path ? path : "/dev/null", "a");
+        setvbuf(log_file, NULL, _IOLBF, 0);
+    }
+    fprintf(log_file, "%s\n", text);
+}
+
+static int count(const char *name) {
+    for (int i = 0; i < 128; i++) {
+        if (!counters[i].name[0]) strncpy(counters[i].name, name, 63);
+        if (!strcmp(counters[i].name, name)) return ++counters[i].n;
+    }
+    return 0;
+}
+
+/* Code with which a call must fail, 0 for none. */
+static int fault(const char *name) {
+    int n = count(name);
+    const char *at = getenv("STUB_FAIL");
+    size_t length = strlen(name);
+    while (at && *at) {
+        if (!strncmp(at, name, length) && at[length] == '=') {
+            int code = 0, from = 1, times = 1 << 30;
+            sscanf(at + length + 1, "%d@%d:%d", &code, &from, &times);
+            if (n >= from && n < (long long)from + times) {
+                if (code >= 700 && code != 712 && code != 713 && code != 801) sticky = code;
+                return code;
+            }
+        }
+        at = strchr(at, ',');
+        if (at) at++;
+    }
+    return sticky;
+}
+
+static long setting(const char *name, long otherwise) {
+    const char *text = getenv(name);
+    return text && *text ? atol(text) : otherwise;
+}
+
+#define CALL(name, ...)                              \
+    do {                                             \
+        char text_[256];                             \
+        snprintf(text_, sizeof text_, name __VA_ARGS__); \
+        note(text_);                                 \
+    } while (0);                                     \
+    do {                                             \
+        int code_ = fault(__func__);                 \
+        if (code_) return code_;                     \
+    } while (0)
+
+/* Start and device */
+
+API int cuInit(unsigned flags) { CALL("cuInit"); return 0; }
+API int cuDriverGetVersion(int *v) { CALL("cuDriverGetVersion"); *v = setting("STUB_DRIVER", 13000); return 0; }
+API int cuDeviceGetCount(int *n) { CALL("cuDeviceGetCount"); *n = setting("STUB_DEVICES", 1); return 0; }
+API int cuDeviceGet(int *d, int i) { CALL("cuDeviceGet"); *d = i; return 0; }
+API int cuDeviceGetName(char *s, int n, int d) { CALL("cuDeviceGetName"); snprintf(s, n, "Stub H100"); return 0; }
+API int cuDeviceTotalMem(size_t *n, int d) { CALL("cuDeviceTotalMem"); *n = setting("STUB_MEMORY", 1L << 30); return 0; }
+API int cuDeviceGetAttribute(int *v, int which, int d) {
+    CALL("cuDeviceGetAttribute");
+    switch (which) {
+        case 16: *v = 132; break;
+        case 75: *v = 9; break;
+        case 97: *v = 232448; break;
+        case 99: *v = 1; break;
+        default: *v = 0;
+    }
+    const char *at = getenv("STUB_ATTR");
+    while (at && *at) {
+        int number, value;
+        if (sscanf(at, "%d=%d", &number, &value) == 2 && number == which) *v = value;
+        at = strchr(at, ',');
+        if (at) at++;
+    }
+    return 0;
+}
+API int cuDevicePrimaryCtxRetain(void **c, int d) { CALL("cuDevicePrimaryCtxRetain"); *c = (void *)16; return 0; }
+API int cuDevicePrimaryCtxRelease(int d) { CALL("cuDevicePrimaryCtxRelease"); return 0; }
+API int cuCtxSetCurrent(void *c) { CALL("cuCtxSetCurrent"); return 0; }
+API int cuCtxGetCurrent(void **c) { *c = (void *)16; return 0; }
+API int cuGetErrorName(int code, const char **s) {
+    *s = code == 700 ? "CUDA_ERROR_ILLEGAL_ADDRESS" : code == 719 ? "CUDA_ERROR_LAUNCH_FAILED" : "CUDA_ERROR_STUB";
+    return 0;
+}
+API int cuGetErrorString(int code, const char **s) { *s = "as the stub was told"; return 0; }
+
+/* Memory */
+
+typedef struct { ptr address; size_t n; } Block;
+static Block blocks[4096];
+
+API int cuMemGetInfo(size_t *free_, size_t *total) {
+    CALL("cuMemGetInfo");
+    *total = setting("STUB_MEMORY", 1L << 30);
+    *free_ = *total - used;
+    return 0;
+}
+API int cuMemAlloc(ptr *p, size_t n) {
+    CALL("cuMemAlloc", " %zu", n);
+    if (used + n > (unsigned long long)setting("STUB_MEMORY", 1L << 30)) return 2;
+    void *memory;
+    if (posix_memalign(&memory, 256, n + 256)) return 2;
+    memset(memory, 0xFF, n);
+    *p = (ptr)(uintptr_t)memory;
+    used += n;
+    for (int i = 0; i < 4096; i++)
+        if (!blocks[i].address) { blocks[i] = (Block){*p, n}; return 0; }
+    return 2;
+}
+API int cuMemFree(ptr p) {
+    CALL("cuMemFree");
+    if (capturing) return 901;
+    for (int i = 0; i < 4096; i++)
+        if (blocks[i].address == p) {
+            used -= blocks[i].n;
+            blocks[i].address = 0;
+            free((void *)(uintptr_t)p);
+            return 0;
+        }
+    return 1;
+}
+static int inside(ptr p, size_t n) {
+    for (int i = 0; i < 4096; i++)
+        if (blocks[i].address && blocks[i].address <= p && p + n <= blocks[i].address + blocks[i].n) return 1;
+    return 0;
+}
+API int cuMemHostAlloc(void **p, size_t n, unsigned flags) {
+    CALL("cuMemHostAlloc", " %zu", n);
+    *p = malloc(n);
+    return *p ? 0 : 2;
+}
+API int cuMemFreeHost(void *p) { CALL("cuMemFreeHost"); free(p); return 0; }
+API int cuMemHostRegister(void *p, size_t n, unsigned flags) {
+    CALL("cuMemHostRegister", " %zu %u %d", n, flags, (int)((uintptr_t)p % 4096));
+    return flags & 8 ? setting("STUB_REFUSE_READ_ONLY", 0) : setting("STUB_REFUSE_PLAIN", 0);
+}
+API int cuMemHostUnregister(void *p) { CALL("cuMemHostUnregister"); return 0; }
+API int cuMemHostGetDevicePointer(ptr *d, void *p, unsigned flags) {
+    CALL("cuMemHostGetDevicePointer");
+    *d = (ptr)(uintptr_t)p;
+    return 0;
+}
+
+/* Work: executed at once, or kept while capturing. */
+
+enum { COPY_IN, COPY_OUT, COPY, FILL, LAUNCH };
+typedef struct { int kind; ptr target, source; size_t n; int byte; char name[64]; ptr values[32]; } Work;
+typedef struct { Work *work; int n, room; } Graph;
+static Graph *captured;
+
+/* Kernels that the stub knows, by name; their slots are 8 bytes, 32-bit values in the low half. */
+static void run_kernel(Work *w) {
+    if (!strcmp(w->name, "ds4_poke_words")) {
+        uint32_t *target = (uint32_t *)(uintptr_t)w->values[0];
+        for (uint32_t i = 0; i < (uint32_t)w->values[1]; i++) target[i] = (uint32_t)w->values[2 + i];
+    } else if (!strcmp(w->name, "ds4_stub_add")) {
+        *(uint32_t *)(uintptr_t)w->values[0] += (uint32_t)w->values[1];
+    }
+}
+static int perform(Work *w) {
+    switch (w->kind) {
+        case COPY_IN: if (!inside(w->target, w->n)) return 1; break;
+        case COPY_OUT: if (!inside(w->source, w->n)) return 1; break;
+        case COPY: if (!inside(w->source, w->n) || !inside(w->target, w->n)) return 1; break;
+        case FILL:
+            if (!inside(w->target, w->n)) return 1;
+            memset((void *)(uintptr_t)w->target, w->byte, w->n);
+            return 0;
+        case LAUNCH: n_launched++; run_kernel(w); return 0;
+    }
+    memcpy((void *)(uintptr_t)w->target, (void *)(uintptr_t)w->source, w->n);
+    return 0;
+}
+static int submit(Work w) {
+    if (!capturing) return perform(&w);
+    if (w.kind == COPY_IN || w.kind == COPY_OUT) return 900;
+    if (captured->n == captured->room) {
+        captured->room = captured->room ? 2 * captured->room : 16;
+        captured->work = realloc(captured->work, captured->room * sizeof(Work));
+    }
+    captured->work[captured->n++] = w;
+    return 0;
+}
+API int cuMemcpyHtoDAsync(ptr d, const void *h, size_t n, void *s) {
+    CALL("cuMemcpyHtoDAsync", " %zu", n);
+    return submit((Work){COPY_IN, d, (ptr)(uintptr_t)h, n});
+}
+API int cuMemcpyDtoHAsync(void *h, ptr d, size_t n, void *s) {
+    CALL("cuMemcpyDtoHAsync", " %zu", n);
+    return submit((Work){COPY_OUT, (ptr)(uintptr_t)h, d, n});
+}
+API int cuMemcpyDtoDAsync(ptr d, ptr from, size_t n, void *s) {
+    CALL("cuMemcpyDtoDAsync", " %zu", n);
+    return submit((Work){COPY, d, from, n});
+}
+API int cuMemsetD8Async(ptr d, unsigned char byte, size_t n, void *s) {
+    CALL("cuMemsetD8Async", " %zu", n);
+    return submit((Work){FILL, d, 0, n, byte});
+}
+
+/* Streams and events */
+
+static int unfinished(void) {
+    long from = setting("STUB_HANG", 0);
+    return from && n_launched >= from ? 600 : 0;
+}
+API int cuStreamCreate(void **s, unsigned flags) { CALL("cuStreamCreate", " %u", flags); *s = (void *)32; return 0; }
+API int cuStreamDestroy(void *s) { CALL("cuStreamDestroy"); return 0; }
+API int cuStreamQuery(void *s) { CALL("cuStreamQuery"); return unfinished(); }
+API int cuEventCreate(void **e, unsigned flags) { CALL("cuEventCreate"); *e = malloc(8); return 0; }
+API int cuEventDestroy(void *e) { CALL("cuEventDestroy"); free(e); return 0; }
+API int cuEventRecord(void *e, void *s) { CALL("cuEventRecord"); *(long *)e = n_launched; return 0; }
+API int cuEventQuery(void *e) { CALL("cuEventQuery"); return unfinished(); }
+/* A millisecond for each launch between the two. */
+API int cuEventElapsedTime(float *ms, void *a, void *b) {
+    CALL("cuEventElapsedTime");
+    *ms = (float)(*(long *)b - *(long *)a);
+    return 0;
+}
+
+/* Kernels */
+
+API int cuModuleLoadData(void **m, const void *image) {
+    CALL("cuModuleLoadData");
+    *m = strdup(image);
+    return 0;
+}
+API int cuModuleUnload(void *m) { CALL("cuModuleUnload"); return 0; }
+API int cuModuleGetFunction(void **f, void *m, const char *name) {
+    CALL("cuModuleGetFunction", " %s", name);
+    if (strcmp(m, name)) return 500;
+    *f = strdup(name);
+    return 0;
+}
+API int cuFuncSetAttribute(void *f, int which, int value) { CALL("cuFuncSetAttribute", " %d %d", which, value); return 0; }
+API int cuLaunchKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+                       unsigned smem, void *s, void **params, void **extra) {
+    CALL("cuLaunchKernel", " %s %u,%u,%u %u %u", (char *)f, gx, gy, gz, bx, smem);
+    Work w = {LAUNCH};
+    strncpy(w.name, f, 63);
+    int n = !strcmp(f, "ds4_poke_words") ? 18 : !strcmp(f, "ds4_stub_add") ? 2 : 0;
+    for (int i = 0; i < n; i++) w.values[i] = *(ptr *)params[i];
+    return submit(w);
+}
+
+/* Graphs */
+
+API int cuStreamBeginCapture(void *s, int mode) {
+    CALL("cuStreamBeginCapture", " %d", mode);
+    capturing = 1;
+    captured = calloc(1, sizeof(Graph));
+    return 0;
+}
+API int cuStreamEndCapture(void *s, void **g) {
+    capturing = 0;
+    *g = captured;
+    CALL("cuStreamEndCapture");
+    return 0;
+}
+API int cuGraphInstantiateWithFlags(void **e, void *g, unsigned long long flags) {
+    CALL("cuGraphInstantiate", " %d", ((Graph *)g)->n);
+    *e = g;
+    return 0;
+}
+API int cuGraphDestroy(void *g) { CALL("cuGraphDestroy"); return 0; }
+API int cuGraphExecDestroy(void *g) { CALL("cuGraphExecDestroy"); return 0; }
+API int cuGraphLaunch(void *e, void *s) {
+    CALL("cuGraphLaunch");
+    Graph *g = e;
+    for (int i = 0; i < g->n; i++) {
+        int code = perform(&g->work[i]);
+        if (code) return code;
+    }
+    return 0;
+}
+
+/* The way in: the bindings ask for every function by its unversioned name. */
+
+#define ENTRY(name) {#name, (void *)name}
+static struct { const char *name; void *function; } entries[] = {
+    ENTRY(cuInit), ENTRY(cuDriverGetVersion), ENTRY(cuDeviceGetCount), ENTRY(cuDeviceGet),
+    ENTRY(cuDeviceGetName), ENTRY(cuDeviceTotalMem), ENTRY(cuDeviceGetAttribute),
+    ENTRY(cuDevicePrimaryCtxRetain), ENTRY(cuDevicePrimaryCtxRelease), ENTRY(cuCtxSetCurrent),
+    ENTRY(cuCtxGetCurrent), ENTRY(cuGetErrorName), ENTRY(cuGetErrorString), ENTRY(cuMemGetInfo),
+    ENTRY(cuMemAlloc), ENTRY(cuMemFree), ENTRY(cuMemHostAlloc), ENTRY(cuMemFreeHost),
+    ENTRY(cuMemHostRegister), ENTRY(cuMemHostUnregister), ENTRY(cuMemHostGetDevicePointer),
+    ENTRY(cuMemcpyHtoDAsync), ENTRY(cuMemcpyDtoHAsync), ENTRY(cuMemcpyDtoDAsync),
+    ENTRY(cuMemsetD8Async), ENTRY(cuStreamCreate), ENTRY(cuStreamDestroy), ENTRY(cuStreamQuery),
+    ENTRY(cuEventCreate), ENTRY(cuEventDestroy), ENTRY(cuEventRecord), ENTRY(cuEventQuery),
+    ENTRY(cuEventElapsedTime), ENTRY(cuModuleLoadData), ENTRY(cuModuleUnload),
+    ENTRY(cuModuleGetFunction), ENTRY(cuFuncSetAttribute), ENTRY(cuLaunchKernel),
+    ENTRY(cuStreamBeginCapture), ENTRY(cuStreamEndCapture),
+    {"cuGraphInstantiate", (void *)cuGraphInstantiateWithFlags},
+    ENTRY(cuGraphInstantiateWithFlags), ENTRY(cuGraphDestroy), ENTRY(cuGraphExecDestroy),
+    ENTRY(cuGraphLaunch),
+};
+
+API int cuGetProcAddress_v2(const char *name, void **f, int version, unsigned long long flags, int *status) {
+    *f = NULL;
+    if (status) *status = 1;
+    if (!strcmp(name, "cuGetProcAddress") || !strcmp(name, "cuGetProcAddress_v2")) *f = (void *)cuGetProcAddress_v2;
+    const char *missing = getenv("STUB_MISSING");
+    for (size_t i = 0; i < sizeof entries / sizeof *entries; i++)
+        if (!strcmp(entries[i].name, name) && !(missing && !strcmp(missing, name))) *f = entries[i].function;
+    if (!*f) return 500;
+    if (status) *status = 0;
+    return 0;
+}
