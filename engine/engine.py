@@ -265,6 +265,7 @@ def open_engine(options: EngineOptions) -> Engine:
             mtp_file = open_gguf(options.mtp_path)
             bound_mtp = bind_mtp(mtp_file, shape)
         tensors = list(iter_tensors(bound))
+        block: list[Tensor] = []
         if options.check_values:
             check_values(file.path.name, tensors)
         if bound_mtp is not None and mtp_file is not None:
@@ -278,8 +279,10 @@ def open_engine(options: EngineOptions) -> Engine:
         ops = _load_ops(options)
         engine = Engine(options, file, mtp_file, shape, ops)
         engine.threads = ops.set_threads(options.threads)
-        engine.notices += ops.notices()
         matrices = [t for t in tensors if not t.name.endswith(VECTOR_SUFFIXES)]
+        if options.backend == "cuda":
+            ops.arrange(matrices, {t.name for t in block}, options)
+        engine.notices += ops.notices()
         foreign = sorted({t.format.name for t in matrices if not t.format.native})
         if foreign:
             engine.notices.append(f"{', '.join(foreign)}: no kernel; converted to Q8_0 in memory")

@@ -99,9 +99,7 @@ class CudaDevice:
                 f"found {_dotted(self.cc)}; use --backend cpu"
             )
         self.total_bytes = int(call("cuDeviceTotalMem", self._handle))
-        if compiler is None:
-            from engine.ops.cuda.compile import compile_kernel as compiler
-        self._compiler = compiler
+        self._compiler = compiler or _run_time_compiler()
         self._loaded: dict[Kernel, Loaded] = {}
         self._numba: dict[Kernel, Any] = {}
         self._modules: list[Any] = []
@@ -158,7 +156,8 @@ class CudaDevice:
     @contextmanager
     def no_frees(self) -> Iterator[None]:
         """Postpone what the garbage collector gives back: a stream in capture forbids it."""
-        self._held_back = held = []
+        held: list[tuple[str, Any]] = []
+        self._held_back = held
         try:
             yield
         finally:
@@ -248,12 +247,14 @@ class CudaDevice:
         if kernel not in self._numba:
             try:
                 from numba import cuda
-                from numba.cuda.cudadrv.driver import _to_core_stream
+                from numba.cuda.cudadrv import driver as shim
 
                 if getattr(cuda, "implementation", "") != "NVIDIA":
                     raise ImportError("numba's built-in target")
                 compiled = cuda.jit(**kernel.jit_options())(kernel.function).compile(kernel.args)
-                stream = _to_core_stream(cuda.external_stream(int(self.stream)))
+                stream = shim._to_core_stream(  # type: ignore[attr-defined]
+                    cuda.external_stream(int(self.stream))
+                )
             except Exception as error:  # its layers have no common exception
                 reason = " ".join(str(error).split())[:200]
                 raise BackendError(
@@ -294,17 +295,14 @@ class CudaDevice:
 
     def facts(self) -> dict[str, Any]:
         """Device, driver and what was copied so far; plain JSON values."""
-        device = {
-            "name": self.name,
-            "ordinal": self.ordinal,
+        return {
+            "device": self.ordinal,
+            "device_name": self.name,
             "compute_capability": _dotted(self.cc),
             "multiprocessors": self.attributes["multiprocessors"],
             "memory_bytes": self.total_bytes,
-            "unified": self.unified,
+            "unified_memory": self.unified,
             "driver": version_text(self.driver.version),
-        }
-        return {
-            "device": device,
             "transfers": asdict(self.staging.transfers),
             "pinned_staging": not self.staging.pageable,
         }
@@ -316,6 +314,12 @@ class CudaDevice:
         if self.staging.pageable:
             found.append("pinned memory: the driver refused it; copies are plain and slower")
         return found
+
+
+def _run_time_compiler() -> Callable[[Kernel, tuple[int, int]], Any]:
+    from engine.ops.cuda.compile import compile_kernel
+
+    return compile_kernel
 
 
 def _dotted(cc: tuple[int, int]) -> str:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ from engine.ops.cuda import (
 )
 from engine.ops.cuda.array import DeviceArray
 from engine.ops.cuda.context import Context
+from engine.ops.cuda.residency import open_residency
 
 GRAPH_ROWS = 16  # passes of up to this many rows are replayed as graphs: decode and verification
 KEPT_PASSES = 24  # recorded passes per owner; the oldest is dropped
@@ -160,6 +161,26 @@ class CudaOps:
 
     # Weights
 
+    def arrange(self, tensors: Sequence[Any], drafts: Collection[str], options: Any) -> None:
+        """Decide which weights are copied and which are read from the file, before any is prepared.
+
+        Parameters
+        ----------
+        tensors : sequence of Tensor
+            Every matrix that will be prepared.
+        drafts : collection of str
+            Names of the MTP block's tensors.
+        options : EngineOptions
+
+        Raises
+        ------
+        MemoryBudgetError
+            If what must be copied does not fit; nothing was copied.
+        """
+        self.residency = open_residency(
+            self.ctx.device, tensors, options, drafts, layout.repack_bytes
+        )
+
     def prepare(self, tensor: Any, *, activations: str, repack: bool) -> Any:
         assert activations == "int8", activations
         return layout.prepare(self.ctx, tensor, place=self.residency)
@@ -200,12 +221,15 @@ class CudaOps:
         return tables
 
     def notices(self) -> list[str]:
-        return self.ctx.device.notices()
+        placed = self.residency.notices() if self.residency is not None else []
+        return self.ctx.device.notices() + placed
 
     def close(self) -> None:
         """Drop recorded passes; device memory follows as arrays are dropped."""
         self._passes.clear()
         self.ctx.device.synchronize()
+        if self.residency is not None:
+            self.residency.close()
 
     # Products
 
