@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import psutil
 from numba.cuda import types
 
 from engine.ops.cuda.kernel import Kernel
@@ -31,6 +32,19 @@ class _Compiled:
 
 
 _compiled: dict[Kernel, _Compiled] = {}
+
+
+class _Program:
+    """Entries of a recording (see `Context.recording`), done again in order."""
+
+    def __init__(self, device: NatsimDevice, log: list[tuple[Any, ...]]) -> None:
+        self._device = device
+        self._log = log
+        self.launches = sum(entry[0] == "launch" for entry in log)
+
+    def replay(self) -> None:
+        for what, *values in self._log:
+            getattr(self._device, what)(*values)
 
 
 class NatsimDevice:
@@ -120,6 +134,19 @@ class NatsimDevice:
         if sim.code[0]:
             raise SimulationError(f"{where}: {FAULTS[int(sim.code[0])]}")
         self._check_red_zones(kernel)
+
+    def program(self, log: list[tuple[Any, ...]], mode: str) -> _Program:
+        """A recorded pass; every mode runs entry by entry here."""
+        return _Program(self, list(log))
+
+    def free_bytes(self) -> int:
+        return psutil.virtual_memory().available
+
+    def facts(self) -> dict[str, Any]:
+        return {"device_name": "simulated on this processor"}
+
+    def notices(self) -> list[str]:
+        return ["device: CUDA kernels run on this processor, for tests, not for speed"]
 
     def _check_red_zones(self, kernel: Kernel) -> None:
         for block in self._memory.values():
