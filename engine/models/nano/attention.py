@@ -44,7 +44,7 @@ class Geometry:
         self._angles: dict[tuple[bool, int], tuple[torch.Tensor, torch.Tensor]] = {}
         self._visible: dict[int, torch.Tensor] = {}
         before = F.pad(doc[:, :-1], (1, 0), value=-1)
-        self._first_pos = torch.where(doc != before, self._pos, 0).cummax(1).values
+        self._first_pos = ((doc != before) * self._pos).cummax(1).values
         self.first = (self._first_pos == self._pos)[:, ::4]
         self._starts = self._window_starts()
         self.window = self._window()
@@ -55,7 +55,7 @@ class Geometry:
         begins = (self._pos - self._first_pos) % 128 == 0
         whole = F.pad(self.doc[:, 127:], (0, 127), value=-2) == self.doc
         begins = begins & whole
-        slot = torch.where(begins, begins.cumsum(1) - 1, n_window)
+        slot = (begins.cumsum(1) - 1).masked_fill(~begins, n_window)
         starts = self.doc.new_full((self.n_row, n_window + 1), self.n_col)
         starts.scatter_(1, slot, self._pos.expand(self.n_row, -1))
         return starts[:, :n_window]

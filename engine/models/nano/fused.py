@@ -8,10 +8,11 @@ works alone, so the same source also compiles as C++, which is how it is tested 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
+
+from engine.models.nano.nvrtc import Kernels
 
 _THREADS = 128
 MAX_ITER = 32  # of Sinkhorn
@@ -45,7 +46,7 @@ extern "C" __global__ void sinkhorn_forward(const float *x, float *y, int n, int
     float c[16], sums[4], eps = (float)eps_;
     soften(x + t * 16, c);
     for (int i = 0; i < 16; i++) c[i] += eps;
-    for (int step = 1; step < 2 * n_iter; step++) normalize(c, sums, (step + 1) & 1 ? 0 : 1, eps);
+    for (int step = 1; step < 2 * n_iter; step++) normalize(c, sums, !(step & 1), eps);
     for (int i = 0; i < 16; i++) y[t * 16 + i] = c[i];
 }
 
@@ -58,9 +59,9 @@ extern "C" __global__ void sinkhorn_backward(const float *x, const float *dy, fl
     soften(x + t * 16, p);
     for (int i = 0; i < 16; i++) { c[i] = p[i] + eps; g[i] = dy[t * 16 + i]; }
     for (int step = 1; step < 2 * n_iter; step++)
-        normalize(c, sums[step], (step + 1) & 1 ? 0 : 1, eps);
+        normalize(c, sums[step], !(step & 1), eps);
     for (int step = 2 * n_iter - 1; step >= 1; step--) {
-        int by_row = (step + 1) & 1 ? 0 : 1;
+        int by_row = !(step & 1);
         for (int q = 0; q < 4; q++) {
             float dot = 0, s = sums[step][q];
             for (int k = 0; k < 4; k++) {
@@ -99,8 +100,8 @@ static __device__ void store(void *y, int half, long long at, float value) {
 
 // Pairs of values; the last n_rot of each head's d values are turned by their token's angles.
 extern "C" __global__ void turn(const void *x, int x_half, void *y, int y_half,
-                                const float *cosines, const float *sines, int n_pair, int d, int n_rot, int n_head,
-                                int n_angle, double direction) {
+                                const float *cosines, const float *sines, int n_pair, int d,
+                                int n_rot, int n_head, int n_angle, double direction) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= n_pair) return;
     int row = i / (d / 2), col = i % (d / 2) * 2 - (d - n_rot);
@@ -117,13 +118,13 @@ extern "C" __global__ void turn(const void *x, int x_half, void *y, int y_half,
 """
 
 _NAMES = ("sinkhorn_forward", "sinkhorn_backward", "turn")
-_kernels: dict[str, Any] | None = None  # None: not tried yet; {}: chains are used
+_kernels: Kernels | None = None
+_tried = False
 
 
 def _launch(name: str, n: int, args: list[Any]) -> None:
     assert _kernels is not None
-    grid = (-(-n // _THREADS), 1, 1)
-    _kernels[name](grid=grid, block=(_THREADS, 1, 1), args=args)
+    _kernels.launch(name, -(-n // _THREADS), _THREADS, args)
 
 
 class _Sinkhorn(torch.autograd.Function):
@@ -206,19 +207,18 @@ def turn(
 
 def available(x: torch.Tensor) -> bool:
     """Whether the kernels serve a tensor; compiles and checks them at the first call on a GPU."""
-    global _kernels
+    global _kernels, _tried
     if not x.is_cuda:
         return False
-    if _kernels is None:
-        _kernels = {}
+    if not _tried:
+        _tried = True
         try:
-            compiler: Callable[..., Any] = torch.cuda._compile_kernel
-            _kernels = {name: compiler(SOURCE, name) for name in _NAMES}
+            _kernels = Kernels(SOURCE, _NAMES)
             _check(x.device)
         except Exception as error:  # whatever a driver or compiler may raise
-            _kernels = {}
+            _kernels = None
             print(f"fused kernels not used: {type(error).__name__}: {error}", flush=True)
-    return bool(_kernels)
+    return _kernels is not None
 
 
 def _check(device: torch.device) -> None:

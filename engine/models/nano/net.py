@@ -127,8 +127,6 @@ class Net:
     def geometry(self, doc: torch.Tensor, index: int) -> Geometry:
         """What `trunk` and `draft` need to know about the documents of the rows.
 
-        Also begins a step: forgets cast weights and what the last pass left behind.
-
         Parameters
         ----------
         doc : int64 Tensor of shape (n_row, n_col)
@@ -137,10 +135,14 @@ class Net:
         index : {0, 1, 2}
             0: indexer idle, every compressed row visible; 1: indexer learns; 2: its choice acts.
         """
+        self.forget()
+        return Geometry(doc, self._frequencies, index, self.shape.idx_top_k)
+
+    def forget(self) -> None:
+        """End a pass: cast weights are stale once the optimiser has run."""
         self._cast.clear()
         self.loads.clear()
         self.index_losses = []
-        return Geometry(doc, self._frequencies, index, self.shape.idx_top_k)
 
     def trunk(self, ids: torch.Tensor, geometry: Geometry) -> torch.Tensor:
         """Streams after the last layer: ids (n_row, n_col) to float32 (n_token, 4, n_embd)."""

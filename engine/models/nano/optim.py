@@ -9,6 +9,7 @@ https://kellerjordan.github.io/posts/muon/), its scaling to AdamW's update size 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -139,9 +140,8 @@ class Optimizer:
         """Update every weight; a step whose gradient is not finite changes nothing but momenta."""
         norms = torch.stack([torch.linalg.vector_norm(b.grad) for b in self.banks])
         self.grad_norm.copy_(torch.linalg.vector_norm(norms))
-        finite = torch.isfinite(self.grad_norm)
-        factor = torch.where(finite, (_CLIP / (self.grad_norm + 1e-6)).clamp(max=1.0), 0.0)
-        rate = torch.where(finite, self.rate, 0.0)
+        factor = (_CLIP / (self.grad_norm + 1e-6)).clamp(max=1.0).nan_to_num(0.0)
+        rate = self.rate * torch.isfinite(self.grad_norm)
         for bank in self.banks:
             # 0 times nan is nan, so what is not finite goes first.
             bank.grad.nan_to_num_(0.0, 0.0, 0.0).mul_(factor)
@@ -155,8 +155,11 @@ class Optimizer:
         first, second = _BETAS
         bank.first.lerp_(bank.grad, 1 - first)
         bank.second.mul_(second).addcmul_(bank.grad, bank.grad, value=1 - second)
-        root = (bank.second / (1 - second**self.n_steps)).sqrt_().add_(_EPS)
-        update = (bank.first / (1 - first**self.n_steps)).div_(root)
+        # Powers by the exponential, which needs no number from the host.
+        missing_first = -torch.expm1(self.n_steps * math.log(first))
+        missing_second = -torch.expm1(self.n_steps * math.log(second))
+        root = (bank.second / missing_second).sqrt_().add_(_EPS)
+        update = (bank.first / missing_first).div_(root)
         bank.value.sub_(update.mul_(rate * (ADAM_RATE * bank.rate)))
 
     def _muon(self, bank: _Bank, rate: torch.Tensor) -> None:

@@ -53,7 +53,7 @@ class Step:
         rate : float
             Learning rate relative to the full one.
         """
-        host = torch.from_numpy(batch.astype(np.int32))
+        host = torch.from_numpy(batch.astype(np.int64))
         if self.device.type == "cuda":
             host = host.pin_memory()
         self._batch.copy_(host, non_blocking=True)
@@ -90,6 +90,7 @@ class Step:
         loss.backward()
         self.optimizer.step()
         balance(self.net, self.optimizer.rate)
+        self.net.forget()
         self.totals.add_(figures)
 
     def figures(self) -> dict[str, float | None]:
