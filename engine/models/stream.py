@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from engine.errors import LayoutError
 from engine.models.make import Spec, chunks, stream
 from engine.quant.formats import BY_NAME, Format
 from engine.quant.registry import quantize
@@ -25,6 +26,23 @@ _UNIT = 256  # columns that move together; a multiple of every block length
 def spec_bytes(spec: Spec, fmt: Format) -> int:
     """Bytes of a whole tensor in a format."""
     return math.prod(spec.shape[:-1]) * fmt.row_bytes(spec.shape[-1])
+
+
+def encoded_values(spec: Spec, fmt: Format, values: np.ndarray) -> Iterator[np.ndarray]:
+    """Given values of a tensor as bytes in order, as uint8 arrays.
+
+    Raises
+    ------
+    LayoutError
+        If the values have another shape than the spec.
+    """
+    if values.shape != spec.shape:
+        raise LayoutError(f"{spec.name}: expected shape {spec.shape}, found {values.shape}")
+    if fmt.name == "I32":
+        yield np.ascontiguousarray(values, "<i4").reshape(-1).view(np.uint8)
+    else:
+        rows = np.ascontiguousarray(values, np.float32).reshape(-1, spec.shape[-1])
+        yield quantize(rows, fmt).reshape(-1).view(np.uint8)
 
 
 def encoded(spec: Spec, fmt: Format, seed: int, quick: bool = False) -> Iterator[np.ndarray]:

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from engine.models import make
 from engine.models.make import DRAFT, Spec
 from engine.models.recipes import LAYOUTS, RECIPES, formats_of
 from engine.models.shapes import mtp_block
-from engine.models.stream import encoded, spec_bytes
+from engine.models.stream import encoded, encoded_values, spec_bytes
 from engine.models.vocab import CHAT_TEMPLATE, PRE_TOKENIZER, Vocab, build_vocab
 from engine.quant.formats import BY_NAME, Format
 from engine.shape import Shape
@@ -41,6 +41,24 @@ class WrittenModel:
 
 
 @dataclass(frozen=True, slots=True)
+class Trained:
+    """Weights that are given, where others are drawn.
+
+    Parameters
+    ----------
+    weights : mapping of str to array
+        Under the names of `make`; float32, hash tables int32 or int64.
+    vocab : Vocab
+    name : str
+        The file's general.name.
+    """
+
+    weights: Mapping[str, np.ndarray]
+    vocab: Vocab
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Entry:
     """One tensor of the file: its name there, and the specs that lie side by side in it."""
 
@@ -57,12 +75,19 @@ class _Entry:
     def n_bytes(self) -> int:
         return sum(spec_bytes(p, self.format) for p in self.parts)
 
-    def data(self, seed: int, quick: bool) -> Iterator[np.ndarray]:
+    def data(self, seed: int, quick: bool, trained: Trained | None) -> Iterator[np.ndarray]:
         if len(self.parts) == 1:
-            return encoded(self.parts[0], self.format, seed, quick)
+            return self._part(self.parts[0], seed, quick, trained)
         rows = self.parts[0].shape[0]
-        columns = [np.concatenate(list(encoded(p, self.format, seed))) for p in self.parts]
+        columns = [np.concatenate(list(self._part(p, seed, False, trained))) for p in self.parts]
         return iter([np.concatenate([c.reshape(rows, -1) for c in columns], axis=1).reshape(-1)])
+
+    def _part(
+        self, spec: Spec, seed: int, quick: bool, trained: Trained | None
+    ) -> Iterator[np.ndarray]:
+        if trained is None:
+            return encoded(spec, self.format, seed, quick)
+        return encoded_values(spec, self.format, trained.weights[spec.name])
 
 
 def write_model(
@@ -75,6 +100,7 @@ def write_model(
     draft: bool = False,
     force: bool = False,
     quick: bool = False,
+    trained: Trained | None = None,
     progress: Progress | None = None,
 ) -> WrittenModel:
     """Write the trunk, or with `draft` the draft block's own file.
@@ -95,6 +121,8 @@ def write_model(
     quick : bool
         Large tensors repeat a small piece of quantised values (see `stream.encoded`), and nothing
         is hashed or flushed: for measuring speed at full size.
+    trained : Trained, optional
+        Weights and vocabulary to write; `seed` has no meaning then.
     progress : callable, optional
         Called with (tensor name, bytes written, bytes in all).
 
@@ -105,16 +133,24 @@ def write_model(
     """
     _check(recipe, layout, seed)
     check_target(path, force)
-    vocab = build_vocab(shape.n_vocab)
+    vocab = build_vocab(shape.n_vocab) if trained is None else trained.vocab
     entries = (
         _draft_entries(shape, recipe, layout) if draft else _trunk_entries(shape, recipe, layout)
     )
     keys = _metadata(shape, recipe, layout, draft)
+    if trained is not None:
+        keys["general.name"] = trained.name + (" draft block" if draft else "")
     with_vocab = not draft or layout == "llama"
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
     try:
         digest, size = _write_file(
-            temporary, keys, vocab if with_vocab else None, entries, seed, progress, quick
+            temporary,
+            keys,
+            vocab if with_vocab else None,
+            entries,
+            lambda entry: entry.data(seed, quick, trained),
+            progress,
+            quick,
         )
         _publish(temporary, path, force)
     finally:
@@ -261,7 +297,7 @@ def _write_file(
     keys: dict[str, object],
     vocab: Vocab | None,
     entries: list[_Entry],
-    seed: int,
+    data: Callable[[_Entry], Iterator[np.ndarray]],
     progress: Progress | None,
     quick: bool,
 ) -> tuple[str, int]:
@@ -290,7 +326,7 @@ def _write_file(
         done = 0
         for e in entries:
             written = 0
-            for piece in e.data(seed, quick):
+            for piece in data(e):
                 file.write(piece.data)
                 written += piece.nbytes
                 if progress is not None:

@@ -1,0 +1,164 @@
+"""Trained weights as GGUF: ``python -m engine.models.nano.export FOLDER``.
+
+FOLDER holds the ``weights-N.npz`` and ``meta.json`` of `train`. Without further options the
+package's own files are written: trunk and draft block in the formats of the published file (iq2)
+and with 8-bit experts (q8_0), and ``nano.json`` with their hashes and the facts of the training.
+``--recipe`` and ``--layout`` write one pair into another folder instead, for comparisons.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.errors import EngineError, OptionError
+from engine.models import vocab as names
+from engine.models.make import draft_specs, trunk_specs
+from engine.models.nano.checkpoint import load_parts
+from engine.models.recipes import LAYOUTS, RECIPES
+from engine.models.shapes import nano
+from engine.models.vocab import Vocab
+from engine.models.write import Trained, write_model
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+FACTS = "nano.json"
+NAME = "ds4 nano"
+MAX_PACKAGE_BYTES = 30 << 20
+# Recipe -> its part of the packaged files' names.
+PACKAGED = {"iq2": "iq2", "q8_0": "q8"}
+KINDS = ("base", "mtp")
+
+
+def file_name(recipe: str, kind: str) -> str:
+    """Name of a packaged file; `kind` is one of `KINDS`."""
+    return f"nano-{PACKAGED.get(recipe, recipe)}-{kind}.gguf"
+
+
+def vocab_of(tokenizer: Path, n_vocab: int) -> Vocab:
+    """A tokenizer file's vocabulary, filled up with unused entries.
+
+    Raises
+    ------
+    OptionError
+        If it has more than n_vocab entries, or lacks one of DeepSeek's special tokens.
+    """
+    content = json.loads(tokenizer.read_text("utf-8"))
+    ids: dict[str, int] = dict(content["model"]["vocab"])
+    ids.update({t["content"]: t["id"] for t in content["added_tokens"]})
+    if max(ids.values()) >= n_vocab:
+        raise OptionError(f"tokenizer: expected ids below {n_vocab}, found {max(ids.values())}")
+    control = (names.BOS, names.EOS, names.PAD, names.USER, names.ASSISTANT)
+    defined = (names.THINK, names.END_THINK, names.DSML)
+    missing = [t for t in (*control, *defined) if t not in ids]
+    if missing:
+        raise OptionError(f"tokenizer: expected the tokens {', '.join(missing)}, found none")
+    by_id = {i: token for token, i in ids.items()}
+    tokens, types = [], []
+    for i in range(n_vocab):
+        token = by_id.get(i, f"<｜place▁holder▁no▁{i}｜>")
+        tokens.append(token)
+        types.append(
+            names.UNUSED
+            if i not in by_id or token.startswith("<｜place▁holder")
+            else names.CONTROL
+            if token in control
+            else names.USER_DEFINED
+            if token in defined
+            else names.NORMAL
+        )
+    merges = content["model"]["merges"]
+    joined = tuple(m if isinstance(m, str) else " ".join(m) for m in merges)
+    special = (ids[t] for t in (names.BOS, names.EOS, names.PAD))
+    return Vocab(tuple(tokens), tuple(types), joined, *special)
+
+
+def load(folder: Path, tokenizer: Path) -> Trained:
+    """Weights of a training run, checked against the shape.
+
+    Raises
+    ------
+    OptionError
+        If tensors are missing, too many, or not finite.
+    """
+    weights = load_parts(folder)
+    shape = nano()
+    expected = {s.name for s in (*trunk_specs(shape), *draft_specs(shape))}
+    if weights.keys() != expected:
+        odd = ", ".join(sorted(weights.keys() ^ expected)[:5])
+        raise OptionError(f"weights: expected the tensors of the nano shape, found other: {odd}")
+    for name, value in weights.items():
+        if not np.isfinite(value).all():
+            raise OptionError(f"{name}: expected finite values, found others")
+    return Trained(weights, vocab_of(tokenizer, shape.n_vocab), NAME)
+
+
+def write_pair(trained: Trained, out: Path, recipe: str, layout: str) -> dict[str, dict[str, Any]]:
+    """Write trunk and draft block; returns name -> facts of each file."""
+    facts = {}
+    for kind in KINDS:
+        path = out / file_name(recipe, kind)
+        made = write_model(
+            path, nano(), recipe, layout=layout, draft=kind == "mtp", force=True, trained=trained
+        )
+        facts[path.name] = {
+            "recipe": recipe,
+            "bytes": made.n_bytes,
+            "parameters": made.n_params,
+            "sha256": made.sha256,
+        }
+        print(f"{path}: {made.n_bytes} bytes, sha256 {made.sha256}")
+    return facts
+
+
+def write_package(trained: Trained, meta: dict[str, Any], out: Path = DATA) -> None:
+    """Write all packaged files and the record of them.
+
+    Raises
+    ------
+    OptionError
+        If together they are larger than a package should be.
+    """
+    out.mkdir(exist_ok=True)
+    facts: dict[str, dict[str, Any]] = {}
+    for recipe in PACKAGED:
+        facts |= write_pair(trained, out, recipe, "antirez")
+    total = sum(f["bytes"] for f in facts.values())
+    if total > MAX_PACKAGE_BYTES:
+        raise OptionError(f"files: expected at most {MAX_PACKAGE_BYTES} bytes, found {total}")
+    record = json.dumps({"name": NAME, "files": facts, "training": meta}, indent=2)
+    (out / FACTS).write_text(record + "\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run; returns the exit status."""
+    from engine.models.nano import tokens
+
+    p = argparse.ArgumentParser(prog="engine.models.nano.export", description="Write GGUF files.")
+    p.add_argument("folder", type=Path, help="folder of a training run")
+    p.add_argument("--out", type=Path, help="folder to write to, with --recipe")
+    p.add_argument("--recipe", choices=RECIPES, help="write this pair only")
+    p.add_argument("--layout", choices=LAYOUTS, default="antirez")
+    p.add_argument("--tokenizer", type=Path, default=tokens.PATH)
+    args = p.parse_args(argv)
+    try:
+        trained = load(args.folder, args.tokenizer)
+        if args.recipe:
+            out = args.out or args.folder
+            out.mkdir(parents=True, exist_ok=True)
+            write_pair(trained, out, args.recipe, args.layout)
+        else:
+            meta = json.loads((args.folder / "meta.json").read_text())
+            write_package(trained, meta, args.out or DATA)
+    except EngineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
