@@ -16,13 +16,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib
-import importlib.metadata
 import json
 import os
 import pkgutil
 import re
-import stat
-import tempfile
 import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -32,17 +29,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
 import engine.ops.cuda as package
 from engine.errors import BackendError
+from engine.ops.cuda import store
 from engine.ops.cuda.kernel import REGISTRY, Kernel
 
 _HERE = Path(__file__).resolve().parent
-# Other files whose values are compiled into kernels.
-_ALSO = ("ops/scalar.py", "quant")
-_NOT_COMPILED = ("natsim", "check.py")
-_PACKAGES = ("numba", "numba-cuda", "llvmlite", "nvidia-nvvm", "nvidia-nvjitlink")
 _MANIFEST = "cubins.json"
 
 
@@ -71,52 +63,6 @@ def entry_name(kernel: Kernel) -> str:
     return "ds4_" + re.sub(r"\W", "_", kernel.name)
 
 
-def sources_digest() -> str:
-    """Hash of every source that can change machine code."""
-    root = _HERE.parent.parent
-    paths = [
-        path
-        for path in _HERE.rglob("*.py")
-        if path.relative_to(_HERE).parts[0] not in _NOT_COMPILED
-    ]
-    for name in _ALSO:
-        path = root / name
-        paths += sorted(path.rglob("*.py")) if path.is_dir() else [path]
-    digest = hashlib.sha256()
-    for path in sorted(paths):
-        digest.update(path.relative_to(root).as_posix().encode() + b"\0")
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:20]
-
-
-@cache
-def versions() -> dict[str, str]:
-    """Versions of what turns sources into machine code; a package that is missing is empty."""
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = ""
-    return found
-
-
-@cache
-def _cache_folder(digest: str) -> Path:
-    """Private folder of this state of sources and versions; one that others could write is left."""
-    base = os.environ.get("DS4_KERNEL_CACHE")
-    root = Path(base) if base else Path(platformdirs.user_cache_dir("ds4bench")) / "kernels"
-    key = hashlib.sha256(f"{digest} {sorted(versions().items())}".encode()).hexdigest()[:20]
-    for attempt in range(8):
-        folder = root / (f"cuda-{key}" if attempt == 0 else f"cuda-{key}-{attempt}")
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        info = folder.stat()
-        ours = not hasattr(os, "getuid") or info.st_uid == os.getuid()
-        if ours and not info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            return folder
-    raise BackendError(f"{root}: expected a folder that only this user can write, found others")
-
-
 _held: dict[tuple[Kernel, tuple[int, int]], Cubin] = {}
 
 
@@ -143,39 +89,22 @@ def compile_kernel(kernel: Kernel, cc: tuple[int, int]) -> Cubin:
     return held
 
 
-def _file_name(kernel: Kernel, cc: tuple[int, int]) -> str:
-    return f"{entry_name(kernel)}.{architecture(cc)}.cubin"
+def file_name(kernel: Kernel, cc: tuple[int, int]) -> str:
+    """Name of a cubin, which says what sources it is made of."""
+    return f"{entry_name(kernel)}.{store.kernel_digest(kernel)}.{architecture(cc)}.cubin"
 
 
 def _cached(kernel: Kernel, cc: tuple[int, int]) -> bytes:
-    """From the cache, where a checksum precedes the code; a file that does not fit is made anew."""
-    path = _cache_folder(sources_digest()) / _file_name(kernel, cc)
-    try:
-        stored = path.read_bytes()
-    except FileNotFoundError:
-        stored = b""
-    image = stored[32:]
-    if image and hashlib.sha256(image).digest() == stored[:32]:
-        return image
-    image = build(kernel, cc)
-    _write(path, hashlib.sha256(image).digest() + image)
+    name = file_name(kernel, cc)
+    image = store.get(name)
+    if image is None:
+        image = build(kernel, cc)
+        store.put(name, image)
     return image
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Whole file or none: another process may be reading."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
-
-
 def build(kernel: Kernel, cc: tuple[int, int]) -> bytes:
-    """Compile a kernel, whatever is stored.
+    """Machine code made from a kernel's IR, whatever is stored.
 
     Raises
     ------
@@ -184,14 +113,14 @@ def build(kernel: Kernel, cc: tuple[int, int]) -> bytes:
     """
     from engine.ops.cuda.offline import device_ir
 
-    text, mangled = device_ir(kernel, cc)
-    text = text.replace(mangled, entry_name(kernel))
+    ir = device_ir(kernel)
+    texts = [text.replace(ir.entry, entry_name(kernel)) for text in ir.texts]
     try:
         from cuda.bindings import nvjitlink
         from numba.cuda.cudadrv import nvvm
 
         linkable = nvvm.compile_ir(
-            [text], arch=f"compute_{architecture(cc)[3:]}", opt=3, fma=False, **{"gen-lto": None}
+            texts, arch=f"compute_{architecture(cc)[3:]}", opt=3, fma=False, **{"gen-lto": None}
         )
         return _link(nvjitlink, kernel, linkable, architecture(cc))
     except BackendError:
@@ -233,23 +162,22 @@ def _link(nvjitlink: Any, kernel: Kernel, linkable: bytes, arch: str) -> bytes:
 def _manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((folder / _MANIFEST).read_text())
-        sources = manifest["sources"]
+        return {"versions": dict(manifest["versions"]), "files": dict(manifest["files"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BackendError(
             f"{folder}: expected a folder of prebuilt cubins with {_MANIFEST}, found {error!r}"
         ) from error
-    if sources != sources_digest():
-        raise BackendError(
-            f"{folder}: expected cubins of these sources ({sources_digest()}), found {sources}"
-        )
-    return manifest
 
 
 def _prebuilt(folder: Path, kernel: Kernel, cc: tuple[int, int]) -> bytes:
-    name = _file_name(kernel, cc)
-    expected = _manifest(folder)["files"].get(name)
+    name = file_name(kernel, cc)
+    files = _manifest(folder)["files"]
+    expected = files.get(name)
     if expected is None:
-        raise BackendError(f"{folder}: expected {name}, found none; build the folder again")
+        start = f"{entry_name(kernel)}."
+        others = [other for other in files if other.startswith(start)]
+        found = f"only {', '.join(others)}" if others else "none"
+        raise BackendError(f"{folder}: expected {name}, found {found}; build the folder again")
     try:
         image = (folder / name).read_bytes()
     except OSError as error:
@@ -263,41 +191,46 @@ def _prebuilt(folder: Path, kernel: Kernel, cc: tuple[int, int]) -> bytes:
 def toolkit() -> dict[str, str]:
     """Versions that made the cubins in use: the prebuilt folder's, or this environment's."""
     folder = os.environ.get("DS4_CUDA_CUBINS")
-    return dict(_manifest(Path(folder))["versions"]) if folder else dict(versions())
+    return dict(_manifest(Path(folder))["versions"]) if folder else dict(store.versions())
 
 
-def registry() -> dict[str, Kernel]:
-    """Every kernel that the package defines, by name (kernels of tests are not among them)."""
+def registry(also: Iterable[str] = ()) -> dict[str, Kernel]:
+    """Every kernel that the package defines, by name, and those of the modules `also`."""
     for module in pkgutil.iter_modules(package.__path__):
         if module.name not in ("check", "compile", "natsim", "ops"):  # these define none
             importlib.import_module(f"{package.__name__}.{module.name}")
+    extra = {str(importlib.import_module(name).__file__) for name in also}
     return {
-        name: REGISTRY[name]
-        for name in sorted(REGISTRY)
-        if Path(REGISTRY[name].file).resolve().is_relative_to(_HERE)
+        name: kernel
+        for name, kernel in sorted(REGISTRY.items())
+        if Path(kernel.file).resolve().is_relative_to(_HERE) or kernel.file in extra
     }
 
 
-def _build_named(job: tuple[str, tuple[int, int]]) -> tuple[str, tuple[int, int], bytes]:
-    name, cc = job
-    return name, cc, compile_kernel(registry()[name], cc).image
+def _build_named(job: tuple[str, tuple[int, int], tuple[str, ...]]) -> bytes:
+    name, cc, also = job
+    return compile_kernel(registry(also)[name], cc).image
 
 
 def build_all(
-    ccs: Iterable[tuple[int, int]], names: Iterable[str] = (), jobs: int = 1
+    ccs: Iterable[tuple[int, int]],
+    names: Iterable[str] = (),
+    jobs: int = 1,
+    also: Iterable[str] = (),
 ) -> dict[tuple[str, tuple[int, int]], bytes]:
     """Cubins of all kernels, or of the named ones; in parallel processes if `jobs` is above 1."""
-    chosen = list(names) or list(registry())
-    unknown = sorted(set(chosen) - set(registry()))
+    modules, ccs = tuple(also), tuple(ccs)
+    known = registry(modules)
+    chosen = list(names) or list(known)
+    unknown = sorted(set(chosen) - set(known))
     if unknown:
         raise BackendError(f"kernels: expected names of the registry, found {', '.join(unknown)}")
-    work = [(name, cc) for name in chosen for cc in ccs]
+    keys = [(name, cc) for name in chosen for cc in ccs]
+    work = [(name, cc, modules) for name, cc in keys]
     if jobs == 1:
-        done = [_build_named(job) for job in work]
-    else:
-        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            done = list(pool.map(_build_named, work, chunksize=4))
-    return {(name, cc): image for name, cc, image in done}
+        return dict(zip(keys, map(_build_named, work)))
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        return dict(zip(keys, pool.map(_build_named, work, chunksize=4)))
 
 
 def parse_cc(text: str) -> tuple[int, int]:
@@ -313,18 +246,19 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--cc", type=parse_cc, action="append", help="9.0 and 12.1 by default")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--module", action="append", default=[], help="kernels of this module too")
     parser.add_argument("names", nargs="*", help="kernels; all by default")
     options = parser.parse_args(argv)
     start = time.perf_counter()
-    images = build_all(options.cc or [(9, 0), (12, 1)], options.names, options.jobs)
+    images = build_all(options.cc or [(9, 0), (12, 1)], options.names, options.jobs, options.module)
     options.out.mkdir(parents=True, exist_ok=True)
     files = {}
     for (name, cc), image in images.items():
-        file_name = _file_name(REGISTRY[name], cc)
-        _write(options.out / file_name, image)
-        files[file_name] = hashlib.sha256(image).hexdigest()
-    manifest = {"sources": sources_digest(), "versions": versions(), "files": files}
-    _write(options.out / _MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode())
+        named = file_name(REGISTRY[name], cc)
+        store.write(options.out / named, image)
+        files[named] = hashlib.sha256(image).hexdigest()
+    manifest = {"versions": store.versions(), "files": files}
+    store.write(options.out / _MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode())
     size = sum(map(len, images.values()))
     seconds = time.perf_counter() - start
     print(f"{len(images)} cubins, {size} bytes, {seconds:.1f} s: {options.out}")

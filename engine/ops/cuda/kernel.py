@@ -105,5 +105,5 @@ def kernel(
 
 
 def device(function: Callable[..., Any]) -> Any:
-    """Decorator of helpers that kernels call; always inlined, so that no call costs registers."""
-    return cuda.jit(device=True, inline="always")(function)
+    """Decorator of helpers that kernels call; inlined into machine code, compiled once by numba."""
+    return cuda.jit(device=True, forceinline=True)(function)

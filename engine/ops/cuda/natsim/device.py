@@ -25,7 +25,7 @@ class _Compiled:
     def __init__(self, kernel: Kernel) -> None:
         runtime()
         module = translate(kernel)
-        self.engine = engine_of(module.text)
+        self.engine = engine_of(*module.texts)
         self.address = self.engine.get_function_address("sim_kernel")
         self.shared = module.shared
         self.red_zones = np.array(module.red_zones, np.int64)

@@ -174,13 +174,17 @@ def target() -> Any:
     )
 
 
-def engine_of(text: str) -> Any:
-    """MCJIT engine of a module's text, optimised."""
+def engine_of(*texts: str) -> Any:
+    """MCJIT engine of one or several modules' text, linked and optimised."""
     machine = target()
-    module = llvm.parse_assembly(text)
-    module.triple = llvm.get_process_triple()
-    module.data_layout = str(machine.target_data)
-    module.verify()
+    modules = [llvm.parse_assembly(text) for text in texts]
+    for module in modules:
+        module.triple = llvm.get_process_triple()
+        module.data_layout = str(machine.target_data)
+        module.verify()
+    module = modules[0]
+    for other in modules[1:]:
+        module.link_in(other)
     options = llvm.create_pipeline_tuning_options(speed_level=2)
     builder = llvm.create_pass_builder(machine, options)
     builder.getModulePassManager().run(module, builder)

@@ -96,19 +96,20 @@ _LIBM = (
 
 @dataclass(frozen=True)
 class Module:
-    """Text of a module and what a launch must know.
+    """Texts of modules and what a launch must know.
 
     Parameters
     ----------
-    text : str
-        IR with the entry point ``sim_kernel``, which takes its arguments from ``sim_args``.
+    texts : tuple of str
+        IR with the entry point ``sim_kernel``, which takes its arguments from ``sim_args``; the
+        first holds it, the others the kernel's helpers.
     shared : int
         Bytes of the arena that static arrays and red zones take; dynamic memory follows.
     red_zones : tuple of int
         Start and end of each red zone, one after another.
     """
 
-    text: str
+    texts: tuple[str, ...]
     shared: int
     red_zones: tuple[int, ...]
 
@@ -161,7 +162,19 @@ def translate(kernel: Kernel) -> Module:
     NotImplementedError
         The kernel uses an instruction that has no stand-in.
     """
-    text, entry = device_ir(kernel)
+    ir = device_ir(kernel)
+    texts = [_stand_ins(kernel.name, text) for text in ir.texts]
+    texts, shared, red_zones = _place_shared(texts)
+    texts = [_MATH.sub(_math, text) for text in texts]
+    texts = [t.replace(" addrspace(3)", "").replace("addrspacecast", "bitcast") for t in texts]
+    main = next(i for i, text in enumerate(texts) if f'define void @"{ir.entry}"' in text)
+    texts[main] += _entry(texts[main], ir.entry)
+    _math_symbols()
+    return Module((texts[main], *texts[:main], *texts[main + 1 :]), shared, red_zones)
+
+
+def _stand_ins(name: str, text: str) -> str:
+    """A module with calls of stand-ins for inline PTX and intrinsics."""
     text = re.sub(r"^target (triple|datalayout).*$", "", text, flags=re.M)
     text = re.sub(r'^@"llvm\.used".*$', "", text, flags=re.M)
     text = re.sub(r"^!nvvm.*$", "", text, flags=re.M)
@@ -169,7 +182,7 @@ def translate(kernel: Kernel) -> Module:
 
     def stand_in(op: str) -> str:
         if op not in STAND_INS:
-            raise NotImplementedError(f"{kernel.name}: {op}: no stand-in in natsim")
+            raise NotImplementedError(f"{name}: {op}: no stand-in in natsim")
         symbol = f"sim.{op}"
         needed[symbol] = STAND_INS[op](symbol)
         return symbol
@@ -180,22 +193,17 @@ def translate(kernel: Kernel) -> Module:
             return "load i32, ptr @sim_dynamic_size"
         op = TEMPLATES.get((template, letters))
         if op is None:
-            raise NotImplementedError(f"{kernel.name}: {template}: not an op of ptx")
+            raise NotImplementedError(f"{name}: {template}: not an op of ptx")
         return f'call {match["type"]} @"{stand_in(op)}"({match["args"]})'
 
     text = _ASM.sub(assembly, text)
     if " asm " in text:
         line = next(line for line in text.splitlines() if " asm " in line)
-        raise NotImplementedError(f"{kernel.name}: {line.strip()}: not understood")
+        raise NotImplementedError(f"{name}: {line.strip()}: not understood")
     for match in _DECLARE.finditer(text):
         stand_in(match["name"])
     text = _DECLARE.sub("", text).replace('@"llvm.nvvm.', '@"sim.llvm.nvvm.')
-    text, shared, red_zones = _place_shared(text)
-    text = _MATH.sub(_math, text)
-    text = text.replace(" addrspace(3)", "").replace("addrspacecast", "bitcast")
-    body = f"{_PRELUDE}{text}\n{''.join(needed.values())}\n{_entry(text, entry)}"
-    _math_symbols()
-    return Module(body, shared, red_zones)
+    return f"{_PRELUDE}{text}\n{''.join(needed.values())}\n"
 
 
 def _math(match: re.Match[str]) -> str:
@@ -215,19 +223,26 @@ def _math(match: re.Match[str]) -> str:
     return match[0]
 
 
-def _place_shared(text: str) -> tuple[str, int, tuple[int, ...]]:
+def _place_shared(texts: list[str]) -> tuple[list[str], int, tuple[int, ...]]:
     """Give every static array a place that is aligned no better than it asks for."""
-    at, red, places = 0, [], {}
-    for match in _STATIC.finditer(text):
-        align = int(match["align"])
-        start = -(-(at + RED_ZONE) // 128) * 128
-        if align < 16:
-            start += align
-        red += [at, start]
-        places[match["name"]] = start
-        at = start + int(match["n"]) * _BYTES[match["type"]]
+    at, red = 0, []
+    places: list[dict[str, int]] = []  # names repeat from module to module
+    for text in texts:
+        places.append({})
+        for match in _STATIC.finditer(text):
+            align = int(match["align"])
+            start = -(-(at + RED_ZONE) // 128) * 128
+            if align < 16:
+                start += align
+            red += [at, start]
+            places[-1][match["name"]] = start
+            at = start + int(match["n"]) * _BYTES[match["type"]]
     dynamic = -(-(at + RED_ZONE) // 128) * 128 if at else 0
     red += [at, dynamic]
+    return [_placed(t, p, dynamic) for t, p in zip(texts, places)], dynamic, tuple(red)
+
+
+def _placed(text: str, places: dict[str, int], dynamic: int) -> str:
     for match in _DYNAMIC.finditer(text):
         places[match["name"]] = dynamic
     text = _DYNAMIC.sub("", _STATIC.sub("", text))
@@ -236,7 +251,7 @@ def _place_shared(text: str) -> tuple[str, int, tuple[int, ...]]:
         text = re.sub(pattern, f"getelementptr i8, ptr @sim_shared, i64 {start}", text)
         if f'@"{name}"' in text:
             raise NotImplementedError(f"{name}: a use of shared memory that is not understood")
-    return text, dynamic, tuple(red)
+    return text
 
 
 def _entry(text: str, entry: str) -> str:
