@@ -207,7 +207,7 @@ class _Attend(torch.autograd.Function):
         d_sinks = -(sink_share * along).sum((0, 1, 3, 4))
         d_near, d_far = _keys(ds, q, near, far)
         v_near, v_far = _keys(p, g, near, far)
-        if d_far is not None:
+        if d_far is not None and v_far is not None:
             d_far = d_far + v_far
         return _mixed(ds, near, far), d_near + v_near, d_far, None, d_sinks, None
 

@@ -18,7 +18,7 @@ PART_BYTES = 14 << 20  # several small files travel where one large one may not
 PARTS = "weights-{}.npz"
 
 
-def replace_file(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Let `write` fill a new file that then takes the place of `path`."""
     temporary = path.with_name(f".{path.name}.part")
     with temporary.open("wb") as file:

@@ -300,12 +300,12 @@ class Net:
         if compressed:
             extra = self._compress(rows, f"{prefix}attn_compressor_", ratio, geometry)
             visible = geometry.visible(ratio)
-        if ratio == 4 and geometry.index:
+        if ratio == 4 and geometry.index and visible is not None:
             scores = self._index_scores(rows.detach(), qr.detach(), prefix, geometry)
             if geometry.index == 2:
                 visible = geometry.chosen(scores, visible)
         out, p = attend(geometry, q, kv, extra, visible, self.w[f"{prefix}attn_sinks.weight"])
-        if scores is not None:
+        if scores is not None and visible is not None:
             self.index_losses.append(geometry.index_loss(scores, p, visible))
         out = geometry.turn_heads(out, compressed, self.dtype, back=True)
         out = out.reshape(-1, s.n_out_group, s.group_dim).transpose(0, 1)

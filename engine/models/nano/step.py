@@ -86,7 +86,8 @@ class Step:
 
     def _body(self) -> None:
         self.optimizer.zero_grad()
-        loss, figures = training_loss(self.net, *self._batch, self.index, self._table)
+        ids, cls, doc = self._batch
+        loss, figures = training_loss(self.net, ids, cls, doc, self.index, self._table)
         loss.backward()
         self.optimizer.step()
         balance(self.net, self.optimizer.rate)

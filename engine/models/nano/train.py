@@ -208,6 +208,8 @@ class Run:
         print(f"done: {self.step} steps, {self.n_token} tokens, {self.seconds():.0f} s", flush=True)
 
     def _log(self, step: Any, stage: Any, progress: float, since: float, tokens: int) -> None:
+        if self.n_token == tokens:
+            return
         figures = step.figures()  # waits for the device
         now = self.seconds()
         line = {

@@ -107,3 +107,21 @@ def test_bfloat16_agrees_with_float32() -> None:
     assert len(cosine) > 100
     assert np.median(list(cosine.values())) > 0.99
     assert min(cosine.values()) > 0.9, min(cosine, key=lambda k: cosine[k])
+
+
+def test_draft_equals_transformers_block(model: tuple[Net, object], tmp_path: Path) -> None:
+    _, oracle = model
+    path = tmp_path / "mtp.gguf"
+    write_model(path, SHAPE, "f32", seed=3, draft=True)
+    trunk = {k: v for k, v in model[0].w.items()}
+    net = Net(SHAPE, trunk | as_weights(hf.read_file(path).tensors), torch.float32)
+    ids = torch.randint(0, SHAPE.n_vocab, (256,), generator=torch.Generator().manual_seed(4))
+    doc = torch.zeros((1, 256), dtype=torch.int64)
+    with torch.no_grad():
+        geometry = net.geometry(doc, 2)
+        x = net.trunk(ids.unsqueeze(0), geometry)
+        ours = net.draft(x, ids.unsqueeze(0), geometry)[:-1]
+        theirs, streams = hf.hf_mtp_logits(oracle, path, ids.tolist())  # type: ignore[arg-type]
+    assert (x - torch.from_numpy(streams)).abs().max() < 1e-3
+    # Logits of a random draft block have a spread of 3.
+    assert (ours - torch.from_numpy(theirs)).abs().max() < 1e-3
