@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT := out
 
-.PHONY: bench test test-oracle test-cuda test-gpu bench-gpu check smoke fuzz lock clean
+.PHONY: bench test test-oracle test-cuda test-gpu bench-gpu train-nano check smoke fuzz lock clean
 
 # The marker is remade when the list of dependencies changes.
 $(VENV)/.installed: pyproject.toml
@@ -48,6 +48,17 @@ test-gpu: $(VENV)/.cuda
 
 bench-gpu: $(VENV)/.cuda
 	$(BIN)/ds4-bench gpu --out $(OUT)/gpu
+
+$(VENV)/.train: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train]'
+	touch $@
+
+# The bundled model, anew: minutes on a GPU, hours on two cores; a stopped run goes on where it was.
+NANO_TOKENS ?= 40e6
+train-nano: $(VENV)/.train
+	$(BIN)/python -m engine.models.nano.train --tokens $(NANO_TOKENS) --out $(OUT)/nano \
+	  $(if $(wildcard $(OUT)/nano/checkpoint.pt),--resume)
+	$(BIN)/python -m engine.models.nano.export $(OUT)/nano
 
 check: $(VENV)/.test
 	$(BIN)/ruff format --check .
