@@ -191,10 +191,10 @@ def main(argv: list[str] | None = None) -> int:
     args = p.parse_args(argv)
     try:
         if args.path.is_dir():
-            from engine.models.nano import export, tokens
+            from engine.models.nano import checkpoint, export
 
             with tempfile.TemporaryDirectory() as folder:
-                trained = export.load(args.path, tokens.PATH)
+                trained = export.load(args.path, checkpoint.TOKENIZER)
                 export.write_pair(trained, Path(folder), args.recipe, "antirez")
                 names = [Path(folder) / export.file_name(args.recipe, k) for k in export.KINDS]
                 check(names[0], names[1], args)

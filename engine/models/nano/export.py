@@ -19,7 +19,7 @@ import numpy as np
 from engine.errors import EngineError, OptionError
 from engine.models import vocab as names
 from engine.models.make import draft_specs, trunk_specs
-from engine.models.nano.checkpoint import load_parts
+from engine.models.nano.checkpoint import TOKENIZER, load_parts
 from engine.models.recipes import LAYOUTS, RECIPES
 from engine.models.shapes import nano
 from engine.models.vocab import Vocab
@@ -136,14 +136,12 @@ def write_package(trained: Trained, meta: dict[str, Any], out: Path = DATA) -> N
 
 def main(argv: list[str] | None = None) -> int:
     """Run; returns the exit status."""
-    from engine.models.nano import tokens
-
     p = argparse.ArgumentParser(prog="engine.models.nano.export", description="Write GGUF files.")
     p.add_argument("folder", type=Path, help="folder of a training run")
     p.add_argument("--out", type=Path, help="folder to write to, with --recipe")
     p.add_argument("--recipe", choices=RECIPES, help="write this pair only")
     p.add_argument("--layout", choices=LAYOUTS, default="antirez")
-    p.add_argument("--tokenizer", type=Path, default=tokens.PATH)
+    p.add_argument("--tokenizer", type=Path, default=TOKENIZER)
     args = p.parse_args(argv)
     try:
         trained = load(args.folder, args.tokenizer)

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import EngineError, OptionError
-from engine.models.nano.checkpoint import replace_file, save_parts
+from engine.models.nano.checkpoint import TOKENIZER, replace_file, save_parts
 from engine.models.nano.feed import Feed, Request
 from engine.models.nano.stages import rate_at, stage_at
 
@@ -93,6 +93,9 @@ class Run:
             )
         if args.resume and not self.checkpoint.exists():
             raise OptionError(f"resume: expected {str(self.checkpoint)!r}, found no such file")
+        if not TOKENIZER.is_file():
+            raise OptionError(f"tokenizer: expected {str(TOKENIZER)!r}, found no such file")
+        self.tokenizer_hash = hashlib.sha256(TOKENIZER.read_bytes()).hexdigest()
         args.out.mkdir(parents=True, exist_ok=True)
         self.step = self.n_token = 0
         self.before = 0.0  # seconds used before this process
@@ -253,8 +256,6 @@ class Run:
         save_parts(self.args.out, {k: v.detach().cpu().numpy() for k, v in self.net.w.items()})
         import torch
 
-        from engine.models.nano import tokens
-
         meta = {
             "finished": finished,
             "seed": self.args.seed,
@@ -265,7 +266,7 @@ class Run:
             "torch": torch.__version__,
             "dtype": self.args.dtype,
             "tokens_per_step": self.batch_tokens,
-            "tokenizer_sha256": hashlib.sha256(tokens.PATH.read_bytes()).hexdigest(),
+            "tokenizer_sha256": self.tokenizer_hash,
             "last": getattr(self, "last", None),
         }
         text = json.dumps(meta, indent=2).encode()
