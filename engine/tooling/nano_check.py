@@ -104,7 +104,8 @@ def recall(engine: Engine, n_row: int) -> Tally:
             if not len(asked):
                 continue
             session = engine.session(len(tokens) + 16)
-            guesses = [int(np.argmax(row)) for row in session.all_logits(tokens)]
+            logits, _ = session.all_logits(tokens)
+            guesses = logits.argmax(1).tolist()
             for span in np.split(asked, np.flatnonzero(np.diff(asked) > 1) + 1):
                 first, last = int(span[0]), int(span[-1])
                 distance = _distance(tokens, first, last + 1)
