@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def draw(lines: list[dict[str, Any]], out: Path) -> None:
         points = [(x["tokens"] / 1e6, x[name]) for x in lines if x.get(name) is not None]
         if points:
             axes.plot(*zip(*points), label=name.replace("_", ", "), linewidth=1.2)
-    for before, line in zip(lines, lines[1:]):
+    for before, line in pairwise(lines):
         if (before["n_col"], before["index_mode"]) != (line["n_col"], line["index_mode"]):
             axes.axvline(before["tokens"] / 1e6, color="0.85", linewidth=0.8, zorder=0)
     axes.set(xlabel="tokens trained on (M)", ylabel="cross-entropy (nats per token)", yscale="log")
