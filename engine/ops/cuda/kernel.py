@@ -81,8 +81,12 @@ def kernel(
     max_registers: int = 0,
     dynamic_smem: int = 0,
     requires: tuple[str, ...] = (),
+    file: str = "",
 ) -> Callable[[Callable[..., None]], Kernel]:
-    """Decorator: register a kernel under `name`, or its function's name."""
+    """Decorator: register a kernel under `name`, or its function's name.
+
+    `file` is the source file of a generated function: the one that generates it.
+    """
 
     def register(function: Callable[..., None]) -> Kernel:
         made = Kernel(
@@ -93,7 +97,7 @@ def kernel(
             min_blocks,
             max_registers,
             dynamic_smem,
-            function.__code__.co_filename,
+            file or function.__code__.co_filename,
             requires,
         )
         if made.name in REGISTRY:

@@ -1,0 +1,252 @@
+"""One block of a product in tensor core instructions, per format and layout, as source lines.
+
+Kernels are generated: the lines below are joined to a function with every loop over columns and
+units written out, so that each accumulator is a register by construction. The lines of a block
+read these names, all int64 unless said:
+
+    cb, sb, fb        addresses of codes, scales, factors of the expert (raw: cb alone)
+    place             row tile * blocks of a row + block
+    ra, rb            raw: addresses of the block in the rows g and g + 8
+    lane, g, t        uint32: lane = 4 g + t
+    xa{j}             address of value 8 t of the row that is column g of tile j
+    kx                bytes from a row's first value to the block's
+    da{j}_0, da{j}_1  addresses of the first scale of the rows that are columns 2 t and 2 t + 1
+    kd                bytes from a row's first scale to the block's
+    plane             float formats: bytes from one part of the split rows to the next
+    table             IQ2_XXS: uint32 shared address of the codebook
+
+and add to the float32 accumulators s{j}_{i} of column tile j: i = 0, 1 row g, columns 2t, 2t + 1;
+i = 2, 3 row g + 8. The order of operations of one accumulator depends on nothing but K.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Lines = list[str]
+
+
+def _products(nt: int, a: tuple[str, str, str, str], at: str, sums: str = "c") -> Lines:
+    """One k32 product of registers a with every column tile, added to int32 {sums}{j}_{i}."""
+    lines = []
+    for j in range(nt):
+        c = ", ".join(f"{sums}{j}_{i}" for i in range(4))
+        lines += [
+            f"b0, b1 = ld_nc_v2(xa{j} + kx + {at})",
+            f"{c} = mma_m16n8k32_s8({', '.join(a)}, b0, b1, {c})",
+        ]
+    return lines
+
+
+def _zero(nt: int, sums: str = "c") -> Lines:
+    return [f"{sums}{j}_{i} = int32(0)" for j in range(nt) for i in range(4)]
+
+
+def _scaled(nt: int, low: str, high: str, sums: str = "c", sign: str = "") -> Lines:
+    """s += c * (row factor * activation scale)."""
+    lines = []
+    for j in range(nt):
+        lines += [f"x{i} = ld_nc_f32(da{j}_{i} + kd)" for i in range(2)]
+        for i in range(4):
+            factor = low if i < 2 else high
+            product = f"mul_rn({factor}, x{i & 1})"
+            lines.append(f"s{j}_{i} = fma_rn(i2f({sums}{j}_{i}), {sign}{product}, s{j}_{i})")
+    return lines
+
+
+def _half(target: str, address: str) -> str:
+    return f"{target} = h2f(ld_nc_u16({address}))"
+
+
+def q8_0(nt: int, tiled: bool) -> Lines:
+    if tiled:
+        lines = [
+            "a0, a1, a2, a3 = ld_stream_v4(cb + place * 512 + lane * 16)",
+            _half("d0", "sb + place * 32 + g * 2"),
+            _half("d1", "sb + place * 32 + g * 2 + 16"),
+        ]
+    else:
+        lines = [_half("d0", "ra"), _half("d1", "rb")]
+        lines += [f"a{i} = raw_word({'rb' if i & 1 else 'ra'} + 2 + t * 8 + {4 * (i >> 1)})"
+                  for i in range(4)]  # fmt: skip
+    lines += _zero(nt) + _products(nt, ("a0", "a1", "a2", "a3"), "0")
+    return lines + _scaled(nt, "d0", "d1")
+
+
+def mxfp4(nt: int, tiled: bool) -> Lines:
+    if tiled:
+        lines = [
+            "w0, w1 = ld_stream_v2(cb + place * 256 + lane * 8)",
+            "d0 = e8m0(ld_nc_u8(sb + place * 16 + g))",
+            "d1 = e8m0(ld_nc_u8(sb + place * 16 + g + 8))",
+        ]
+    else:
+        lines = ["d0 = e8m0(ld_nc_u8(ra))", "d1 = e8m0(ld_nc_u8(rb))"]
+        for word, row in (("w0", "ra"), ("w1", "rb")):
+            lines.append(f"{word} = raw_mxfp4({row} + 1, t)")
+    lines += ["a0, a2 = e2m1_bytes(w0)", "a1, a3 = e2m1_bytes(w1)"]
+    lines += _zero(nt) + _products(nt, ("a0", "a1", "a2", "a3"), "0")
+    return lines + _scaled(nt, "d0", "d1")
+
+
+def q4_k(nt: int, tiled: bool) -> Lines:
+    if tiled:
+        lines = [
+            "y0, y1, y2, y3 = ld_nc_v4(sb + place * 256 + g * 16)",
+            "z0, z1, z2, z3 = ld_nc_v4(sb + place * 256 + g * 16 + 128)",
+            "f0 = ld_nc_b32(fb + place * 64 + g * 4)",
+            "f1 = ld_nc_b32(fb + place * 64 + g * 4 + 32)",
+        ]
+    else:
+        lines = [
+            "f0, y0, y1, y2, y3 = raw_q4_k(ra)",
+            "f1, z0, z1, z2, z3 = raw_q4_k(rb)",
+        ]
+    lines += ["d0, m0 = unpack_f16(f0)", "d1, m1 = unpack_f16(f1)"]
+    lines += _zero(nt, "p") + _zero(nt, "m_")
+    for u in range(8):
+        if tiled:
+            lines.append(f"w0, w1 = ld_stream_v2(cb + place * 2048 + {256 * u} + lane * 8)")
+            lines += [f"a{i} = bits(w{i & 1}, {4 * (i >> 1)}, 0x0F0F0F0F)"
+                      for i in range(4)]  # fmt: skip
+        else:
+            lines += [
+                f"a{i} = bits(raw_word({'rb' if i & 1 else 'ra'} + {16 + 32 * (u >> 1)} + t * 8 "
+                f"+ {4 * (i >> 1)}), {4 * (u & 1)}, 0x0F0F0F0F)"
+                for i in range(4)
+            ]
+        word, shift = u >> 2, 8 * (u & 3)
+        lines += [
+            f"e0 = bits(y{word}, {shift}, 255)",
+            f"e1 = bits(z{word}, {shift}, 255)",
+            f"l0 = times(bits(y{word + 2}, {shift}, 255), 0x01010101)",
+            f"l1 = times(bits(z{word + 2}, {shift}, 255), 0x01010101)",
+        ]
+        for j in range(nt):
+            c = ", ".join(f"c{j}_{i}" for i in range(4))
+            m = ", ".join(f"m_{j}_{i}" for i in range(4))
+            zero = ", ".join(["int32(0)"] * 4)
+            lines += [
+                f"b0, b1 = ld_nc_v2(xa{j} + kx + {32 * u})",
+                f"{c} = mma_m16n8k32_s8(a0, a1, a2, a3, b0, b1, {zero})",
+                f"{m} = mma_m16n8k32_s8(l0, l1, l0, l1, b0, b1, {m})",
+            ]
+            lines += [f"p{j}_{i} = plus_times(p{j}_{i}, c{j}_{i}, e{i >> 1})" for i in range(4)]
+    return lines + _scaled(nt, "d0", "d1", "p") + _scaled(nt, "m0", "m1", "m_", "-")
+
+
+def q2_k(nt: int, tiled: bool) -> Lines:
+    if tiled:
+        lines = [
+            "w0, w1, w2, w3 = ld_stream_v4(cb + place * 1024 + lane * 32)",
+            "w4, w5, w6, w7 = ld_stream_v4(cb + place * 1024 + lane * 32 + 16)",
+            "y0, y1 = ld_nc_v2(sb + place * 256 + g * 16 + (t >> uint32(1)) * 8)",
+            "z0, z1 = ld_nc_v2(sb + place * 256 + g * 16 + 128 + (t >> uint32(1)) * 8)",
+            "f0 = ld_nc_b32(fb + place * 64 + g * 4)",
+            "f1 = ld_nc_b32(fb + place * 64 + g * 4 + 32)",
+        ]
+    else:
+        lines = [
+            "f0, y0, y1 = raw_q2_k(ra, t)",
+            "f1, z0, z1 = raw_q2_k(rb, t)",
+        ]
+    lines += ["d0, m0 = unpack_f16(f0)", "d1, m1 = unpack_f16(f1)"]
+    lines += _zero(nt, "p") + _zero(nt, "m_")
+    for u in range(8):
+        word, shift = u >> 2, 8 * (u & 3)
+        lines += [
+            f"e0 = bits(y{word}, {shift}, 15)",
+            f"e1 = bits(z{word}, {shift}, 15)",
+            f"l0 = times(bits(y{word}, {shift + 4}, 15), 0x01010101)",
+            f"l1 = times(bits(z{word}, {shift + 4}, 15), 0x01010101)",
+        ]
+        for i in range(4):
+            if tiled:
+                lines.append(f"a{i} = times(bits(w{u}, {2 * i}, 0x03030303), e{i & 1})")
+            else:
+                at = 16 + 32 * (u >> 2) + 4 * (i >> 1)
+                lines.append(
+                    f"a{i} = times(bits(raw_word({'rb' if i & 1 else 'ra'} + {at} + t * 8), "
+                    f"{2 * (u & 3)}, 0x03030303), e{i & 1})"
+                )
+        lines += _products(nt, ("a0", "a1", "a2", "a3"), str(32 * u), "p")
+        lines += _products(nt, ("l0", "l1", "l0", "l1"), str(32 * u), "m_")
+    return lines + _scaled(nt, "d0", "d1", "p") + _scaled(nt, "m0", "m1", "m_", "-")
+
+
+def iq2_xxs(nt: int, tiled: bool) -> Lines:
+    if tiled:
+        lines = [
+            _half("d0", "fb + place * 32 + g * 2"),
+            _half("d1", "fb + place * 32 + g * 2 + 16"),
+        ]
+    else:
+        lines = [_half("d0", "ra"), _half("d1", "rb")]
+    lines += ["d0 = mul_rn(d0, float32(0.125))", "d1 = mul_rn(d1, float32(0.125))"]
+    lines += _zero(nt, "p")
+    for u in range(8):
+        for r, (row, offset) in enumerate((("ra", 0), ("rb", 64))):
+            if tiled:
+                address = f"cb + place * 1024 + {128 * u + offset} + g * 8"
+                lines.append(f"q{r}, w{r} = ld_stream_v2({address})")
+            else:
+                lines += [
+                    f"q{r} = raw_word({row} + {2 + 8 * u})",
+                    f"w{r} = raw_word({row} + {6 + 8 * u})",
+                ]
+            lines += [
+                f"a{r}, a{r + 2} = codebook(table, q{r}, w{r}, t)",
+                f"e{r} = int32(bits(w{r}, 27, 30) | int32(1))",
+            ]
+        for j in range(nt):
+            c = ", ".join(f"c{j}_{i}" for i in range(4))
+            zero = ", ".join(["int32(0)"] * 4)
+            lines += [
+                f"b0, b1 = ld_nc_v2(xa{j} + kx + {32 * u})",
+                f"{c} = mma_m16n8k32_s8(a0, a1, a2, a3, b0, b1, {zero})",
+            ]
+            lines += [f"p{j}_{i} = plus_times(p{j}_{i}, c{j}_{i}, e{i >> 1})" for i in range(4)]
+    return lines + _scaled(nt, "d0", "d1", "p")
+
+
+def _float(nt: int, tiled: bool, parts: int, mma: str) -> Lines:
+    if tiled:
+        lines = [
+            "a0, a2, a4, a6 = ld_stream_v4(cb + place * 1024 + lane * 32)",
+            "a1, a3, a5, a7 = ld_stream_v4(cb + place * 1024 + lane * 32 + 16)",
+        ]
+    else:
+        lines = [
+            "a0, a2, a4, a6 = raw_quad(ra + t * 16)",
+            "a1, a3, a5, a7 = raw_quad(rb + t * 16)",
+        ]
+    for j in range(nt):
+        for part in range(parts):
+            s = ", ".join(f"{'sru'[part]}{j}_{i}" for i in range(4))
+            lines += [
+                f"b0, b1, b2, b3 = ld_nc_v4(xa{j} + kx + {part} * plane)",
+                f"{s} = {mma}(a0, a1, a2, a3, b0, b1, {s})",
+                f"{s} = {mma}(a4, a5, a6, a7, b2, b3, {s})",
+            ]
+    return lines
+
+
+def f16(nt: int, tiled: bool) -> Lines:
+    return _float(nt, tiled, 2, "mma_m16n8k16_f16")
+
+
+def bf16(nt: int, tiled: bool) -> Lines:
+    return _float(nt, tiled, 3, "mma_m16n8k16_bf16")
+
+
+BLOCKS: dict[str, Callable[[int, bool], Lines]] = {
+    "Q8_0": q8_0,
+    "MXFP4": mxfp4,
+    "Q4_K": q4_k,
+    "Q2_K": q2_k,
+    "IQ2_XXS": iq2_xxs,
+    "F16": f16,
+    "BF16": bf16,
+}
+# Accumulators besides s that a block adds to, per format: the lower parts of split rows.
+PARTS = {"F16": "sr", "BF16": "sru"}
