@@ -18,13 +18,13 @@ from engine.ops.cuda import (
     attention,
     compressor,
     embed,
+    experts,
     hc,
     indexer,
     kv,
-    layout,
-    matmul,
-    moe,
     norm,
+    pack,
+    products,
     rings,
     rope,
     router,
@@ -87,6 +87,8 @@ class CudaOps:
         self._banned: dict[bytes, DeviceArray] = {}
         self._launches: dict[str, int] = {}
         ctx.first_maximum = self._first_maximum
+
+    FUSED = frozenset({"feed_forward"})
 
     # Memory and passes
 
@@ -178,18 +180,18 @@ class CudaOps:
             If what must be copied does not fit; nothing was copied.
         """
         self.residency = open_residency(
-            self.ctx.device, tensors, options, drafts, layout.repack_bytes
+            self.ctx.device, tensors, options, drafts, pack.repack_bytes
         )
 
     def prepare(self, tensor: Any, *, activations: str, repack: bool) -> Any:
         assert activations == "int8", activations
-        return layout.prepare(self.ctx, tensor, place=self.residency)
+        return pack.prepare(self.ctx, tensor, place=self.residency)
 
     def repack_bytes(self, tensor: Any) -> int:
-        return layout.repack_bytes(tensor)
+        return pack.repack_bytes(tensor)
 
     def moe_bytes(self, n: int, used: int, gate: Any, down: Any) -> int:
-        return moe.moe_bytes(n, used, gate, down)
+        return experts.moe_bytes(n, used, gate, down)
 
     # Answers to the engine
 
@@ -237,13 +239,13 @@ class CudaOps:
         embed.embed_hc(self.ctx, state, tokens, table)
 
     def matmul(self, out: Any, x: Any, w: Any) -> None:
-        matmul.matmul(self.ctx, out, x, w)
+        products.matmul(self.ctx, out, x, w)
 
     def matmul_multi(self, outs: Sequence[Any], x: Any, ws: Sequence[Any]) -> None:
-        matmul.matmul_multi(self.ctx, outs, x, ws)
+        products.matmul_multi(self.ctx, outs, x, ws)
 
     def matmul_grouped(self, out: Any, x: Any, w: Any) -> None:
-        matmul.matmul_grouped(self.ctx, out, x, w)
+        products.matmul_grouped(self.ctx, out, x, w)
 
     # Rows
 
@@ -393,16 +395,34 @@ class CudaOps:
         down: Any,
         limit: float,
     ) -> None:
-        moe.routed_moe(self.ctx, out, x, ids, weights, gate, up, down, limit)
+        experts.routed_moe(self.ctx, out, x, ids, weights, gate, up, down, limit)
 
     def shared_ffn(self, out: Any, x: Any, gate: Any, up: Any, down: Any, limit: float) -> None:
-        moe.shared_ffn(self.ctx, out, x, gate, up, down, limit)
+        experts.shared_ffn(self.ctx, out, x, gate, up, down, limit)
+
+    def feed_forward(self, s: Any, layer: Any, shared: bool) -> None:
+        """Routed and shared experts of s.a into s.y."""
+        extra = None
+        if shared:
+            extra = (layer.gate_shexp, layer.up_shexp, layer.down_shexp, layer.limit_shared)
+        experts.feed_forward(
+            self.ctx,
+            s.y,
+            s.a,
+            s.ids,
+            s.weights,
+            layer.gate_exps,
+            layer.up_exps,
+            layer.down_exps,
+            layer.limit,
+            extra,
+        )
 
     def swiglu(self, out: Any, gate: Any, up: Any, limit: float) -> None:
-        moe.swiglu(self.ctx, out, gate, up, limit)
+        experts.swiglu(self.ctx, out, gate, up, limit)
 
     def add(self, out: Any, x: Any) -> None:
-        moe.add(self.ctx, out, x)
+        experts.add(self.ctx, out, x)
 
     # Choice of a token
 

@@ -33,6 +33,8 @@ from engine.ops.cuda.kernel import I32P, U8P, U16P, U32, U64, Kernel, kernel
 TILE = 16  # rows
 UNIT = 32  # values
 THREADS = 256
+# Looked up row by row, never multiplied with.
+IN_FILE_ORDER = ("token_embd.weight",)
 PIECE = 64 << 20  # raw bytes uploaded at a time
 
 
@@ -374,6 +376,13 @@ def prepare(ctx: Context, tensor: Any, *, place: Any = None) -> Weight:
         return Weight(
             tensor.name, name, rows, cols, n_expert, False, where.address, 0, 0,
             (stride, 0, 0), 0, tensor.n_bytes,
+        )  # fmt: skip
+    if tensor.name in IN_FILE_ORDER:
+        owner = ctx.put(np.ascontiguousarray(tensor.data).reshape(-1).view(np.uint8))
+        stride = rows * row_bytes
+        return Weight(
+            tensor.name, name, rows, cols, n_expert, False, owner.address, 0, 0,
+            (stride, 0, 0), tensor.n_bytes, tensor.n_bytes, owner,
         )  # fmt: skip
     sizes = _layout_bytes(name, rows, cols)
     owner = ctx.empty((n_expert * sum(sizes),), np.uint8)
