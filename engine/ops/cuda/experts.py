@@ -29,6 +29,7 @@ from engine.ops.cuda.products import (
     activations,
     codebook,
     compiled,
+    few_blocks,
     indented,
     matmul,
     matmul_multi,
@@ -183,7 +184,9 @@ def _few(name: str, tiled: bool, two: bool) -> Kernel:
     tail.append(f"        out[uint32(pair * rows + row_all)] = {_finish(two, 'value', 'other')}")
     source += indented(tail, 1)
     function = compiled(title, source, _scope())
-    return kernel(*_SHARED_TYPES, threads=THREADS, name=title, file=__file__)(function)
+    return kernel(
+        *_SHARED_TYPES, threads=THREADS, min_blocks=few_blocks(name, 1), name=title, file=__file__
+    )(function)
 
 
 def _many(name: str, tiled: bool, two: bool) -> Kernel:
@@ -249,7 +252,7 @@ def _many(name: str, tiled: bool, two: bool) -> Kernel:
     source += indented(store, 2)
     function = compiled(title, source, _scope())
     types = (*_SHARED_TYPES, I32P, I32P)
-    return kernel(*types, threads=THREADS, name=title, file=__file__)(function)
+    return kernel(*types, threads=THREADS, min_blocks=1, name=title, file=__file__)(function)
 
 
 _KINDS = [(n, tiled, two) for n in BLOCKS for tiled in (True, False) for two in (True, False)]

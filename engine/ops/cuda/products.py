@@ -149,6 +149,11 @@ def _scaled_out(name: str, value: str, j: int, i: int) -> str:
     return f"mul_rn({value}, ld_nc_f32(da{j}_{i & 1}))" if name in PARTS else value
 
 
+def few_blocks(name: str, nt: int) -> int:
+    """Blocks of few rows that share a multiprocessor: what the registers allow without spills."""
+    return 3 if SIZES[name].block == 32 and nt == 1 else 2
+
+
 def _head(kernel_name: str) -> str:
     jobs = ", ".join(f"{a}{k}" for k in range(JOBS) for a in _JOB)
     return f"def {kernel_name}({_COMMON}, {jobs}):\n"
@@ -245,7 +250,9 @@ def _few(name: str, tiled: bool, nt: int, spread: bool) -> Kernel:
     scope = names()
     function = compiled(title, source, scope)
     types = _COMMON_TYPES + ((U64,) if spread else ()) + _JOB_TYPES * JOBS
-    return kernel(*types, threads=THREADS, name=title, file=__file__)(function)
+    return kernel(*types, threads=THREADS, min_blocks=few_blocks(name, nt), name=title, file=__file__)(
+        function
+    )
 
 
 def _many(name: str, tiled: bool) -> Kernel:
@@ -295,9 +302,9 @@ def _many(name: str, tiled: bool) -> Kernel:
     source = _head(title) + indented(body, 1) + indented(work, 2) + indented(inner, 4)
     source += indented(after, 2) + indented(store, 2)
     function = compiled(title, source, names())
-    return kernel(*_COMMON_TYPES, *_JOB_TYPES * JOBS, threads=THREADS, name=title, file=__file__)(
-        function
-    )
+    return kernel(
+        *_COMMON_TYPES, *_JOB_TYPES * JOBS, threads=THREADS, min_blocks=1, name=title, file=__file__
+    )(function)
 
 
 @kernel(
