@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import cuda, float32, uint32
 
 from engine.ops.cuda.array import DeviceArray
 from engine.ops.cuda.context import Context
-from engine.ops.cuda.kernel import F32, F32P, I32P, U16P, U32, Kernel, kernel
+from engine.ops.cuda.kernel import F32, F32P, I32P, U16P, U32, Kernel, device, kernel
 from engine.ops.cuda.ptx import (
     address,
     fma_rn,
@@ -27,23 +29,67 @@ THREADS = 256
 WARPS = THREADS // 32
 
 
+def row_finisher(packed: bool) -> Any:
+    """Device function that finishes one row, into float16 storage if packed, else float32."""
+
+    @device
+    def finish(rows, row, source, weight, cos, sin, angle, d, half, eps, official, parts):
+        """A block of THREADS norms the row at address `source`, turns it and rounds it.
+
+        Thread t reads the pairs t, t + THREADS, ... of values, and no other thread does. `angle`
+        is where the row's angles begin, `parts` shared memory of 32 float32.
+        """
+        t = uint32(cuda.threadIdx.x)
+        lane = t & uint32(31)
+        pairs = uint32(d >> uint32(1))
+        plain = uint32(pairs - half)
+        total = float32(0)
+        for p in range(t, pairs, THREADS):
+            a, b = ld_v2_f32(source + p * 8)
+            total = fma_rn(b, b, fma_rn(a, a, total))
+        scale = inverse_rms(block_sum(total, parts, WARPS), d, eps)
+        target = address(rows)
+        at = uint32(row * d)
+        for step in range(t >> uint32(5), (pairs + uint32(31)) >> uint32(5), WARPS):
+            p = uint32(step * 32 + lane)
+            a, b = float32(0), float32(0)
+            if p < pairs:
+                a, b = ld_v2_f32(source + p * 8)
+                u, v = ld_nc_v2_f32(address(weight) + p * 8)
+                a, b = mul_rn(mul_rn(a, scale), u), mul_rn(mul_rn(b, scale), v)
+                if p >= plain:
+                    k = uint32(angle + p - plain)
+                    a, b = turned(a, b, cos[k], sin[k])
+            if official and step * 32 < plain:
+                a, b = fp8_pair(a, b)
+            if p < pairs:
+                if packed:
+                    st_b32(target + at * 2 + p * 4, pack_f16(a, b))
+                else:
+                    if official:
+                        a, b = round_f16(a), round_f16(b)
+                    st_v2_f32(target + at * 4 + p * 8, a, b)
+
+    return finish
+
+
+@device
+def window_of(pos, n, ratio, i):
+    """Number of the i-th window that ends in the call, and whether there is one."""
+    pos0 = uint32(pos[0])
+    first = uint32(pos0 // ratio)
+    return uint32(first + i), i < uint32(uint32(pos0 + n) // ratio) - first
+
+
 def _store(packed: bool) -> Kernel:
     """Kernel that stores float32 rows, or float16 rows if packed."""
+    finish = row_finisher(packed)
 
     @kernel(
         U16P if packed else F32P,
-        F32P,
-        F32P,
-        I32P,
-        F32P,
-        F32P,
-        U32,
-        U32,
-        U32,
-        U32,
-        U32,
-        F32,
-        U32,
+        *(F32P, F32P, I32P, F32P, F32P),
+        *(U32,) * 5,
+        *(F32, U32),
         threads=THREADS,
         name="store_rows_f16" if packed else "store_rows_f32",
     )
@@ -51,41 +97,12 @@ def _store(packed: bool) -> Kernel:
         """A block finishes x[i], the row of window pos // ratio + i, if that ends in the call."""
         parts = cuda.shared.array(32, float32)
         i = uint32(cuda.blockIdx.x)
-        pos0 = uint32(pos[0])
-        first = uint32(pos0 // ratio)
-        if i < uint32(uint32(pos0 + n) // ratio) - first:
-            t = uint32(cuda.threadIdx.x)
-            lane = t & uint32(31)
+        window, ends = window_of(pos, n, ratio, i)
+        if ends:
             source = address(x) + uint32(i * d) * 4
-            pairs = uint32(d >> uint32(1))
-            plain = uint32(pairs - half)
-            total = float32(0)
-            for p in range(t, pairs, THREADS):
-                a, b = ld_v2_f32(source + p * 8)
-                total = fma_rn(b, b, fma_rn(a, a, total))
-            scale = inverse_rms(block_sum(total, parts, WARPS), d, eps)
-            angle = uint32(uint32((first + i) * ratio) * half)
-            target = address(rows)
-            at = uint32(uint32((first + i) % cap) * d)
-            for step in range(t >> uint32(5), (pairs + uint32(31)) >> uint32(5), WARPS):
-                p = uint32(step * 32 + lane)
-                a, b = float32(0), float32(0)
-                if p < pairs:
-                    a, b = ld_v2_f32(source + p * 8)
-                    u, v = ld_nc_v2_f32(address(weight) + p * 8)
-                    a, b = mul_rn(mul_rn(a, scale), u), mul_rn(mul_rn(b, scale), v)
-                    if p >= plain:
-                        k = uint32(angle + p - plain)
-                        a, b = turned(a, b, cos[k], sin[k])
-                if official and step * 32 < plain:
-                    a, b = fp8_pair(a, b)
-                if p < pairs:
-                    if packed:
-                        st_b32(target + at * 2 + p * 4, pack_f16(a, b))
-                    else:
-                        if official:
-                            a, b = round_f16(a), round_f16(b)
-                        st_v2_f32(target + at * 4 + p * 8, a, b)
+            angle = uint32(uint32(window * ratio) * half)
+            row = uint32(window % cap)
+            finish(rows, row, source, weight, cos, sin, angle, d, half, eps, official, parts)
 
     return store_rows
 
