@@ -32,6 +32,8 @@ THREADS = 1024
 WARPS = THREADS // 32
 PARTS = 6 * WARPS
 HELD = 16  # scores of a thread that stay in registers
+COUNTS = HELD * WARPS
+MOST = 0x7FFF  # top_k is less
 SCORE_BYTES = 64 << 20  # of the scores at hand
 INFINITY = float32(math.inf)
 MAGNITUDE = int32(0x7FFFFFFF)
@@ -52,6 +54,35 @@ def _score_of(key):
     return float32(math.nan) if key == NONE else bits_f32(bits)
 
 
+@device
+def _counted(key, edge, seen):
+    """Keys above the edge in a warp, and in the upper half of the word those equal to it."""
+    above = popc(ballot(int32(seen and key > edge)))
+    return int32(above | int32(popc(ballot(int32(seen and key == edge))) << int32(16)))
+
+
+@device
+def _placed(sel, out, counts, before, key, edge, ties, r, visible, lane, warp):
+    """Write row r if it is kept; `before` and the warps' counts say what comes before it.
+
+    Both count rows above the edge in the lower half, rows equal to it in the upper half, where
+    MOST of them and more are the same: `ties` is less.
+    """
+    is_above, is_tie = r < visible and key > edge, r < visible and key == edge
+    lower = int32(int32(int32(1) << int32(lane)) - int32(1))
+    ahead = redux_add(counts if lane < warp else int32(0))
+    above = int32(int32(before + ahead) & int32(0xFFFF))
+    equal = int32(int32(before >> int32(16)) + int32(ahead >> int32(16)))
+    above = int32(above + popc(int32(ballot(int32(is_above)) & lower)))
+    equal = int32(equal + popc(int32(ballot(int32(is_tie)) & lower)))
+    if is_above or (is_tie and equal < ties):
+        sel[uint32(out + uint32(int32(above + min(equal, ties))))] = int32(r)
+    whole = redux_add(counts)
+    equal = min(int32(int32(before >> int32(16)) + int32(whole >> int32(16))), int32(MOST))
+    above = int32(int32(before & int32(0xFFFF)) + int32(whole & int32(0xFFFF)))
+    return int32(above | int32(equal << int32(16)))
+
+
 @kernel(
     *(I32P, I32P, F32P, F32P, I32P),
     *(U32,) * 5,
@@ -60,6 +91,7 @@ def _score_of(key):
 def indexer_top(sel, n_sel, margin, scores, pos, row0, top_k, cap, ratio, edged):
     """Grid (queries): the rows of query row0 + block, ascending."""
     parts = cuda.shared.array(PARTS, int32)
+    counts = cuda.shared.array(COUNTS, int32)
     thread = uint32(cuda.threadIdx.x)
     lane, warp = thread & uint32(31), thread >> uint32(5)
     i = uint32(row0 + uint32(cuda.blockIdx.x))
@@ -121,57 +153,52 @@ def indexer_top(sel, n_sel, margin, scores, pos, row0, top_k, cap, ratio, edged)
 
     # Keys above the edge, the greatest below it, and how many of the edge's own are kept.
     above, below = int32(0), NONE
-    for r in range(thread, visible, THREADS):
+    for k in range(HELD):
+        above = int32(above + int32(keys[k] > edge))
+        below = keys[k] if below < keys[k] < edge else below
+    for r in range(uint32(HELD * THREADS) + thread, visible, THREADS):
         key = _key(scores[uint32(row + uint32(r))])
-        if key > edge:
-            above = int32(above + int32(1))
-        elif key < edge:
-            below = max(below, key)
+        above = int32(above + int32(key > edge))
+        below = key if below < key < edge else below
     above, below = redux_add(above), redux_max(below)
     if lane == uint32(0):
         parts[warp] = above
         parts[uint32(uint32(WARPS) + warp)] = below
     cuda.syncthreads()
-    above = redux_add(parts[lane])
+    ties = int32(wanted - redux_add(parts[lane]))
     below = redux_max(parts[uint32(uint32(WARPS) + lane)])
-    ties = int32(wanted - above)
-    cuda.syncthreads()
 
-    # Tile by tile of THREADS rows: where each warp's kept rows begin.
-    before_above, before_ties = int32(0), int32(0)
-    tile = uint32(0)
-    lower = int32(int32(int32(1) << int32(lane)) - int32(1))
-    for begin in range(uint32(0), visible, THREADS):
+    # Tiles of THREADS rows, in order: how many each warp keeps, then where they go.
+    before = int32(0)
+    for k in range(HELD):
+        if uint32(k * THREADS) < visible:
+            r = uint32(uint32(k * THREADS) + thread)
+            counts[uint32(uint32(k * WARPS) + warp)] = _counted(keys[k], edge, r < visible)
+    cuda.syncthreads()
+    for k in range(HELD):
+        if uint32(k * THREADS) < visible:
+            r = uint32(uint32(k * THREADS) + thread)
+            seen = counts[uint32(uint32(k * WARPS) + lane)]
+            before = _placed(sel, out, seen, before, keys[k], edge, ties, r, visible, lane, warp)
+    cuda.syncthreads()
+    slot = uint32(0)
+    for begin in range(uint32(HELD * THREADS), visible, THREADS):
         r = uint32(begin + thread)
         key = NONE
-        is_above, is_tie = False, False
         if r < visible:
             key = _key(scores[uint32(row + r)])
-            is_above, is_tie = key > edge, key == edge
-        above_mask, tie_mask = ballot(int32(is_above)), ballot(int32(is_tie))
-        slot = uint32((tile & uint32(1)) * uint32(WARPS))
-        count = int32(popc(above_mask) | int32(popc(tie_mask) << int32(16)))
-        if lane == uint32(0):
-            parts[uint32(slot + warp)] = count
+        # Two sets of counts in turn: one barrier a tile.
+        slot = uint32(uint32(WARPS) - slot)
+        counts[uint32(slot + warp)] = _counted(key, edge, r < visible)
         cuda.syncthreads()
-        count = parts[uint32(slot + lane)]
-        ahead = redux_add(count if lane < warp else int32(0))
-        count = redux_add(count)
-        my_above = int32(before_above + int32(ahead & int32(0xFFFF)))
-        my_ties = int32(before_ties + int32(ahead >> int32(16)))
-        my_above = int32(my_above + popc(int32(above_mask & lower)))
-        my_ties = int32(my_ties + popc(int32(tie_mask & lower)))
-        if is_above or (is_tie and my_ties < ties):
-            at = int32(my_above + min(my_ties, ties))
-            sel[uint32(out + uint32(at))] = int32(r)
-        before_above = int32(before_above + int32(count & int32(0xFFFF)))
-        before_ties = int32(before_ties + int32(count >> int32(16)))
-        tile = uint32(tile + uint32(1))
+        before = _placed(
+            sel, out, counts[uint32(slot + lane)], before, key, edge, ties, r, visible, lane, warp
+        )
     if thread == uint32(0):
         n_sel[i] = wanted
         if edged:
             # More of the edge's own than are kept: the first dropped is one of them.
-            following = edge if before_ties > ties else below
+            following = edge if int32(before >> int32(16)) > ties else below
             margin[i] = sub_rn(_score_of(edge), _score_of(following))
 
 
@@ -212,7 +239,7 @@ def indexer_select(
     n, top_k = sel.shape
     cap, d = rows.rows.shape
     edged = int(margin is not None)
-    assert n_sel.shape == (n,), (sel, n_sel)
+    assert n_sel.shape == (n,) and top_k < MOST, (sel, n_sel)
     if q is None or head_w is None:
         ctx.launch(indexer_top, n, sel, n_sel, margin, None, ctx.pos, 0, top_k, 0, ratio, edged)
     else:
