@@ -28,7 +28,8 @@ from numba import cuda, int32, uint16, uint32, uint64
 
 from engine.ops.cuda.array import DeviceArray
 from engine.ops.cuda.context import Context
-from engine.ops.cuda.kernel import I32P, U8P, U16P, U32, U64, Kernel, kernel
+from engine.ops.cuda.decode_bits import CODEBOOK
+from engine.ops.cuda.kernel import I32P, U8P, U16P, U32, Kernel, kernel
 
 TILE = 16  # rows
 UNIT = 32  # values
@@ -358,6 +359,15 @@ _REPACK: dict[str, tuple[Kernel, int]] = {
 }
 
 
+def codebook(ctx: Context) -> DeviceArray:
+    """The codebook of IQ2_XXS in device memory, 256 rows of 8 bytes."""
+    found = getattr(ctx, "_codebook", None)
+    if found is None:
+        found = ctx.put(CODEBOOK)
+        ctx._codebook = found  # type: ignore[attr-defined]
+    return found
+
+
 def prepare(ctx: Context, tensor: Any, *, place: Any = None) -> Weight:
     """Put a tensor where the products can read it.
 
@@ -368,6 +378,7 @@ def prepare(ctx: Context, tensor: Any, *, place: Any = None) -> Weight:
     place : Residency, optional
         Says whether it is copied or read where it is mapped; copied by default.
     """
+    codebook(ctx)  # now: the first product may be part of a recorded pass
     n_expert, rows, cols = _dims(tensor)
     name, row_bytes = tensor.format.name, tensor.format.row_bytes(cols)
     where = place.place(tensor) if place is not None else None
@@ -433,4 +444,4 @@ def _fill(
         )
 
 
-__all__ = ["U64", "Weight", "prepare", "repack_bytes"]
+__all__ = ["Weight", "codebook", "prepare", "repack_bytes"]

@@ -21,7 +21,7 @@ from engine.ops.cuda.array import DeviceArray
 from engine.ops.cuda.blocks import BLOCKS, PARTS
 from engine.ops.cuda.context import Context
 from engine.ops.cuda.kernel import F32P, I64P, U32, U64, Kernel, kernel
-from engine.ops.cuda.pack import SIZES, TILE, Weight
+from engine.ops.cuda.pack import SIZES, TILE, Weight, codebook
 from engine.ops.cuda.reduce import warp_sum
 
 SEGMENT = 512
@@ -250,9 +250,9 @@ def _few(name: str, tiled: bool, nt: int, spread: bool) -> Kernel:
     scope = names()
     function = compiled(title, source, scope)
     types = _COMMON_TYPES + ((U64,) if spread else ()) + _JOB_TYPES * JOBS
-    return kernel(*types, threads=THREADS, min_blocks=few_blocks(name, nt), name=title, file=__file__)(
-        function
-    )
+    return kernel(
+        *types, threads=THREADS, min_blocks=few_blocks(name, nt), name=title, file=__file__
+    )(function)
 
 
 def _many(name: str, tiled: bool) -> Kernel:
@@ -386,15 +386,6 @@ _FEW = {
     for spread in (False, True)
 }
 _MANY = {(name, tiled): _many(name, tiled) for name in BLOCKS for tiled in (True, False)}
-
-
-def codebook(ctx: Context) -> DeviceArray:
-    """The codebook of IQ2_XXS in device memory."""
-    found = getattr(ctx, "_codebook", None)
-    if found is None:
-        found = ctx.put(decode_bits.CODEBOOK)
-        ctx._codebook = found  # type: ignore[attr-defined]
-    return found
 
 
 def activations(ctx: Context, x: DeviceArray, name: str, n_group: int = 1) -> Quantised | Split:
