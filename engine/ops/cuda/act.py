@@ -5,8 +5,8 @@ x * (127 / amax) rounded half to even; blocks below 2^-120 become zeros, NaN and
 the scale and so reach every output. Products with float16 or bfloat16 weights take rows split into
 parts whose sum is x to 2^-22 or better, so that tensor cores lose no more than float32 sums do.
 
-Rows are padded to whole blocks of the products: columns of a tensor core product that belong to no row compute
-whatever lies there, and nobody reads it.
+Rows are padded to whole blocks of the products: columns of a tensor core product that belong to no
+row compute whatever lies there, and nobody reads it.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def _row_amax(x, start, cols, parts):
 
 
 @device
-def _row_scale(top):
+def row_scale(top):
     """(power of two that brings amax into 1..2, its inverse); NaN for rows that are not finite."""
     exponent = int32(top >> int32(23))
     up, down = float32(1), float32(1)
@@ -152,7 +152,7 @@ def split_f16(parts, scales, x, cols, plane):
     shared = cuda.shared.array(WARPS, int32)
     row = uint32(cuda.blockIdx.x)
     start = uint32(row * cols)
-    up, down = _row_scale(_row_amax(x, start, cols, shared))
+    up, down = row_scale(_row_amax(x, start, cols, shared))
     for k in range(uint32(cuda.threadIdx.x), cols, uint32(THREADS)):
         at = uint32(start + uint32(k))
         v = mul_rn(x[at], up)

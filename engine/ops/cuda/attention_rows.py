@@ -349,7 +349,7 @@ def attention_rows(
     packed = ring.dtype == np.float16
     assert kv.shape == (n, d) and n <= cap and d % 2 == 0, (kv, ring)
     assert official or not packed, "float16 holds only official rows"
-    head = (q_a, q_norm, d_q, ring, kv, kv_norm, cap, d)
+    head: tuple[Any, ...] = (q_a, q_norm, d_q, ring, kv, kv_norm, cap, d)
     head += (ctx.pos, cos, sin, n, half, eps, int(official))
     wrote = [q_a, ring]
     if not ratio:

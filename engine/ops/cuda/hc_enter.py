@@ -1,0 +1,395 @@
+"""A sublayer's entry in two launches: spread what came before, mix the streams, norm, quantise.
+
+`hc_mix` leaves partial logits per 64 columns; here one block per row adds them up, mixes the
+streams, norms the mixed row and writes the forms that products will want of it, while another
+block works out how the sublayer's output will be spread. The same for the output head.
+
+Arithmetic is that of `hc_expand`, `hc_split` and `rms_norm`, of `act` for the forms, and float32
+sums for the logits; the norm of the flattened streams is a factor applied to the sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+from numba import cuda, float32, int32, uint32
+
+from engine.ops.cuda.act import Quantised, Split, pack4, padded, row_scale
+from engine.ops.cuda.array import DeviceArray
+from engine.ops.cuda.context import Context
+from engine.ops.cuda.hc import STREAMS, check_streams, pre_weights, spread
+from engine.ops.cuda.hc_mix import COLUMNS, kind_of, mix
+from engine.ops.cuda.kernel import F32, F32P, I8P, U16P, U32, Kernel, device, kernel
+from engine.ops.cuda.norm import WIDE
+from engine.ops.cuda.pack import UNIT, Weight
+from engine.ops.cuda.ptx import (
+    add_rn,
+    address,
+    bits_f32,
+    f2h,
+    f2i_rn,
+    f32_bits,
+    fma_rn,
+    h2f,
+    ld_nc_f32,
+    ld_v4_f32,
+    mul_rn,
+    redux_max,
+    shfl_xor_f32,
+    shfl_xor_i32,
+    st_b32,
+    st_v2,
+    st_v4_f32,
+    sub_rn,
+)
+from engine.ops.cuda.reduce import block_sum, inverse_rms, square_quad
+
+LOGITS = STREAMS * (2 + STREAMS) + 1  # and the sum of squares
+GROUP = 8  # lanes that add up one logit's parts
+CODES_32, CODES_256, HALVES = 1, 2, 4  # forms of the normed row
+SMALLEST = float32(2.0**-120)
+LOW_SCALE = float32(2048)
+MAGNITUDE = int32(0x7FFFFFFF)
+
+
+@device
+def _size(x):
+    return int32(f32_bits(x) & MAGNITUDE)
+
+
+@device
+def _largest(a, b, c, e):
+    """Bits of the largest magnitude of four values, NaN on top."""
+    return max(max(_size(a), _size(b)), max(_size(c), _size(e)))
+
+
+@device
+def _store_codes(codes, scales, row, j, d, n_pad, block, top, a, b, c, e):
+    """int8 codes of four values at column j, and their block's scale, as `act` defines them."""
+    amax = bits_f32(top)
+    scale, inverse = float32(0), float32(0)
+    if not amax < SMALLEST:
+        scale = amax / float32(127)
+        inverse = float32(127) / amax
+    word = pack4(
+        f2i_rn(mul_rn(a, inverse)),
+        f2i_rn(mul_rn(b, inverse)),
+        f2i_rn(mul_rn(c, inverse)),
+        f2i_rn(mul_rn(e, inverse)),
+    )
+    st_b32(address(codes) + uint32(row * d + j), word)
+    if j % block == uint32(0):
+        scales[uint32(uint32(j // block) * n_pad + row)] = scale
+
+
+@device
+def _pack_halves(a, b):
+    """Two float16 bit patterns in one word, the first low."""
+    return int32(int32(f2h(a)) | int32(int32(f2h(b)) << int32(16)))
+
+
+@device
+def _rest(x):
+    """What float16 loses of x, times 2048."""
+    return mul_rn(sub_rn(x, h2f(f2h(x))), LOW_SCALE)
+
+
+def _entry(threads: int, with_spread: bool) -> Kernel:
+    warps = threads // 32
+    passes = -(-LOGITS * GROUP // threads)
+
+    @kernel(
+        *(F32P,) * 8,
+        *(I8P, F32P, I8P, F32P, U16P, F32P),
+        *(U32,) * 8,
+        *(F32, F32),
+        threads=threads,
+        min_blocks=1024 // threads,
+        name=f"hc_{'enter' if with_spread else 'head'}_{threads}",
+    )
+    def hc_rows(
+        a,
+        post,
+        comb,
+        parts,
+        state,
+        scale,
+        base,
+        weight,
+        codes_32,
+        scales_32,
+        codes_256,
+        scales_256,
+        halves,
+        halves_scale,
+        d,
+        n_hc,
+        count,
+        pieces,
+        n_iter,
+        n_pad,
+        forms,
+        plane,
+        hc_eps,
+        rms_eps,
+    ):
+        """Grid (rows, 2 with spread): block 0 mixes, norms and quantises, block 1 spreads."""
+        logits = cuda.shared.array(32, float32)
+        shared = cuda.shared.array(32, float32)
+        tops = cuda.shared.array(32, int32)
+        row = uint32(cuda.blockIdx.x)
+        t = uint32(cuda.threadIdx.x)
+        lane, warp = t & uint32(31), t >> uint32(5)
+
+        # Eight lanes add up one logit's parts: a lane takes every eighth, then the lanes meet.
+        for i in range(passes):
+            k = uint32((uint32(i * threads) + t) // uint32(GROUP))
+            total = float32(0)
+            if k <= count:
+                source = address(parts) + uint32(uint32(row * (count + uint32(1)) + k) * pieces) * 4
+                for p in range(t % uint32(GROUP), pieces, GROUP):
+                    total = add_rn(total, ld_nc_f32(source + p * 4))
+            total = add_rn(total, shfl_xor_f32(total, 4))
+            total = add_rn(total, shfl_xor_f32(total, 2))
+            total = add_rn(total, shfl_xor_f32(total, 1))
+            if k <= count and t % uint32(GROUP) == uint32(0):
+                logits[k] = total
+        cuda.syncthreads()
+        factor = inverse_rms(logits[count], n_hc * d, rms_eps)
+        cuda.syncthreads()
+        if t < count:
+            logits[t] = mul_rn(logits[t], factor)
+        cuda.syncthreads()
+
+        if cuda.blockIdx.y == 0:
+            p0, p1, p2, p3 = pre_weights(logits, uint32(0), scale, base, n_hc, hc_eps)
+            quads = d >> uint32(2)
+            source = address(state) + uint32(uint32(row * n_hc) * d) * 4
+            target = address(a) + uint32(row * d) * 4
+            total = float32(0)
+            for q in range(t, quads, threads):
+                x0, x1, x2, x3 = ld_v4_f32(source + q * 16)
+                y0, y1, y2, y3 = mul_rn(p0, x0), mul_rn(p0, x1), mul_rn(p0, x2), mul_rn(p0, x3)
+                if n_hc > uint32(1):
+                    x0, x1, x2, x3 = ld_v4_f32(source + q * 16 + d * 4)
+                    y0, y1 = fma_rn(p1, x0, y0), fma_rn(p1, x1, y1)
+                    y2, y3 = fma_rn(p1, x2, y2), fma_rn(p1, x3, y3)
+                if n_hc > uint32(2):
+                    x0, x1, x2, x3 = ld_v4_f32(source + q * 16 + d * 8)
+                    y0, y1 = fma_rn(p2, x0, y0), fma_rn(p2, x1, y1)
+                    y2, y3 = fma_rn(p2, x2, y2), fma_rn(p2, x3, y3)
+                if n_hc > uint32(3):
+                    x0, x1, x2, x3 = ld_v4_f32(source + q * 16 + d * 12)
+                    y0, y1 = fma_rn(p3, x0, y0), fma_rn(p3, x1, y1)
+                    y2, y3 = fma_rn(p3, x2, y2), fma_rn(p3, x3, y3)
+                total = square_quad(total, y0, y1, y2, y3)
+                st_v4_f32(target + q * 16, y0, y1, y2, y3)
+            norm = inverse_rms(block_sum(total, shared, warps), d, rms_eps)
+            row_top = int32(0)
+            for first in range(uint32(0), quads, threads):
+                q = uint32(first + t)
+                j = uint32(q * uint32(4))
+                y0, y1, y2, y3 = float32(0), float32(0), float32(0), float32(0)
+                if q < quads:
+                    y0, y1, y2, y3 = ld_v4_f32(target + q * 16)
+                    w0, w1, w2, w3 = ld_v4_f32(address(weight) + q * 16)
+                    y0, y1 = mul_rn(mul_rn(y0, norm), w0), mul_rn(mul_rn(y1, norm), w1)
+                    y2, y3 = mul_rn(mul_rn(y2, norm), w2), mul_rn(mul_rn(y3, norm), w3)
+                    st_v4_f32(target + q * 16, y0, y1, y2, y3)
+                if forms:
+                    top = _largest(y0, y1, y2, y3)
+                    top = max(top, shfl_xor_i32(top, 1))
+                    top = max(top, shfl_xor_i32(top, 2))
+                    top = max(top, shfl_xor_i32(top, 4))
+                    if forms & uint32(CODES_32) and q < quads:
+                        _store_codes(
+                            codes_32, scales_32, row, j, d, n_pad, uint32(32), top, y0, y1, y2, y3
+                        )
+                    top = redux_max(top)
+                    row_top = max(row_top, top)
+                    if forms & uint32(CODES_256):
+                        # Two warps share a block of 256 values.
+                        cuda.syncthreads()
+                        if lane == uint32(0):
+                            tops[warp] = top
+                        cuda.syncthreads()
+                        top = max(top, tops[warp ^ uint32(1)])
+                        if q < quads:
+                            _store_codes(
+                                codes_256,
+                                scales_256,
+                                row,
+                                j,
+                                d,
+                                n_pad,
+                                uint32(256),
+                                top,
+                                y0,
+                                y1,
+                                y2,
+                                y3,
+                            )
+            if forms & uint32(HALVES):
+                cuda.syncthreads()
+                if lane == uint32(0):
+                    tops[warp] = row_top
+                cuda.syncthreads()
+                for w in range(warps):
+                    row_top = max(row_top, tops[w])
+                up, down = row_scale(row_top)
+                for q in range(t, quads, threads):
+                    y0, y1, y2, y3 = ld_v4_f32(target + q * 16)
+                    y0, y1, y2, y3 = mul_rn(y0, up), mul_rn(y1, up), mul_rn(y2, up), mul_rn(y3, up)
+                    at = address(halves) + uint32(row * d) * 2 + q * 8
+                    st_v2(at, _pack_halves(y0, y1), _pack_halves(y2, y3))
+                    y0, y1, y2, y3 = _rest(y0), _rest(y1), _rest(y2), _rest(y3)
+                    st_v2(at + plane * 2, _pack_halves(y0, y1), _pack_halves(y2, y3))
+                if t == uint32(0):
+                    halves_scale[row] = down
+        elif with_spread and t == uint32(0):
+            spread(post, comb, logits, uint32(0), scale, base, row, n_hc, n_iter, hc_eps)
+
+    return hc_rows
+
+
+_KERNELS = {(threads, s): _entry(threads, s) for threads in (256, 1024) for s in (False, True)}
+
+
+def can_enter(fn: Weight, n_embd: int) -> bool:
+    """Whether `hc_enter` and `hc_head` read this matrix; otherwise the single ops do."""
+    return kind_of(fn) is not None and n_embd % UNIT == 0
+
+
+def _run(
+    ctx: Context,
+    a: DeviceArray,
+    spreading: tuple[DeviceArray, DeviceArray, int] | None,
+    state: DeviceArray,
+    fn: Weight,
+    scale: DeviceArray,
+    base: DeviceArray,
+    norm: DeviceArray,
+    hc_eps: float,
+    rms_eps: float,
+    formats: Collection[str],
+    before: tuple[DeviceArray, DeviceArray, DeviceArray] | None,
+) -> None:
+    n, n_hc, d = state.shape
+    assert a.shape == (n, d) and norm.shape == (d,) and can_enter(fn, d), (a, norm, fn)
+    check_streams(n_hc, hc_eps)
+    pieces = -(-d // COLUMNS)
+    parts = ctx.scratch("hc parts", (n, fn.rows + 1, pieces))
+    mix(ctx, parts, state, fn, before)
+    n_pad = padded(n)
+    kept: list[tuple[str, Any]] = []
+    forms = 0
+    arrays: list[DeviceArray | None] = []
+    for flag, block, users in (
+        (CODES_32, 32, ("Q8_0", "MXFP4")),
+        (CODES_256, 256, ("Q4_K", "Q2_K", "IQ2_XXS")),
+    ):
+        if d % block or not any(f in users for f in formats):
+            arrays += [None, None]
+            continue
+        kind = f"int8 {block} {n_pad}"
+        name = f"{kind} of {a.address:x}"
+        codes = ctx.scratch(name, (n_pad, d), np.int8)
+        scales = ctx.scratch(f"scales {name}", (d // block, n_pad))
+        kept.append((kind, Quantised(codes, scales, n_pad)))
+        arrays += [codes, scales]
+        forms |= flag
+    if "F16" in formats:
+        kind = f"split F16 {n_pad}"
+        name = f"{kind} of {a.address:x}"
+        halves = ctx.scratch(name, (2, n_pad, d), np.uint16)
+        halves_scale = ctx.scratch(f"scales {name}", (n_pad,))
+        kept.append((kind, Split(halves, halves_scale, n_pad)))
+        arrays += [halves, halves_scale]
+        forms |= HALVES
+    else:
+        arrays += [None, None]
+    post, comb, n_iter = spreading or (None, None, 0)
+    body = _KERNELS[256 if d <= WIDE else 1024, spreading is not None]
+    sizes = (d, n_hc, fn.rows, pieces, n_iter, n_pad, forms, n_pad * d)
+    ctx.launch(
+        body,
+        (n, 2 if spreading else 1),
+        *(a, post, comb, parts, state, scale, base, norm, *arrays, *sizes, hc_eps, rms_eps),
+    )
+    ctx.wrote(a, *(v for v in (post, comb) if v is not None))
+    for kind, value in kept:
+        ctx.keep(a, kind, value)
+
+
+def hc_enter(
+    ctx: Context,
+    a: DeviceArray,
+    post: DeviceArray,
+    comb: DeviceArray,
+    state: DeviceArray,
+    fn: Weight,
+    scale: DeviceArray,
+    base: DeviceArray,
+    norm: DeviceArray,
+    n_iter: int,
+    hc_eps: float,
+    rms_eps: float,
+    formats: Collection[str] = (),
+    before: tuple[DeviceArray, DeviceArray, DeviceArray] | None = None,
+) -> None:
+    """`rms_norm`, `matmul`, `hc_split` and `rms_norm` of a sublayer's entry; forms of the result.
+
+    Parameters
+    ----------
+    a : float32 DeviceArray of shape (n, n_embd), overwritten
+        The sublayer's normed input.
+    post, comb : float32 DeviceArrays of shapes (n, n_hc) and (n, n_hc, n_hc), overwritten
+    state : float32 DeviceArray of shape (n, n_hc, n_embd)
+        Spread in place first if `before` is given.
+    fn : Weight of shape (n_hc * (2 + n_hc), n_hc * n_embd)
+        See `can_enter`.
+    scale, base, norm : float32 DeviceArrays of shapes (3,), (n_hc * (2 + n_hc),), (n_embd,)
+    n_iter : int
+    hc_eps, rms_eps : float
+    formats : collection of str
+        Formats of the weights that will be multiplied with `a`: their forms of it are made here.
+    before : (y, post, comb), optional
+        `hc_expand(state, y, post, comb, state)` is done first; post and comb may be the outputs.
+    """
+    n, n_hc, _ = state.shape
+    assert post.shape == (n, n_hc) and comb.shape == (n, n_hc, n_hc), (post, comb)
+    assert fn.rows == n_hc * (2 + n_hc) and n_iter >= 1, (fn, n_iter)
+    _run(
+        ctx, a, (post, comb, n_iter), state, fn, scale, base, norm, hc_eps, rms_eps, formats, before
+    )
+
+
+def hc_head(
+    ctx: Context,
+    a: DeviceArray,
+    state: DeviceArray,
+    fn: Weight,
+    scale: DeviceArray,
+    base: DeviceArray,
+    norm: DeviceArray,
+    hc_eps: float,
+    rms_eps: float,
+    formats: Collection[str] = (),
+    before: tuple[DeviceArray, DeviceArray, DeviceArray] | None = None,
+) -> None:
+    """`rms_norm`, `matmul`, `hc_collapse` and `rms_norm` of the output head.
+
+    Parameters
+    ----------
+    a : float32 DeviceArray of shape (n, n_embd), overwritten
+    state : float32 DeviceArray of shape (n, n_hc, n_embd)
+    fn : Weight of shape (n_hc, n_hc * n_embd)
+    scale, base, norm : float32 DeviceArrays of shapes (1,), (n_hc,), (n_embd,)
+    hc_eps, rms_eps : float
+    formats, before
+        As for `hc_enter`.
+    """
+    assert fn.rows == state.shape[1], (fn, state)
+    _run(ctx, a, None, state, fn, scale, base, norm, hc_eps, rms_eps, formats, before)
