@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from engine.ops.cuda import act
 from engine.ops.cuda.attention_rows import Pooling, attention_rows, fits
 from engine.ops.cuda.compressor import compressor_pool, compressor_store
 from engine.ops.cuda.kv import kv_store
@@ -12,7 +13,7 @@ from engine.ops.cuda.norm import rms_norm
 from tests.cuda.rows import angles, poisoned, same_bits
 
 EPS = 1e-6
-D_Q, HALF, CAP = 100, 32, 140
+D_Q, HALF, CAP = 96, 32, 140
 RING_ROWS = {4: 32, 128: 256}
 
 
@@ -49,6 +50,18 @@ class Layer:
             widths += [2 * d if self.ratio == 4 else d] * 2
         return [self.ctx.put(self.rng.normal(0, 2, (n, w)).astype(np.float32)) for w in widths]
 
+    def _same_forms(self, q_a):
+        """The forms that were kept are those that `act` makes."""
+        ctx, n, n_pad = self.ctx, len(q_a), act.padded(len(q_a))
+        copy = ctx.put(np.asarray(q_a))
+        kept, made = (act.quantised(ctx, x, 32, n_pad) for x in (q_a, copy))
+        assert kept.codes.address != made.codes.address
+        assert np.array_equal(np.asarray(kept.codes)[:n], np.asarray(made.codes)[:n])
+        assert same_bits(np.asarray(kept.scales)[:, :n], np.asarray(made.scales)[:, :n])
+        kept, made = (act.split(ctx, x, "F16", n_pad) for x in (q_a, copy))
+        assert np.array_equal(np.asarray(kept.parts)[:, :n], np.asarray(made.parts)[:, :n])
+        assert same_bits(np.asarray(kept.scales)[:n], np.asarray(made.scales)[:n])
+
     def run(self, pos, fused, q_a, kv, *rest):
         """Everything that the call writes, as host arrays."""
         ctx, ratio, n = self.ctx, self.ratio, len(q_a)
@@ -65,7 +78,10 @@ class Layer:
                 ctx,
                 *(q_a, self.q_norm, self.ring, kv, self.kv_norm, *self.tables),
                 *(EPS, self.official, ratio, self.comp, self.comp_norm, pooling, indexing),
+                ("Q8_0", "F16"),
             )
+            self._same_forms(q_a)
+
         else:
             rms_norm(ctx, q_a, q_a, self.q_norm, EPS)
             kv_store(ctx, self.ring, kv, self.kv_norm, *self.tables, pos, EPS, self.official)
@@ -106,3 +122,4 @@ def test_calls_whose_rows_replace_what_is_read_do_not_fit():
     assert fits(25, 4, 64, 192, 32, True, 32) and not fits(26, 4, 64, 192, 32, True, 32)
     assert fits(129, 128, 64, 192, 32, True, 256) and not fits(130, 128, 64, 192, 32, True, 256)
     assert not fits(1, 4, 4096, 192, 32, True, 32)
+    assert not fits(1, 4, 66, 192, 32, True, 32)

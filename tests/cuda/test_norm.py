@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from engine.ops import reference
+from engine.ops.cuda import act
 from engine.ops.cuda.norm import rms_norm
 from tests.cuda.rows import poisoned, relative, same_bits
 
@@ -55,3 +56,20 @@ def test_not_a_number_stays_in_its_row(ctx):
     rms_norm(ctx, out, ctx.put(x), None, 1e-6)
     found = np.asarray(out)
     assert np.isnan(found[1]).all() and np.isfinite(found[[0, 2]]).all()
+
+
+@pytest.mark.parametrize("d", [64, 512, 4096])
+def test_forms_leave_the_row_as_it_is(ctx, d):
+    x = np.random.default_rng(d).normal(0, 1, (3, d)).astype(np.float32)
+    weight, rows = ctx.put(np.linspace(-1, 2, d, dtype=np.float32)), ctx.put(x)
+    plain, out = poisoned(ctx, x.shape), poisoned(ctx, x.shape)
+    rms_norm(ctx, plain, rows, weight, 1e-6)
+    rms_norm(ctx, out, rows, weight, 1e-6, ("Q8_0", "Q2_K", "F16"))
+    assert same_bits(out, plain)
+    n_pad = act.padded(3)
+    for block in (32, 256)[: 1 + (d % 256 == 0)]:
+        kept, made = (act.quantised(ctx, a, block, n_pad) for a in (out, plain))
+        assert kept.codes.address != made.codes.address
+        assert np.array_equal(np.asarray(kept.codes)[:3], np.asarray(made.codes)[:3])
+        assert same_bits(np.asarray(kept.scales)[:, :3], np.asarray(made.scales)[:, :3])
+    assert ctx.companion(out, f"int8 32 {n_pad}") and ctx.companion(out, f"split F16 {n_pad}")

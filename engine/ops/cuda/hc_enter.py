@@ -11,99 +11,42 @@ sums for the logits; the norm of the flattened streams is a factor applied to th
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
-import numpy as np
 from numba import cuda, float32, int32, uint32
 
-from engine.ops.cuda.act import Quantised, Split, pack4, padded, row_scale
 from engine.ops.cuda.array import DeviceArray
 from engine.ops.cuda.context import Context
+from engine.ops.cuda.forms import ARGS, forms_of, row_writer
 from engine.ops.cuda.hc import STREAMS, check_streams, pre_weights, spread
 from engine.ops.cuda.hc_mix import COLUMNS, kind_of, mix
-from engine.ops.cuda.kernel import F32, F32P, I8P, U16P, U32, Kernel, device, kernel
+from engine.ops.cuda.kernel import F32, F32P, U32, Kernel, kernel
 from engine.ops.cuda.norm import WIDE
 from engine.ops.cuda.pack import UNIT, Weight
 from engine.ops.cuda.ptx import (
     add_rn,
     address,
-    bits_f32,
-    f2h,
-    f2i_rn,
-    f32_bits,
     fma_rn,
-    h2f,
     ld_nc_f32,
     ld_v4_f32,
     mul_rn,
-    redux_max,
     shfl_xor_f32,
-    shfl_xor_i32,
-    st_b32,
-    st_v2,
     st_v4_f32,
-    sub_rn,
 )
 from engine.ops.cuda.reduce import block_sum, inverse_rms, square_quad
 
 LOGITS = STREAMS * (2 + STREAMS) + 1  # and the sum of squares
 GROUP = 8  # lanes that add up one logit's parts
-CODES_32, CODES_256, HALVES = 1, 2, 4  # forms of the normed row
-SMALLEST = float32(2.0**-120)
-LOW_SCALE = float32(2048)
-MAGNITUDE = int32(0x7FFFFFFF)
-
-
-@device
-def _size(x):
-    return int32(f32_bits(x) & MAGNITUDE)
-
-
-@device
-def _largest(a, b, c, e):
-    """Bits of the largest magnitude of four values, NaN on top."""
-    return max(max(_size(a), _size(b)), max(_size(c), _size(e)))
-
-
-@device
-def _store_codes(codes, scales, row, j, d, n_pad, block, top, a, b, c, e):
-    """int8 codes of four values at column j, and their block's scale, as `act` defines them."""
-    amax = bits_f32(top)
-    scale, inverse = float32(0), float32(0)
-    if not amax < SMALLEST:
-        scale = amax / float32(127)
-        inverse = float32(127) / amax
-    word = pack4(
-        f2i_rn(mul_rn(a, inverse)),
-        f2i_rn(mul_rn(b, inverse)),
-        f2i_rn(mul_rn(c, inverse)),
-        f2i_rn(mul_rn(e, inverse)),
-    )
-    st_b32(address(codes) + uint32(row * d + j), word)
-    if j % block == uint32(0):
-        scales[uint32(uint32(j // block) * n_pad + row)] = scale
-
-
-@device
-def _pack_halves(a, b):
-    """Two float16 bit patterns in one word, the first low."""
-    return int32(int32(f2h(a)) | int32(int32(f2h(b)) << int32(16)))
-
-
-@device
-def _rest(x):
-    """What float16 loses of x, times 2048."""
-    return mul_rn(sub_rn(x, h2f(f2h(x))), LOW_SCALE)
 
 
 def _entry(threads: int, with_spread: bool) -> Kernel:
     warps = threads // 32
     passes = -(-LOGITS * GROUP // threads)
+    write_row = row_writer(threads)
 
     @kernel(
         *(F32P,) * 8,
-        *(I8P, F32P, I8P, F32P, U16P, F32P),
-        *(U32,) * 8,
+        *ARGS,
+        *(U32,) * 5,
         *(F32, F32),
         threads=threads,
         min_blocks=1024 // threads,
@@ -124,14 +67,13 @@ def _entry(threads: int, with_spread: bool) -> Kernel:
         scales_256,
         halves,
         halves_scale,
+        n_pad,
+        forms,
         d,
         n_hc,
         count,
         pieces,
         n_iter,
-        n_pad,
-        forms,
-        plane,
         hc_eps,
         rms_eps,
     ):
@@ -141,7 +83,6 @@ def _entry(threads: int, with_spread: bool) -> Kernel:
         tops = cuda.shared.array(32, int32)
         row = uint32(cuda.blockIdx.x)
         t = uint32(cuda.threadIdx.x)
-        lane, warp = t & uint32(31), t >> uint32(5)
 
         # Eight lanes add up one logit's parts: a lane takes every eighth, then the lanes meet.
         for i in range(passes):
@@ -187,67 +128,23 @@ def _entry(threads: int, with_spread: bool) -> Kernel:
                 total = square_quad(total, y0, y1, y2, y3)
                 st_v4_f32(target + q * 16, y0, y1, y2, y3)
             norm = inverse_rms(block_sum(total, shared, warps), d, rms_eps)
-            row_top = int32(0)
-            for first in range(uint32(0), quads, threads):
-                q = uint32(first + t)
-                j = uint32(q * uint32(4))
-                y0, y1, y2, y3 = float32(0), float32(0), float32(0), float32(0)
-                if q < quads:
-                    y0, y1, y2, y3 = ld_v4_f32(target + q * 16)
-                    w0, w1, w2, w3 = ld_v4_f32(address(weight) + q * 16)
-                    y0, y1 = mul_rn(mul_rn(y0, norm), w0), mul_rn(mul_rn(y1, norm), w1)
-                    y2, y3 = mul_rn(mul_rn(y2, norm), w2), mul_rn(mul_rn(y3, norm), w3)
-                    st_v4_f32(target + q * 16, y0, y1, y2, y3)
-                if forms:
-                    top = _largest(y0, y1, y2, y3)
-                    top = max(top, shfl_xor_i32(top, 1))
-                    top = max(top, shfl_xor_i32(top, 2))
-                    top = max(top, shfl_xor_i32(top, 4))
-                    if forms & uint32(CODES_32) and q < quads:
-                        _store_codes(
-                            codes_32, scales_32, row, j, d, n_pad, uint32(32), top, y0, y1, y2, y3
-                        )
-                    top = redux_max(top)
-                    row_top = max(row_top, top)
-                    if forms & uint32(CODES_256):
-                        # Two warps share a block of 256 values.
-                        cuda.syncthreads()
-                        if lane == uint32(0):
-                            tops[warp] = top
-                        cuda.syncthreads()
-                        top = max(top, tops[warp ^ uint32(1)])
-                        if q < quads:
-                            _store_codes(
-                                codes_256,
-                                scales_256,
-                                row,
-                                j,
-                                d,
-                                n_pad,
-                                uint32(256),
-                                top,
-                                y0,
-                                y1,
-                                y2,
-                                y3,
-                            )
-            if forms & uint32(HALVES):
-                cuda.syncthreads()
-                if lane == uint32(0):
-                    tops[warp] = row_top
-                cuda.syncthreads()
-                for w in range(warps):
-                    row_top = max(row_top, tops[w])
-                up, down = row_scale(row_top)
-                for q in range(t, quads, threads):
-                    y0, y1, y2, y3 = ld_v4_f32(target + q * 16)
-                    y0, y1, y2, y3 = mul_rn(y0, up), mul_rn(y1, up), mul_rn(y2, up), mul_rn(y3, up)
-                    at = address(halves) + uint32(row * d) * 2 + q * 8
-                    st_v2(at, _pack_halves(y0, y1), _pack_halves(y2, y3))
-                    y0, y1, y2, y3 = _rest(y0), _rest(y1), _rest(y2), _rest(y3)
-                    st_v2(at + plane * 2, _pack_halves(y0, y1), _pack_halves(y2, y3))
-                if t == uint32(0):
-                    halves_scale[row] = down
+            write_row(
+                target,
+                target,
+                row,
+                weight,
+                norm,
+                d,
+                tops,
+                codes_32,
+                scales_32,
+                codes_256,
+                scales_256,
+                halves,
+                halves_scale,
+                n_pad,
+                forms,
+            )
         elif with_spread and t == uint32(0):
             spread(post, comb, logits, uint32(0), scale, base, row, n_hc, n_iter, hc_eps)
 
@@ -282,45 +179,17 @@ def _run(
     pieces = -(-d // COLUMNS)
     parts = ctx.scratch("hc parts", (n, fn.rows + 1, pieces))
     mix(ctx, parts, state, fn, before)
-    n_pad = padded(n)
-    kept: list[tuple[str, Any]] = []
-    forms = 0
-    arrays: list[DeviceArray | None] = []
-    for flag, block, users in (
-        (CODES_32, 32, ("Q8_0", "MXFP4")),
-        (CODES_256, 256, ("Q4_K", "Q2_K", "IQ2_XXS")),
-    ):
-        if d % block or not any(f in users for f in formats):
-            arrays += [None, None]
-            continue
-        kind = f"int8 {block} {n_pad}"
-        name = f"{kind} of {a.address:x}"
-        codes = ctx.scratch(name, (n_pad, d), np.int8)
-        scales = ctx.scratch(f"scales {name}", (d // block, n_pad))
-        kept.append((kind, Quantised(codes, scales, n_pad)))
-        arrays += [codes, scales]
-        forms |= flag
-    if "F16" in formats:
-        kind = f"split F16 {n_pad}"
-        name = f"{kind} of {a.address:x}"
-        halves = ctx.scratch(name, (2, n_pad, d), np.uint16)
-        halves_scale = ctx.scratch(f"scales {name}", (n_pad,))
-        kept.append((kind, Split(halves, halves_scale, n_pad)))
-        arrays += [halves, halves_scale]
-        forms |= HALVES
-    else:
-        arrays += [None, None]
+    forms = forms_of(ctx, a, formats)
     post, comb, n_iter = spreading or (None, None, 0)
     body = _KERNELS[256 if d <= WIDE else 1024, spreading is not None]
-    sizes = (d, n_hc, fn.rows, pieces, n_iter, n_pad, forms, n_pad * d)
+    sizes = (d, n_hc, fn.rows, pieces, n_iter)
     ctx.launch(
         body,
         (n, 2 if spreading else 1),
-        *(a, post, comb, parts, state, scale, base, norm, *arrays, *sizes, hc_eps, rms_eps),
+        *(a, post, comb, parts, state, scale, base, norm, *forms.args, *sizes, hc_eps, rms_eps),
     )
-    ctx.wrote(a, *(v for v in (post, comb) if v is not None))
-    for kind, value in kept:
-        ctx.keep(a, kind, value)
+    ctx.wrote(*(v for v in (post, comb) if v is not None))
+    forms.keep(ctx, a)
 
 
 def hc_enter(
