@@ -25,7 +25,7 @@ def bytes_at(ctx, address, size):
 
 def padded_blocks(t):
     """uint8 (row tiles * 16, blocks of a row, bytes of a block): the file's, zeros below."""
-    rows, cols = t.shape
+    rows = t.shape[0]
     size = pack.SIZES[t.format.name].block
     width = t.format.row_bytes(size)
     raw = t.data.reshape(rows, -1, width)

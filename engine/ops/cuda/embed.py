@@ -10,8 +10,7 @@ from engine.ops.cuda.array import DeviceArray
 from engine.ops.cuda.context import Context
 from engine.ops.cuda.decode_bits import e8m0, raw_q4_k
 from engine.ops.cuda.kernel import F32P, I32P, I64P, U32, U64, Kernel, device, kernel
-from engine.ops.cuda.pack import Weight
-from engine.ops.cuda.products import codebook
+from engine.ops.cuda.pack import Weight, codebook
 from engine.ops.cuda.ptx import (
     bf2f,
     h2f,
@@ -126,9 +125,7 @@ _FORMATS = {
 def _kernel(name: str) -> Kernel:
     block_bytes, block, value_at = _FORMATS[name]
 
-    @kernel(
-        F32P, I32P, U64, I64P, U32, U32, U32, threads=THREADS, name=f"embed_{name.lower()}"
-    )
+    @kernel(F32P, I32P, U64, I64P, U32, U32, U32, threads=THREADS, name=f"embed_{name.lower()}")
     def embed(state, tokens, table, grid, d, n_hc, row_bytes):
         """Grid (pieces of a row, rows)."""
         k = uint32(uint32(cuda.blockIdx.x) * uint32(THREADS) + uint32(cuda.threadIdx.x))

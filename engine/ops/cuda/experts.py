@@ -17,27 +17,24 @@ from engine.ops.cuda.array import DeviceArray
 from engine.ops.cuda.blocks import BLOCKS, PARTS
 from engine.ops.cuda.context import Context
 from engine.ops.cuda.decode_bits import st_f32
-from engine.ops.cuda.kernel import F32, F32P, I32P, I64P, U32, U64, Kernel, device, kernel
-from engine.ops.cuda.moe_plan import MAX_FEW, few_pairs, sort_pairs
-from engine.ops.cuda.pack import SIZES, TILE, Weight
-from engine.ops.cuda.products import (
+from engine.ops.cuda.generate import (
     SEGMENT,
     SLOTS,
     THREADS,
     WARPS,
     accumulators,
-    activations,
-    codebook,
     compiled,
     few_blocks,
     indented,
-    matmul,
-    matmul_multi,
     names,
     row_lines,
     segment_value,
     table_lines,
 )
+from engine.ops.cuda.kernel import F32, F32P, I32P, I64P, U32, U64, Kernel, device, kernel
+from engine.ops.cuda.moe_plan import MAX_FEW, few_pairs, sort_pairs
+from engine.ops.cuda.pack import SIZES, TILE, Weight, codebook
+from engine.ops.cuda.products import activations, matmul, matmul_multi
 from engine.ops.cuda.ptx import add_rn, address, fma_rn, ld_nc_f32, mul_rn
 from engine.ops.cuda.reduce import warp_sum
 from engine.ops.cuda.scalar import exp

@@ -10,96 +10,33 @@ segment sums in memory until a second launch adds them. All three give the same 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numba import cuda, float32, int32, int64, uint32
 
-from engine.ops.cuda import decode_bits, ptx
 from engine.ops.cuda.act import PAD_FEW, Quantised, Split, padded, quantised, split
 from engine.ops.cuda.array import DeviceArray
 from engine.ops.cuda.blocks import BLOCKS, PARTS
 from engine.ops.cuda.context import Context
-from engine.ops.cuda.kernel import F32P, I64P, U32, U64, Kernel, kernel
+from engine.ops.cuda.generate import (
+    JOBS,
+    SEGMENT,
+    SLOTS,
+    THREADS,
+    WARPS,
+    accumulators,
+    compiled,
+    few_blocks,
+    indented,
+    names,
+    row_lines,
+    segment_value,
+    table_lines,
+)
+from engine.ops.cuda.kernel import I64P, U32, U64, Kernel, kernel
 from engine.ops.cuda.pack import SIZES, TILE, Weight, codebook
-from engine.ops.cuda.reduce import warp_sum
+from engine.ops.cuda.products_plain import mm_f32, mm_join
 
-SEGMENT = 512
-WARPS = 8
-THREADS = 32 * WARPS
-JOBS = 6  # weights of one launch
-SLOTS = 16  # segments that meet in shared memory
 MANY_TILES, MANY_COLUMNS = 4, 64  # row tiles and columns of a block for many rows
-WHOLE = 0xFFFFFFFF
-
-
-def names() -> dict[str, Any]:
-    """What generated functions see."""
-    found = {n: getattr(ptx, n) for n in dir(ptx) if not n.startswith("__")}
-    found |= {n: getattr(decode_bits, n) for n in dir(decode_bits) if not n.startswith("__")}
-    found |= dict(cuda=cuda, float32=float32, int32=int32, int64=int64, uint32=uint32)
-    return found
-
-
-def compiled(name: str, source: str, scope: dict[str, Any]) -> Any:
-    """The function that the source defines, with its source kept for tracebacks and cache keys."""
-    import linecache
-
-    file = f"<generated {name}>"
-    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
-    exec(compile(source, file, "exec"), scope)
-    return scope[name]
-
-
-def indented(lines: Sequence[str], depth: int) -> str:
-    return "".join("    " * depth + line + "\n" for line in lines)
-
-
-def accumulators(name: str, nt: int, letters: str | None = None) -> list[str]:
-    return [
-        f"{p}{j}_{i}" for p in letters or PARTS.get(name, "s") for j in range(nt) for i in range(4)
-    ]
-
-
-def segment_value(name: str, j: int, i: int) -> str:
-    """A segment's sum from its accumulators."""
-    if name == "F16":
-        return f"fma_rn(r{j}_{i}, float32({2.0**-11}), s{j}_{i})"
-    if name == "BF16":
-        return f"add_rn(add_rn(u{j}_{i}, r{j}_{i}), s{j}_{i})"
-    return f"s{j}_{i}"
-
-
-def table_lines(name: str) -> list[str]:
-    """Copy of the codebook in shared memory, where the format has one."""
-    if name != "IQ2_XXS":
-        return []
-    return [
-        "grid_copy = cuda.shared.array(256, int64)",  # 64-bit, for its alignment
-        "for k in range(uint32(cuda.threadIdx.x), uint32(256), uint32(cuda.blockDim.x)):",
-        "    grid_copy[k] = grid[k]",
-        "table = shared_address(grid_copy)",
-        "cuda.syncthreads()",
-    ]
-
-
-def row_lines(name: str, tiled: bool) -> list[str]:
-    """Per block of a row: where it lies. Reads tile, b, rows; addresses cb and, raw, row_bytes."""
-    size = SIZES[name].block
-    step = 2 if name in PARTS else 1
-    lines = [
-        "place = int64(int64(tile) * int64(blocks) + int64(b))",
-        f"kx = int64(int64(b) * int64({size * step}))",
-        "kd = int64(int64(b) * int64(dstep))",
-    ]
-    if not tiled:
-        lines += [
-            f"{r} = int64(cb + int64(min(uint32(tile * 16 + g + {o}), uint32(rows - 1)))"
-            f" * int64(row_bytes) + int64(b) * int64(block_bytes))"
-            for r, o in (("ra", 0), ("rb", 8))
-        ]
-    return lines
-
 
 _JOB = ("out", "codes", "scales", "factors", "rows")
 _JOB_TYPES = (U64, U64, U64, U64, U32)
@@ -149,11 +86,6 @@ def _scaled_out(name: str, value: str, j: int, i: int) -> str:
     return f"mul_rn({value}, ld_nc_f32(da{j}_{i & 1}))" if name in PARTS else value
 
 
-def few_blocks(name: str, nt: int) -> int:
-    """Blocks of few rows that share a multiprocessor: what the registers allow without spills."""
-    return 3 if SIZES[name].block == 32 and nt == 1 else 2
-
-
 def _head(kernel_name: str) -> str:
     jobs = ", ".join(f"{a}{k}" for k in range(JOBS) for a in _JOB)
     return f"def {kernel_name}({_COMMON}, {jobs}):\n"
@@ -191,18 +123,18 @@ def _few(name: str, tiled: bool, nt: int, spread: bool) -> Kernel:
             "wanted = uint32(uint32(cuda.blockIdx.x) * per + mine)",
             *_job_lines(),
             "if found != uint32(0) and mine < per:",
-            f"    for s_all in range(first, segments, uint32({WARPS})):",
-            "        s = uint32(s_all)",
+            "    s = first",
+            "    while s < segments:",
         ]
         depth = 3
     work = [
         *_column_lines(nt, "uint32(0)"),
         *zero,
-        f"last = uint32(min(uint32((s + 1) * {bps}), blocks))",
-        f"for b_all in range(uint32(s * {bps}), last):",
-        "    b = uint32(b_all)",
+        f"b = uint32(s * {bps})",
+        f"last = uint32(min(uint32(b + {bps}), blocks))",
+        "while b < last:",
     ]
-    inner = row_lines(name, tiled) + BLOCKS[name](nt, tiled)
+    inner = [*row_lines(name, tiled), *BLOCKS[name](nt, tiled), "b = uint32(b + 1)"]
     source = _head(title) + indented(body, 1)
     if not spread:
         depth = 3
@@ -215,15 +147,14 @@ def _few(name: str, tiled: bool, nt: int, spread: bool) -> Kernel:
             value = segment_value(name, j, i)
             if spread:
                 # (segment, column, row) of all jobs' tiles
-                at = f"((int64(s) * {8 * nt} + {column}) * int64(cuda.gridDim.x) + int64(wanted)) * 16"
-                store.append(f"st_f32(int64(partial) + int64({at} + {row}) * 4, {value})")
+                at = f"(int64(s) * {8 * nt} + {column}) * int64(cuda.gridDim.x) + int64(wanted)"
+                store.append(f"st_f32(int64(partial) + int64(({at}) * 16 + {row}) * 4, {value})")
             else:
                 at = f"((mine * segments + s) * {TILE} + {row}) * {8 * nt} + {column}"
                 store.append(f"sums[uint32({at})] = {value}")
-    if spread:
-        source += indented(store, depth)
-    else:
-        source += indented(store, depth)
+    source += indented(store, depth)
+    if not spread:
+        source += indented([f"s = uint32(s + {WARPS})"], depth)
         scale = "value = mul_rn(value, ld_nc_f32(int64(dq) + int64(column * n_group + group) * 4))"
         tail = [
             "cuda.syncthreads()",
@@ -238,11 +169,12 @@ def _few(name: str, tiled: bool, nt: int, spread: bool) -> Kernel:
             "    if found != uint32(0) and column < n and row_all < rows:",
             "        value = float32(0)",
             "        for s_all in range(segments):",
-            f"            at = uint32(((own * segments + uint32(s_all)) * {TILE} + row) * {8 * nt} + column)",
-            "            value = add_rn(value, sums[at])",
+            f"            at = uint32((own * segments + uint32(s_all)) * {TILE} + row)",
+            f"            value = add_rn(value, sums[uint32(at * {8 * nt} + column)])",
             "        group = uint32(uint32(tile * 16) // uint32(uint32(rows) // n_group))",
             *(["        " + scale] if name in PARTS else []),
-            "        st_f32(int64(out) + (int64(column) * int64(rows) + int64(row_all)) * 4, value)",
+            "        at = int64(int64(column) * int64(rows) + int64(row_all))",
+            "        st_f32(int64(out) + at * 4, value)",
         ]
         source += indented(tail, 1)
     if spread:
@@ -276,14 +208,13 @@ def _many(name: str, tiled: bool) -> Kernel:
     work = [
         *_column_lines(nt, "start"),
         *[f"{o} = float32(0)" for o in totals],
-        "for s_all in range(segments):",
-        "    s = uint32(s_all)",
+        "b = uint32(0)",
+        "while b < blocks:",
         *[f"    {a} = float32(0)" for a in accumulators(name, nt)],
-        f"    last = uint32(min(uint32((s + 1) * {bps}), blocks))",
-        f"    for b_all in range(uint32(s * {bps}), last):",
-        "        b = uint32(b_all)",
+        f"    last = uint32(min(uint32(b + {bps}), blocks))",
+        "    while b < last:",
     ]
-    inner = row_lines(name, tiled) + BLOCKS[name](nt, tiled)
+    inner = [*row_lines(name, tiled), *BLOCKS[name](nt, tiled), "b = uint32(b + 1)"]
     after = [
         f"    o{j}_{i} = add_rn(o{j}_{i}, {segment_value(name, j, i)})"
         for j in range(nt)
@@ -305,77 +236,6 @@ def _many(name: str, tiled: bool) -> Kernel:
     return kernel(
         *_COMMON_TYPES, *_JOB_TYPES * JOBS, threads=THREADS, min_blocks=1, name=title, file=__file__
     )(function)
-
-
-@kernel(
-    U64, U64, U32, U32, U32, U32, U32, U32, *(U64, U32) * JOBS, threads=THREADS
-)  # fmt: skip
-def mm_join(
-    partial, scales, has_scales, n, columns, tiles, segments, n_group,
-    out0, rows0, out1, rows1, out2, rows2, out3, rows3, out4, rows4, out5, rows5,
-):  # fmt: skip
-    """Grid (row tiles): adds the segments of 16 rows and all columns in ascending order."""
-    tile = uint32(cuda.blockIdx.x)
-    wanted = tile
-    found = uint32(0)
-    out, rows = out0, rows0
-    for k in range(JOBS):
-        o, r = out0, rows0
-        if k == 1:
-            o, r = out1, rows1
-        elif k == 2:
-            o, r = out2, rows2
-        elif k == 3:
-            o, r = out3, rows3
-        elif k == 4:
-            o, r = out4, rows4
-        elif k == 5:
-            o, r = out5, rows5
-        size = uint32((r + uint32(15)) >> uint32(4))
-        if found == uint32(0):
-            if tile < size:
-                found = uint32(1)
-                out, rows = o, r
-            else:
-                tile = uint32(tile - size)
-    k = uint32(cuda.threadIdx.x)
-    row, column = uint32(k & uint32(15)), uint32(k >> uint32(4))
-    row_all = uint32(tile * 16 + row)
-    if found != uint32(0) and column < n and row_all < rows:
-        value = float32(0)
-        for s in range(segments):
-            at = int64(int64(s) * int64(columns) + int64(column)) * int64(tiles) + int64(wanted)
-            value = ptx.add_rn(value, ptx.ld_nc_f32(int64(partial) + (at * 16 + int64(row)) * 4))
-        if has_scales != uint32(0):
-            group = uint32(uint32(tile * 16) // uint32(rows // n_group))
-            at = int64(column * n_group + group)
-            value = ptx.mul_rn(value, ptx.ld_nc_f32(int64(scales) + at * 4))
-        decode_bits.st_f32(int64(out) + (int64(column) * int64(rows) + int64(row_all)) * 4, value)
-
-
-@kernel(F32P, F32P, F32P, U32, U32, U32, U32, threads=THREADS)
-def mm_f32(out, x, w, n, rows, cols, n_group):
-    """Grid (rows / 8, column groups of 8): a warp takes one row of weights and up to 8 columns.
-
-    Lane l sums values l, l + 32, ... in order; the lanes meet in `warp_sum`.
-    """
-    t = uint32(cuda.threadIdx.x)
-    lane, warp = t & uint32(31), t >> uint32(5)
-    row = uint32(uint32(cuda.blockIdx.x) * uint32(WARPS) + warp)
-    if row < rows:
-        group = uint32(row // uint32(rows // n_group))
-        base = ptx.address(w) + int64(row) * int64(cols) * 4
-        for j in range(8):
-            column = uint32(uint32(cuda.blockIdx.y) * uint32(8) + uint32(j))
-            if column < n:
-                source = ptx.address(x) + int64(column * n_group + group) * int64(cols) * 4
-                total = float32(0)
-                for k in range(lane, cols, uint32(32)):
-                    at = int64(k) * 4
-                    total = ptx.fma_rn(ptx.ld_nc_f32(base + at), ptx.ld_nc_f32(source + at), total)
-                total = warp_sum(total)
-                if lane == uint32(0):
-                    out[uint32(column * rows + row)] = total
 
 
 _FEW = {
@@ -458,10 +318,10 @@ def _run(
     else:
         codes, width, plane, dstep = rows.codes, 1, 0, rows.n_pad * 4
     segments = -(-cols // SEGMENT)
+    row_bytes = w.file_bytes // (w.rows * w.n_expert)
     common = (
         codebook(ctx), codes.address, rows.scales.address, n, n_group, cols // block, segments,
-        w.file_bytes // (w.rows * w.n_expert), w.file_bytes // (w.rows * w.n_expert) * block // cols,
-        plane, width * cols * n_group, 4 * n_group, dstep,
+        row_bytes, row_bytes * block // cols, plane, width * cols * n_group, 4 * n_group, dstep,
     )  # fmt: skip
     described = []
     for k in range(JOBS):
