@@ -84,8 +84,20 @@ def expected_layout(t):
         scales = by_tile[..., :16].reshape(tiles, blocks, 16, 8, 2).swapaxes(3, 4)
         return word.transpose(0, 1, 3, 2, 4), scales, by_tile[..., 80:]
     if name == "IQ2_XXS":
-        q = by_tile[..., 2:].reshape(tiles, blocks, 16, 8, 8).swapaxes(2, 3)
-        return q, none, by_tile[..., :2]
+        q = by_tile[..., 2:].reshape(tiles, blocks, 16, 8, 8)
+        rows, signs = q[..., :4], np.ascontiguousarray(q[..., 4:]).view("<u4")[..., 0]
+        words = np.zeros((tiles, blocks, 2, 32, 4), np.uint32)
+        for v, k in np.ndindex(4, 4):
+            row, unit, at = G + 8 * (k & 1), 2 * v + (k >> 1), 2 * (v & 1)
+            group = rows[:, :, row, unit, T].astype(np.uint32)
+            words[:, :, v >> 1, :, at] |= group << np.uint32(8 * k)
+            group = signs[:, :, row, unit]
+            for i in range(7):
+                bit = group >> (7 * T + i).astype(np.uint32) & np.uint32(1)
+                words[:, :, v >> 1, :, at + 1] |= bit << np.uint32(4 * i + k)
+            scale = np.where(k == T, group >> np.uint32(28) << np.uint32(28), np.uint32(0))
+            words[:, :, v >> 1, :, at + 1] |= scale
+        return words, none, by_tile[..., :2]
     if name in ("F16", "BF16"):
         q = by_tile.reshape(tiles, blocks, 16, 4, 16)
         rows = np.stack([q[:, :, G, T], q[:, :, G + 8, T]], 3)

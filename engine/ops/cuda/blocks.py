@@ -13,7 +13,7 @@ read these names, all int64 unless said:
     da{j}_0, da{j}_1  addresses of the first scale of the rows that are columns 2 t and 2 t + 1
     kd                bytes from a row's first scale to the block's
     plane             float formats: bytes from one part of the split rows to the next
-    table             IQ2_XXS: uint32 shared address of the codebook
+    table             IQ2_XXS: uint32 shared address of the codebook, nibbles that select
 
 and add to the float32 accumulators s{j}_{i} of column tile j: i = 0, 1 row g, columns 2t, 2t + 1;
 i = 2, 3 row g + 8. The order of operations of one accumulator depends on nothing but K.
@@ -177,27 +177,43 @@ def q2_k(nt: int, tiled: bool) -> Lines:
 def iq2_xxs(nt: int, tiled: bool) -> Lines:
     if tiled:
         lines = [
+            "q0, w0, q1, w1 = ld_stream_v4(cb + place * 1024 + lane * 16)",
+            "q2, w2, q3, w3 = ld_stream_v4(cb + place * 1024 + 512 + lane * 16)",
             _half("d0", "fb + place * 32 + g * 2"),
             _half("d1", "fb + place * 32 + g * 2 + 16"),
+            "z0, z1 = quad_nibbles(w0, w1, t), quad_nibbles(w2, w3, t)",
         ]
     else:
         lines = [_half("d0", "ra"), _half("d1", "rb")]
     lines += ["d0 = mul_rn(d0, float32(0.125))", "d1 = mul_rn(d1, float32(0.125))"]
     lines += _zero(nt, "p")
     for u in range(8):
-        for r, (row, offset) in enumerate((("ra", 0), ("rb", 64))):
+        word = u >> 1
+        if tiled and u % 2 == 0:
+            lines.append(f"w{word} = eighth_signs(w{word})")
+        for r, row in enumerate(("ra", "rb")):
             if tiled:
-                address = f"cb + place * 1024 + {128 * u + offset} + g * 8"
-                lines.append(f"q{r}, w{r} = ld_stream_v2({address})")
+                k = 2 * (u & 1) + r  # group of the word
+                nibble = 4 * (word & 1) + k
+                z = f"z{word >> 1}"
+                lines += [
+                    f"i{r} = bits(q{word}, {8 * k}, 255)",
+                    f"h{r} = int32(w{word} << int32({2 - k}))"
+                    if k < 3
+                    else f"h{r} = int32(w{word} >> int32(1))",
+                    f"e{r} = int32(bits({z}, {4 * nibble - 1}, 30) | int32(1))"
+                    if nibble
+                    else f"e{r} = int32(int32(int32({z} << int32(1)) & int32(30)) | int32(1))",
+                ]
             else:
                 lines += [
                     f"q{r} = raw_word({row} + {2 + 8 * u})",
                     f"w{r} = raw_word({row} + {6 + 8 * u})",
+                    f"i{r} = bits(q{r}, 8 * int32(t), 255)",
+                    f"h{r} = raw_signs(w{r}, t)",
+                    f"e{r} = int32(bits(w{r}, 27, 30) | int32(1))",
                 ]
-            lines += [
-                f"a{r}, a{r + 2} = codebook(table, q{r}, w{r}, t)",
-                f"e{r} = int32(bits(w{r}, 27, 30) | int32(1))",
-            ]
+            lines.append(f"a{r}, a{r + 2} = signed_rows(table, i{r}, h{r})")
         for j in range(nt):
             c = ", ".join(f"c{j}_{i}" for i in range(4))
             zero = ", ".join(["int32(0)"] * 4)

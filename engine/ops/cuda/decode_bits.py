@@ -12,9 +12,10 @@ from engine.ops.cuda.ptx import (
     ld_nc_u8,
     ld_nc_u16,
     ld_nc_v4,
-    lds_v2,
+    lds_b32,
     popc,
     prmt,
+    shfl_xor_i32,
     st_b32,
 )
 from engine.quant.iq2_xxs_grid import GRID
@@ -24,7 +25,9 @@ _LOW, _HIGH = int32(0x03020100), int32(0x0C080604)
 _NEG_LOW = int32(np.array([0, 255, 254, 253], np.uint8).view(np.int32)[0])
 _NEG_HIGH = int32(np.array([252, 250, 248, 244], np.uint8).view(np.int32)[0])
 
-# The codebook's rows, magnitudes in ascending bytes.
+# IQ2_XXS: magnitudes and their negatives, and the codebook's rows, magnitudes in ascending bytes.
+_MAGNITUDES = int32(np.array([8, 25, 43, 0], np.int8).view(np.int32)[0])
+_NEGATIVES = int32(np.array([-8, -25, -43, 0], np.int8).view(np.int32)[0])
 CODEBOOK = np.ascontiguousarray(GRID.astype(np.uint8)).view(np.int64).reshape(256)
 
 
@@ -76,25 +79,60 @@ def e2m1_bytes(w):
 
 
 @device
-def _signed(magnitudes, pattern):
-    """Bytes whose bit in the 4-bit pattern is set are negated; none of them is 0."""
-    ones = int32(int32(pattern * int32(0x00204081)) & int32(0x01010101))
-    mask = int32(int32(ones << int32(8)) - ones)
-    return int32(int32(magnitudes ^ mask) + ones)
+def selectors(row):
+    """A codebook row as eight nibbles, 0, 1, 2 for the magnitudes 8, 25, 43, first one lowest."""
+    low, high = int32(row), int32(row >> int64(32))
+    return int32(_nibbles(low) | int32(_nibbles(high) << int32(16)))
 
 
 @device
-def codebook(table, rows, word, t):
-    """IQ2_XXS: the 8 values of group t of a sub-block, as two words of int8."""
-    row = int32(int32(rows >> int32(8 * int32(t))) & int32(255))
-    pattern = int32(int32(word >> int32(7 * int32(t))) & int32(127))
-    odd = int32(popc(pattern) & int32(1))
-    pattern = int32(pattern | int32(odd << int32(7)))
-    low, high = lds_v2(uint32(table + uint32(row) * uint32(8)))
-    return (
-        _signed(low, int32(pattern & int32(15))),
-        _signed(high, int32(pattern >> int32(4))),
-    )
+def _nibbles(w):
+    w = bits(w, 4, 0x03030303)
+    w = int32(int32(w | bits(w, 4, 0x0FFFFFFF)) & int32(0x00330033))
+    return int32(int32(w | int32(w >> int32(8))) & int32(0x3333))
+
+
+@device
+def signed_rows(table, row, signs):
+    """Eight values as two words of int8.
+
+    `signs` has value i's sign in bit 2 of nibble i: with it the nibbles select from the three
+    magnitudes and their negatives.
+    """
+    picks = lds_b32(uint32(table + uint32(row) * uint32(4)))
+    picks = int32(picks ^ int32(signs & int32(0x44444444)))
+    low = prmt(_MAGNITUDES, _NEGATIVES, picks)
+    return low, prmt(_MAGNITUDES, _NEGATIVES, int32(picks >> int32(16)))
+
+
+@device
+def eighth_signs(w):
+    """Four groups' signs, group k's in bit k of nibbles 0 .. 6: nibble 7 becomes their parity."""
+    x = int32(w << int32(4))
+    x = int32(x ^ int32(x << int32(16)))
+    x = int32(x ^ int32(x << int32(8)))
+    x = int32(x ^ int32(x << int32(4)))
+    return int32(int32(w & int32(0x0FFFFFFF)) | int32(x & int32(-0x10000000)))
+
+
+@device
+def quad_nibbles(low, high, t):
+    """The top nibbles of two words of the lanes t = 0 .. 3 of a quad, as eight nibbles."""
+    first, second = bits(low, 28, 15), bits(high, 28, 15)
+    z = int32(int32(first | int32(second << int32(16))) << int32(4 * int32(t)))
+    z = int32(z | shfl_xor_i32(z, 1))
+    return int32(z | shfl_xor_i32(z, 2))
+
+
+@device
+def raw_signs(word, t):
+    """IQ2_XXS: signs of group t of a sub-block as `signed_rows` takes them."""
+    p = bits(word, 7 * int32(t), 127)
+    p = int32(p | int32(int32(popc(p) & int32(1)) << int32(7)))
+    p = int32(int32(p | int32(p << int32(12))) & int32(0x000F000F))
+    p = int32(int32(p | int32(p << int32(6))) & int32(0x03030303))
+    p = int32(int32(p | int32(p << int32(3))) & int32(0x11111111))
+    return int32(p << int32(2))
 
 
 # The file's layout: blocks begin at even addresses, MXFP4's at any.

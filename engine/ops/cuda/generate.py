@@ -59,13 +59,13 @@ def segment_value(name: str, j: int, i: int) -> str:
 
 
 def table_lines(name: str) -> list[str]:
-    """Copy of the codebook in shared memory, where the format has one."""
+    """The codebook as nibbles in shared memory, where the format has one."""
     if name != "IQ2_XXS":
         return []
     return [
-        "grid_copy = cuda.shared.array(256, int64)",  # 64-bit, for its alignment
+        "grid_copy = cuda.shared.array(256, int32)",
         "for k in range(uint32(cuda.threadIdx.x), uint32(256), uint32(cuda.blockDim.x)):",
-        "    grid_copy[k] = grid[k]",
+        "    grid_copy[k] = selectors(grid[k])",
         "table = shared_address(grid_copy)",
         "cuda.syncthreads()",
     ]
@@ -91,6 +91,6 @@ def row_lines(name: str, tiled: bool) -> list[str]:
 
 def few_blocks(name: str, nt: int) -> int:
     """Blocks of few rows that share a multiprocessor: what the registers allow without spills."""
-    if name in PARTS:
+    if name in PARTS or name == "Q4_K":
         return 3 - nt
     return 3 if SIZES[name].block == 32 and nt == 1 else 2

@@ -11,7 +11,10 @@ Per tile, in this order of dimensions:
     Q2_K     codes (block, lane, unit, 4): bits 8b+2r are value b of register r
              scales (block, row, half, 8): s | m << 4 of sub-block 2u + half
                                                                           factors (block, row) 2 f16
-    IQ2_XXS  codes (block, unit, row, 8) as in the file                   factors (block, row) f16
+    IQ2_XXS  codes (block, half, lane, 16): two pairs of units, each a word of the codebook rows
+             of unit 2v row g, row g+8, unit 2v+1 row g, row g+8, and a word whose bit 4i+k is
+             value i's sign in group k of these; its top nibble is the scale of group t
+                                                                          factors (block, row) f16
     F16 BF16 codes (unit, lane, 32): 8 values of g, 8 of g+8
     F32      codes (row, value): as in the file
 

@@ -194,15 +194,31 @@ def tile_iq2_xxs(codes, scales, factors, raw, rows, blocks, row_bytes, tiles):
     if tile < tiles:
         place = uint64(uint64(tile) * uint64(blocks) + uint64(block))
         if word < uint32(256):
-            unit = uint32(word >> uint32(5))
-            row = uint32(tile * 16 + ((word >> uint32(1)) & uint32(15)))
+            lane, t = (
+                uint32((word >> uint32(2)) & uint32(31)),
+                uint32((word >> uint32(2)) & uint32(3)),
+            )
+            pair = uint32((word >> uint32(7)) * 2 + ((word >> uint32(1)) & uint32(1)))
             value = int32(0)
-            if row < rows:
-                source = uint64(uint64(row) * uint64(row_bytes))
-                source = uint64(source + uint64(block * 66 + 2 + unit * 8 + (word & uint32(1)) * 4))
-                for i in range(4):
-                    byte = int32(raw[uint64(source + uint64(i))])
-                    value = int32(value | int32(byte << int32(8 * i)))
+            for k in range(4):
+                unit = uint32(pair * 2 + uint32(k >> 1))
+                row = uint32(tile * 16 + (lane >> uint32(2)) + uint32(k & 1) * 8)
+                if row < rows:
+                    source = uint64(uint64(row) * uint64(row_bytes))
+                    source = uint64(source + uint64(block * 66 + 2 + unit * 8))
+                    if word & uint32(1) == uint32(0):
+                        byte = int32(raw[uint64(source + uint64(t))])
+                        value = int32(value | int32(byte << int32(8 * k)))
+                    else:
+                        signs = int32(0)
+                        for i in range(4):
+                            byte = int32(raw[uint64(source + uint64(4 + i))])
+                            signs = int32(signs | int32(byte << int32(8 * i)))
+                        for i in range(7):
+                            bit = int32(int32(signs >> int32(7 * int32(t) + i)) & int32(1))
+                            value = int32(value | int32(bit << int32(4 * i + k)))
+                        if uint32(k) == t:
+                            value = int32(value | int32(signs & int32(-0x10000000)))
             codes[uint64(place * uint64(256) + uint64(word))] = value
         else:
             w = uint32((word - uint32(256)) * 2)
