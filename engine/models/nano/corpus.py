@@ -128,7 +128,7 @@ def rows(seed: int, n_rows: int, seq: int, mix: Mix) -> Rows:
                 tokens += found
                 classes += [kind] * len(found)
             left = seq - at
-            if at and (left < _SHORTEST or len(tokens) > left and len(tokens) < seq // 2):
+            if at and (left < _SHORTEST or (len(tokens) > left and len(tokens) < seq // 2)):
                 doc[row, at:] = number
                 row, at, number = row + 1, 0, 0
                 if row == n_rows:

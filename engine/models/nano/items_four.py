@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.models.nano.items_integer import finish
-from engine.models.nano.steps import best, multiply, walk
+from engine.models.nano.steps import best, multiply, search, walk
 from engine.models.nano.words import GROUPS, LETTERS, NAMES, WORDS, Draw
 
 _Drawn = tuple[str, tuple[str, ...], str, str]
@@ -15,7 +15,7 @@ _PROPERTIES = (
     ("weighs", "weight", "g"),
     ("boils at", "boiling point", "K"),
 )
-_PLACES = tuple("cellar tower garden market library harbor mill forest".split())
+_PLACES = tuple(["cellar", "tower", "garden", "market", "library", "harbor", "mill", "forest"])
 _FORMULAS = (
     ("mass", "speed", "momentum"),
     ("force", "distance", "work"),
@@ -46,8 +46,8 @@ def _extreme(r: Draw, level: int) -> _Drawn:
     right = names[values.index(max(values) if most else min(values))]
     word = "highest" if most else "lowest"
     question = f"{facts} Which metal has the {word} {noun}?"
-    thinking = best(r, list(zip(names, values)), most, "{label} {value}")
-    return chosen(r, right, [n for n in names if n != right], thinking.strip(), question)
+    thinking = best(r, list(zip(names, values)), most)
+    return chosen(r, right, [n for n in names if n != right], thinking, question)
 
 
 def _lookup(r: Draw, level: int) -> _Drawn:
@@ -55,7 +55,8 @@ def _lookup(r: Draw, level: int) -> _Drawn:
     names, values, facts = _facts(r, level, verb, unit)
     at = r.below(N_CHOICES)
     question = f"{facts} Which metal {verb} {values[at]} {unit}?"
-    thinking = f"The {names[at]} {verb} {values[at]} {unit}."
+    rows = [(n, str(v)) for n, v in zip(names, values)]
+    thinking = search(r, rows, str(values[at]), names[at])
     return chosen(r, names[at], [n for n in names if n != names[at]], thinking, question)
 
 
@@ -85,22 +86,31 @@ def _compare(r: Draw, level: int) -> _Drawn:
     choices = r.shuffled([str(v) for v in values])
     rows = [(LETTERS[i], int(c)) for i, c in enumerate(choices)]
     letter = LETTERS[choices.index(str(x))]
-    thinking = best(r, rows, most, "{label}. {value}")
-    return question, tuple(choices), letter, f"{thinking.strip()} so {letter}.{finish(r, letter)}"
+    return question, tuple(choices), letter, best(r, rows, most) + finish(r, letter)
 
 
 def _place(r: Draw, level: int) -> _Drawn:
     count = (4, 5, 6)[level]
     people, places = r.sample(NAMES, count), r.sample(_PLACES, count)
     at = r.below(count)
-    facts = " ".join(f"{n} is in the {p}." for n, p in zip(people, places))
+    rows = list(zip(people, places))
+    facts = " ".join(f"{n} is in the {p}." for n, p in rows)
     wrong = r.sample([p for p in places if p != places[at]], 3)
     if r.chance(0.5):
         question = f"{facts} Where is {people[at]}?"
-        return chosen(r, places[at], wrong, f"{people[at]} is in the {places[at]}.", question)
+        thinking = search(r, rows, people[at], places[at])
+        return chosen(r, places[at], wrong, thinking, question)
     others = r.sample([n for n in people if n != people[at]], 3)
     question = f"{facts} Who is in the {places[at]}?"
-    return chosen(r, people[at], others, f"{people[at]} is in the {places[at]}.", question)
+    return chosen(r, people[at], others, search(r, rows, places[at], people[at]), question)
+
+
+def neighbours(r: Draw, words: list[str], at: int, after: bool) -> str:
+    """The order again up to words[at + 1], and which of the last two is wanted."""
+    pair = words[at : at + 2]
+    right = pair[1] if after else pair[0]
+    start = r.pick(("Order", "In order", "The order is"))
+    return f"{start}: {', '.join(words[: at + 2])}. The last two are {' '.join(pair)}, so {right}."
 
 
 def _order(r: Draw, level: int) -> _Drawn:
@@ -111,8 +121,7 @@ def _order(r: Draw, level: int) -> _Drawn:
     known, right = (words[at], words[at + 1]) if after else (words[at + 1], words[at])
     side = "after" if after else "before"
     question = f"Take the order {', '.join(words)}. Which word comes directly {side} {known}?"
-    pair = f"{words[at]}, {words[at + 1]}"
-    thinking = f"In the order: {pair}. The word {side} {known} is {right}."
+    thinking = neighbours(r, words, at, after)
     wrong = r.sample([w for w in words if w not in (known, right)], 2) + [known]
     return chosen(r, right, wrong, thinking, question)
 

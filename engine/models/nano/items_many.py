@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from engine.models.nano.items_four import chosen
+from engine.models.nano.items_four import chosen, neighbours
 from engine.models.nano.items_integer import finish
-from engine.models.nano.steps import add, subtract, therefore
+from engine.models.nano.steps import add, search, subtract, therefore
 from engine.models.nano.words import (
     GROUP_OF,
     GROUPS,
@@ -32,7 +32,8 @@ def _code(r: Draw, level: int) -> _Drawn:
     facts = " ".join(f"{p} keeps code {v}." for p, v in zip(people, values))
     wrong = [v for v in values if v != values[at]][: _n(r, level) - 1]
     question = f"{facts} Which code does {people[at]} keep?"
-    return chosen(r, values[at], wrong, f"{people[at]} keeps code {values[at]}.", question)
+    thinking = search(r, list(zip(people, values)), people[at], values[at])
+    return chosen(r, values[at], wrong, thinking, question)
 
 
 def _category(r: Draw, level: int) -> _Drawn:
@@ -58,7 +59,7 @@ def _after(r: Draw, level: int) -> _Drawn:
     question = (
         f"Consider the order {', '.join(words)}. Which word comes directly after {words[at]}?"
     )
-    thinking = f"After {words[at]} comes {words[at + 1]}."
+    thinking = neighbours(r, words, at, True)
     wrong = [w for w in words if w != words[at + 1]]
     return chosen(r, words[at + 1], wrong, thinking, question)
 
@@ -92,7 +93,8 @@ def _owner(r: Draw, level: int) -> _Drawn:
     at = r.below(len(people))
     facts = " ".join(f"{p} has {v} {things}." for p, v in zip(people, values))
     question = f"{facts} Who has {values[at]} {things}?"
-    thinking = f"{people[at]} has {values[at]} {things}."
+    rows = [(p, str(v)) for p, v in zip(people, values)]
+    thinking = search(r, rows, str(values[at]), people[at])
     return chosen(r, people[at], [p for p in people if p != people[at]], thinking, question)
 
 

@@ -5,14 +5,33 @@ from __future__ import annotations
 import math
 
 from engine.models.nano.chat import COMPLETION, PROMPT, PROSE, RECALL, Text, exchange, user_text
-from engine.models.nano.steps import add, subtract, times_digit, walk
+from engine.models.nano.items_four import neighbours
+from engine.models.nano.steps import add, best, search, subtract, times_digit, walk
 from engine.models.nano.words import LETTERS, NAMES, THINGS, WORDS, Draw
 from engine.models.vocab import BOS, EOS
 
-_WHEN = tuple("Today|Later|At noon|In the evening|After the rain|Before dawn".split("|"))
-_ADJECTIVES = tuple("old quiet green small bright heavy narrow golden cold patient".split())
-_NOUNS = tuple("river tower garden bridge market lantern forest harbor clock letter mill".split())
-_ACTS = tuple("walked to|looked at|painted|repaired|left|found|remembered|described".split("|"))
+_WHEN = tuple(["Today", "Later", "At noon", "In the evening", "After the rain", "Before dawn"])
+_ADJECTIVES = tuple(
+    ["old", "quiet", "green", "small", "bright", "heavy", "narrow", "golden", "cold", "patient"]
+)
+_NOUNS = tuple(
+    [
+        "river",
+        "tower",
+        "garden",
+        "bridge",
+        "market",
+        "lantern",
+        "forest",
+        "harbor",
+        "clock",
+        "letter",
+        "mill",
+    ]
+)
+_ACTS = tuple(
+    ["walked to", "looked at", "painted", "repaired", "left", "found", "remembered", "described"]
+)
 _LONGEST = 7000  # tokens between a fact and its question
 # Measured on generated text; only the spread of distances depends on it.
 _TOKENS_PER_SENTENCE = 13.0
@@ -101,7 +120,7 @@ def text(seed: int, n_chars: int) -> str:
 
 def drill(r: Draw) -> Text:
     """A short exercise of one step that the exams' worked answers are made of."""
-    kind = r.below(7)
+    kind = r.below(9)
     if kind == 0:
         words = r.sample(WORDS + NAMES, r.between(3, 10))
         user, reply = f"Copy: {', '.join(words)}.", f"{', '.join(words)}."
@@ -126,7 +145,24 @@ def drill(r: Draw) -> Text:
         words = r.sample(WORDS + NAMES, r.between(4, 10))
         at = r.below(len(words) - 1)
         user = f"{', '.join(words)}. What comes after {words[at]}?"
-        reply = f"After {words[at]} comes {words[at + 1]}."
+        reply = neighbours(r, words, at, True)
+    elif kind == 6:
+        low, high = (10, 99) if r.chance(0.3) else (100, 999)
+        rows = list(zip(WORDS, r.sample(range(low, high + 1), r.between(2, 5))))
+        labels = r.sample(WORDS, len(rows))
+        rows = [(label, value) for label, (_, value) in zip(labels, rows)]
+        most = r.chance(0.5)
+        listed = ", ".join(f"{label} {value}" for label, value in rows)
+        user, reply = f"{'Largest' if most else 'Smallest'}: {listed}", best(r, rows, most)
+    elif kind == 7:
+        people = r.sample(NAMES, r.between(3, 10))
+        rows_of = list(zip(people, map(str, r.sample(range(10, 1000), len(people)))))
+        name, value = r.pick(rows_of)
+        listed = " ".join(f"{n} has {v}." for n, v in rows_of)
+        if r.chance(0.5):
+            user, reply = f"{listed} Who has {value}?", search(r, rows_of, value, name)
+        else:
+            user, reply = f"{listed} What has {name}?", search(r, rows_of, name, value)
     else:
         people = r.sample(NAMES, r.between(2, 6))
         values = r.sample(range(10, 1000), len(people))

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 
 from engine.models.nano.words import LETTERS, Draw
 
-_SEPARATORS = (", ", "; ")
-_HEADS = (": ", " by digits: ", ", units first: ")
+# Equally likely, so that a draft of the next token is a guess there.
+_SEPARATORS = (", ", "; ", " then ", " next ")
+_HEADS = (": ", " by digits: ", ", units first: ", " from the right: ")
 
 
 def therefore(r: Draw) -> str:
-    return r.pick(("so", "thus", "hence"))
+    return r.pick(("so", "thus", "hence", "then"))
 
 
 def _joined(r: Draw, steps: Sequence[str]) -> str:
@@ -100,21 +101,46 @@ def walk(r: Draw, choices: Sequence[str], wanted: str) -> str:
     return "\n".join(lines) + f" yes, {therefore(r)} {LETTERS[at]}."
 
 
-def best(r: Draw, rows: Sequence[tuple[str, int]], most: bool, line: str) -> str:
-    """The rows again, each with the best one so far.
+def compare(a: int, b: int) -> str:
+    """Two numbers of as many digits, from the first digit to the one that decides."""
+    x, y = str(a), str(b)
+    if len(x) != len(y):
+        return f"{len(x)} {'<' if len(x) < len(y) else '>'} {len(y)} digits"
+    for i, (p, q) in enumerate(zip(x, y)):
+        if p != q:
+            return " ".join([f"{c}={c}" for c in x[:i]] + [f"{p}{'<' if p < q else '>'}{q}"])
+    return "="
+
+
+def best(r: Draw, rows: Sequence[tuple[str, int]], most: bool) -> str:
+    """The rows one after another, each compared with the best so far.
 
     Parameters
     ----------
     rows : sequence of (str, int)
         Label and value; values differ.
-    line : str
-        Format of one row with the fields `label` and `value`.
     """
-    top: tuple[str, int] | None = None
-    lines = []
-    for label, value in rows:
-        if top is None or (value > top[1]) == most:
+    top = rows[0]
+    lines = [f"{r.pick(('First', 'Start with', 'Take'))} {top[0]} {top[1]}"]
+    for label, value in rows[1:]:
+        decided = compare(value, top[1])
+        if (value > top[1]) == most:
             top = (label, value)
-        shown = line.format(label=label, value=value)
-        lines.append(f"{shown} best {top[0]} {top[1]}")
-    return "\n".join(lines) + "\n"
+            lines.append(f"{label} {value}: {decided} new {label} {value}")
+        else:
+            lines.append(f"{label} {value}: {decided} keep {top[0]} {top[1]}")
+    return "\n".join(lines) + f"\nThe best is {top[0]}."
+
+
+def search(r: Draw, rows: Sequence[tuple[str, ...]], wanted: str, answer: str) -> str:
+    """Stated rows again, shortened to their words, until the one that holds `wanted`.
+
+    Copying in order needs no look-up of what stands before or behind a word far away.
+    """
+    lines = []
+    for row in rows:
+        lines.append(" ".join(row))
+        if wanted in row:
+            break
+    start = r.pick(("Look for", "Find", "Search for", "We need"))
+    return f"{start} {wanted}: {', '.join(lines)} yes, {therefore(r)} {answer}."
