@@ -127,7 +127,7 @@ def check(case, x, ids, weights, limit=LIMIT):
 
 
 @pytest.mark.parametrize("tiled", [True, False], ids=["tiled", "raw"])
-@pytest.mark.parametrize(("inner", "outer"), RECIPES, ids="-".join)
+@pytest.mark.parametrize(("inner", "outer"), RECIPES, ids=map("-".join, RECIPES))
 def test_few(ctx, inner, outer, tiled):
     case = Case(ctx, inner, outer, tiled=tiled)
     check(case, *case.rows(5))
