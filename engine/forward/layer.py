@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from engine.cache.kv import LayerCache
-from engine.forward.model import HyperConnection, Layer
+from engine.forward.model import HyperConnection, Layer, Weight
 from engine.shape import Shape
 
 Tap = Callable[[str, int, np.ndarray], None]
@@ -73,16 +73,22 @@ class LayerPass:
         """Append the raw rows of s.state to a layer without compressor; compute nothing else."""
         ops, eps = self.ops, self.shape.rms_eps
         assert not layer.ratio
-        self._enter(layer.hc_attn, layer.attn_norm, s)
+        self._enter(layer.hc_attn, layer.attn_norm, s, [layer.kv])
         ops.matmul(s.kv, s.a, layer.kv)
         ops.kv_store(cache.raw, s.kv, layer.kv_norm, *angles, pos0, eps, self.official)
 
-    def _enter(self, hc: HyperConnection, norm: np.ndarray, s: SimpleNamespace) -> None:
-        """Mix the streams into one row and norm it (s.a); remember how to spread the result
-        (post, comb)."""
+    def _enter(
+        self,
+        hc: HyperConnection,
+        norm: np.ndarray,
+        s: SimpleNamespace,
+        following: Sequence[Weight],
+    ) -> None:
+        """Mix the streams into one row and norm it (s.a), which `following` will be multiplied
+        with; remember how to spread the result (post, comb)."""
         ops, shape = self.ops, self.shape
         if "hc_enter" in ops.FUSED:
-            ops.hc_enter(s, hc, norm, shape)
+            ops.hc_enter(s, hc, norm, shape, following)
             return
         ops.rms_norm(s.flat, s.state_flat, None, shape.rms_eps)
         ops.matmul(s.mix, s.flat, hc.fn)
@@ -105,8 +111,6 @@ class LayerPass:
         eps = shape.rms_eps
         ratio = layer.ratio
         cos, sin = angles.rows[ratio > 0]
-        self._enter(layer.hc_attn, layer.attn_norm, s)
-
         outs, weights = [s.q_a, s.kv], [layer.q_a, layer.kv]
         indexing = False
         if ratio:
@@ -124,9 +128,14 @@ class LayerPass:
                 if indexing:
                     outs.append(s.idx_w)
                     weights.append(idx.proj)
+        self._enter(layer.hc_attn, layer.attn_norm, s, weights)
         ops.matmul_multi(outs, s.a, weights)
 
-        ops.rms_norm(s.q_a, s.q_a, layer.q_a_norm, eps)
+        stored = "attention_rows" in ops.FUSED and ops.attention_rows(
+            s, layer, cache, pos0, n, (cos, sin), angles.windows, shape, self.official
+        )
+        if not stored:
+            ops.rms_norm(s.q_a, s.q_a, layer.q_a_norm, eps)
         if tap:
             tap("attn_norm", index, s.a)
             tap("q_lora", index, s.q_a)
@@ -136,12 +145,14 @@ class LayerPass:
         else:
             ops.matmul(s.q_flat, s.q_a, layer.q_b)
         ops.q_norm_rope(s.q, cos, sin, eps)
-        ops.kv_store(cache.raw, s.kv, layer.kv_norm, cos, sin, pos0, eps, self.official)
+        if not stored:
+            ops.kv_store(cache.raw, s.kv, layer.kv_norm, cos, sin, pos0, eps, self.official)
 
         sel: Any = None
         n_sel: Any = None
         if ratio:
-            self._compress(layer, cache, s, n, pos0, angles)
+            if not stored:
+                self._compress(layer, cache, s, n, pos0, angles)
             if ratio == 4:
                 sel, n_sel = s.sel, s.n_sel
                 if indexing:
@@ -156,9 +167,12 @@ class LayerPass:
                     ratio,
                     s.sel_margin if tap else None,
                 )
-        ops.attend(
-            s.heads, s.q, cache.raw, cache.comp, sel, n_sel, layer.sinks, pos0, shape.n_swa, ratio
-        )
+        seen = (cache.raw, cache.comp, sel, n_sel, layer.sinks, pos0, shape.n_swa, ratio)
+        turned = "attend_turned" in ops.FUSED and not tap
+        if turned:
+            ops.attend_turned(s.heads, s.q, *seen, cos, sin)
+        else:
+            ops.attend(s.heads, s.q, *seen)
         if tap:
             if indexing:
                 tap("indexer_query", index, s.idx_q)
@@ -176,7 +190,8 @@ class LayerPass:
                 )
                 tap("indexer_margin", index, s.sel_margin)
             tap("heads", index, s.heads)
-        ops.rope_tail(s.heads, cos, sin, True)
+        if not turned:
+            ops.rope_tail(s.heads, cos, sin, True)
         ops.matmul_grouped(s.low, s.heads_grouped, layer.out_a)
         ops.matmul(s.y, s.low_flat, layer.out_b)
         ops.hc_expand(s.state, s.y, s.post, s.comb, s.state)
@@ -232,7 +247,10 @@ class LayerPass:
 
     def _feed_forward(self, index: int, layer: Layer, s: SimpleNamespace) -> None:
         ops, shape, tap = self.ops, self.shape, self.tap
-        self._enter(layer.hc_ffn, layer.ffn_norm, s)
+        following = [layer.router, layer.gate_exps, layer.up_exps]
+        if shape.n_expert_shared:
+            following += [layer.gate_shexp, layer.up_shexp]
+        self._enter(layer.hc_ffn, layer.ffn_norm, s, following)
         ops.matmul(s.logits_r, s.a, layer.router)
         scale = shape.expert_weights_scale
         if layer.tid2eid is not None:

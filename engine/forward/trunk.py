@@ -135,6 +135,10 @@ class Trunk:
         flat = state.reshape(n, -1)
 
         def body() -> None:
+            if "hc_head" in ops.FUSED:
+                ops.hc_head(s, state, head, self.model.output, shape)
+                ops.matmul(out, s.x, self.model.output)
+                return
             ops.rms_norm(s.flat, flat, None, shape.rms_eps)
             ops.matmul(s.head_mix, s.flat, head.fn)
             ops.hc_collapse(

@@ -45,7 +45,13 @@ Memory and passes (`host` serves the sets that compute in host memory):
 
 A set may offer combinations that save it passes over memory; `FUSED` names those it has:
 
-    hc_enter(s, hc, norm, shape)                rms_norm, matmul, hc_split, rms_norm: s.state -> s.a
+    hc_enter(s, hc, norm, shape, following)     rms_norm, matmul, hc_split, rms_norm: s.state -> s.a,
+                                                which the weights `following` are multiplied with
+    hc_head(s, state, head, output, shape)      rms_norm, matmul, hc_collapse, rms_norm -> s.x
+    attention_rows(s, layer, cache, pos0, n, angles, windows, shape, official) -> bool
+                                                norm of s.q_a, kv_store, pools and stores; False:
+                                                not for so many rows, nothing was done
+    attend_turned(..., cos, sin)                attend, then rope_tail backwards
     feed_forward(s, layer, shared)              routed_moe, shared_ffn, add: s.a -> s.y
 
 `prepare(tensor, *, activations, repack) -> Weight` turns a file tensor into what `matmul`,

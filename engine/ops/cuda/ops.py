@@ -16,10 +16,12 @@ from engine.errors import NonFiniteError
 from engine.ops.cuda import (
     argmax,
     attention,
+    attention_rows,
     compressor,
     embed,
     experts,
     hc,
+    hc_enter,
     indexer,
     kv,
     norm,
@@ -88,7 +90,7 @@ class CudaOps:
         self._launches: dict[str, int] = {}
         ctx.first_maximum = self._first_maximum
 
-    FUSED = frozenset({"feed_forward"})
+    FUSED = frozenset({"hc_enter", "hc_head", "attention_rows", "attend_turned", "feed_forward"})
 
     # Memory and passes
 
@@ -266,6 +268,91 @@ class CudaOps:
     ) -> None:
         hc.hc_split(self.ctx, x, post, comb, mix, state, scale, base, n_iter, eps)
 
+    def hc_enter(
+        self, s: Any, hc_: Any, norm_weight: Any, shape: Any, following: Sequence[Any]
+    ) -> None:
+        if hc_enter.can_enter(hc_.fn, shape.n_embd):
+            hc_enter.hc_enter(
+                self.ctx, s.a, s.post, s.comb, s.state, hc_.fn, hc_.scale, hc_.base, norm_weight,
+                shape.n_sinkhorn, shape.hc_eps, shape.rms_eps, _formats(following),
+            )  # fmt: skip
+            return
+        self.rms_norm(s.flat, s.state_flat, None, shape.rms_eps)
+        self.matmul(s.mix, s.flat, hc_.fn)
+        self.hc_split(
+            s.x, s.post, s.comb, s.mix, s.state, hc_.scale, hc_.base, shape.n_sinkhorn, shape.hc_eps
+        )
+        norm.rms_norm(self.ctx, s.a, s.x, norm_weight, shape.rms_eps, _formats(following))
+
+    def hc_head(self, s: Any, state: Any, head: Any, output: Any, shape: Any) -> None:
+        if hc_enter.can_enter(head.fn, shape.n_embd):
+            hc_enter.hc_head(
+                self.ctx, s.x, state, head.fn, head.scale, head.base, head.norm, shape.hc_eps,
+                shape.rms_eps, _formats([output]),
+            )  # fmt: skip
+            return
+        self.rms_norm(s.flat, state.reshape(len(state), -1), None, shape.rms_eps)
+        self.matmul(s.head_mix, s.flat, head.fn)
+        self.hc_collapse(s.x, s.head_mix, state, head.scale, head.base, shape.hc_eps)
+        norm.rms_norm(self.ctx, s.x, s.x, head.norm, shape.rms_eps, _formats([output]))
+
+    def attention_rows(
+        self,
+        s: Any,
+        layer: Any,
+        cache: Any,
+        pos0: int,
+        n: int,
+        angles: tuple[Any, Any],
+        windows: dict[int, Any],
+        shape: Any,
+        official: bool,
+    ) -> bool:
+        ratio, (cos, sin) = layer.ratio, angles
+        d, half, d_q = shape.head_dim, cos.shape[1], s.q_a.shape[1]
+        rings = len(cache.ring_kv) if ratio else 0
+        if n > GRAPH_ROWS or not attention_rows.fits(n, ratio, d_q, d, half, official, rings):
+            return False
+        formats = [layer.q_b.format]
+        pooled: list[Any] = []
+        if ratio:
+            comp, (row0, n_emit) = layer.compressor, self.windows(pos0, n, ratio)
+            kv_rows, gate = (
+                (s.comp_kv, s.comp_gate) if ratio == 4 else (s.comp_kv_128, s.comp_gate_128)
+            )
+            pooled = [
+                cache.comp,
+                comp.norm,
+                attention_rows.Pooling(
+                    s.pooled[:n_emit], cache.ring_kv, cache.ring_score, kv_rows, gate, comp.ape
+                ),
+            ]
+        if ratio == 4:
+            index, idx_pooled = layer.indexer, s.idx_pooled[:n_emit]
+            formats.append(index.q_b.format)
+            pooled.append(
+                attention_rows.Pooling(
+                    idx_pooled,
+                    cache.idx_ring_kv,
+                    cache.idx_ring_score,
+                    s.idx_kv,
+                    s.idx_gate,
+                    index.compressor.ape,
+                )
+            )
+        else:
+            pooled += [None] * (4 - len(pooled))
+        attention_rows.attention_rows(
+            self.ctx, s.q_a, layer.q_a_norm, cache.raw, s.kv, layer.kv_norm, cos, sin,
+            shape.rms_eps, official, ratio, *pooled, formats=set(formats),
+        )  # fmt: skip
+        if ratio == 4:
+            self.indexer_store(
+                cache.index, row0, idx_pooled, index.compressor.norm, *windows[4],
+                shape.rms_eps, official,
+            )  # fmt: skip
+        return True
+
     def hc_expand(self, out: Any, y: Any, post: Any, comb: Any, state: Any) -> None:
         hc.hc_expand(self.ctx, out, y, post, comb, state)
 
@@ -372,6 +459,25 @@ class CudaOps:
     ) -> None:
         attention.attend(self.ctx, out, q, ring, rows, sel, n_sel, sinks, pos0, n_swa, ratio)
 
+    def attend_turned(
+        self,
+        out: Any,
+        q: Any,
+        ring: Any,
+        rows: Any,
+        sel: Any,
+        n_sel: Any,
+        sinks: Any,
+        pos0: int,
+        n_swa: int,
+        ratio: int,
+        cos: Any,
+        sin: Any,
+    ) -> None:
+        attention.attend(
+            self.ctx, out, q, ring, rows, sel, n_sel, sinks, pos0, n_swa, ratio, (cos, sin)
+        )
+
     # Feed-forward
 
     def router_select(
@@ -452,6 +558,11 @@ class CudaOps:
         if key not in self._banned:
             self._banned[key] = self.ctx.put(banned.astype(np.int32))
         return self._banned[key]
+
+
+def _formats(weights: Sequence[Any]) -> set[str]:
+    """Formats whose products a row is prepared for in advance."""
+    return {w.format for w in weights}
 
 
 def _pieces(cap: int, pos0: int, n: int) -> list[tuple[int, int, int]]:
