@@ -1,0 +1,383 @@
+"""The driver's device over a stub library: traffic, replay, faults, registration.
+
+Shows what is asked of a driver and in which order, never how a GPU behaves.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("cuda.bindings")
+CC = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+pytestmark = [
+    pytest.mark.skipif(CC is None, reason="the stub library needs a C compiler"),
+    pytest.mark.skipif(sys.platform != "linux", reason="the stub library is made for Linux"),
+]
+ROOT = Path(__file__).resolve().parents[2]
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="session")
+def stub_folder(tmp_path_factory):
+    """Folder with the stub as libcuda.so.1."""
+    folder = tmp_path_factory.mktemp("stub")
+    source = Path(__file__).with_name("stub") / "libcuda.c"
+    command = [CC, "-O1", "-shared", "-fPIC", "-o", str(folder / "libcuda.so.1"), str(source)]
+    subprocess.run(command, check=True)
+    return folder
+
+
+class Outcome:
+    def __init__(self, done, log):
+        self.status = done.returncode
+        self.stderr = done.stderr
+        self.calls = log.read_text().splitlines() if log.exists() else []
+        self._stdout = done.stdout
+
+    @property
+    def answer(self):
+        assert self.status == 0, self.stderr
+        return json.loads(self._stdout.splitlines()[-1])
+
+    def named(self, name):
+        """Calls of one function."""
+        return [call for call in self.calls if call.split()[0] == name]
+
+
+@pytest.fixture
+def session(stub_folder, tmp_path):
+    """Run a session of `stub.sessions` under given variables."""
+
+    def run(name, *arguments, **variables):
+        log = tmp_path / "calls"
+        log.unlink(missing_ok=True)
+        environment = {
+            k: v for k, v in os.environ.items() if not k.startswith(("DS4_CUDA", "STUB"))
+        }
+        environment |= {"LD_LIBRARY_PATH": str(stub_folder), "STUB_LOG": str(log)}
+        environment |= {key: str(value) for key, value in variables.items()}
+        command = [sys.executable, "-m", "tests.cuda.stub.sessions", name, *map(str, arguments)]
+        done = subprocess.run(
+            command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60
+        )
+        return Outcome(done, log)
+
+    return run
+
+
+# Start
+
+
+def test_facts(session):
+    answer = session("start").answer
+    assert answer["facts"] == {
+        "device": 0,
+        "device_name": "Stub H100",
+        "compute_capability": "9.0",
+        "multiprocessors": 132,
+        "memory_bytes": 1 << 30,
+        "unified_memory": False,
+        "driver": "13.0",
+        "transfers": {"h2d_bytes": 0, "h2d_copies": 0, "d2h_bytes": 0, "d2h_copies": 0},
+        "pinned_staging": True,
+    }
+    assert answer["notices"] == ["Stub H100, compute capability 9.0, 1.0 GiB, driver 13.0"]
+    assert answer["free"] <= 1 << 30
+
+
+def test_shared_memory_counts_what_the_system_gives_up(session):
+    answer = session("start", STUB_ATTR="18=1", STUB_MEMORY=MIB).answer
+    assert answer["facts"]["unified_memory"] is True
+    assert answer["free"] > 16 * MIB  # of this machine's memory, not the driver's one MiB
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"STUB_FAIL": "cuInit=100"}, "expected an NVIDIA GPU, found none"),
+        ({"STUB_DEVICES": 0}, "expected an NVIDIA GPU, found none"),
+        ({"STUB_FAIL": "cuInit=803"}, "driver library and kernel module of one version, found two"),
+        ({"STUB_FAIL": "cuInit=802"}, "a GPU that is ready, found one still initialising"),
+        ({"STUB_FAIL": "cuInit=34"}, "found the toolkit's stub library"),
+        ({"STUB_FAIL": "cuInit=999"}, "a driver that starts, found CUDA_ERROR_STUB"),
+        ({"STUB_DRIVER": 11040}, "driver: expected CUDA 12.0 or newer, found 11.4; update"),
+        ({"STUB_ATTR": "75=7,76=5"}, "expected compute capability 8.0 or newer, found 7.5"),
+        ({"STUB_FAIL": "cuDevicePrimaryCtxRetain=46"}, "found every one busy or unavailable"),
+        ({"STUB_MISSING": "cuStreamCreate"}, "one that offers cuStreamCreate, found CUDA 13.0"),
+    ],
+)  # fmt: skip
+def test_refusals_at_the_start_name_the_cause(session, variables, message):
+    answer = session("start", **variables).answer
+    assert answer["kind"] == "BackendError" and answer["exit"] == 1
+    assert message in answer["error"] and "\n" not in answer["error"]
+
+
+@pytest.mark.skipif(
+    any(Path(p, "libcuda.so.1").exists() for p in ("/usr/lib/x86_64-linux-gnu", "/usr/lib64")),
+    reason="this machine has a driver",
+)
+def test_no_library_is_one_line(session, tmp_path):
+    answer = session("start", LD_LIBRARY_PATH=tmp_path).answer
+    assert answer["kind"] == "BackendError"
+    assert "expected the driver's library libcuda.so.1, found none" in answer["error"]
+    assert "--backend cpu" in answer["error"] and "\n" not in answer["error"]
+
+
+def test_code_that_does_not_fit_the_device(session):
+    answer = session("waits", STUB_FAIL="cuModuleLoadData=209").answer
+    assert answer["error"] == (
+        "kernel: expected machine code for this GPU, found none in the image"
+    )
+    assert (
+        "newer one (update the driver)"
+        in (session("waits", STUB_FAIL="cuModuleLoadData=222").answer["error"])
+    )
+
+
+# Memory
+
+
+def test_bytes_arrive_and_are_counted(session):
+    outcome = session("memory")
+    answer = outcome.answer
+    assert answer["same"] == [True] * 4
+    assert answer["filled"] == [0, 0xABABABAB, 0xABABABAB, 0, 0]
+    large = answer["large"]
+    assert answer["given_back"] == 2 * large
+    counted = answer["transfers"]
+    assert counted["h2d_bytes"] == 2 * large + 4000
+    logged = [int(call.split()[1]) for call in outcome.named("cuMemcpyHtoDAsync")]
+    assert sum(logged) == counted["h2d_bytes"] and len(logged) == counted["h2d_copies"]
+    assert max(logged) == 32 * MIB  # no piece exceeds a staging buffer
+    assert [int(c.split()[1]) for c in outcome.named("cuMemHostAlloc")] == [
+        1 << 16,
+        *[32 * MIB] * 2,
+    ]
+    assert len(outcome.named("cuMemFreeHost")) == 3
+    assert outcome.named("cuStreamCreate") == ["cuStreamCreate 1"]  # apart from the default stream
+    assert not [call for call in outcome.calls if "Managed" in call]
+
+
+def test_without_pinned_memory_copies_are_plain_and_said_so(session):
+    outcome = session("memory", STUB_FAIL="cuMemHostAlloc=2")
+    assert outcome.answer["same"] == [True] * 4
+    assert outcome.answer["transfers"]["h2d_copies"] == 3
+    facts = session("start", STUB_FAIL="cuMemHostAlloc=2").answer
+    assert facts["facts"]["pinned_staging"] is False
+    assert any("the driver refused it; copies are plain" in text for text in facts["notices"])
+
+
+def test_out_of_memory_is_an_error_that_leaves_the_device_usable(session):
+    answer = session("overflow").answer
+    assert answer["kind"] == "MemoryBudgetError" and answer["kept"] == 7
+    assert answer["error"].startswith("device memory: expected at most 1023 MiB free of 1024 MiB")
+    assert "found 4096.0 MiB" in answer["error"]
+
+
+# Passes
+
+
+def test_a_recorded_pass_does_the_same_in_every_mode(session):
+    outcome = session("passes")
+    answer = outcome.answer
+    fill = 0x01010101
+    assert answer["recorded"] == [10, 10, 0, fill]
+    assert answer["prepared"] == [40, 40, 0, fill]
+    # Timing runs the pass once more; then three times as a graph.
+    assert answer["graph"] == [80, 80, 0, fill]
+    assert answer["prepared launches"] == answer["graph launches"] == 6
+    for mode in ("prepared", "graph"):
+        times = answer[f"{mode} times"]
+        assert {name: row[0] for name, row in times.items()} == {
+            "stub_add": 5, "stub_other": 1, "copy": 1, "fill": 1,
+        }  # fmt: skip
+        # The stub's events are a millisecond apart per launch.
+        assert times["stub_add"][1] == pytest.approx(5e-3)
+        assert times["copy"][1] == 0
+    assert answer["token"] == 90
+    assert outcome.named("cuGraphInstantiate") == ["cuGraphInstantiate 8"]
+    assert len(outcome.named("cuGraphLaunch")) == 3
+    assert len(outcome.named("cuGraphExecDestroy")) == 1
+    # Recorded, prepared and timed twice, captured once.
+    adds = outcome.named("cuLaunchKernel")
+    assert adds.count("cuLaunchKernel ds4_stub_add 3,2,1 64 100000") == 5 * (1 + 3 + 1 + 1 + 1)
+    # Leave for more shared memory than 48 KiB is asked for once, per kernel that needs it.
+    assert outcome.named("cuFuncSetAttribute") == ["cuFuncSetAttribute 8 100000"]
+    assert len(outcome.named("cuModuleLoadData")) == len(outcome.named("cuModuleUnload"))
+
+
+def test_nothing_is_freed_while_a_pass_is_captured(session):
+    outcome = session("graph_with_garbage")
+    assert outcome.answer == {"x": [2, 0, 0, 0], "given_back": 4000}
+    calls = [call.split()[0] for call in outcome.calls]
+    assert calls.index("cuStreamEndCapture") < calls.index("cuMemFree")
+
+
+def test_a_capture_that_fails_says_what_does_without(session):
+    answer = session("passes", STUB_FAIL="cuStreamEndCapture=901").answer
+    assert answer["error"].startswith(
+        "graph: expected a pass that can be captured, found error 901"
+    )
+    assert "--launch prepared" in answer["error"]
+
+
+def test_a_kernel_that_asks_for_too_much_shared_memory_is_refused(session):
+    answer = session("greedy").answer
+    assert answer["kind"] == "BackendError"
+    assert "expected at most 232448 bytes of shared memory" in answer["error"]
+
+
+def test_numba_launching_without_its_toolkit_is_refused(session):
+    # The stub lacks what numba's own driver layer asks for, as a broken installation would.
+    answer = session("by_numba").answer
+    assert answer["kind"] == "BackendError"
+    assert answer["error"].startswith("--launch numba: expected numba-cuda with its toolkit, found")
+
+
+# Faults
+
+
+@pytest.mark.parametrize("code", [700, 702, 716, 718, 719])
+def test_a_lost_context_is_said_by_every_later_call(session, code):
+    said = session("lost", STUB_FAIL=f"cuLaunchKernel={code}@1").answer
+    assert len(said) == 12 and len({tuple(line) for line in said}) == 1
+    kind, message, status = said[0]
+    assert kind == "DeviceLostError" and status == 10
+    assert "the context is lost, start the program again" in message
+    assert "launch of stub_add" in message
+
+
+def test_a_fault_that_shows_at_the_wait_is_found_there(session):
+    said = session("lost", STUB_FAIL="cuStreamQuery=700@1").answer
+    # The launch before it went through.
+    assert len(said) == 11 and "CUDA_ERROR_ILLEGAL_ADDRESS" in said[0][1]
+
+
+def test_a_device_that_does_not_answer_ends_the_process(session):
+    outcome = session("waits", STUB_HANG=3, DS4_CUDA_TIMEOUT="0.3")
+    assert outcome.status == 11
+    assert "device: expected an answer within 0.3 s, found none" in outcome.stderr
+    assert session("waits", STUB_HANG=7, DS4_CUDA_TIMEOUT="0.3").answer == [5, 0, 0, 0]
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "-1", "inf"])
+def test_a_bad_timeout_is_refused(session, text):
+    answer = session("start", DS4_CUDA_TIMEOUT=text).answer
+    assert answer["kind"] == "OptionError" and "DS4_CUDA_TIMEOUT" in answer["error"]
+
+
+# Residency
+
+
+@pytest.fixture(scope="session")
+def model_file(tmp_path_factory):
+    from engine.models.shapes import named_shape
+    from engine.models.write import write_model
+
+    path = tmp_path_factory.mktemp("model") / "model.gguf"
+    write_model(path, named_shape("tiny"), "iq2", 1)
+    return path
+
+
+def registrations(outcome):
+    """Flags of each registration, in order; each begins on a page."""
+    calls = [call.split() for call in outcome.named("cuMemHostRegister")]
+    assert all(int(offset) == 0 and int(size) % 4096 == 0 for _, size, _, offset in calls)
+    return [int(flags) for _, _, flags, _ in calls]
+
+
+def test_everything_is_copied_where_it_fits(session, model_file):
+    outcome = session("residency", model_file, "auto", "")
+    answer = outcome.answer
+    assert set(answer["placed"].values()) == {"device"} and not registrations(outcome)
+    facts = answer["facts"]
+    assert facts["residency"] == "device" and facts["residency_route"] == "none"
+    assert facts["residency_device_bytes"] == answer["transfers"]["h2d_bytes"]
+
+
+def test_mapped_experts_are_registered_and_read_in_place(session, model_file):
+    outcome = session("residency", model_file, "hybrid", "", STUB_ATTR="18=1")
+    answer = outcome.answer
+    for name, kind in answer["placed"].items():
+        assert kind == ("mapped" if "_exps." in name else "device")
+    assert registrations(outcome) and set(registrations(outcome)) == {2}
+    assert len(outcome.named("cuMemHostUnregister")) == len(registrations(outcome))
+    facts = answer["facts"]
+    assert facts["residency_route"] == "registered" and not facts["residency_refusals"]
+    assert facts["residency_device_bytes"] == answer["transfers"]["h2d_bytes"]
+    assert facts["residency_mapped_bytes"] > 0
+
+
+def test_the_read_only_flag_is_used_only_where_the_device_has_it(session, model_file):
+    outcome = session("residency", model_file, "mapped", "", STUB_ATTR="113=1")
+    assert set(registrations(outcome)) == {2 | 8}
+    assert set(outcome.answer["placed"].values()) == {"mapped"}
+    assert outcome.answer["transfers"]["h2d_copies"] == 0
+
+
+def test_refused_read_only_registration_is_tried_without_the_flag(session, model_file):
+    outcome = session(
+        "residency", model_file, "mapped", "", STUB_ATTR="113=1", STUB_REFUSE_READ_ONLY=801
+    )
+    flags = registrations(outcome)
+    assert flags[:2] == [10, 2] and set(outcome.answer["placed"].values()) == {"mapped"}
+    assert outcome.answer["facts"]["residency_route"] == "registered"
+    assert outcome.answer["facts"]["residency_refusals"] == [
+        "read-only registration of mapped weights: the driver refused it (error 801)"
+    ]
+
+
+def test_refused_registration_falls_to_pages_where_the_device_reads_them(session, model_file):
+    outcome = session("residency", model_file, "mapped", "", STUB_ATTR="88=1", STUB_REFUSE_PLAIN=1)
+    assert set(outcome.answer["placed"].values()) == {"mapped"}
+    assert outcome.answer["facts"]["residency_route"] == "pageable"
+
+
+def test_refused_registration_falls_to_copies_and_says_so(session, model_file):
+    outcome = session("residency", model_file, "mapped", "", STUB_REFUSE_PLAIN=1)
+    answer = outcome.answer
+    assert set(answer["placed"].values()) == {"device"}
+    facts = answer["facts"]
+    assert facts["residency_route"] == "staged" and facts["residency_mapped_bytes"] == 0
+    assert facts["residency_device_bytes"] == answer["transfers"]["h2d_bytes"] > 0
+    assert any("that were to stay mapped are copied" in text for text in answer["notices"])
+
+
+def test_copies_that_registration_would_have_saved_must_fit(session, model_file):
+    size = model_file.stat().st_size
+    answer = session(
+        "residency", model_file, "mapped", "", STUB_REFUSE_PLAIN=1, STUB_MEMORY=size // 2
+    ).answer
+    assert answer["kind"] == "MemoryBudgetError"
+    assert "the driver refused it (error 1)" in answer["error"]
+
+
+def test_unregistered_reading_if_asked(session, model_file):
+    outcome = session(
+        "residency", model_file, "mapped", "", STUB_ATTR="88=1", DS4_CUDA_DIRECT_MODEL=1
+    )
+    assert set(outcome.answer["placed"].values()) == {"mapped"} and not registrations(outcome)
+    assert outcome.answer["facts"]["residency_route"] == "pageable"
+
+
+def test_upstreams_variables(session, model_file):
+    outcome = session(
+        "residency",
+        model_file,
+        "auto",
+        "",
+        DS4_CUDA_NO_HBM_CACHE=1,
+        DS4_CUDA_WEIGHT_CACHE_VERBOSE=1,
+    )
+    assert set(outcome.answer["placed"].values()) == {"mapped"}
+    assert any(text.startswith("mapped: file 0, ") for text in outcome.answer["notices"])
+    limited = session("residency", model_file, "auto", "", DS4_CUDA_WEIGHT_CACHE_LIMIT_GB="0.0001")
+    assert limited.answer["facts"]["residency"] == "hybrid"
+    assert limited.answer["transfers"]["h2d_bytes"] <= 0.0001 * 2**30
