@@ -164,7 +164,7 @@ class Session:
     def sync(
         self, tokens: Sequence[int], progress: Callable[[int, int], None] | None = None
     ) -> int:
-        """Make the timeline equal to `tokens`, evaluating only what is new.
+        """Make the timeline equal to `tokens`, evaluating only what is new; returns when it is.
 
         Parameters
         ----------
@@ -213,6 +213,7 @@ class Session:
                 self._finish(state)
             if progress:
                 progress(start + len(part), total)
+        self.engine.ops.wait()
         return total
 
     def eval(self, token: int) -> np.ndarray:

@@ -41,7 +41,7 @@ Memory and passes (`host` serves the sets that compute in host memory):
     run(owner, key, pos0, body)                 run a pass, or replay the recorded one
     ring_put(ring, rows, pos0, skip), ring_set(ring, pos0, host_rows), ring_get(ring, pos0, n)
     add_streams(state, y)                       state (n, n_hc, n_embd) += y (n, n_embd)
-    free_bytes(), close()
+    free_bytes(), close(), wait()
 
 A set may offer combinations that save it passes over memory; `FUSED` names those it has:
 

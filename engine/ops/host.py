@@ -78,3 +78,7 @@ def free_bytes() -> int:
 
 def close() -> None:
     """Nothing is held beyond the arrays themselves."""
+
+
+def wait() -> None:
+    """Everything that was asked for is done."""

@@ -31,6 +31,7 @@ from engine.ops.host import (
     rope_table,
     run,
     vector,
+    wait,
     windows,
 )
 
@@ -79,5 +80,6 @@ __all__ = [
     "shared_ffn",
     "swiglu",
     "vector",
+    "wait",
     "windows",
 ]

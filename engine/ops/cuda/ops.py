@@ -201,6 +201,10 @@ class CudaOps:
         """Host threads that compute: none of the model's work is done by them."""
         return 1
 
+    def wait(self) -> None:
+        """Until the device has done everything."""
+        self.ctx.device.synchronize()
+
     def facts(self) -> dict[str, Any]:
         facts = {"launch": self.launch, "launches": dict(self._launches)}
         facts.update(self.ctx.device.facts())

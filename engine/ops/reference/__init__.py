@@ -17,6 +17,7 @@ from engine.ops.host import (
     rope_table,
     run,
     vector,
+    wait,
     windows,
 )
 from engine.ops.reference.attention import attend
@@ -81,5 +82,6 @@ __all__ = [
     "shared_ffn",
     "swiglu",
     "vector",
+    "wait",
     "windows",
 ]
