@@ -18,7 +18,7 @@ import click
 
 from ds4bench import exits
 from engine.errors import EngineError, OptionError
-from engine.options import MODES
+from engine.options import LAUNCH, MODES, RESIDENCY
 
 # Subcommand -> module and attribute; loaded when called, so that one cannot break another.
 COMMANDS = {
@@ -40,6 +40,7 @@ SUMMARIES = {
     "gpu": "Steps, kernels and all modes of the CUDA backend at full size.",
 }
 LOCAL_MODEL = "ds4flash.gguf"
+DEVICE_OPTIONS = ("launch", "residency", "residency_gib", "device")
 INT = click.IntRange(1, 2**31 - 1)
 
 
@@ -92,6 +93,8 @@ def _file(*names: str, text: str, metavar: str = "FILE") -> Any:
     epilog=exits.epilog(),
 )
 @_file("-m", "--model", text="GGUF file.  [default: ds4flash.gguf here, else the bundled model]")
+@click.option("--nano", type=click.Choice(("iq2", "q8")),
+              help="Bundled model of this recipe.  [default: iq2, without -m]")  # fmt: skip
 @_file("--mtp", text="Separate MTP file.")
 @click.option("--mtp-draft", type=click.IntRange(1, 4), default=1, show_default=True,
               help="Tokens drafted per step.")  # fmt: skip
@@ -106,10 +109,18 @@ def _file(*names: str, text: str, metavar: str = "FILE") -> Any:
 @click.option("-sys", "--system", default="You are a helpful assistant", show_default=True,
               help="System text, with --chat-prompt-file.")  # fmt: skip
 @click.option("--repeat-prompt", is_flag=True, help="Repeat the text until it is long enough.")
-@click.option("--backend", metavar="NAME", default="cpu", show_default=True, help="cpu.")
+@click.option("--backend", metavar="NAME", default="cpu", show_default=True, help="cpu or cuda.")
 @click.option("--cpu", "backend", flag_value="cpu", help="As --backend cpu.")
 @click.option("--cuda", "backend", flag_value="cuda", help="As --backend cuda.")
 @click.option("--metal", "backend", flag_value="metal", help="As --backend metal.")
+@click.option("--launch", type=click.Choice(LAUNCH), default="graph", show_default=True,
+              help="CUDA: how a recorded pass is launched.")  # fmt: skip
+@click.option("--residency", type=click.Choice(RESIDENCY), default="auto", show_default=True,
+              help="CUDA: where weights live.")  # fmt: skip
+@click.option("--residency-gib", type=click.FloatRange(0), metavar="GIB",
+              help="CUDA: most GiB of weights copied to the device.  [default: the plan's]")  # fmt: skip
+@click.option("--device", type=click.IntRange(0, 63), default=0, show_default=True,
+              help="CUDA: ordinal of the device.")  # fmt: skip
 @_positive("-t", "--threads", default=None, text="Worker threads.  [default: all usable cores]")
 @click.option("--activations", type=click.Choice(["int8", "f32"]), default="int8",
               show_default=True, help="Arithmetic of products with quantised weights.")  # fmt: skip
@@ -199,10 +210,12 @@ def build_request(ctx: click.Context, options: dict[str, Any]) -> Any:
     from ds4bench.sweep import Request
 
     backend = options["backend"]
-    if backend not in ("cpu", "cuda", "metal"):
-        raise OptionError(f"--backend: expected cpu, cuda or metal, found {backend!r}")
-    if backend != "cpu":
-        raise OptionError(f"--backend: expected cpu, the only one here, found {backend}")
+    if backend not in ("cpu", "cuda"):
+        raise OptionError(f"--backend: expected cpu or cuda, found {backend!r}")
+    for name in DEVICE_OPTIONS:
+        if backend == "cpu" and _is_given(ctx, name):
+            option = name.replace("_", "-")
+            raise OptionError(f"--{option}: expected with --backend cuda, found cpu")
     activations = options["activations"]
     if options["quality"]:
         if _is_given(ctx, "activations") and activations != "f32":
@@ -238,6 +251,8 @@ def build_request(ctx: click.Context, options: dict[str, Any]) -> Any:
         kv=options["kv"],
         repack=options["repack"],
         warm_weights=options["warm_weights"],
+        backend=backend,
+        **{name: options[name] for name in DEVICE_OPTIONS},
     )
     # Numbers first: they cost nothing, files may.
     SweepPlan(model=Path(LOCAL_MODEL), **plan_options)
@@ -297,16 +312,19 @@ def _prompt(options: dict[str, Any]) -> Any:
 
 
 def _models(options: dict[str, Any], modes: tuple[str, ...]) -> tuple[Path, Path | None]:
-    model, mtp = options["model"], options["mtp"]
-    if model is None and Path(LOCAL_MODEL).exists():
+    model, mtp, recipe = options["model"], options["mtp"], options["nano"]
+    if model is not None and recipe is not None:
+        raise OptionError("--nano: expected without -m, found both")
+    if model is None and recipe is None and Path(LOCAL_MODEL).exists():
         model = Path(LOCAL_MODEL)
     if model is None:
-        from engine.models.bundled import bundled_model
+        from engine.models.bundled import RECIPES, bundled_model
 
-        bundled = bundled_model("base")
+        recipe = recipe or RECIPES[0]
+        bundled = bundled_model("base", recipe)
         model = bundled.path
         if mtp is None and any(mode != "plain" for mode in modes):
-            mtp = bundled_model("mtp").path
+            mtp = bundled_model("mtp", recipe).path
         click.echo(f"model: {bundled.notice}; -m FILE measures another", err=True)
     if mtp is not None and all(mode == "plain" for mode in modes):
         raise OptionError("--mtp: expected a speculative --mode that uses it, found plain only")

@@ -62,6 +62,10 @@ class Sampling:
         return self.temp == 0.0
 
 
+# What a sweep of another backend than the processor also depends on.
+DEVICE_FIELDS = ("backend", "launch", "residency", "residency_gib", "device")
+
+
 @dataclass(frozen=True, slots=True)
 class Cell:
     """One row to be: a mode at a frontier in a run."""
@@ -102,6 +106,11 @@ class SweepPlan:
     kv: str = "official"
     repack: str = "auto"
     warm_weights: bool = False
+    backend: str = "cpu"
+    launch: str = "graph"
+    residency: str = "auto"
+    residency_gib: float | None = None
+    device: int = 0
 
     def __post_init__(self) -> None:
         for option in ("ctx_start", "ctx_max", "gen_tokens", "repeats"):
@@ -234,6 +243,7 @@ def fingerprint(plan: SweepPlan, facts: Mapping[str, Any], code: str) -> dict[st
         "activations": plan.activations,
         "kv": plan.kv,
         "repack": plan.repack,
+        **{name: getattr(plan, name) for name in DEVICE_FIELDS if plan.backend != "cpu"},
         "code": code,
     }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ds4bench.modes import implemented_modes, open_mode
+from ds4bench.plan import DEVICE_FIELDS
 from ds4bench.worker import Worker
 
 # Up to this size a file is hashed whole for its identity; beyond, header, size and time count.
@@ -123,8 +124,20 @@ class FileModel:
     def bandwidth(self, settings: dict[str, Any]) -> dict[str, Any]:
         from ds4bench.roofline import read_bandwidth
 
+        if settings["backend"] == "cuda":
+            return {"read_bytes_per_s": self._device_bandwidth(settings), "threads": 0}
         threads = settings["threads"] or len(os.sched_getaffinity(0))
         return {"read_bytes_per_s": read_bandwidth(threads), "threads": threads}
+
+    def _device_bandwidth(self, settings: dict[str, Any]) -> float:
+        """Of the device's memory, by a copy within it: bytes read plus bytes written."""
+        from engine.tooling.gpu_speed import copy_bandwidth
+
+        if self.engine is not None:
+            return copy_bandwidth(self.engine.ops)
+        from engine.ops.cuda import open_ops
+
+        return copy_bandwidth(open_ops(self._options(settings)))
 
     def session(self, ctx: int) -> Any:
         return self.engine.session(ctx)
@@ -165,6 +178,7 @@ class FileModel:
             activations=settings["activations"],
             kv=settings["kv"],
             repack=settings["repack"],
+            **{name: settings[name] for name in DEVICE_FIELDS},
         )
 
 

@@ -136,15 +136,16 @@ def engine_options(request: Request) -> EngineOptions:
     from engine.options import EngineOptions
     from engine.tooling.model_options import DEFAULT_MODEL
 
-    path, mtp = request.model, request.mtp
-    if path is None and not DEFAULT_MODEL.exists():
-        from engine.models.bundled import bundled_model
+    path, mtp, recipe = request.model, request.mtp, request.nano
+    if recipe is not None or path is None and not DEFAULT_MODEL.exists():
+        from engine.models.bundled import RECIPES, bundled_model
 
-        bundled = bundled_model("base")
+        bundled = bundled_model("base", recipe or RECIPES[0])
         path = bundled.path
-        say(f"no -m and no ./{DEFAULT_MODEL}: {bundled.notice}")
+        why = "model" if recipe else f"no -m and no ./{DEFAULT_MODEL}"
+        say(f"{why}: {bundled.notice}")
         if mtp is None and request.mode != "plain":
-            mtp = bundled_model("mtp").path
+            mtp = bundled_model("mtp", recipe or RECIPES[0]).path
     return EngineOptions(
         path=path or DEFAULT_MODEL,
         mtp_path=mtp,

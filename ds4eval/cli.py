@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from engine.errors import EngineError, OptionError
+from engine.models.bundled import RECIPES as NANO_RECIPES
 from engine.options import ACTIVATIONS, BACKENDS, KV_MODES, MODES, REPACK
 
 # Subcommand -> module:attribute, summary.
@@ -143,6 +144,11 @@ def _path(*names: str, text: str, **more: Any) -> Any:
 
 RUN_OPTIONS = (
     _path("-m", "--model", text="GGUF file [default: ./ds4flash.gguf, else the bundled model]."),
+    click.option(
+        "--nano",
+        type=click.Choice(NANO_RECIPES),
+        help="Bundled model of this recipe [default: iq2, without -m].",
+    ),
     _path("--mtp", text="GGUF file with the MTP block, for --mode mtp-*."),
     click.option(
         "--backend",

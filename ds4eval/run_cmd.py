@@ -82,6 +82,8 @@ def check(ctx: click.Context, values: dict[str, Any]) -> Request:
             raise OptionError(f"--{option}: expected with --base-url, found without")
     if values["mode"] == "plain" and ctx.get_parameter_source("draft") is given:
         raise OptionError("--draft: expected with an mtp --mode, found plain")
+    if values["nano"] is not None and values["model"] is not None:
+        raise OptionError("--nano: expected without -m, found both")
     if values["mtp"] is not None and values["mode"] == "plain":
         raise OptionError("--mtp: expected a speculative --mode that uses it, found plain")
     from ds4eval.datasets_options import parse_datasets

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from engine.errors import ContextError, OptionError
+from engine.models.bundled import RECIPES
 from engine.options import EngineOptions
 from engine.text import chat, special
 from engine.text.files import read_text
@@ -123,7 +124,9 @@ def _plan(values: dict[str, Any]) -> _Plan:
         raise OptionError(f"{chat_only[0]}: expected in chat format, found with --raw")
     sampler = _sampler(values)
     folder = values["chdir"] or Path()
-    bundled = values["model"] is None and not (folder / DEFAULT_MODEL).exists()
+    bundled = values["nano"]
+    if bundled is None and values["model"] is None and not (folder / DEFAULT_MODEL).exists():
+        bundled = RECIPES[0]
     spec, mtp_path = take_spec_options(values, bundled)
     options = take_model_options(values, say, mtp_path=mtp_path)
 

@@ -70,14 +70,14 @@ class Speed:
         session = self.session
         chunk = self.engine.options.prefill_chunk
         if session.n_past < n_ctx - chunk:
-            session.sync(self._text[: n_ctx - chunk])
+            session.sync(session.tokens + self._text[session.n_past : n_ctx - chunk])
         seconds, done = [], session.n_past
         # The first chunk of a length is recorded, which takes Python's time; the next is replayed.
         marks = [n_ctx] if n_ctx - done <= chunk else range(done + chunk, n_ctx + 1, chunk)
         for mark in marks:
             self._wait()
             start = perf_counter()
-            session.sync(self._text[:mark])
+            session.sync(session.tokens + self._text[session.n_past : mark])
             self._wait()
             seconds.append(perf_counter() - start)
         return {"prefill_tokens": session.n_past - done, "prefill_s": seconds}

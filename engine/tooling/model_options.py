@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from engine.errors import OptionError
+from engine.models.bundled import RECIPES as NANO_RECIPES
 from engine.options import ACTIVATIONS, BACKENDS, KV_MODES, REPACK, EngineOptions
 
 DEFAULT_MODEL = Path("ds4flash.gguf")
@@ -20,6 +21,11 @@ _OPTIONS = (
         "--model",
         type=click.Path(path_type=Path),
         help=f"GGUF file [default: ./{DEFAULT_MODEL}, else the bundled model].",
+    ),
+    click.option(
+        "--nano",
+        type=click.Choice(NANO_RECIPES),
+        help="Bundled model of this recipe, whatever lies in the folder.  [default: iq2]",
     ),
     click.option(
         "--backend",
@@ -61,7 +67,7 @@ _OPTIONS = (
         help="Change to this folder before any file is looked up.",
     ),
 )
-_NAMES = ("model", "backend", "threads", "activations", "kv", "repack", "chdir")
+_NAMES = ("model", "nano", "backend", "threads", "activations", "kv", "repack", "chdir")
 
 
 def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -93,7 +99,9 @@ def take_model_options(
         If a value cannot be honoured.
     """
     taken = {name: values.pop(name) for name in _NAMES}
-    folder, path = taken.pop("chdir"), taken.pop("model")
+    folder, path, recipe = taken.pop("chdir"), taken.pop("model"), taken.pop("nano")
+    if path is not None and recipe is not None:
+        raise OptionError("--nano: expected without -m, found both")
     if folder is not None:
         try:
             os.chdir(folder)
@@ -102,15 +110,19 @@ def take_model_options(
                 f"--chdir: expected a folder, found {str(folder)!r}: {error.strerror}"
             ) from None
     if path is None:
-        path = _default_model(say)
+        path = _default_model(say, recipe)
     return EngineOptions(path=path, **taken, **fixed)
 
 
-def _default_model(say: Callable[[str], None]) -> Path:
-    if DEFAULT_MODEL.exists():
+def _default_model(say: Callable[[str], None], recipe: str | None) -> Path:
+    if recipe is None and DEFAULT_MODEL.exists():
         return DEFAULT_MODEL
     from engine.models.bundled import bundled_model
 
+    if recipe is not None:
+        bundled = bundled_model("base", recipe)
+        say(f"model: {bundled.notice}")
+        return bundled.path
     bundled = bundled_model("base")
     say(f"no -m and no ./{DEFAULT_MODEL}: {bundled.notice}")
     return bundled.path

@@ -73,15 +73,17 @@ def spec_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def take_spec_options(values: dict[str, Any], bundled: bool) -> tuple[SpecChoice, Path | None]:
+def take_spec_options(
+    values: dict[str, Any], bundled: str | None
+) -> tuple[SpecChoice, Path | None]:
     """The choice, and the MTP file to open, from a command's keyword arguments.
 
     Parameters
     ----------
     values : dict
         The options are removed from it.
-    bundled : bool
-        Whether the trunk is the bundled model, whose block is used when none is named.
+    bundled : str or None
+        Recipe of the bundled model, if that is the trunk: its block is used when none is named.
 
     Raises
     ------
@@ -94,11 +96,11 @@ def take_spec_options(values: dict[str, Any], bundled: bool) -> tuple[SpecChoice
             raise OptionError("--mtp: expected a --mode that drafts, found plain")
         return SpecChoice(mode, draft, adaptive, margin), None
     if path is None:
-        if not bundled:
+        if bundled is None:
             raise OptionError(f"--mode {mode}: expected --mtp FILE, found none")
         from engine.models.bundled import bundled_model
 
-        path = bundled_model("mtp").path
+        path = bundled_model("mtp", bundled).path
     return SpecChoice(mode, draft, adaptive, margin), path
 
 

@@ -1,78 +1,48 @@
-"""The bundled model: made once, under one name, by one process."""
+"""The bundled model: there, whole, and what its record says."""
 
-import subprocess
-import sys
+import hashlib
+import json
 
 import pytest
 
 from engine.errors import OptionError
 from engine.gguf.reader import open_gguf
 from engine.models import bundled
-from engine.models.bundled import bundled_model
+from engine.models.bundled import PACKAGED, RECIPES, bundled_model
 from engine.models.shapes import nano
 from engine.weights.bind import bind_mtp, bind_trunk
 from tests.engine.generator import as_stored
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("DS4_MODEL_CACHE", str(tmp_path))
-    monkeypatch.setattr(bundled, "PACKAGED", tmp_path / "packaged")
-    return tmp_path
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_both_files_of_a_recipe_bind(recipe):
+    base, draft = bundled_model("base", recipe), bundled_model("mtp", recipe)
 
-
-def test_made_once_then_found(folder):
-    first, again = bundled_model("base"), bundled_model("base")
-    draft = bundled_model("mtp")
-
-    assert first.made and not again.made and first.path == again.path
-    assert "random weights, made now" in first.notice and "made now" not in again.notice
-    assert str(first.path) in first.notice and draft.path != first.path
-    with open_gguf(first.path) as trunk, open_gguf(draft.path) as block:
+    assert str(base.path) in base.notice and "trained" in base.notice
+    with open_gguf(base.path) as trunk, open_gguf(draft.path) as block:
         shape, _ = bind_trunk(trunk)
         bind_mtp(block, shape)
     assert shape == as_stored(nano())
-    assert first.path.parent.stat().st_mode & 0o077 == 0
 
 
-def test_processes_that_start_together_make_one_file(folder):
-    code = (
-        "from engine.models.bundled import bundled_model as b; m = b('mtp'); print(m.made, m.path)"
-    )
-    runs = [
-        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-        for _ in range(3)
-    ]
-    answers = [run.communicate(timeout=120)[0].split() for run in runs]
+def test_files_are_those_that_the_record_names():
+    record = json.loads((PACKAGED / "nano.json").read_text())["files"]
 
-    assert sorted(made for made, _ in answers) == ["False", "False", "True"]
-    assert len({path for _, path in answers}) == 1
-    assert not list(folder.rglob("*.part"))
+    assert sorted(record) == sorted(p.name for p in PACKAGED.glob("*.gguf"))
+    for name, facts in record.items():
+        data = (PACKAGED / name).read_bytes()
+        assert len(data) == facts["bytes"]
+        assert hashlib.sha256(data).hexdigest() == facts["sha256"]
+    assert sum(facts["bytes"] for facts in record.values()) <= 30e6
 
 
-def test_leftovers_of_a_killed_process_go(folder):
-    home = bundled._folder()
-    home.mkdir(parents=True)
-    stale = home / ".nano-iq2-mtp.gguf.abc.part"
-    stale.write_bytes(b"x")
-
-    bundled_model("mtp")
-
-    assert not stale.exists()
+def test_iq2_is_the_default():
+    assert bundled_model() == bundled_model("base", "iq2")
 
 
-def test_a_packaged_model_comes_first(folder):
-    (folder / "packaged").mkdir()
-    (folder / "packaged" / "base.gguf").write_bytes(b"GGUF")
-
-    found = bundled_model("base")
-
-    assert found.path == folder / "packaged" / "base.gguf" and not found.made
-
-
-def test_an_unusable_cache_folder_is_one_error(folder, monkeypatch):
-    (folder / "file").write_text("")
-    monkeypatch.setenv("DS4_MODEL_CACHE", str(folder / "file"))
-
-    with pytest.raises(OptionError, match="bundled model: expected a folder that can be written"):
-        bundled_model("base")
+def test_unknown_recipes_and_missing_files_are_one_error(monkeypatch, tmp_path):
+    with pytest.raises(OptionError, match="--nano: expected one of iq2, q8, found 'q4'"):
+        bundled_model("base", "q4")
+    monkeypatch.setattr(bundled, "PACKAGED", tmp_path)
+    with pytest.raises(OptionError, match=r"bundled model: expected .*nano-iq2-base\.gguf"):
+        bundled_model()
