@@ -133,7 +133,7 @@ class CudaDevice:
                 f"device memory: expected at most {self._free_now() >> 20} MiB free of "
                 f"{self.total_bytes >> 20} MiB to be asked for, found {n_bytes / 2**20:.1f} MiB "
                 f"beside {sum(self._sizes.values()) >> 20} MiB held; a shorter context, a smaller "
-                "--residency-budget-gib or --residency hybrid needs less"
+                "--residency-gib or --residency hybrid needs less"
             )
         if code:
             raise self.driver.error("cuMemAlloc", code)

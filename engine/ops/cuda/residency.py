@@ -100,6 +100,7 @@ def spans_of(
     tensors: Sequence[Tensor],
     drafts: Collection[str] = (),
     copied_bytes: Callable[[Tensor], int] = lambda tensor: 0,
+    first_file: int = 0,
 ) -> tuple[list[Span], list[np.ndarray]]:
     """Spans of tensors, and the mappings that their file numbers count.
 
@@ -110,6 +111,8 @@ def spans_of(
         Names of the MTP block's tensors.
     copied_bytes : callable
         What a tensor takes on the device where copied; 0 for as many bytes as in the file.
+    first_file : int
+        Number of the first mapping.
     """
     files: dict[int, int] = {}
     mappings: list[np.ndarray] = []
@@ -120,8 +123,11 @@ def spans_of(
         file, offset = -1, 0
         if whole is not None:
             base = whole.ctypes.data
-            file, offset = files.setdefault(base, len(files)), tensor.data.ctypes.data - base
-            if file == len(mappings):
+            file, offset = (
+                files.setdefault(base, first_file + len(files)),
+                tensor.data.ctypes.data - base,
+            )
+            if file == first_file + len(mappings):
                 mappings.append(whole)
         kind = kind_of(tensor.name, tensor.name in drafts)
         spans.append(Span(tensor.name, file, offset, tensor.n_bytes, kind, copied_bytes(tensor)))
