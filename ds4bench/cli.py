@@ -29,6 +29,7 @@ COMMANDS = {
     "report": ("ds4bench.report_cmd", "report_command"),
     "peer": ("ds4bench.peer", "peer_command"),
     "gpu": ("ds4bench.gpu_cmd", "gpu_command"),
+    "residency": ("ds4bench.residency_cmd", "residency_command"),
 }
 SUMMARIES = {
     "plot": "Draw results files as SVG or PNG.",
@@ -38,6 +39,7 @@ SUMMARIES = {
     "report": "One HTML page and a Markdown summary of results.",
     "peer": "Our engine and llama.cpp on the same file and tokens.",
     "gpu": "Steps, kernels and all modes of the CUDA backend at full size.",
+    "residency": "Which weights a CUDA device copies, and which stay in the file.",
 }
 LOCAL_MODEL = "ds4flash.gguf"
 DEVICE_OPTIONS = ("launch", "residency", "residency_gib", "device")
@@ -118,7 +120,7 @@ def _file(*names: str, text: str, metavar: str = "FILE") -> Any:
 @click.option("--residency", type=click.Choice(RESIDENCY), default="auto", show_default=True,
               help="CUDA: where weights live.")  # fmt: skip
 @click.option("--residency-gib", type=click.FloatRange(0), metavar="GIB",
-              help="CUDA: most GiB of weights copied to the device.  [default: the plan's]")  # fmt: skip
+              help="CUDA: most GiB of weights copied.  [default: the plan's]")  # fmt: skip
 @click.option("--device", type=click.IntRange(0, 63), default=0, show_default=True,
               help="CUDA: ordinal of the device.")  # fmt: skip
 @_positive("-t", "--threads", default=None, text="Worker threads.  [default: all usable cores]")

@@ -137,7 +137,7 @@ def engine_options(request: Request) -> EngineOptions:
     from engine.tooling.model_options import DEFAULT_MODEL
 
     path, mtp, recipe = request.model, request.mtp, request.nano
-    if recipe is not None or path is None and not DEFAULT_MODEL.exists():
+    if recipe is not None or (path is None and not DEFAULT_MODEL.exists()):
         from engine.models.bundled import RECIPES, bundled_model
 
         bundled = bundled_model("base", recipe or RECIPES[0])

@@ -101,7 +101,7 @@ def _default_suite(request: Request) -> str:
         raise OptionError("--suite: expected one with several data sets, found none")
     from engine.tooling.model_options import DEFAULT_MODEL
 
-    bundled = request.nano is not None or request.model is None and not DEFAULT_MODEL.exists()
+    bundled = request.nano is not None or (request.model is None and not DEFAULT_MODEL.exists())
     if bundled and request.remote is None:
         say(f"suite nano (no --suite, no data set, bundled model); {HINT}")
         return "nano"

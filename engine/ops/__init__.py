@@ -45,8 +45,8 @@ Memory and passes (`host` serves the sets that compute in host memory):
 
 A set may offer combinations that save it passes over memory; `FUSED` names those it has:
 
-    hc_enter(s, hc, norm, shape, following)     rms_norm, matmul, hc_split, rms_norm: s.state -> s.a,
-                                                which the weights `following` are multiplied with
+    hc_enter(s, hc, norm, shape, following)     rms_norm, matmul, hc_split, rms_norm: s.state -> s.a
+                                                that the weights `following` are multiplied with
     hc_head(s, state, head, output, shape)      rms_norm, matmul, hc_collapse, rms_norm -> s.x
     attention_rows(s, layer, cache, pos0, n, angles, windows, shape, official) -> bool
                                                 norm of s.q_a, kv_store, pools and stores; False:

@@ -85,7 +85,7 @@ class Speed:
     def _decode(self) -> dict[str, Any]:
         session = self.session
         start_at, times = session.n_past, []
-        logits = session.eval(self._text[start_at])
+        logits: Any = session.eval(self._text[start_at])
         for _ in range(STEPS):
             token = logits.first_maximum(BANNED)
             start = perf_counter()
@@ -104,7 +104,7 @@ class Speed:
         for _ in range(12):
             b = session.n_past
             start = perf_counter()
-            logits, _ = session.verify(self._text[b : b + n])
+            logits: Any = session.verify(self._text[b : b + n])[0]
             logits[n - 1].first_maximum(BANNED)
             times.append(perf_counter() - start)
             session.rewind(b)

@@ -7,7 +7,7 @@ and choices puts each into one split, so that no text is ever in both.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from engine.models.nano import items_four, items_integer, items_many
@@ -21,7 +21,7 @@ HELD_OUT_IN = 8
 
 Drawn = tuple[str, tuple[str, ...], str, str]
 Maker = Callable[[Draw, int], Drawn]
-KINDS: dict[str, dict[str, tuple[str, Maker]]] = {
+KINDS: Mapping[str, Mapping[str, tuple[str, Maker]]] = {
     "aime": items_integer.KINDS,
     "gpqa": items_four.KINDS,
     "supergpqa": items_many.KINDS,

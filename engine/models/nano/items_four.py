@@ -122,7 +122,7 @@ def _order(r: Draw, level: int) -> _Drawn:
     side = "after" if after else "before"
     question = f"Take the order {', '.join(words)}. Which word comes directly {side} {known}?"
     thinking = neighbours(r, words, at, after)
-    wrong = r.sample([w for w in words if w not in (known, right)], 2) + [known]
+    wrong = [*r.sample([w for w in words if w not in (known, right)], 2), known]
     return chosen(r, right, wrong, thinking, question)
 
 

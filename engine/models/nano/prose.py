@@ -45,7 +45,8 @@ def sentence(r: Draw, who: str) -> str:
     if kind == 1:
         return f"The {b} was {a} and the {r.pick(_NOUNS)} was {r.pick(_ADJECTIVES)}."
     if kind == 2:
-        return f"{who} met {r.pick(NAMES)} near the {b} and they talked about the {a} {r.pick(_NOUNS)}."
+        other, thing = r.pick(NAMES), r.pick(_NOUNS)
+        return f"{who} met {other} near the {b} and they talked about the {a} {thing}."
     return f"{who} gave {r.between(2, 9)} {r.pick(THINGS)} to {r.pick(NAMES)} at the {b}."
 
 

@@ -79,7 +79,8 @@ def multiply(r: Draw, a: int, b: int) -> str:
 
 def divide(r: Draw, a: int, m: int) -> str:
     """Long division of a by a digit m; says quotient and rest."""
-    digits, rest, steps = str(a), 0, []
+    digits, rest = str(a), 0
+    steps: list[str] = []
     for i, digit in enumerate(digits):
         value = rest * 10 + int(digit)
         if value < m and not steps and i + 1 < len(digits):

@@ -160,7 +160,8 @@ class Context:
         """Run what follows and list it: ('launch', kernel, grid, values), ('copy', target,
         source, n_bytes) and ('fill', target, byte, n_bytes)."""
         assert self._log is None, "passes do not nest"
-        self._log = log = []
+        log: list[tuple[Any, ...]] = []
+        self._log = log
         self.charges = {}
         try:
             yield log

@@ -317,42 +317,41 @@ class CudaOps:
         rings = len(cache.ring_kv) if ratio else 0
         if n > GRAPH_ROWS or not attention_rows.fits(n, ratio, d_q, d, half, official, rings):
             return False
-        formats = [layer.q_b.format]
-        pooled: list[Any] = []
+        formats = {layer.q_b.format}
+        comp = comp_norm = pooling = indexing = None
         if ratio:
-            comp, (row0, n_emit) = layer.compressor, self.windows(pos0, n, ratio)
+            row0, n_emit = self.windows(pos0, n, ratio)
+            comp, comp_norm = cache.comp, layer.compressor.norm
             kv_rows, gate = (
                 (s.comp_kv, s.comp_gate) if ratio == 4 else (s.comp_kv_128, s.comp_gate_128)
             )
-            pooled = [
-                cache.comp,
-                comp.norm,
-                attention_rows.Pooling(
-                    s.pooled[:n_emit], cache.ring_kv, cache.ring_score, kv_rows, gate, comp.ape
-                ),
-            ]
-        if ratio == 4:
-            index, idx_pooled = layer.indexer, s.idx_pooled[:n_emit]
-            formats.append(index.q_b.format)
-            pooled.append(
-                attention_rows.Pooling(
-                    idx_pooled,
-                    cache.idx_ring_kv,
-                    cache.idx_ring_score,
-                    s.idx_kv,
-                    s.idx_gate,
-                    index.compressor.ape,
-                )
+            pooling = attention_rows.Pooling(
+                s.pooled[:n_emit],
+                cache.ring_kv,
+                cache.ring_score,
+                kv_rows,
+                gate,
+                layer.compressor.ape,
             )
-        else:
-            pooled += [None] * (4 - len(pooled))
+        if ratio == 4:
+            index = layer.indexer.compressor
+            formats.add(layer.indexer.q_b.format)
+            indexing = attention_rows.Pooling(
+                s.idx_pooled[:n_emit],
+                cache.idx_ring_kv,
+                cache.idx_ring_score,
+                s.idx_kv,
+                s.idx_gate,
+                index.ape,
+            )
         attention_rows.attention_rows(
             self.ctx, s.q_a, layer.q_a_norm, cache.raw, s.kv, layer.kv_norm, cos, sin,
-            shape.rms_eps, official, ratio, *pooled, formats=set(formats),
+            shape.rms_eps, official, ratio, comp, comp_norm, pooling, indexing, formats,
         )  # fmt: skip
         if ratio == 4:
+            first_cos, first_sin = windows[4]
             self.indexer_store(
-                cache.index, row0, idx_pooled, index.compressor.norm, *windows[4],
+                cache.index, row0, s.idx_pooled[:n_emit], index.norm, first_cos, first_sin,
                 shape.rms_eps, official,
             )  # fmt: skip
         return True
