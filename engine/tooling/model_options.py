@@ -11,7 +11,15 @@ import click
 
 from engine.errors import OptionError
 from engine.models.bundled import RECIPES as NANO_RECIPES
-from engine.options import ACTIVATIONS, BACKENDS, KV_MODES, REPACK, EngineOptions
+from engine.options import (
+    ACTIVATIONS,
+    BACKENDS,
+    KV_MODES,
+    LAUNCH,
+    REPACK,
+    RESIDENCY,
+    EngineOptions,
+)
 
 DEFAULT_MODEL = Path("ds4flash.gguf")
 
@@ -33,6 +41,28 @@ _OPTIONS = (
         default="cpu",
         show_default=True,
         help="What computes.",
+    ),
+    click.option("--cuda", "backend", flag_value="cuda", help="As --backend cuda."),
+    click.option(
+        "--launch",
+        type=click.Choice(LAUNCH),
+        help="CUDA: how a recorded pass is launched.  [default: graph]",
+    ),
+    click.option(
+        "--residency",
+        type=click.Choice(RESIDENCY),
+        help="CUDA: where weights live; ds4-bench residency prints the plan.  [default: auto]",
+    ),
+    click.option(
+        "--residency-gib",
+        type=click.FloatRange(0),
+        metavar="GIB",
+        help="CUDA: most GiB of weights copied to the device.  [default: the plan's]",
+    ),
+    click.option(
+        "--device",
+        type=click.IntRange(0, 63),
+        help="CUDA: ordinal of the device.  [default: 0]",
     ),
     click.option(
         "-t",
@@ -67,7 +97,10 @@ _OPTIONS = (
         help="Change to this folder before any file is looked up.",
     ),
 )
-_NAMES = ("model", "nano", "backend", "threads", "activations", "kv", "repack", "chdir")
+_DEVICE = ("launch", "residency", "residency_gib", "device")
+_NAMES = (
+    "model", "nano", "backend", "threads", "activations", "kv", "repack", "chdir", *_DEVICE
+)  # fmt: skip
 
 
 def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -99,6 +132,12 @@ def take_model_options(
         If a value cannot be honoured.
     """
     taken = {name: values.pop(name) for name in _NAMES}
+    for name in _DEVICE:
+        if taken[name] is None:
+            del taken[name]  # the engine's own default
+        elif taken["backend"] != "cuda":
+            option = name.replace("_", "-")
+            raise OptionError(f"--{option}: expected with --backend cuda, found {taken['backend']}")
     folder, path, recipe = taken.pop("chdir"), taken.pop("model"), taken.pop("nano")
     if path is not None and recipe is not None:
         raise OptionError("--nano: expected without -m, found both")
