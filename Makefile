@@ -16,7 +16,11 @@ $(VENV)/.test: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,check]'
 	touch $@
 
+# llama.cpp is built here, never taken from pip's cache: a wheel that was built on another processor
+# may hold instructions that this one lacks.
 $(VENV)/.oracle: $(VENV)/.test requirements-oracle.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-cache-dir \
+	  "$$(grep '^llama-cpp-python' requirements-oracle.txt)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-oracle.txt
 	touch $@
 
