@@ -47,8 +47,18 @@ def both(model_folder, shape, recipe, **options):
     return cpu, cuda, routed, picked
 
 
-@pytest.mark.parametrize("shape", ["micro", "tiny-wide"])
-@pytest.mark.parametrize("recipe", ["f32", "f16"])
+SLOW = pytest.mark.slow  # a minute or more each in simulation
+
+
+@pytest.mark.parametrize(
+    ("shape", "recipe"),
+    [
+        ("micro", "f32"),
+        pytest.param("micro", "f16", marks=SLOW),
+        pytest.param("tiny-wide", "f32", marks=SLOW),
+        pytest.param("tiny-wide", "f16", marks=SLOW),
+    ],
+)
 def test_float_models_agree_to_rounding(on_device, model_folder, shape, recipe):
     cpu, cuda, routed, picked = both(model_folder, shape, recipe, kv="f32")
 
@@ -57,8 +67,17 @@ def test_float_models_agree_to_rounding(on_device, model_folder, shape, recipe):
     np.testing.assert_allclose(cuda, cpu, rtol=0, atol=2e-4 * np.abs(cpu).max())
 
 
-@pytest.mark.parametrize("shape", ["micro", "tiny"])
-@pytest.mark.parametrize("recipe", ["iq2", "q4", "q8_0"])
+@pytest.mark.parametrize(
+    ("shape", "recipe"),
+    [
+        ("micro", "iq2"),
+        ("micro", "q4"),
+        pytest.param("micro", "q8_0", marks=SLOW),
+        pytest.param("tiny", "iq2", marks=SLOW),
+        pytest.param("tiny", "q4", marks=SLOW),
+        pytest.param("tiny", "q8_0", marks=SLOW),
+    ],
+)
 def test_quantised_models_agree_and_choose_alike(on_device, model_folder, shape, recipe):
     cpu, cuda, _, _ = both(model_folder, shape, recipe)
     error = np.sqrt(np.mean((cuda - cpu) ** 2)) / cpu.std()
@@ -66,12 +85,22 @@ def test_quantised_models_agree_and_choose_alike(on_device, model_folder, shape,
     assert error < 0.05, error
     top = np.partition(cpu, -2, axis=1)[:, -2:]
     clear = top[:, 1] - top[:, 0] > 4 * np.abs(cuda - cpu).max(axis=1)
-    assert clear.mean() > 0.5, clear.mean()
+    # A random model's best two are close: 0.46 to 0.55 of its rows are clear. Fewer than a quarter
+    # would make the next line say little.
+    assert clear.mean() > 0.25, clear.mean()
     np.testing.assert_array_equal(cuda.argmax(1)[clear], cpu.argmax(1)[clear])
 
 
-@pytest.mark.parametrize("on_device", [False, True], indirect=True, ids=["forward", "reverse"])
-@pytest.mark.parametrize("recipe", ["iq2", "f16"])
+@pytest.mark.parametrize(
+    ("on_device", "recipe"),
+    [
+        (False, "iq2"),
+        (True, "f16"),
+        pytest.param(True, "iq2", marks=SLOW),
+        pytest.param(False, "f16", marks=SLOW),
+    ],
+    indirect=["on_device"],
+)
 def test_rows_are_exact_whatever_the_batch(on_device, model_folder, recipe):
     """One by one, in verifications and in chunks of any size: the same bits."""
     with open_model(model_folder, "micro", recipe, backend="cuda") as engine:
@@ -94,7 +123,14 @@ def test_rows_are_exact_whatever_the_batch(on_device, model_folder, recipe):
             )
 
 
-@pytest.mark.parametrize("mode", ["mtp-strict", "mtp-batched", "mtp-combined"])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        pytest.param("mtp-strict", marks=SLOW),
+        pytest.param("mtp-batched", marks=SLOW),
+        "mtp-combined",
+    ],
+)
 def test_speculative_modes_emit_plain_s_tokens(on_device, model_folder, mode):
     with open_model(model_folder, "micro", "iq2", mtp=True, backend="cuda") as engine:
         text = text_of(engine, 126)
