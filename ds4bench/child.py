@@ -15,6 +15,7 @@ from typing import Any
 
 from ds4bench.plan import error_named
 from ds4bench.worker import DEFAULT
+from engine.errors import DEVICE_HUNG
 
 _POLL_S = 0.25
 _TAIL = 2000
@@ -173,6 +174,8 @@ class Child:
         if code is not None and code < 0:
             status = _STATUS.get(signal.Signals(-code), "crashed_other")
             reason = f"ended by {signal.Signals(-code).name}"
+        elif code == DEVICE_HUNG:
+            status, reason = "timeout", f"ended with status {code}"
         else:
             status, reason = "crashed_other", f"ended with status {code}"
         return ChildDied(status, f"timed process {reason}" + (f": {tail}" if tail else ""))

@@ -34,6 +34,8 @@ STATUSES = (
     "crashed_oom",  # SIGKILL that we did not send
     "crashed_abort",
     "crashed_other",
+    "oom",  # an allocation was refused, by the host or by a device
+    "gpu_fault",  # the device failed, twice
 )
 
 
@@ -97,6 +99,9 @@ class SpeedRow:
         True when the context in front of this row was rebuilt outside the clock.
     bytes_per_step : float or None
         Bytes that a decode step must read from memory, from the tensor table and mode.
+    prefill_h2d_bytes, prefill_h2d_copies, gen_h2d_bytes, gen_h2d_copies : int or None
+        Copies from host to device within either clock; None without a device. What loading and
+        the warm-up copied is in the environment.
     """
 
     ctx_tokens: int
@@ -124,6 +129,10 @@ class SpeedRow:
     prefill_shared: bool = False
     resumed: bool = False
     bytes_per_step: float | None = None
+    prefill_h2d_bytes: int | None = None
+    prefill_h2d_copies: int | None = None
+    gen_h2d_bytes: int | None = None
+    gen_h2d_copies: int | None = None
     started_at: float | None = None  # seconds since 1970, UTC
     key: str = ""
     telemetry: Telemetry = field(default_factory=Telemetry)

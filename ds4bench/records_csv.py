@@ -87,6 +87,10 @@ COLUMNS: dict[str, Cell] = {
     "gpu_sm_mhz": lambda r, _: _fixed(r.telemetry.gpu_sm_mhz, 0),
     "gpu_power_w": lambda r, _: _fixed(r.telemetry.gpu_power_w, 1),
     "gpu_throttle": lambda r, _: r.telemetry.gpu_throttle or "",
+    "prefill_h2d_bytes": lambda r, _: _whole(r.prefill_h2d_bytes),
+    "prefill_h2d_copies": lambda r, _: _whole(r.prefill_h2d_copies),
+    "gen_h2d_bytes": lambda r, _: _whole(r.gen_h2d_bytes),
+    "gen_h2d_copies": lambda r, _: _whole(r.gen_h2d_copies),
 }
 
 
@@ -229,4 +233,8 @@ def _row(cell: dict[str, str], where: str) -> SpeedRow:
         lossless=None if not cell.get("lossless") else bool(whole("lossless")),
         prefill_shared=bool(whole("prefill_shared")),
         bytes_per_step=number("bytes_per_step"),
+        prefill_h2d_bytes=whole("prefill_h2d_bytes"),
+        prefill_h2d_copies=whole("prefill_h2d_copies"),
+        gen_h2d_bytes=whole("gen_h2d_bytes"),
+        gen_h2d_copies=whole("gen_h2d_copies"),
     )

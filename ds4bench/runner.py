@@ -12,7 +12,7 @@ from ds4bench.child import Child, ChildDied
 from ds4bench.plan import GIVE_UP_AFTER, PARK_AFTER, Cell, SweepPlan, row_key
 from ds4bench.records import LISTS, SpeedRow, Telemetry
 from ds4bench.telemetry import Sampler
-from engine.errors import EngineError, NonFiniteError
+from engine.errors import DeviceLostError, EngineError, MemoryBudgetError, NonFiniteError
 from engine.tooling.journal import Journal, Record
 
 FIRST_TIMEOUT_S = 3600.0  # before anything is known about the machine's speed
@@ -27,6 +27,8 @@ class Prefill:
     prefill_s: float
     kv_bytes: int | None
     telemetry: Telemetry = field(default_factory=Telemetry)
+    h2d_bytes: int | None = None
+    h2d_copies: int | None = None
 
 
 class Watchdog:
@@ -116,14 +118,20 @@ class Runner:
         crashes: dict[str, int] = {}
         self.done: set[str] = set()
         for row in found:
-            if row.status.startswith("crashed"):
+            if row.status.startswith("crashed") or row.status == "gpu_fault":
                 crashes[row.key] = crashes.get(row.key, 0) + 1
             if row.ok or not retry_failed or crashes.get(row.key, 0) >= PARK_AFTER:
                 self.done.add(row.key)
             elif row.key in self.done:
                 self.done.discard(row.key)
             if row.prefill_s is not None:
-                known = Prefill(row.prefill_s, row.kv_bytes, row.telemetry)
+                known = Prefill(
+                    row.prefill_s,
+                    row.kv_bytes,
+                    row.telemetry,
+                    row.prefill_h2d_bytes,
+                    row.prefill_h2d_copies,
+                )
                 self._prefills.setdefault((row.run, row.ctx_tokens), known)
         self.parked = sorted(key for key, n in crashes.items() if n >= PARK_AFTER)
 
@@ -181,11 +189,16 @@ class Runner:
         """
         try:
             facts = self._load()
-            rounds = self._warm_up(list(self.plan.modes))
+            warm = self._warm_up(list(self.plan.modes))
         except ChildDied as death:
             self.note(f"warm-up: {death}; again without decoding")
             facts = self._load()
-            rounds = self._warm_up([])
+            warm = self._warm_up([])
+        # Passes are recorded, and some weights first touched, while warming up.
+        for name in ("first_touch", "launches"):
+            if warm.get(name):
+                facts[name] = warm[name]
+        rounds = warm["rounds"]
         for number, one in enumerate(rounds):
             self.journal.append({"kind": "warmup", "round": number, **one})
         last = rounds[-1]
@@ -204,12 +217,12 @@ class Runner:
             self.note(text)
         return {"load_s": loaded["load_s"], **loaded["facts"]}
 
-    def _warm_up(self, modes: list[str]) -> list[dict[str, Any]]:
+    def _warm_up(self, modes: list[str]) -> dict[str, Any]:
         limit = self.watchdog.fixed_s or FIRST_TIMEOUT_S
-        return self.child.request(limit, "warmup", modes=modes)["rounds"]
+        return self.child.request(limit, "warmup", modes=modes)
 
-    def _measure(self, cell: Cell) -> None:
-        """One cell to one row, whatever happens to the worker."""
+    def _measure(self, cell: Cell, again: bool = False) -> None:
+        """One cell to one row, whatever happens to the worker; `again` after a device's fault."""
         started_at = time.time()
         resumed = False
         self.sampler.begin()
@@ -227,6 +240,15 @@ class Runner:
         except ChildDied as death:
             self._lost()
             self._fail(cell, death.status, str(death), resumed, shared, started_at)
+        except DeviceLostError as error:
+            # Its context is gone for that process; another one gets a fresh one.
+            self.child.kill()
+            self._lost()
+            if not again:
+                self.note(f"{error}; once more in a new process")
+                self._measure(cell, again=True)
+                return
+            self._fail(cell, "gpu_fault", str(error), resumed, shared, started_at)
         except NonFiniteError as error:
             self._restart_timeline()
             self._fail(cell, "nonfinite", str(error), resumed, shared, started_at)
@@ -234,7 +256,8 @@ class Runner:
             if not self._ready:
                 raise  # the model does not even load: no other cell would fare better
             self._restart_timeline()
-            self._fail(cell, "error", str(error), resumed, shared, started_at)
+            status = "oom" if isinstance(error, MemoryBudgetError) else "error"
+            self._fail(cell, status, str(error), resumed, shared, started_at)
         else:
             known = self._prefills[place]
             self._append(
@@ -274,7 +297,13 @@ class Runner:
         self.sampler.leave()
         self._position = (cell.run, cell.ctx_tokens)
         self.watchdog.observe("prefill", reply["prefill_tokens"], reply["prefill_s"])
-        return Prefill(reply["prefill_s"], reply["kv_bytes"], self.sampler.row())
+        return Prefill(
+            reply["prefill_s"],
+            reply["kv_bytes"],
+            self.sampler.row(),
+            reply.get("prefill_h2d_bytes"),
+            reply.get("prefill_h2d_copies"),
+        )
 
     def _decode(self, cell: Cell) -> dict[str, Any]:
         limit = self.watchdog.limit(cell.mode, self.plan.gen_tokens)
@@ -298,6 +327,8 @@ class Runner:
             "status": status,
             "prefill_s": known.prefill_s if known else None,
             "kv_bytes": known.kv_bytes if known else None,
+            "prefill_h2d_bytes": known.h2d_bytes if known else None,
+            "prefill_h2d_copies": known.h2d_copies if known else None,
             "prefill_shared": shared and known is not None,
             "resumed": resumed,
             "started_at": started_at,

@@ -85,6 +85,7 @@ class Worker:
     def warmup(self, modes: list[str]) -> dict[str, Any]:
         """Discarded rounds in some modes until the rate is steady."""
         settings = self.settings
+        before = self._copied()
         n = min(WARM_CHUNK, settings["frontiers"][0])
         n_decode = min(WARM_DECODE, settings["gen_tokens"])
         rounds = warm_up(
@@ -98,7 +99,11 @@ class Worker:
         # What is there now stays; collections between windows need not walk it again.
         gc.collect()
         gc.freeze()
-        return {"rounds": [asdict(r) for r in rounds]}
+        return {
+            "rounds": [asdict(r) for r in rounds],
+            "first_touch": self._copies_since(before, ""),
+            "launches": self.model.counters().get("launches"),
+        }
 
     def begin(self) -> dict[str, Any]:
         """A fresh timeline."""
@@ -111,7 +116,9 @@ class Worker:
         """Extend the timeline to a frontier and take the snapshot that decode starts from."""
         before = self.session.n_past
         self.snapshot = None
+        copied = self._copied()
         prefill_s = timed_prefill(self.session, self.tokens[:frontier], self.clock)
+        copies = self._copies_since(copied, "prefill_")
         if self.session.n_past != frontier:
             raise EngineError(
                 f"prefill: expected {frontier} tokens in the timeline, found {self.session.n_past}"
@@ -121,6 +128,7 @@ class Worker:
             "prefill_s": prefill_s,
             "prefill_tokens": frontier - before,
             "kv_bytes": self.snapshot.n_bytes,
+            **copies,
         }
 
     def decode(self, mode: str) -> dict[str, Any]:
@@ -128,17 +136,32 @@ class Worker:
         settings = self.settings
         frontier = self.session.n_past
         decoder = self._decoder(self.session, mode)
+        copied = self._copied()
         try:
             result = timed_decode(decoder, settings["gen_tokens"], self.clock, self.model.forbidden)
+            copies = self._copies_since(copied, "gen_")
         finally:
             self.session.restore(self.snapshot)
-        reply = asdict(result)
+        reply = {**asdict(result), **copies}
         reply["gen_tokens"] = result.gen_tokens
         reply["bytes_per_step"] = self.model.step_bytes(
             mode, frontier + result.gen_tokens // 2, result.step_tokens, result.step_drafted
         )
         del reply["step_drafted"]
         return reply
+
+    def _copied(self) -> dict[str, int]:
+        """Copies between host and device so far; empty without a device."""
+        return self.model.counters().get("transfers", {})
+
+    def _copies_since(self, before: dict[str, int], phase: str) -> dict[str, int]:
+        """Bytes and number of copies to the device since then, under names of the phase."""
+        now = self._copied()
+        return {
+            phase + name: now[name] - before[name]
+            for name in ("h2d_bytes", "h2d_copies")
+            if name in now
+        }
 
     def _decoder(self, session: Any, mode: str) -> Any:
         return self.model.decoder(session, mode, self.settings)

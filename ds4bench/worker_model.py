@@ -139,6 +139,11 @@ class FileModel:
 
         return copy_bandwidth(open_ops(self._options(settings)))
 
+    def counters(self) -> dict[str, Any]:
+        """Copies and launches of the device so far; empty without one."""
+        facts = self.engine.facts()
+        return {name: facts[name] for name in ("transfers", "launches") if name in facts}
+
     def session(self, ctx: int) -> Any:
         return self.engine.session(ctx)
 

@@ -139,6 +139,9 @@ class FakeModel:
             else:
                 raise NonFiniteError("logits: expected finite values, found 3 that are not")
 
+    def counters(self) -> dict:
+        return self.faults.get("counters", {})
+
     def inspect(self, settings: dict) -> dict:
         path = Path(settings["model"])
         if not path.exists():
