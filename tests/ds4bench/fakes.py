@@ -1,8 +1,9 @@
 """A worker without a model: costs are arithmetic on a fake clock, faults are chosen by a file.
 
-The environment variable DS4_FAKE names a JSON file with any of: signal, hang, error, nonfinite
-(each {"mode", "ctx"}: strike in that decode, mode "prefill" strikes there), differ (a mode whose
-tokens differ), zero_accept, sleep_s, once (a file: the fault strikes only while it is absent).
+The environment variable DS4_FAKE names a JSON file with any of: signal, hang, error, nonfinite,
+lost, oom, status (each {"mode", "ctx"}: strike in that decode, mode "prefill" strikes there),
+differ (a mode whose tokens differ), zero_accept, sleep_s, device (there is one, and it copies),
+once (a file: the fault strikes only while it is absent).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from ds4bench.worker import Worker
-from engine.errors import EngineError, NonFiniteError
+from engine.errors import DeviceLostError, EngineError, MemoryBudgetError, NonFiniteError
 
 EOS = 1
 SAVE_S = 1000  # seconds that the fake clock charges for each save and restore
@@ -113,6 +114,7 @@ class FakeModel:
 
     def __init__(self) -> None:
         self.clock = FakeClock()
+        self.asked = 0
         self.faults = {}
         if os.environ.get("DS4_FAKE"):
             self.faults = json.loads(Path(os.environ["DS4_FAKE"]).read_text())
@@ -122,7 +124,7 @@ class FakeModel:
         if self.faults.get("sleep_s"):
             time.sleep(self.faults["sleep_s"])
         once = self.faults.get("once")
-        for name in ("signal", "hang", "error", "nonfinite"):
+        for name in ("signal", "hang", "error", "nonfinite", "lost", "oom", "status"):
             fault = self.faults.get(name)
             if not fault or fault["mode"] != mode or fault.get("ctx", ctx) != ctx:
                 continue
@@ -136,11 +138,22 @@ class FakeModel:
                 time.sleep(600)
             elif name == "error":
                 raise EngineError("fake: expected luck, found none")
+            elif name == "lost":
+                raise DeviceLostError("device: expected its work to finish, found error 700")
+            elif name == "oom":
+                raise MemoryBudgetError("device memory: expected enough, found none left")
+            elif name == "status":
+                os._exit(fault["code"])
             else:
                 raise NonFiniteError("logits: expected finite values, found 3 that are not")
 
     def counters(self) -> dict:
-        return self.faults.get("counters", {})
+        """Of a device that copies 10 bytes in 2 copies each time it is asked, if there is one."""
+        if "device" not in self.faults:
+            return {}
+        self.asked += 1
+        transfers = {"h2d_bytes": 10 * self.asked, "h2d_copies": 2 * self.asked, "d2h_bytes": 1}
+        return {"transfers": transfers, "launches": {"decode, 1 rows": 700}}
 
     def inspect(self, settings: dict) -> dict:
         path = Path(settings["model"])

@@ -69,7 +69,9 @@ def test_help_is_fast_and_imports_no_numbers():
         ["--mode", "fast"], ["--mode", "plain", "--mode", "plain"], ["--mode", "all", "--mode",
         "plain"], ["--temp", "nan"], ["--temp", "-1"], ["--temp", "inf"], ["--top-p", "2"],
         ["--min-p", "nan"], ["--seed", "-1"], ["--top-k", "-1"], ["--mtp-draft", "0"],
-        ["--mtp", "x.gguf"], ["--backend", "tpu"], ["--cuda"], ["--metal"], ["--backend", "cuda"],
+        ["--mtp", "x.gguf"], ["--backend", "tpu"], ["--metal"], ["--launch", "graph"],
+        ["--cuda", "--launch", "fast"], ["--residency", "mapped"], ["--residency-gib", "1"],
+        ["--cuda", "--residency-gib", "-1"], ["--device", "0"], ["--cuda", "--device", "64"],
         ["--quality", "--activations", "int8"], ["--row-timeout", "nan"], ["--row-timeout", "0"],
         ["--unknown"], ["nocommand"], ["--predict", "cray"], ["--resume"], ["--retry-failed"],
         ["--resume", "--force", "--csv", "a.csv"], ["--csv", ""], ["--plot", "a.pdf"],
@@ -105,7 +107,8 @@ def test_errors_name_the_option_and_the_remedy(bench):
     result = bench("--prompt-file", "short.txt")
     assert result.exit_code == 2
     assert "found 16 (32752 short; --repeat-prompt repeats the text)" in result.stderr
-    assert "--backend: expected cpu" in bench("--cuda").stderr
+    assert "--backend: expected cpu or cuda, found 'metal'" in bench("--metal").stderr
+    assert "--launch: expected with --backend cuda" in bench("--launch", "graph").stderr
     (bench.folder / "latin.txt").write_bytes(b"caf\xe9")
     assert "0xE9 at offset 3" in bench("--prompt-file", "latin.txt").stderr
 
@@ -146,8 +149,8 @@ def test_model_in_the_folder_is_taken_without_m(bench):
 def test_bundled_model_is_named_in_one_line(bench, monkeypatch):
     from engine.models import bundled
 
-    model = bundled.BundledModel(bench.folder / "m.gguf", "bundled nano model", False)
-    monkeypatch.setattr(bundled, "bundled_model", lambda kind: model)
+    model = bundled.BundledModel(bench.folder / "m.gguf", "bundled nano model")
+    monkeypatch.setattr(bundled, "bundled_model", lambda kind, recipe: model)
     result = bench(*SHORT, model=False)
     assert result.exit_code == 0
     assert result.stderr.splitlines()[:2] == [

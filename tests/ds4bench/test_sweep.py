@@ -19,6 +19,7 @@ from ds4bench import cli, exits
 from ds4bench.plan import GIVE_UP_AFTER, PARK_AFTER
 from ds4bench.records import read_rows
 from ds4bench.records_csv import UPSTREAM
+from engine.errors import DEVICE_HUNG
 from engine.options import MODES
 from engine.tooling.journal import encode, scan
 from tests.ds4bench.fakes import SPEC
@@ -186,6 +187,46 @@ def test_hopeless_sweeps_end(bench):
     bench.faults(error={"mode": "prefill"})
     result = bench(*SIZE, "--out", "p")
     assert result.exit_code == exits.ERROR and "expected luck" in result.stderr
+
+
+def test_a_lost_device_costs_a_process_and_the_row_is_tried_once_more(bench):
+    bench.faults(lost={"mode": "plain", "ctx": 200}, once="struck")
+    result = bench(*SIZE, "--csv", "a.csv")
+    assert result.exit_code == exits.OK, result.stderr
+    assert "once more in a new process" in result.stderr
+    bench.faults(lost={"mode": "plain", "ctx": 200})
+    result = bench(*SIZE, "--csv", "b.csv")
+    assert result.exit_code == exits.PARTIAL
+    assert {row.ctx_tokens: row.status for row in read_rows("b.jsonl").rows} == {
+        100: "ok", 200: "gpu_fault", 300: "ok", 400: "ok",
+    }  # fmt: skip
+
+
+def test_refused_memory_and_a_hung_device_have_their_own_status(bench):
+    bench.faults(
+        oom={"mode": "plain", "ctx": 100}, status={"mode": "plain", "ctx": 200, "code": DEVICE_HUNG}
+    )
+    assert bench(*SIZE, "--csv", "a.csv").exit_code == exits.PARTIAL
+    assert {row.ctx_tokens: row.status for row in read_rows("a.jsonl").rows} == {
+        100: "oom", 200: "timeout", 300: "ok", 400: "ok",
+    }  # fmt: skip
+
+
+def test_copies_to_a_device_are_counted_per_window(bench):
+    bench.faults(device=True)
+    assert bench(*SIZE, "--csv", "a.csv").exit_code == exits.OK
+    for row in read_rows("a.jsonl").rows:
+        assert (row.prefill_h2d_bytes, row.prefill_h2d_copies) == (10, 2)
+        assert (row.gen_h2d_bytes, row.gen_h2d_copies) == (10, 2)
+    engine = read_rows("a.jsonl").environment["engine"]
+    assert engine["first_touch"] == {"h2d_bytes": 10, "h2d_copies": 2}
+    assert engine["launches"] == {"decode, 1 rows": 700}
+
+
+def test_without_a_device_nothing_is_said_about_copies(bench):
+    assert bench(*SIZE, "--csv", "a.csv").exit_code == exits.OK
+    assert all(row.gen_h2d_bytes is None for row in read_rows("a.jsonl").rows)
+    assert "first_touch" not in read_rows("a.jsonl").environment["engine"]
 
 
 def test_crash_loop_is_parked_after_three(bench):

@@ -31,6 +31,8 @@ def settings(folder, **more):
     return {
         "model": str(folder / "base.gguf"), "mtp": str(folder / "mtp.gguf"), "threads": 1,
         "activations": "int8", "kv": "official", "repack": "auto", "warm_weights": False,
+        "backend": "cpu", "launch": "graph", "device": 0,
+        "residency": "auto", "residency_gib": None,
         "context": 300, "frontiers": [64, 128, 256], "gen_tokens": 4, "modes": ["plain"],
         "mtp_draft": 1, "mtp_adaptive": False, "mtp_margin": 0.0, "prompt": prompt,
         "sampling": {"temp": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 1}, **more,
