@@ -16,7 +16,7 @@ from typing import Any
 from ds4bench import ab_valid, stats
 from ds4bench.ab_plan import AbPlan
 from ds4bench.compare import Comparison, compare_pairs
-from ds4bench.compare_data import TREATMENT, Arm, Difference, load_arm
+from ds4bench.compare_data import ON_DEVICE, TREATMENT, Arm, Difference, load_arm
 from ds4bench.plot_data import clean_label
 from engine.errors import EngineError, OptionError
 from engine.tooling.journal import Journal
@@ -123,7 +123,7 @@ class Session:
             if arms is not None:
                 empty.unlike.append(Difference("validity", "undisturbed pairs", "none"))
             return empty
-        allow = (*self.allow, *TREATMENT)
+        allow = (*self.allow, *TREATMENT, *ON_DEVICE)
         result = compare_pairs([p.a for p in valid], [p.b for p in valid], self.tolerances, allow)
         if self.unfit:
             found = f"{len(self.dropped)} of {len(self.dropped) + len(valid)} dropped"

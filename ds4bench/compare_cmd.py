@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 ALLOWABLE = (
     *("cpu", "cores", "gpu", "driver", "model", "prompt", "sampling", "threads"),
     *("activations", "kv", "mtp_draft", "mtp_adaptive", "mtp_margin"),
+    *("backend", "launch", "residency", "residency_gib", "residency_route"),
     *("modes", "sweep", "prefill_tokens", "gen_tokens"),
 )
 TOLERABLE = ("prefill", "decode", "decode_mtp", "steps")

@@ -15,6 +15,8 @@ from engine.errors import EngineError
 
 # What a set-up may differ in because it is what is under test.
 TREATMENT = ("threads", "activations", "kv", "mtp_draft", "mtp_adaptive", "mtp_margin")
+# Of a sweep on a device; absent from the record of one on the processor.
+ON_DEVICE = ("backend", "launch", "residency", "residency_gib", "residency_route")
 METRICS = ("prefill", "decode", "steps")
 UNKNOWN = None
 # Fields that two runs must share, each with where it stands in the environment record.
@@ -27,6 +29,7 @@ FIELDS = (
     "prompt",
     "sampling",
     *TREATMENT,
+    *ON_DEVICE,
 )
 SHAPE_FIELDS = ("modes", "sweep", "prefill_tokens", "gen_tokens")
 
@@ -130,10 +133,11 @@ def facts(environment: dict[str, Any]) -> dict[str, Any]:
     """The fields of an environment record that must agree."""
     plan, prints = _part(environment, "plan"), _part(environment, "fingerprint")
     cpu, gpu = _part(environment, "cpu"), _part(environment, "gpu")
+    engine = _part(environment, "engine")
     found = {
         "cpu": cpu.get("name"),
         "cores": cpu.get("usable_cores"),
-        "gpu": gpu.get("name"),
+        "gpu": gpu.get("name") or engine.get("device_name"),
         "driver": gpu.get("driver"),
         "model": _model(environment),
         "prompt": [prints[k] for k in ("prompt", "chat", "system", "repeat_prompt") if k in prints],
@@ -141,6 +145,9 @@ def facts(environment: dict[str, Any]) -> dict[str, Any]:
     }
     for name in TREATMENT:
         found[name] = prints.get(name, plan.get(name))
+    for name in ON_DEVICE:
+        # How mapped weights were reached is found when the model is opened.
+        found[name] = prints.get(name, engine.get(name) if name == "residency_route" else None)
     return {name: value for name, value in found.items() if value not in (None, [], {})}
 
 

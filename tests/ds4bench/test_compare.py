@@ -134,6 +134,11 @@ def test_single_samples_are_described_only():
         ("activations", {}, {"activations": "f32"}),
         ("kv", {}, {"kv": "f32"}),
         ("mtp_draft", {}, {"mtp_draft": 2}),
+        ("gpu", {"engine": {"device_name": "Stub H100"}}, {}),
+        ("backend", {}, {"backend": "cuda"}),
+        ("launch", {}, {"launch": "prepared"}),
+        ("residency", {}, {"residency": "mapped"}),
+        ("residency_route", {"engine": {"residency_route": "pageable"}}, {}),
     ],
 )
 def test_unlike_circumstances_are_refused_by_name(name, environment, fingerprint):
