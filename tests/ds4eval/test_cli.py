@@ -68,7 +68,7 @@ def test_every_command_has_help(name, capsys):
         pytest.param(["--questions", "61"], "--questions", id="more than there are"),
         pytest.param(["--questions", "1", "--limit", "1"], "--questions", id="both limits"),
         pytest.param(["--metal"], "--backend", id="metal"),
-        pytest.param(["--cpu", "--cuda"], "'cuda'", id="the last backend counts"),
+        pytest.param(["--cuda", "--metal"], "'metal'", id="the last backend counts"),
         pytest.param(["--backend", "tpu"], "'tpu'", id="unknown backend"),
         pytest.param(["--quality", "--activations", "int8"], "--quality", id="quality of int8"),
         pytest.param(["--mode", "mtp-strict", "--draft", "9"], "--draft", id="draft too deep"),

@@ -120,7 +120,7 @@ def test_model_in_the_folder_is_found(ds4, engine, tmp_path, monkeypatch):
 
 
 def test_without_a_model_the_bundled_one_is_named(ds4, engine, tmp_path, monkeypatch):
-    bundled = BundledModel(tmp_path / "nano.gguf", "bundled nano model", False)
+    bundled = BundledModel(tmp_path / "nano.gguf", "bundled nano model")
     monkeypatch.setattr("engine.models.bundled.bundled_model", lambda kind: bundled)
     monkeypatch.chdir(tmp_path)
 

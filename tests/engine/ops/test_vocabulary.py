@@ -8,11 +8,14 @@ import pytest
 from engine import ops
 from engine.ops import cpu, reference
 
-# One line of the vocabulary: a name and its arguments, indented by four.
-VOCABULARY = dict(re.findall(r"^    (\w+)\(([^)]*)\)", ops.__doc__, re.MULTILINE))
+# One line of the vocabulary: a name and its arguments, indented by four. What follows the ops, on
+# memory and passes, is documented where it is defined (`engine.ops.host`, the CUDA set).
+_OPS = ops.__doc__.split("Memory and passes")[0]
+VOCABULARY = dict(re.findall(r"^    (\w+)\(([^)]*)\)", _OPS, re.MULTILINE))
+CALLABLE = [name for name in reference.__all__ if callable(getattr(reference, name))]
 
 
-@pytest.mark.parametrize("op", reference.__all__)
+@pytest.mark.parametrize("op", CALLABLE)
 def test_signatures_match(op):
     actual = inspect.signature(getattr(cpu, op)).parameters
     expected = inspect.signature(getattr(reference, op)).parameters
