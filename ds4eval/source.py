@@ -63,6 +63,9 @@ class Source:
         }
 
 
+MOST_DRAWN = 3000  # questions of the nano suite; some kinds run out of different texts beyond
+
+
 def choose_source(request: Request) -> Source:
     """Load the suite and take the part that was asked for.
 
@@ -71,7 +74,15 @@ def choose_source(request: Request) -> Source:
     OptionError, DatasetError
     """
     name = request.suite or _default_suite(request)
-    whole = load_suite(name, request.datasets, request.choice_seed, errata=not request.no_errata)
+    # The nano suite is drawn, so it can be as long as is asked for; its three families take turns.
+    per_family = max(20, -(-min(request.questions or 0, MOST_DRAWN) // 3))
+    whole = load_suite(
+        name,
+        request.datasets,
+        request.choice_seed,
+        errata=not request.no_errata,
+        nano_per_family=per_family,
+    )
     unused = set(request.datasets) - {part.name for part in whole.datasets}
     if unused:
         raise OptionError(

@@ -55,7 +55,7 @@ def solve(text: str, choices: tuple[str, ...]) -> str | None:
         words = m[1].split(", ")
         return words[words.index(m[3]) + (1 if m[2] == "after" else -1)]
     if m := re.search(r"Consider the list (.*)\. Which word is the (\w+)\?", text):
-        ordinals = "first second third fourth fifth sixth seventh eighth".split()
+        ordinals = ["first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth"]
         return re.findall(r"[a-z]+", m[1])[ordinals.index(m[2])]
     if m := re.search(r"Where is (\w+)\?", text):
         return re.search(rf"{m[1]} is in the (\w+)\.", text)[1]  # type: ignore[index]

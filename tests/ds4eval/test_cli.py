@@ -65,7 +65,7 @@ def test_every_command_has_help(name, capsys):
         pytest.param(["--seed", str(2**64)], "--seed", id="seed above 64 bits"),
         pytest.param(["--pause-ms", "0"], "--pause-ms", id="pause of nothing"),
         pytest.param(["--questions", "0"], "--questions", id="no questions"),
-        pytest.param(["--questions", "61"], "--questions", id="more than there are"),
+        pytest.param(["--questions", "3001"], "--questions", id="more than there are"),
         pytest.param(["--questions", "1", "--limit", "1"], "--questions", id="both limits"),
         pytest.param(["--metal"], "--backend", id="metal"),
         pytest.param(["--cuda", "--metal"], "'metal'", id="the last backend counts"),
