@@ -43,7 +43,7 @@ test-oracle: $(VENV)/.oracle
 	$(BIN)/python -m pytest -q -m 'oracle or peer'
 
 # CUDA kernels without a GPU: run natively on this processor. What the compilers make of them:
-# /python -m engine.ops.cuda.check, some ten minutes on two cores.
+# .venv/bin/python -m engine.ops.cuda.check, some ten minutes on two cores.
 test-cuda: $(VENV)/.cuda
 	$(BIN)/python -m pytest -q -m 'cuda and not slow and not gpu'
 
