@@ -16,9 +16,11 @@ $(VENV)/.test: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,check]'
 	touch $@
 
-# llama.cpp is built here, never taken from pip's cache: a wheel that was built on another processor
-# may hold instructions that this one lacks.
+# llama.cpp is built here, never taken from pip's cache, and for AVX2 at most: a wheel that was built
+# on another processor may hold instructions that this one lacks, and a build for this very one
+# may use AMX where the system does not grant it (seen: illegal instruction).
 $(VENV)/.oracle: $(VENV)/.test requirements-oracle.txt
+	CMAKE_ARGS=-DGGML_NATIVE=OFF \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-cache-dir \
 	  "$$(grep '^llama-cpp-python' requirements-oracle.txt)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-oracle.txt
