@@ -14,6 +14,12 @@ from engine.ops.cuda.kernel import F32, F32P, I32, I32P, U32, kernel
 from engine.ops.cuda.natsim import NatsimDevice, SimulationError
 
 
+@pytest.fixture(params=[False, True], ids=["forward", "reverse"])
+def sim(request):
+    """A context that is always simulated: for what a GPU leaves undefined."""
+    return Context(NatsimDevice(request.param))
+
+
 @kernel(F32P, F32P, U32, threads=64, name="test_sum")
 def _sum(out, x, n):
     """Block sum through shuffles and shared memory."""
@@ -222,10 +228,10 @@ def _window_beyond(out):
     ],
     ids=lambda v: v.name if hasattr(v, "name") else "",
 )
-def test_finds(ctx, bad, found):
-    out = ctx.put(np.zeros(64, np.int32))
+def test_finds(sim, bad, found):
+    out = sim.put(np.zeros(64, np.int32))
     with pytest.raises(SimulationError, match=found):
-        ctx.launch(bad, 1, out)
+        sim.launch(bad, 1, out)
 
 
 @kernel(F32P, F32P, threads=64, name="test_race")
@@ -261,12 +267,12 @@ def _uninitialised(out):
     out[t] = held[t]
 
 
-def test_shared_memory_is_poisoned(ctx):
-    out = ctx.empty((64,))
-    ctx.launch(_uninitialised, 2, out)  # the second block must not see the first one's values
+def test_shared_memory_is_poisoned(sim):
+    out = sim.empty((64,))
+    sim.launch(_uninitialised, 2, out)  # the second block must not see the first one's values
     assert np.flatnonzero(np.isnan(np.asarray(out))).tolist() == [5]
 
 
-def test_arguments_that_a_type_cannot_hold_are_refused(ctx):
+def test_arguments_that_a_type_cannot_hold_are_refused(sim):
     with pytest.raises(SimulationError, match=r"argument 1: expected uint32, found -1"):
-        ctx.launch(_dynamic, 1, ctx.empty((64,), np.int32), -1)
+        sim.launch(_dynamic, 1, sim.empty((64,), np.int32), -1)

@@ -7,7 +7,9 @@ import pytest
 from numba import cuda
 
 from engine.ops.cuda import asm, ptx
+from engine.ops.cuda.context import Context
 from engine.ops.cuda.kernel import F32, F32P, I32, I32P, U32, kernel
+from engine.ops.cuda.natsim import NatsimDevice
 from engine.ops.cuda.natsim.translate import STAND_INS
 
 rng = np.random.default_rng(7)
@@ -193,8 +195,10 @@ def _async(out, x, keep):
         out[t * U32(8) + U32(4 + i)] = held[t * U32(4) + U32(128 + i)]
 
 
+@pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("keep", [0, 1, 2])
-def test_asynchronous_copies_arrive_at_the_wait(ctx, keep):
+def test_asynchronous_copies_arrive_at_the_wait(reverse, keep):
+    ctx = Context(NatsimDevice(reverse))  # what is there before the wait, no GPU promises
     x = rng.integers(0, 1 << 30, (2, 32, 4)).astype(np.int32)
     out = ctx.empty((32, 2, 4), np.int32)
     ctx.launch(_async, 1, out, ctx.put(x), keep)
