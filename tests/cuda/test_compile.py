@@ -321,12 +321,14 @@ _INSTRUCTIONS = {
 @pytest.mark.cudac
 @pytest.mark.parametrize("cc", ARCHITECTURES, ids=compile.architecture)
 def test_ops_of_ptx_become_their_instructions(cc):
-    """Compiles the kernels of `test_ptx`, which hold every op."""
-    from tests.cuda import test_ptx
+    """Compiles the kernels of the tests of ptx, which hold every op."""
+    from tests.cuda import test_ptx, test_ptx_values
+
+    modules = (test_ptx, test_ptx_values)
 
     opcodes = set()
-    for name, made in compile.registry([test_ptx.__name__]).items():
-        if made.file == test_ptx.__file__:
+    for name, made in compile.registry([m.__name__ for m in modules]).items():
+        if made.file in [m.__file__ for m in modules]:
             opcodes |= set(check.resources(compile.compile_kernel(made, cc).image).opcodes)
             assert name.startswith("test_")
     missing = {op: want for op, want in _INSTRUCTIONS.items() if want not in opcodes}
