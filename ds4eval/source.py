@@ -75,7 +75,8 @@ def choose_source(request: Request) -> Source:
     """
     name = request.suite or _default_suite(request)
     # The nano suite is drawn, so it can be as long as is asked for; its three families take turns.
-    per_family = max(20, -(-min(request.questions or 0, MOST_DRAWN) // 3))
+    wanted = max(request.questions or 0, (request.offset or 0) + (request.limit or 0))
+    per_family = max(20, -(-min(wanted, MOST_DRAWN) // 3))
     whole = load_suite(
         name,
         request.datasets,

@@ -334,3 +334,19 @@ def test_preset_text_is_ids_and_keys_only():
     document = json.loads(preset_text(PRESETS["ds4-23"]))
 
     assert set(document["items"][0]) == {"dataset", "id", "key"}
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [({}, 60), ({"questions": 61}, 61), ({"limit": 100}, 100), ({"offset": 60, "limit": 5}, 5)],
+)
+def test_the_nano_suite_is_as_long_as_is_asked_for(options, count):
+    from types import SimpleNamespace
+
+    from ds4eval.source import choose_source
+
+    asked = dict(suite="nano", datasets={}, choice_seed=0, no_errata=False, ids=(), filters=(),
+                 offset=0, limit=None, questions=None)  # fmt: skip
+    chosen = choose_source(SimpleNamespace(**(asked | options)))
+
+    assert len({question.id for question in chosen.questions}) == count
