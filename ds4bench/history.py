@@ -91,16 +91,16 @@ def open_history(path: Path) -> Iterator[sqlite3.Connection]:
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    owner = connection.execute("PRAGMA application_id").fetchone()[0]
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    # Last: whoever made the tables that were just seen has made its mark in the same transaction.
+    owner = connection.execute("PRAGMA application_id").fetchone()[0]
     if owner != APPLICATION_ID and (tables or version):
         raise StoreError(f"{path}: expected a ds4-bench history, found another database")
     if version > len(MIGRATIONS):
         raise StoreError(f"{path}: expected version 1 to {len(MIGRATIONS)}, found {version}")
     if version == len(MIGRATIONS):
         return
-    connection.execute("PRAGMA journal_mode = WAL")
     # Schema and version change together, or not at all; another process may have been faster.
     connection.execute("BEGIN IMMEDIATE")
     try:
