@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -87,7 +88,18 @@ def test_the_table_adds_up(residency):
     assert "routed experts stay in the file's pages" in result.stdout
 
 
+def test_without_the_cuda_packages_the_present_machine_is_refused(residency, monkeypatch):
+    for name in ("driver", "kernel"):
+        monkeypatch.delitem(sys.modules, f"engine.ops.cuda.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "numba_cuda", None)
+    result = residency()
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: cuda backend: expected the package numba-cuda, found")
+    assert result.stderr.count("\n") == 1
+
+
 def test_without_a_device_the_present_machine_is_refused(residency, monkeypatch):
+    pytest.importorskip("numba_cuda")  # of the extra `cuda`
     import engine.ops.cuda.driver as driver
     from engine.errors import BackendError
 

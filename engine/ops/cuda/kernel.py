@@ -10,6 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine.errors import BackendError
+
+try:
+    import numba_cuda  # noqa: F401  numba's own `numba.cuda` is an older one
+except ImportError:
+    raise BackendError(
+        "cuda backend: expected the package numba-cuda, found none (pip install 'ds4bench[cuda]')"
+    ) from None
 from numba import cuda
 from numba.cuda import types
 
