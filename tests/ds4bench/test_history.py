@@ -124,7 +124,6 @@ def test_a_run_is_stored_once_whatever_it_is_read_from(tmp_path):
         assert db.execute("SELECT count(*) FROM runs").fetchone() == (1,)
         # prefill once, decode twice, steps once, at three frontiers
         assert db.execute("SELECT count(*) FROM points").fetchone() == (12,)
-        assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def test_series_are_medians_per_commit_in_order_of_time(tmp_path):
