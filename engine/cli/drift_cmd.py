@@ -167,9 +167,9 @@ def _tokens(
 
             text = read_text(prompt_file, "--prompt-file")
         else:
-            from engine.models.text import generate_text
+            from engine.models.nano import prose
 
-            text = generate_text(0, 8 * n_tokens)
+            text = prose.text(0, 8 * n_tokens)
         tokens = list(engine.tokenizer.encode(text).ids)
     if len(tokens) < n_tokens:
         raise OptionError(f"-n: expected at most the text's {len(tokens)} tokens, found {n_tokens}")

@@ -109,7 +109,10 @@ def prose(r: Draw, n_tokens: int) -> Text:
 
 
 def text(seed: int, n_chars: int) -> str:
-    """Plain prose of at least n_chars characters, the same for equal arguments."""
+    """Prose of at least n_chars characters: what is measured on where no prompt is given.
+
+    Equal arguments give equal text, a longer one begins with the shorter.
+    """
     pieces, size, k = [], 0, 0
     while size < n_chars:
         piece = "".join(t for t, _ in story(Draw("text", seed, k), 3000)) + "\n\n"
