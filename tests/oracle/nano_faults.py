@@ -1,6 +1,9 @@
 """Which planted faults the nano suite can see: scores and KL divergence beside the sound engine.
 
     python -m tests.oracle.nano_faults [items per family]
+    python -m tests.oracle.nano_faults run FAULT [options of ds4-eval]
+
+The second writes a run folder of the faulty engine, for `ds4-eval compare`.
 
 Every fault is planted in an open engine (shape, clamps, angles), never in a file. KL is that of the
 faulty next-token distributions from the sound ones, per token of the right answers (thinking and
@@ -12,18 +15,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 from scipy.special import log_softmax
 from scipy.stats import binomtest
 
 from engine import EngineOptions, open_engine
+from engine import engine as engine_module
 from engine.engine import Engine
 from engine.models.bundled import bundled_model
 from engine.models.nano.chat import render_chat
 from engine.models.nano.items import FAMILIES, item
 from engine.models.nano.tokens import load
 from engine.spec.policy import Greedy
+from engine.tooling.exits import run_program
 
 EOS = 1
 LONGEST = 256
@@ -92,7 +98,24 @@ def answers(engine: Engine, n: int) -> tuple[np.ndarray, list[np.ndarray]]:
     return np.array(right), along
 
 
+def run(fault: str, options: list[str]) -> int:
+    """ds4-eval with a fault planted in the engine that it opens."""
+    from ds4eval import cli
+
+    real = engine_module.open_engine
+
+    def open_faulty(chosen: EngineOptions) -> Engine:
+        engine = real(chosen)
+        FAULTS[fault](engine)
+        return engine
+
+    with mock.patch.object(engine_module, "open_engine", open_faulty):
+        return run_program(cli.cli, "ds4-eval", options)
+
+
 def main() -> None:
+    if sys.argv[1:2] == ["run"]:
+        sys.exit(run(sys.argv[2], sys.argv[3:]))
     n = int(sys.argv[1]) if len(sys.argv) > 1 else 60
     sound: tuple[np.ndarray, list[np.ndarray]] | None = None
     print("| fault | right | KL per answer token | changed | p |\n|---|---|---|---|---|")
