@@ -48,10 +48,21 @@ def _quiet(lib: Any) -> Any:
     return lib.llama_log_callback(lambda *_: None)
 
 
+def built_with_amx(lib: Any) -> bool:
+    """Whether the library repacks 8-bit and 4-bit weights for AMX.
+
+    On such a build this architecture's files with Q8_0 weights abort the process: the graph views
+    `attn_output_a` in three dimensions, for which AMX has no product ("cur_backend_id != -1"; seen
+    in 0.3.36), and a virtual machine may show AMX and trap its instructions.
+    """
+    return b"AMX_INT8 = 1" in lib.llama_print_system_info()
+
+
 class LlamaCpp:
     """One model opened by llama.cpp and at most one context over it.
 
-    Everything runs on the CPU: no offload, flash attention off, no GPU layers.
+    Everything runs on the CPU: no offload, flash attention off, no GPU layers. Weights stay as they
+    are in the file where the build would repack them for AMX (`amx_off`).
 
     Parameters
     ----------
@@ -83,6 +94,9 @@ class LlamaCpp:
         lib.llama_backend_init()
         params = lib.llama_model_default_params()
         params.n_gpu_layers = 0
+        self.amx_off = built_with_amx(lib)
+        if self.amx_off:
+            params.use_extra_bufts = False
         self._model = lib.llama_model_load_from_file(str(path).encode(), params)
         if not self._model:
             raise ModelFileError(f"{path}: expected a model that llama.cpp loads, found refusal")

@@ -336,7 +336,8 @@ def peer_command(
             _, weights = bind_trunk(engine.file)
             click.echo(
                 f"{threads} threads; ds4: activations {activations}, kv {kv}; llama.cpp: KV f16, "
-                f"flash attention off, batch {CHUNK}; read bandwidth {bandwidth / 1e9:.1f} GB/s"
+                f"flash attention off, {'AMX and repacking off, ' if theirs.amx_off else ''}"
+                f"batch {CHUNK}; read bandwidth {bandwidth / 1e9:.1f} GB/s"
             )
             click.echo(HEADER)
 

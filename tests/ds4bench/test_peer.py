@@ -7,6 +7,7 @@ import importlib.util
 import io
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -124,6 +125,13 @@ def test_existing_csv_is_not_overwritten(tmp_path):
     result = CliRunner().invoke(peer.peer_command, ["-m", "none.gguf", "--csv", str(target)])
     assert isinstance(result.exception, OptionError)
     assert target.read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    ("info", "amx"), [(b"CPU : AMX_INT8 = 1 | ", True), (b"CPU : FMA = 1 | ", False)]
+)
+def test_a_build_for_amx_is_told_from_its_own_words(info, amx):
+    assert llamacpp.built_with_amx(SimpleNamespace(llama_print_system_info=lambda: info)) is amx
 
 
 @needs_llama

@@ -153,3 +153,11 @@ def test_slower_than_plain_is_said():
     plan = SweepPlan(model="m", modes=("plain", "mtp-strict"))
     rows = [row(64, gen_s=1.0), row(64, gen_s=1.1, mode="mtp-strict", accepted=3, drafted=9)]
     assert list(findings(rows, plan)) == ["mtp-strict: slower than plain at 64"]
+
+
+@pytest.mark.parametrize(("seconds", "said"), [((0.8, 0.9, 5.0), False), ((0.5, 1.3, 1.4), True)])
+def test_slower_than_plain_goes_by_the_median_of_runs(seconds, said):
+    plan = SweepPlan(model="m", modes=("plain", "mtp-strict"), repeats=3)
+    rows = [row(64, gen_s=s, run=i) for i, s in enumerate((0.7, 1.0, 1.2))]
+    rows += [row(64, gen_s=s, run=i, mode="mtp-strict", accepted=3) for i, s in enumerate(seconds)]
+    assert list(findings(rows, plan)) == ["mtp-strict: slower than plain at 64"] * said
