@@ -2,6 +2,7 @@
 
     python -m tests.oracle.nano logits [tokens]     1500: logits at every position
     python -m tests.oracle.nano answers [items]     200: greedy replies to held-out exam items
+    python -m tests.oracle.nano faults [tokens]     1500: what planted faults do to ds4's logits
 
 llama.cpp rounds activations to 8 bits in products with quantised weights, so it is given a copy of
 the file whose weights are dequantised (`float_copy`); transformers and ds4 read the file itself.
@@ -34,6 +35,7 @@ from engine.models.nano.items import FAMILIES, Item, item
 from engine.models.nano.tokens import load
 from engine.models.vocab import BOS
 from tests.oracle.compare import distance
+from tests.oracle.controls import FAULTS
 from tests.oracle.hf import hf_logits, hf_model
 from tests.oracle.llama import llama_logits
 from tests.oracle.opened import logits_of, opened
@@ -346,13 +348,31 @@ def _print_answers(recipe: str, folder: Path, n: int) -> None:
               flush=True)  # fmt: skip
 
 
+def _print_faults(recipe: str, n: int) -> None:
+    for text in TEXTS:
+        ids = text_ids(text, n)
+        sound = np.empty(0)
+        for name, plant in {"none": lambda _: None, **FAULTS}.items():
+            with opened(path_of(recipe), "cpu", activations="f32", kv="f32") as engine:
+                plant(engine)
+                got = logits_of(engine, ids)
+            sound = got if name == "none" else sound
+            d = distance(sound, got)
+            share = (np.abs(sound - got).max(1) < CLOSE).mean()
+            print(f"| {recipe} {text}, {n} | {name} | {d.max_abs:.1e} | {d.kl:.1e} "
+                  f"| {100 * share:.1f} % | {100 * d.top1:.1f} % |", flush=True)  # fmt: skip
+
+
 def main(what: str = "logits", n: str = "") -> None:
     """Print one table for both recipes."""
+    assert what in ("logits", "answers", "faults"), what
     torch.set_num_threads(1)  # tensors are small: a second thread costs more than it gives
     with tempfile.TemporaryDirectory() as name:
         for recipe in RECIPES:
             if what == "logits":
                 _print_logits(recipe, Path(name), int(n or 1500))
+            elif what == "faults":
+                _print_faults(recipe, int(n or 1500))
             else:
                 _print_answers(recipe, Path(name), int(n or 200))
 

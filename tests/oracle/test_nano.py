@@ -25,6 +25,7 @@ SHORT, LONG = 300, 1500
 # A margin of the indexer's scores that float32 noise can turn; the median is about 0.01.
 NEAR_TIE = 1e-4
 ITEMS, PROSE = 20, 4
+INT8_KL = 2e-3  # nats a token; 2.3e-4 was measured
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -80,6 +81,17 @@ def test_llama_cpp_equals_transformers(tmp_path, recipe, expected, text):
     )
     assert d.max_abs < nano.CLOSE
     assert d.top1 == 1
+
+
+@needs_llama
+@pytest.mark.peer
+def test_llama_cpp_reads_the_shipped_file(recipe, expected):
+    """With the 8-bit activations of its products, so within their noise only."""
+    from tests.oracle.llama import llama_logits
+
+    got = llama_logits(nano.path_of(recipe), nano.text_ids("exams", SHORT))
+    d = report(f"nano {recipe} exams: HF(deq), llama.cpp", SHORT, distance(expected["exams"], got))
+    assert d.kl < INT8_KL
 
 
 @pytest.mark.parametrize("text", nano.TEXTS)
