@@ -10,6 +10,7 @@ import click
 
 from ds4bench import exits
 from engine.options import RESIDENCY
+from engine.tooling.finite import Finite
 from engine.weights.residency import gib
 
 MACHINES = ("gb10", "h200", "h100", "present")
@@ -24,7 +25,7 @@ HEADINGS = ("kind", "tensors", "size", "copied", "mapped")
               help="Whose memory; present: the CUDA device here.")  # fmt: skip
 @click.option("--residency", "mode", type=click.Choice(RESIDENCY), default="auto",
               show_default=True, help="As in a sweep.")  # fmt: skip
-@click.option("--residency-gib", "budget_gib", type=click.FloatRange(0), metavar="GIB",
+@click.option("--residency-gib", "budget_gib", type=Finite(0), metavar="GIB",
               help="Most GiB copied.  [default: the plan's]")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Facts as JSON.")
 def residency_command(

@@ -20,6 +20,7 @@ from engine.options import (
     RESIDENCY,
     EngineOptions,
 )
+from engine.tooling.finite import Finite
 
 DEFAULT_MODEL = Path("ds4flash.gguf")
 
@@ -55,7 +56,7 @@ _OPTIONS = (
     ),
     click.option(
         "--residency-gib",
-        type=click.FloatRange(0),
+        type=Finite(0),
         metavar="GIB",
         help="CUDA: most GiB of weights copied to the device.  [default: the plan's]",
     ),
