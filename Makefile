@@ -49,8 +49,9 @@ test-oracle: $(VENV)/.oracle
 test-cuda: $(VENV)/.cuda
 	$(BIN)/python -m pytest -q -m 'cuda and not slow and not gpu'
 
-# The same kernels on this machine's GPU, and what only a GPU can show.
+# The same kernels on this machine's GPU, what only a GPU can show, and compute-sanitizer.
 test-gpu: $(VENV)/.cuda
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cuda-sanitizer]'
 	DS4_TEST_DEVICE=gpu $(BIN)/python -m pytest -q -m '(cuda or gpu) and not slow'
 
 bench-gpu: $(VENV)/.cuda
