@@ -192,16 +192,21 @@ def quantised(ctx: Context, x: DeviceArray, block: int, n_pad: int) -> Quantised
         Rows that products may touch.
     """
     n, cols = x.shape
+    kind, room = quantised_room(ctx, x, block, n_pad)
+    if ctx.companion(x, kind) is None:
+        grid = (-(-cols // (8 * THREADS)), n)
+        ctx.launch(_QUANTISE[block], grid, room.codes, room.scales, x, cols, n_pad)
+        ctx.keep(x, kind, room)
+    return room
+
+
+def quantised_room(ctx: Context, x: DeviceArray, block: int, n_pad: int) -> tuple[str, Quantised]:
+    """Name of this int8 form among x's companions, and the memory where it lies."""
+    cols = x.shape[1]
     kind = f"int8 {block} {n_pad}"
-    found = ctx.companion(x, kind)
-    if found is None:
-        name = f"{kind} of {x.address:x}"
-        codes = ctx.scratch(name, (n_pad, cols), np.int8)
-        scales = ctx.scratch(f"scales {name}", (cols // block, n_pad))
-        ctx.launch(_QUANTISE[block], (-(-cols // (8 * THREADS)), n), codes, scales, x, cols, n_pad)
-        found = Quantised(codes, scales, n_pad)
-        ctx.keep(x, kind, found)
-    return found
+    name = f"{kind} of {x.address:x}"
+    codes = ctx.scratch(name, (n_pad, cols), np.int8)
+    return kind, Quantised(codes, ctx.scratch(f"scales {name}", (cols // block, n_pad)), n_pad)
 
 
 def split(ctx: Context, x: DeviceArray, name: str, n_pad: int) -> Split:
@@ -215,15 +220,17 @@ def split(ctx: Context, x: DeviceArray, name: str, n_pad: int) -> Split:
         Rows that products may touch.
     """
     n, cols = x.shape
-    kind = f"split {name} {n_pad}"
-    found = ctx.companion(x, kind)
-    if found is None:
-        n_part = 2 if name == "F16" else 3
-        label = f"{kind} of {x.address:x}"
-        parts = ctx.scratch(label, (n_part, n_pad, cols), np.uint16)
-        scales = ctx.scratch(f"scales {label}", (n_pad,))
+    kind, room = split_room(ctx, x, name, n_pad)
+    if ctx.companion(x, kind) is None:
         body = split_f16 if name == "F16" else split_bf16
-        ctx.launch(body, n, parts, scales, x, cols, n_pad * cols)
-        found = Split(parts, scales, n_pad)
-        ctx.keep(x, kind, found)
-    return found
+        ctx.launch(body, n, room.parts, room.scales, x, cols, n_pad * cols)
+        ctx.keep(x, kind, room)
+    return room
+
+
+def split_room(ctx: Context, x: DeviceArray, name: str, n_pad: int) -> tuple[str, Split]:
+    """Name of these parts among x's companions, and the memory where they lie."""
+    kind = f"split {name} {n_pad}"
+    label = f"{kind} of {x.address:x}"
+    parts = ctx.scratch(label, (2 if name == "F16" else 3, n_pad, x.shape[1]), np.uint16)
+    return kind, Split(parts, ctx.scratch(f"scales {label}", (n_pad,)), n_pad)

@@ -131,29 +131,6 @@ def _product(
     ctx.charge(body, int(sum(p.file_bytes for p in pair) / w.n_expert * distinct))
 
 
-def _pairs(
-    ctx: Context,
-    x: DeviceArray,
-    ids: DeviceArray,
-    weights: DeviceArray,
-    gate: Weight,
-    up: Weight,
-    down: Weight,
-    limit: float,
-) -> DeviceArray:
-    """Results of every pair, (n * used, n_embd)."""
-    m = ids.size
-    plan = None
-    if m > MAX_FEW:
-        plan = sort_pairs(ctx, ids, gate.n_expert, WIDTH)
-    middle = ctx.scratch("moe middle", (m, gate.rows))
-    _product(ctx, middle, x, ids, weights, (gate, up), limit, plan)
-    ctx.wrote(middle)
-    done = ctx.scratch("moe pairs", (m, down.rows))
-    _product(ctx, done, middle, ids, weights, (down,), limit, plan)
-    return done
-
-
 def routed_moe(
     ctx: Context,
     out: DeviceArray,
@@ -177,17 +154,7 @@ def routed_moe(
     limit : float
         Clamp; at most 1e-6 means none.
     """
-    done = _pairs(ctx, x, ids, weights, gate, up, down, limit)
-    _sum(ctx, out, done, None, ids.shape[1])
-
-
-def _sum(
-    ctx: Context, out: DeviceArray, done: DeviceArray, shared: DeviceArray | None, used: int
-) -> None:
-    d = out.shape[1]
-    blocks = -(-out.size // THREADS)
-    ctx.launch(moe_sum, blocks, out, done, shared, out.size, d, used, int(shared is not None))
-    ctx.wrote(out)
+    feed_forward(ctx, out, x, ids, weights, gate, up, down, limit, None)
 
 
 def feed_forward(
@@ -202,13 +169,23 @@ def feed_forward(
     limit: float,
     shared: tuple[Weight, Weight, Weight, float] | None,
 ) -> None:
-    """`routed_moe`, `shared_ffn` (gate, up, down, limit) and their sum."""
-    done = _pairs(ctx, x, ids, weights, gate, up, down, limit)
+    """`routed_moe`, `shared_ffn` (gate, up, down, limit) if given, and their sum."""
+    m, used = ids.size, ids.shape[1]
+    plan = sort_pairs(ctx, ids, gate.n_expert, WIDTH) if m > MAX_FEW else None
+    middle = ctx.scratch("moe middle", (m, gate.rows))
+    _product(ctx, middle, x, ids, weights, (gate, up), limit, plan)
+    ctx.wrote(middle)
+    done = ctx.scratch("moe pairs", (m, down.rows))
+    _product(ctx, done, middle, ids, weights, (down,), limit, plan)
     extra = None
     if shared is not None:
         extra = ctx.scratch("moe shared", out.shape)
         shared_ffn(ctx, extra, x, *shared)
-    _sum(ctx, out, done, extra, ids.shape[1])
+    blocks = -(-out.size // THREADS)
+    ctx.launch(
+        moe_sum, blocks, out, done, extra, out.size, out.shape[1], used, int(extra is not None)
+    )
+    ctx.wrote(out)
 
 
 def shared_ffn(
