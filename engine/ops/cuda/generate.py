@@ -82,17 +82,15 @@ def row_lines(name: str, tiled: bool) -> list[str]:
     ]
     if not tiled:
         lines += [
-            "first = uint32(min(uint32(tile * 16 + g), uint32(rows - 1)))",
-            "apart = uint32(min(uint32(tile * 16 + g + 8), uint32(rows - 1)) - first)",
-            "ra = int64(cb + int64(first) * int64(row_bytes) + int64(b) * int64(block_bytes))",
-            # The second row by its distance: one register over the loop where an address takes two.
-            "rb = int64(ra + int64(uint32(apart * uint32(row_bytes))))",
+            f"{r} = int64(cb + int64(min(uint32(tile * 16 + g + {o}), uint32(rows - 1)))"
+            f" * int64(row_bytes) + int64(b) * int64(block_bytes))"
+            for r, o in (("ra", 0), ("rb", 8))
         ]
     return lines
 
 
-def few_blocks(name: str, nt: int) -> int:
+def few_blocks(name: str, nt: int, tiled: bool) -> int:
     """Blocks of few rows that share a multiprocessor: what the registers allow without spills."""
-    if name in PARTS or name == "Q4_K":
+    if name in PARTS or name == "Q4_K" or (name == "IQ2_XXS" and not tiled):
         return 3 - nt
-    return 3 if SIZES[name].block == 32 and nt == 1 else 2
+    return 3 if SIZES[name].block == 32 and nt == 1 and tiled else 2

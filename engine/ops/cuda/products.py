@@ -187,7 +187,7 @@ def _few(name: str, tiled: bool, nt: int, spread: bool) -> Kernel:
         source = source.replace(f"{_COMMON}, ", f"{_COMMON}, partial, ", 1)
     scope = names()
     function = compiled(title, source, scope)
-    blocks = 1 if spread and nt == 2 else few_blocks(name, nt)
+    blocks = 1 if spread and nt == 2 else few_blocks(name, nt, tiled)
     types = _COMMON_TYPES + ((U64,) if spread else ()) + _JOB_TYPES * JOBS
     return kernel(*types, threads=THREADS, min_blocks=blocks, name=title, file=__file__)(function)
 
