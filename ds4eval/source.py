@@ -119,10 +119,9 @@ def _default_suite(request: Request) -> str:
         if named == set(PRESETS["ds4-23"].datasets):
             return "ds4-23"
         raise OptionError("--suite: expected one with several data sets, found none")
-    from engine.tooling.model_options import DEFAULT_MODEL
+    from engine.tooling.model_options import uses_bundled
 
-    bundled = request.nano is not None or (request.model is None and not DEFAULT_MODEL.exists())
-    if bundled and request.remote is None:
+    if request.remote is None and uses_bundled(request.model, request.nano):
         say(f"suite nano (no --suite, no data set, bundled model); {HINT}")
         return "nano"
     try:
