@@ -21,6 +21,10 @@ import numpy as np
 
 from engine.engine import Engine, open_engine
 from engine.errors import EngineError, OptionError
+from engine.models.bundled import KINDS, TOKENIZER
+from engine.models.nano.chat import PROMPT, PROSE, RECALL, render_chat
+from engine.models.nano.corpus import PADDING, Mix, rows
+from engine.models.nano.items import FAMILIES, item
 from engine.options import EngineOptions
 from engine.spec.modes import open_decoder
 from engine.spec.policy import Greedy
@@ -73,15 +77,12 @@ def generate(engine: Engine, prompt: list[int], n: int, stats: SpecStats) -> lis
 
 def exams(engine: Engine, n: int, think: bool, drafts: dict[str, SpecStats]) -> Tally:
     """Right and wrong answers by (family, kind)."""
-    from engine.models.nano.chat import render_chat
-    from engine.models.nano.items import FAMILIES, item
-
     tally: Tally = defaultdict(list)
     for family in FAMILIES:
         for index in range(n):
             question = item(family, index, split="held-out")
             parts = render_chat(question, think, "")
-            prompt = "".join(text for text, cls in parts if cls == 0)
+            prompt = "".join(text for text, cls in parts if cls == PROMPT)
             ids = list(engine.tokenizer.encode(prompt, "allow").ids)
             out = generate(engine, ids, _MAX_ANSWER, drafts[family])
             right = answer_of(engine.tokenizer.decode(out)) == question.answer
@@ -92,15 +93,13 @@ def exams(engine: Engine, n: int, think: bool, drafts: dict[str, SpecStats]) -> 
 
 def recall(engine: Engine, n_row: int) -> Tally:
     """Exactness of facts asked again inside prose, by (bound of the distance in tokens,)."""
-    from engine.models.nano.corpus import Mix, rows
-
     made = rows(_SEED, n_row, 8192, Mix.stage("long"))
     tally: Tally = defaultdict(list)
     for ids, cls, doc in zip(made.ids, made.cls, made.doc):
         for number in np.unique(doc):
-            at = np.flatnonzero((doc == number) & (cls != 255))
+            at = np.flatnonzero((doc == number) & (cls != PADDING))
             kinds, tokens = cls[at], ids[at].astype(int).tolist()
-            asked = np.flatnonzero(kinds == 3)
+            asked = np.flatnonzero(kinds == RECALL)
             if not len(asked):
                 continue
             session = engine.session(len(tokens) + 16)
@@ -128,20 +127,17 @@ def _distance(tokens: list[int], first: int, last: int) -> int | None:
 
 def prose_drafts(engine: Engine, n: int) -> SpecStats:
     """Drafts while prose goes on greedily."""
-    from engine.models.nano.corpus import Mix, rows
-
     stats = SpecStats()
-    for ids, cls, _ in zip(*_prose_rows(rows, Mix, n)):
-        text = ids[cls != 255][:_PROSE_START].astype(int).tolist()
-        generate(engine, text, _PROSE_TOKENS, stats)
+    for begun in _prose(n):
+        generate(engine, begun, _PROSE_TOKENS, stats)
     return stats
 
 
-def _prose_rows(rows, mix, n: int):  # type: ignore[no-untyped-def]
-    """Rows that begin with prose."""
-    made = rows(_SEED + 1, 4 * n, 1024, mix.stage("long"))
-    good = np.flatnonzero((np.isin(made.cls[:, :_PROSE_START], (2, 3))).all(1))[:n]
-    return made.ids[good], made.cls[good], made.doc[good]
+def _prose(n: int) -> list[list[int]]:
+    """The first tokens of at most n rows that begin with prose and nothing else."""
+    made = rows(_SEED + 1, 4 * n, 1024, Mix.stage("long"))
+    begun = np.isin(made.cls[:, :_PROSE_START], (PROSE, RECALL)).all(1)
+    return made.ids[begun][:n, :_PROSE_START].astype(int).tolist()
 
 
 def _show(title: str, tally: Tally) -> None:
@@ -192,17 +188,18 @@ def main(argv: list[str] | None = None) -> int:
     args = p.parse_args(argv)
     try:
         if args.path.is_dir():
-            from engine.models.nano import checkpoint, export
+            from engine.models.nano import export
 
             with tempfile.TemporaryDirectory() as folder:
-                trained = export.load(args.path, checkpoint.TOKENIZER)
+                trained = export.load(args.path, TOKENIZER)
                 export.write_pair(trained, Path(folder), args.recipe, "antirez")
-                names = [Path(folder) / export.file_name(args.recipe, k) for k in export.KINDS]
-                check(names[0], names[1], args)
+                base, draft = export.pair(Path(folder), args.recipe)
+                check(base, draft, args)
         else:
-            if not args.path.name.endswith("-base.gguf"):
-                raise OptionError(f"path: expected *-base.gguf, found {args.path.name!r}")
-            mtp = args.path.with_name(args.path.name.replace("-base.", "-mtp."))
+            own, drafts = (f"-{kind}.gguf" for kind in KINDS)
+            if not args.path.name.endswith(own):
+                raise OptionError(f"path: expected *{own}, found {args.path.name!r}")
+            mtp = args.path.with_name(args.path.name.removesuffix(own) + drafts)
             check(args.path, mtp if mtp.is_file() else None, args)
     except EngineError as error:
         print(f"error: {error}", file=sys.stderr)

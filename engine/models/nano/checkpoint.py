@@ -16,7 +16,6 @@ from engine.errors import OptionError
 
 PART_BYTES = 14 << 20  # several small files travel where one large one may not
 PARTS = "weights-{}.npz"
-TOKENIZER = Path(__file__).resolve().parent.parent / "data" / "nano-tokenizer.json"
 
 
 def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:

@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import EngineError, OptionError
-from engine.models.nano.checkpoint import TOKENIZER, replace_file, save_parts
+from engine.models.bundled import TOKENIZER
+from engine.models.nano.checkpoint import replace_file, save_parts
 from engine.models.nano.feed import Feed, Request
 from engine.models.nano.stages import rate_at, stage_at
 

@@ -2,7 +2,6 @@
 
 import math
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,18 +9,17 @@ import pytest
 from ds4eval.nano_suite import generate
 from ds4eval.prompts import SYSTEM, messages
 from engine.gguf.reader import open_gguf
+from engine.models.bundled import TOKENIZER, bundled_model
 from engine.models.nano import chat, corpus, tokens
 from engine.models.nano.corpus import ALIGN, PADDING, Mix, rows
 from engine.models.nano.items import FAMILIES, SPLITS, item, split_of
 from engine.text.chat import Message, render_chat
 from engine.text.tokenizer import Tokenizer
 
-MODEL = Path(tokens.PATH).with_name("nano-iq2-base.gguf")
-
 
 @pytest.fixture(scope="module")
 def engine_tokenizer():
-    with open_gguf(MODEL) as file:
+    with open_gguf(bundled_model().path) as file:
         return Tokenizer.from_metadata(file.metadata)
 
 
@@ -52,7 +50,7 @@ def test_the_file_s_tokenizer_gives_the_library_s_ids(engine_tokenizer, text):
 def test_learning_the_tokenizer_again_gives_the_same_file(tmp_path):
     tokens.train(tmp_path / "again.json")
 
-    assert (tmp_path / "again.json").read_bytes() == tokens.PATH.read_bytes()
+    assert (tmp_path / "again.json").read_bytes() == TOKENIZER.read_bytes()
     assert tokens.load().get_vocab_size() == tokens.SIZE
 
 
@@ -126,7 +124,13 @@ def test_rows_hold_aligned_documents_of_every_class(stage, seq):
     assert all(np.array_equal(getattr(made, n), getattr(again, n)) for n in ("ids", "cls", "doc"))
     assert not np.array_equal(made.ids, rows(6, 24, seq, Mix.stage(stage)).ids)
     assert made.ids.shape == (24, seq) and made.ids.max() < tokens.SIZE
-    assert set(np.unique(made.cls)) == {0, 1, 2, 3, PADDING}
+    assert set(np.unique(made.cls)) == {
+        chat.PROMPT,
+        chat.COMPLETION,
+        chat.PROSE,
+        chat.RECALL,
+        PADDING,
+    }
     row, column = np.nonzero(np.diff(made.doc.astype(int), axis=1))
     starts = column + 1
     assert not (starts % ALIGN).any()
