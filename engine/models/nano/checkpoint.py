@@ -19,7 +19,10 @@ PARTS = "weights-{}.npz"
 
 
 def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Let `write` fill a new file that then takes the place of `path`."""
+    """Let `write` fill a new file that then takes the place of `path`.
+
+    As `engine.tooling.publish`, which lies above this layer.
+    """
     temporary = path.with_name(f".{path.name}.part")
     with temporary.open("wb") as file:
         write(file)

@@ -83,6 +83,8 @@ def _initial(spec: Spec, rng: torch.Generator, seed: int) -> torch.Tensor:
 def rope_frequencies(shape: Shape, compressed: bool) -> torch.Tensor:
     """Radians per position of each pair; YaRN's ramp in layers with a compressor.
 
+    As `engine.forward.rope`, which lies above this layer.
+
     Returns
     -------
     float32 Tensor of shape (n_rot / 2,)
