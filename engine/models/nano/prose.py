@@ -108,6 +108,17 @@ def prose(r: Draw, n_tokens: int) -> Text:
     return [(prompt, PROSE), (reply, COMPLETION)]
 
 
+def text(seed: int, n_chars: int) -> str:
+    """Plain prose of at least n_chars characters, the same for equal arguments."""
+    pieces, size, k = [], 0, 0
+    while size < n_chars:
+        piece = "".join(t for t, _ in story(Draw("text", seed, k), 3000)) + "\n\n"
+        pieces.append(piece)
+        size += len(piece)
+        k += 1
+    return "".join(pieces)
+
+
 def drill(r: Draw) -> Text:
     """A short exercise of one step that the exams' worked answers are made of."""
     kind = r.below(9)
