@@ -17,8 +17,10 @@ import click
 
 from ds4bench import exits
 from engine.errors import EngineError, OptionError
+from engine.models.bundled import RECIPES, bundled_model
 from engine.options import LAUNCH, MODES, RESIDENCY
 from engine.tooling.finite import Finite
+from engine.tooling.model_options import DEFAULT_MODEL, default_model, uses_bundled
 
 # Subcommand -> module and attribute; loaded when called, so that one cannot break another.
 COMMANDS = {
@@ -41,7 +43,6 @@ SUMMARIES = {
     "gpu": "Steps, kernels and all modes of the CUDA backend at full size.",
     "residency": "Which weights a CUDA device copies, and which stay in the file.",
 }
-LOCAL_MODEL = "ds4flash.gguf"
 DEVICE_OPTIONS = ("launch", "residency", "residency_gib", "device")
 INT = click.IntRange(1, 2**31 - 1)
 
@@ -98,8 +99,8 @@ def _file(*names: str, text: str, metavar: str = "FILE") -> Any:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=exits.epilog(),
 )
-@_file("-m", "--model", text="GGUF file.  [default: ds4flash.gguf here, else the bundled model]")
-@click.option("--nano", type=click.Choice(("iq2", "q8")),
+@_file("-m", "--model", text=f"GGUF file.  [default: ./{DEFAULT_MODEL}, else the bundled model]")
+@click.option("--nano", type=click.Choice(RECIPES),
               help="Bundled model of this recipe.  [default: iq2, without -m]")  # fmt: skip
 @_file("--mtp", text="Separate MTP file.")
 @click.option("--mtp-draft", type=click.IntRange(1, 4), default=1, show_default=True,
@@ -268,7 +269,7 @@ def build_request(ctx: click.Context, options: dict[str, Any]) -> Any:
         **{name: options[name] for name in DEVICE_OPTIONS},
     )
     # Numbers first: they cost nothing, files may.
-    SweepPlan(model=Path(LOCAL_MODEL), **plan_options)
+    SweepPlan(model=DEFAULT_MODEL, **plan_options)
     prompt = _prompt(options)
     model, mtp = _models(options, modes)
     plan = SweepPlan(model=model, mtp=mtp, prompt=prompt, **plan_options)
@@ -328,17 +329,13 @@ def _models(options: dict[str, Any], modes: tuple[str, ...]) -> tuple[Path, Path
     model, mtp, recipe = options["model"], options["mtp"], options["nano"]
     if model is not None and recipe is not None:
         raise OptionError("--nano: expected without -m, found both")
-    if model is None and recipe is None and Path(LOCAL_MODEL).exists():
-        model = Path(LOCAL_MODEL)
+    drafts = any(mode != "plain" for mode in modes)
+    if mtp is None and drafts and uses_bundled(model, recipe):
+        mtp = bundled_model("mtp", recipe or RECIPES[0]).path
     if model is None:
-        from engine.models.bundled import RECIPES, bundled_model
-
-        recipe = recipe or RECIPES[0]
-        bundled = bundled_model("base", recipe)
-        model = bundled.path
-        if mtp is None and any(mode != "plain" for mode in modes):
-            mtp = bundled_model("mtp", recipe).path
-        click.echo(f"model: {bundled.notice}; -m FILE measures another", err=True)
+        model = default_model(lambda line: click.echo(line, err=True), recipe)
+    if mtp is not None and not drafts:
+        raise OptionError("--mtp: expected a speculative --mode that uses it, found plain only")
     return model, mtp
 
 

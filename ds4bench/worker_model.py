@@ -91,11 +91,11 @@ class FileModel:
         """Token ids of the prompt; a generated one is made long enough for `n_tokens`."""
         if prompt["text"] is not None:
             return self._encode(prompt["text"], prompt["chat"], prompt["system"], n_tokens)
-        from engine.models.text import generate_text
+        from engine.models.nano import prose
 
         n_chars = 5 * n_tokens + 1000
         while True:
-            text = generate_text(prompt["seed"], n_chars)
+            text = prose.text(prompt["seed"], n_chars)
             ids = self._encode(text, prompt["chat"], prompt["system"], n_tokens)
             if len(ids) >= n_tokens:
                 return ids

@@ -1,6 +1,6 @@
 """Readable text from a seed: prose, numbers and code of any length, the same on every machine.
 
-It trains the vocabulary of generated models and is the benchmark's prompt when none is given.
+It trains the vocabulary of generated models.
 """
 
 from __future__ import annotations

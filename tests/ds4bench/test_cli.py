@@ -171,15 +171,15 @@ def test_model_in_the_folder_is_taken_without_m(bench):
 
 
 def test_bundled_model_is_named_in_one_line(bench, monkeypatch):
-    from engine.models import bundled
+    from engine.models.bundled import BundledModel
 
-    model = bundled.BundledModel(bench.folder / "m.gguf", "bundled nano model")
-    monkeypatch.setattr(bundled, "bundled_model", lambda kind, recipe: model)
+    model = BundledModel(bench.folder / "m.gguf", "bundled nano model")
+    monkeypatch.setattr("engine.tooling.model_options.bundled_model", lambda kind, recipe: model)
     result = bench(*SHORT, model=False)
     assert result.exit_code == 0
     assert result.stderr.splitlines()[:2] == [
         "prompt: generated text, seed 1234",
-        "model: bundled nano model; -m FILE measures another",
+        "no -m and no ./ds4flash.gguf: bundled nano model",
     ]
 
 

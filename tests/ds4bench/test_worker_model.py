@@ -12,8 +12,8 @@ import pytest
 from ds4bench.records import read_rows
 from ds4bench.worker import handle
 from ds4bench.worker_model import FileModel, open_worker, read_through
+from engine.models.nano import prose
 from engine.models.shapes import named_shape
-from engine.models.text import generate_text
 from engine.models.write import write_model
 from engine.options import MODES
 
@@ -71,7 +71,7 @@ def test_generated_prompt_is_long_enough_and_repeats_itself(files):
     tokens = worker.tokens
     assert len(tokens) == 5000 <= first["n_prompt_tokens"]
     assert worker.encode() == first and worker.tokens == tokens
-    text = generate_text(3, 40_000)
+    text = prose.text(3, 40_000)
     assert worker.model._tokenizer.encode(text).ids[:5000] == tokens
 
 

@@ -12,6 +12,7 @@ row compute whatever lies there, and nobody reads it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numba import cuda, float32, int32, uint32
@@ -73,24 +74,16 @@ def pack4(a, b, c, d):
     return int32(low | int32(high << int32(16)))
 
 
-def _quantiser(block: int) -> Kernel:
+def lane_quantiser(block: int) -> Any:
+    """Device function: int8 codes of the 8 values that a lane holds of a row, and the scale."""
     steps = 2 if block == 32 else 5  # lanes that share a block: 4 or 32
 
-    @kernel(I8P, F32P, F32P, U32, U32, threads=THREADS, name=f"quantise_{block}")
-    def quantise(codes, scales, x, cols, n_pad):
-        """Grid (pieces of 2048 columns, rows): a lane quantises 8 values."""
-        row = uint32(cuda.blockIdx.y)
-        at = uint32(uint32(cuda.blockIdx.x) * uint32(THREADS) + uint32(cuda.threadIdx.x))
-        k = uint32(at * uint32(8))
-        values = cuda.local.array(8, float32)
+    @device
+    def quantise_lane(codes, scales, values, row, k, cols, n_pad):
+        """`values` are those from column k on, zeros beyond the row; whole warps call it."""
         top = int32(0)
-        source = uint32(row * cols + k)
         for i in range(8):
-            v = float32(0)
-            if k < cols:
-                v = x[uint32(source + uint32(i))]
-            values[i] = v
-            top = int32(max(top, int32(f32_bits(v) & int32(0x7FFFFFFF))))
+            top = int32(max(top, int32(f32_bits(values[i]) & int32(0x7FFFFFFF))))
         for step in range(steps):
             top = int32(max(top, shfl_xor_i32(top, int32(int32(1) << int32(step)))))
         amax = bits_f32(top)
@@ -104,9 +97,29 @@ def _quantiser(block: int) -> Kernel:
                 c[i] = f2i_rn(mul_rn(values[i], inverse))
             low = pack4(c[0], c[1], c[2], c[3])
             high = pack4(c[4], c[5], c[6], c[7])
-            st_v2(address(codes) + source, low, high)
+            st_v2(address(codes) + uint32(row * cols + k), low, high)
             if k % uint32(block) == uint32(0):
                 scales[uint32(uint32(k // uint32(block)) * n_pad + row)] = scale
+
+    return quantise_lane
+
+
+def _quantiser(block: int) -> Kernel:
+    quantise_lane = lane_quantiser(block)
+
+    @kernel(I8P, F32P, F32P, U32, U32, threads=THREADS, name=f"quantise_{block}")
+    def quantise(codes, scales, x, cols, n_pad):
+        """Grid (pieces of 2048 columns, rows): a lane quantises 8 values."""
+        row = uint32(cuda.blockIdx.y)
+        at = uint32(uint32(cuda.blockIdx.x) * uint32(THREADS) + uint32(cuda.threadIdx.x))
+        k = uint32(at * uint32(8))
+        values = cuda.local.array(8, float32)
+        source = uint32(row * cols + k)
+        for i in range(8):
+            values[i] = float32(0)
+            if k < cols:
+                values[i] = x[uint32(source + uint32(i))]
+        quantise_lane(codes, scales, values, row, k, cols, n_pad)
 
     return quantise
 
@@ -192,16 +205,21 @@ def quantised(ctx: Context, x: DeviceArray, block: int, n_pad: int) -> Quantised
         Rows that products may touch.
     """
     n, cols = x.shape
+    kind, room = quantised_room(ctx, x, block, n_pad)
+    if ctx.companion(x, kind) is None:
+        grid = (-(-cols // (8 * THREADS)), n)
+        ctx.launch(_QUANTISE[block], grid, room.codes, room.scales, x, cols, n_pad)
+        ctx.keep(x, kind, room)
+    return room
+
+
+def quantised_room(ctx: Context, x: DeviceArray, block: int, n_pad: int) -> tuple[str, Quantised]:
+    """Name of this int8 form among x's companions, and the memory where it lies."""
+    cols = x.shape[1]
     kind = f"int8 {block} {n_pad}"
-    found = ctx.companion(x, kind)
-    if found is None:
-        name = f"{kind} of {x.address:x}"
-        codes = ctx.scratch(name, (n_pad, cols), np.int8)
-        scales = ctx.scratch(f"scales {name}", (cols // block, n_pad))
-        ctx.launch(_QUANTISE[block], (-(-cols // (8 * THREADS)), n), codes, scales, x, cols, n_pad)
-        found = Quantised(codes, scales, n_pad)
-        ctx.keep(x, kind, found)
-    return found
+    name = f"{kind} of {x.address:x}"
+    codes = ctx.scratch(name, (n_pad, cols), np.int8)
+    return kind, Quantised(codes, ctx.scratch(f"scales {name}", (cols // block, n_pad)), n_pad)
 
 
 def split(ctx: Context, x: DeviceArray, name: str, n_pad: int) -> Split:
@@ -215,15 +233,17 @@ def split(ctx: Context, x: DeviceArray, name: str, n_pad: int) -> Split:
         Rows that products may touch.
     """
     n, cols = x.shape
-    kind = f"split {name} {n_pad}"
-    found = ctx.companion(x, kind)
-    if found is None:
-        n_part = 2 if name == "F16" else 3
-        label = f"{kind} of {x.address:x}"
-        parts = ctx.scratch(label, (n_part, n_pad, cols), np.uint16)
-        scales = ctx.scratch(f"scales {label}", (n_pad,))
+    kind, room = split_room(ctx, x, name, n_pad)
+    if ctx.companion(x, kind) is None:
         body = split_f16 if name == "F16" else split_bf16
-        ctx.launch(body, n, parts, scales, x, cols, n_pad * cols)
-        found = Split(parts, scales, n_pad)
-        ctx.keep(x, kind, found)
-    return found
+        ctx.launch(body, n, room.parts, room.scales, x, cols, n_pad * cols)
+        ctx.keep(x, kind, room)
+    return room
+
+
+def split_room(ctx: Context, x: DeviceArray, name: str, n_pad: int) -> tuple[str, Split]:
+    """Name of these parts among x's companions, and the memory where they lie."""
+    kind = f"split {name} {n_pad}"
+    label = f"{kind} of {x.address:x}"
+    parts = ctx.scratch(label, (2 if name == "F16" else 3, n_pad, x.shape[1]), np.uint16)
+    return kind, Split(parts, ctx.scratch(f"scales {label}", (n_pad,)), n_pad)

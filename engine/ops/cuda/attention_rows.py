@@ -103,24 +103,8 @@ def _rows(ratio: int, packed: bool) -> Kernel:
         pos0 = int32(pos[0])
         b = uint32(cuda.blockIdx.x)
         if b < n:
-            norm_row(
-                q_a,
-                q_a,
-                b,
-                q_norm,
-                d_q,
-                eps,
-                parts,
-                tops,
-                codes_32,
-                scales_32,
-                codes_256,
-                scales_256,
-                halves,
-                halves_scale,
-                n_pad,
-                forms,
-            )
+            to = (codes_32, scales_32, codes_256, scales_256, halves, halves_scale, n_pad, forms)
+            norm_row(q_a, q_a, b, q_norm, d_q, eps, parts, tops, to)
         elif b < uint32(2) * n:
             i = uint32(b - n)
             position = uint32(uint32(pos0) + i)
@@ -130,24 +114,12 @@ def _rows(ratio: int, packed: bool) -> Kernel:
             finish(ring, row, source, kv_norm, cos, sin, angle, d, half, eps, official, parts)
         elif ratio:
             i = uint32(b - uint32(2) * n)
-            double = uint32(2 if ratio == 4 else 1)
+            arrays = (ring_kv, ring_score, comp_kv, comp_gate, ape)
+            width = uint32(uint32(2 if ratio == 4 else 1) * d)
             if i < n_pool:
                 window, ends = window_of(pos, n, uint32(ratio), i)
                 if ends:
-                    pool_window(
-                        pooled,
-                        ring_kv,
-                        ring_score,
-                        comp_kv,
-                        comp_gate,
-                        ape,
-                        pos0,
-                        i,
-                        window,
-                        ring_rows,
-                        d,
-                        uint32(double * d),
-                    )
+                    pool_window(pooled, arrays, pos0, i, window, ring_rows, d, width)
                     # Each thread reads back only what it wrote itself.
                     source = address(pooled) + uint32(i * d) * 4
                     angle = uint32(uint32(window * uint32(ratio)) * half)
@@ -157,53 +129,20 @@ def _rows(ratio: int, packed: bool) -> Kernel:
                     )
             elif i < n_pool + n:
                 i = uint32(i - n_pool)
-                width = uint32(double * d)
-                remember(
-                    ring_kv,
-                    ring_score,
-                    comp_kv,
-                    comp_gate,
-                    ape,
-                    pos0,
-                    i,
-                    uint32(ratio),
-                    ring_rows,
-                    width,
-                )
+                remember(arrays, pos0, i, uint32(ratio), ring_rows, width)
             elif ratio == 4:
                 i = uint32(i - n_pool - n)
-                width = uint32(uint32(2) * idx_d)
+                idx_arrays = (idx_ring_kv, idx_ring_score, idx_kv, idx_gate, idx_ape)
+                idx_width = uint32(uint32(2) * idx_d)
                 if i < n_pool:
                     window, ends = window_of(pos, n, uint32(ratio), i)
                     if ends:
                         pool_window(
-                            idx_pooled,
-                            idx_ring_kv,
-                            idx_ring_score,
-                            idx_kv,
-                            idx_gate,
-                            idx_ape,
-                            pos0,
-                            i,
-                            window,
-                            ring_rows,
-                            idx_d,
-                            width,
+                            idx_pooled, idx_arrays, pos0, i, window, ring_rows, idx_d, idx_width
                         )
                 else:
                     i = uint32(i - n_pool)
-                    remember(
-                        idx_ring_kv,
-                        idx_ring_score,
-                        idx_kv,
-                        idx_gate,
-                        idx_ape,
-                        pos0,
-                        i,
-                        uint32(ratio),
-                        ring_rows,
-                        width,
-                    )
+                    remember(idx_arrays, pos0, i, uint32(ratio), ring_rows, idx_width)
 
     return attention_rows
 

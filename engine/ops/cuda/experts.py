@@ -16,6 +16,7 @@ from engine.ops.cuda.act import PAD_MANY, Split, padded
 from engine.ops.cuda.array import DeviceArray
 from engine.ops.cuda.context import Context
 from engine.ops.cuda.decode_bits import st_f32
+from engine.ops.cuda.experts_act import middle_forms
 from engine.ops.cuda.experts_kernels import FEW, MANY, MANY_TILES, WIDTH, gated
 from engine.ops.cuda.generate import SEGMENT, SLOTS, THREADS, WARPS
 from engine.ops.cuda.kernel import F32, F32P, I32P, U32, U64, kernel
@@ -131,29 +132,6 @@ def _product(
     ctx.charge(body, int(sum(p.file_bytes for p in pair) / w.n_expert * distinct))
 
 
-def _pairs(
-    ctx: Context,
-    x: DeviceArray,
-    ids: DeviceArray,
-    weights: DeviceArray,
-    gate: Weight,
-    up: Weight,
-    down: Weight,
-    limit: float,
-) -> DeviceArray:
-    """Results of every pair, (n * used, n_embd)."""
-    m = ids.size
-    plan = None
-    if m > MAX_FEW:
-        plan = sort_pairs(ctx, ids, gate.n_expert, WIDTH)
-    middle = ctx.scratch("moe middle", (m, gate.rows))
-    _product(ctx, middle, x, ids, weights, (gate, up), limit, plan)
-    ctx.wrote(middle)
-    done = ctx.scratch("moe pairs", (m, down.rows))
-    _product(ctx, done, middle, ids, weights, (down,), limit, plan)
-    return done
-
-
 def routed_moe(
     ctx: Context,
     out: DeviceArray,
@@ -177,17 +155,7 @@ def routed_moe(
     limit : float
         Clamp; at most 1e-6 means none.
     """
-    done = _pairs(ctx, x, ids, weights, gate, up, down, limit)
-    _sum(ctx, out, done, None, ids.shape[1])
-
-
-def _sum(
-    ctx: Context, out: DeviceArray, done: DeviceArray, shared: DeviceArray | None, used: int
-) -> None:
-    d = out.shape[1]
-    blocks = -(-out.size // THREADS)
-    ctx.launch(moe_sum, blocks, out, done, shared, out.size, d, used, int(shared is not None))
-    ctx.wrote(out)
+    feed_forward(ctx, out, x, ids, weights, gate, up, down, limit, None)
 
 
 def feed_forward(
@@ -202,13 +170,27 @@ def feed_forward(
     limit: float,
     shared: tuple[Weight, Weight, Weight, float] | None,
 ) -> None:
-    """`routed_moe`, `shared_ffn` (gate, up, down, limit) and their sum."""
-    done = _pairs(ctx, x, ids, weights, gate, up, down, limit)
+    """`routed_moe`, `shared_ffn` (gate, up, down, limit) if given, and their sum."""
+    m, used = ids.size, ids.shape[1]
+    plan = sort_pairs(ctx, ids, gate.n_expert, WIDTH) if m > MAX_FEW else None
+    middle = ctx.scratch("moe middle", (m, gate.rows))
+    _product(ctx, middle, x, ids, weights, (gate, up), limit, plan)
+    ctx.wrote(middle)
     extra = None
     if shared is not None:
+        shared_gate, shared_up, shared_down, shared_limit = shared
+        a, b = _gate_up(ctx, x, shared_gate, shared_up)
+        if not middle_forms(ctx, middle, down, a, b, shared_down, shared_limit):
+            swiglu(ctx, a, a, b, shared_limit)
         extra = ctx.scratch("moe shared", out.shape)
-        shared_ffn(ctx, extra, x, *shared)
-    _sum(ctx, out, done, extra, ids.shape[1])
+        matmul(ctx, extra, a, shared_down)
+    done = ctx.scratch("moe pairs", (m, down.rows))
+    _product(ctx, done, middle, ids, weights, (down,), limit, plan)
+    blocks = -(-out.size // THREADS)
+    ctx.launch(
+        moe_sum, blocks, out, done, extra, out.size, out.shape[1], used, int(extra is not None)
+    )
+    ctx.wrote(out)
 
 
 def shared_ffn(
@@ -229,12 +211,18 @@ def shared_ffn(
     down : Weight of shape (n_embd, n_ff)
     limit : float
     """
-    n = x.shape[0]
-    a = ctx.scratch("shared gate", (n, gate.rows))
-    b = ctx.scratch("shared up", (n, up.rows))
-    matmul_multi(ctx, [a, b], x, [gate, up])
+    a, b = _gate_up(ctx, x, gate, up)
     swiglu(ctx, a, a, b, limit)
     matmul(ctx, out, a, down)
+
+
+def _gate_up(
+    ctx: Context, x: DeviceArray, gate: Weight, up: Weight
+) -> tuple[DeviceArray, DeviceArray]:
+    a = ctx.scratch("shared gate", (x.shape[0], gate.rows))
+    b = ctx.scratch("shared up", (x.shape[0], up.rows))
+    matmul_multi(ctx, [a, b], x, [gate, up])
+    return a, b
 
 
 def swiglu(

@@ -9,10 +9,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numba import cuda, float32, int32, uint32
 
-from engine.ops.cuda.act import Quantised, Split, pack4, padded, row_scale
+from engine.ops.cuda.act import pack4, padded, quantised_room, row_scale, split_room
 from engine.ops.cuda.array import DeviceArray
 from engine.ops.cuda.context import Context
 from engine.ops.cuda.kernel import F32P, I8P, U16P, U32, device
@@ -88,27 +87,13 @@ def row_writer(threads: int) -> Any:
     warps = threads // 32
 
     @device
-    def write_row(
-        target,
-        source,
-        row,
-        weight,
-        norm,
-        d,
-        tops,
-        codes_32,
-        scales_32,
-        codes_256,
-        scales_256,
-        halves,
-        halves_scale,
-        n_pad,
-        forms,
-    ):
+    def write_row(target, source, row, weight, norm, d, tops, to):
         """The d values (a multiple of 4) at address `source`, times norm and weight, to `target`.
 
-        Both are addresses of row `row`; `tops` is shared memory of 32 int32.
+        Both are addresses of row `row`; `tops` is shared memory of 32 int32, `to` the tuple of a
+        kernel's arguments `ARGS`.
         """
+        codes_32, scales_32, codes_256, scales_256, halves, halves_scale, n_pad, forms = to
         t = uint32(cuda.threadIdx.x)
         lane, warp = t & uint32(31), t >> uint32(5)
         quads = d >> uint32(2)
@@ -198,20 +183,14 @@ def forms_of(ctx: Context, x: DeviceArray, formats: Collection[str]) -> Forms:
         if d % block or not any(f in users for f in formats):
             args += [None, None]
             continue
-        kind = f"int8 {block} {n_pad}"
-        name = f"{kind} of {x.address:x}"
-        codes = ctx.scratch(name, (n_pad, d), np.int8)
-        scales = ctx.scratch(f"scales {name}", (d // block, n_pad))
-        kept.append((kind, Quantised(codes, scales, n_pad)))
-        args += [codes, scales]
+        kind, codes = quantised_room(ctx, x, block, n_pad)
+        kept.append((kind, codes))
+        args += [codes.codes, codes.scales]
         which |= flag
     if "F16" in formats and d % 4 == 0:
-        kind = f"split F16 {n_pad}"
-        name = f"{kind} of {x.address:x}"
-        parts = ctx.scratch(name, (2, n_pad, d), np.uint16)
-        parts_scale = ctx.scratch(f"scales {name}", (n_pad,))
-        kept.append((kind, Split(parts, parts_scale, n_pad)))
-        args += [parts, parts_scale]
+        kind, halves = split_room(ctx, x, "F16", n_pad)
+        kept.append((kind, halves))
+        args += [halves.parts, halves.scales]
         which |= HALVES
     else:
         args += [None, None]

@@ -128,23 +128,8 @@ def _entry(threads: int, with_spread: bool) -> Kernel:
                 total = square_quad(total, y0, y1, y2, y3)
                 st_v4_f32(target + q * 16, y0, y1, y2, y3)
             norm = inverse_rms(block_sum(total, shared, warps), d, rms_eps)
-            write_row(
-                target,
-                target,
-                row,
-                weight,
-                norm,
-                d,
-                tops,
-                codes_32,
-                scales_32,
-                codes_256,
-                scales_256,
-                halves,
-                halves_scale,
-                n_pad,
-                forms,
-            )
+            to = (codes_32, scales_32, codes_256, scales_256, halves, halves_scale, n_pad, forms)
+            write_row(target, target, row, weight, norm, d, tops, to)
         elif with_spread and t == uint32(0):
             spread(post, comb, logits, uint32(0), scale, base, row, n_hc, n_iter, hc_eps)
 

@@ -56,24 +56,7 @@ def row_norm_with_forms(threads: int) -> Any:
     write_row = row_writer(threads)
 
     @device
-    def norm_row(
-        out,
-        x,
-        row,
-        weight,
-        d,
-        eps,
-        parts,
-        tops,
-        codes_32,
-        scales_32,
-        codes_256,
-        scales_256,
-        halves,
-        halves_scale,
-        n_pad,
-        forms,
-    ):
+    def norm_row(out, x, row, weight, d, eps, parts, tops, to):
         begin = uint32(row * d)
         source = address(x) + begin * 4
         total = float32(0)
@@ -81,23 +64,7 @@ def row_norm_with_forms(threads: int) -> Any:
             a, b, c, e = ld_v4_f32(source + q * 16)
             total = square_quad(total, a, b, c, e)
         norm = inverse_rms(block_sum(total, parts, warps), d, eps)
-        write_row(
-            address(out) + begin * 4,
-            source,
-            row,
-            weight,
-            norm,
-            d,
-            tops,
-            codes_32,
-            scales_32,
-            codes_256,
-            scales_256,
-            halves,
-            halves_scale,
-            n_pad,
-            forms,
-        )
+        write_row(address(out) + begin * 4, source, row, weight, norm, d, tops, to)
 
     return norm_row
 
@@ -134,24 +101,8 @@ def _rows_with_forms(threads: int) -> Kernel:
     ):
         parts = cuda.shared.array(32, float32)
         tops = cuda.shared.array(32, int32)
-        norm_row(
-            out,
-            x,
-            uint32(cuda.blockIdx.x),
-            weight,
-            d,
-            eps,
-            parts,
-            tops,
-            codes_32,
-            scales_32,
-            codes_256,
-            scales_256,
-            halves,
-            halves_scale,
-            n_pad,
-            forms,
-        )
+        to = (codes_32, scales_32, codes_256, scales_256, halves, halves_scale, n_pad, forms)
+        norm_row(out, x, uint32(cuda.blockIdx.x), weight, d, eps, parts, tops, to)
 
     return rms_norm_rows
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,16 @@ class _Pass:
     generation: int
     program: Any
     charges: dict[str, int]
+
+
+def _op(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that is `function` on the set's context."""
+
+    @wraps(function)
+    def op(self: Any, *args: Any) -> Any:
+        return function(self.ctx, *args)
+
+    return op
 
 
 class _Table:
@@ -160,8 +171,7 @@ class CudaOps:
             self.ctx.copy(out[first:stop], ring[at : at + stop - first])
         return out
 
-    def add_streams(self, state: DeviceArray, y: DeviceArray) -> None:
-        rings.add_streams(self.ctx, state, y)
+    add_streams = _op(rings.add_streams)
 
     # Weights
 
@@ -241,36 +251,15 @@ class CudaOps:
 
     # Products
 
-    def embed_hc(self, state: Any, tokens: Any, table: Any) -> None:
-        embed.embed_hc(self.ctx, state, tokens, table)
-
-    def matmul(self, out: Any, x: Any, w: Any) -> None:
-        products.matmul(self.ctx, out, x, w)
-
-    def matmul_multi(self, outs: Sequence[Any], x: Any, ws: Sequence[Any]) -> None:
-        products.matmul_multi(self.ctx, outs, x, ws)
-
-    def matmul_grouped(self, out: Any, x: Any, w: Any) -> None:
-        products.matmul_grouped(self.ctx, out, x, w)
+    embed_hc = _op(embed.embed_hc)
+    matmul = _op(products.matmul)
+    matmul_multi = _op(products.matmul_multi)
+    matmul_grouped = _op(products.matmul_grouped)
 
     # Rows
 
-    def rms_norm(self, out: Any, x: Any, weight: Any, eps: float) -> None:
-        norm.rms_norm(self.ctx, out, x, weight, eps)
-
-    def hc_split(
-        self,
-        x: Any,
-        post: Any,
-        comb: Any,
-        mix: Any,
-        state: Any,
-        scale: Any,
-        base: Any,
-        n_iter: int,
-        eps: float,
-    ) -> None:
-        hc.hc_split(self.ctx, x, post, comb, mix, state, scale, base, n_iter, eps)
+    rms_norm = _op(norm.rms_norm)
+    hc_split = _op(hc.hc_split)
 
     def hc_enter(
         self, s: Any, hc_: Any, norm_weight: Any, shape: Any, following: Sequence[Any]
@@ -286,7 +275,7 @@ class CudaOps:
         self.hc_split(
             s.x, s.post, s.comb, s.mix, s.state, hc_.scale, hc_.base, shape.n_sinkhorn, shape.hc_eps
         )
-        norm.rms_norm(self.ctx, s.a, s.x, norm_weight, shape.rms_eps, _formats(following))
+        self.rms_norm(s.a, s.x, norm_weight, shape.rms_eps, _formats(following))
 
     def hc_head(self, s: Any, state: Any, head: Any, output: Any, shape: Any) -> None:
         if hc_enter.can_enter(head.fn, shape.n_embd):
@@ -298,7 +287,7 @@ class CudaOps:
         self.rms_norm(s.flat, state.reshape(len(state), -1), None, shape.rms_eps)
         self.matmul(s.head_mix, s.flat, head.fn)
         self.hc_collapse(s.x, s.head_mix, state, head.scale, head.base, shape.hc_eps)
-        norm.rms_norm(self.ctx, s.x, s.x, head.norm, shape.rms_eps, _formats([output]))
+        self.rms_norm(s.x, s.x, head.norm, shape.rms_eps, _formats([output]))
 
     def attention_rows(
         self,
@@ -356,45 +345,12 @@ class CudaOps:
             )  # fmt: skip
         return True
 
-    def hc_expand(self, out: Any, y: Any, post: Any, comb: Any, state: Any) -> None:
-        hc.hc_expand(self.ctx, out, y, post, comb, state)
-
-    def hc_collapse(self, x: Any, mix: Any, state: Any, scale: Any, base: Any, eps: float) -> None:
-        hc.hc_collapse(self.ctx, x, mix, state, scale, base, eps)
-
-    def q_norm_rope(self, q: Any, cos: Any, sin: Any, eps: float) -> None:
-        rope.q_norm_rope(self.ctx, q, cos, sin, eps)
-
-    def rope_tail(self, x: Any, cos: Any, sin: Any, inverse: bool) -> None:
-        rope.rope_tail(self.ctx, x, cos, sin, inverse)
-
-    def kv_store(
-        self,
-        ring: Any,
-        kv_rows: Any,
-        weight: Any,
-        cos: Any,
-        sin: Any,
-        pos0: int,
-        eps: float,
-        official: bool,
-    ) -> None:
-        kv.kv_store(self.ctx, ring, kv_rows, weight, cos, sin, pos0, eps, official)
-
-    def compressor_pool(
-        self,
-        pooled: Any,
-        ring_kv: Any,
-        ring_score: Any,
-        kv_rows: Any,
-        score: Any,
-        ape: Any,
-        pos0: int,
-        ratio: int,
-    ) -> None:
-        compressor.compressor_pool(
-            self.ctx, pooled, ring_kv, ring_score, kv_rows, score, ape, pos0, ratio
-        )
+    hc_expand = _op(hc.hc_expand)
+    hc_collapse = _op(hc.hc_collapse)
+    q_norm_rope = _op(rope.q_norm_rope)
+    rope_tail = _op(rope.rope_tail)
+    kv_store = _op(kv.kv_store)
+    compressor_pool = _op(compressor.compressor_pool)
 
     def compressor_store(
         self,
@@ -413,8 +369,7 @@ class CudaOps:
 
     # Indexer and attention
 
-    def new_index_rows(self, cap: int, dim: int, official: bool) -> Any:
-        return indexer.new_index_rows(self.ctx, cap, dim, official)
+    new_index_rows = _op(indexer.new_index_rows)
 
     def indexer_store(
         self,
@@ -431,83 +386,20 @@ class CudaOps:
             self.ctx, rows, row0.ratio, row0.n, pooled, weight, cos, sin, eps, official
         )
 
-    def indexer_query(self, q: Any, cos: Any, sin: Any, official: bool) -> None:
-        indexer.indexer_query(self.ctx, q, cos, sin, official)
+    indexer_query = _op(indexer.indexer_query)
+    indexer_select = _op(select.indexer_select)
+    attend = _op(attention.attend)
 
-    def indexer_select(
-        self,
-        sel: Any,
-        n_sel: Any,
-        q: Any,
-        head_w: Any,
-        rows: Any,
-        pos0: int,
-        ratio: int,
-        margin: Any,
-    ) -> None:
-        select.indexer_select(self.ctx, sel, n_sel, q, head_w, rows, pos0, ratio, margin)
-
-    def attend(
-        self,
-        out: Any,
-        q: Any,
-        ring: Any,
-        rows: Any,
-        sel: Any,
-        n_sel: Any,
-        sinks: Any,
-        pos0: int,
-        n_swa: int,
-        ratio: int,
-    ) -> None:
-        attention.attend(self.ctx, out, q, ring, rows, sel, n_sel, sinks, pos0, n_swa, ratio)
-
-    def attend_turned(
-        self,
-        out: Any,
-        q: Any,
-        ring: Any,
-        rows: Any,
-        sel: Any,
-        n_sel: Any,
-        sinks: Any,
-        pos0: int,
-        n_swa: int,
-        ratio: int,
-        cos: Any,
-        sin: Any,
-    ) -> None:
-        attention.attend(
-            self.ctx, out, q, ring, rows, sel, n_sel, sinks, pos0, n_swa, ratio, (cos, sin)
-        )
+    def attend_turned(self, *args: Any) -> None:
+        """`attend`, then `rope_tail` backwards by the angles that come last."""
+        self.attend(*args[:-2], args[-2:])
 
     # Feed-forward
 
-    def router_select(
-        self, ids: Any, weights: Any, logits: Any, bias: Any, scale: float, margin: Any
-    ) -> None:
-        router.router_select(self.ctx, ids, weights, logits, bias, scale, margin)
-
-    def router_hash(
-        self, ids: Any, weights: Any, logits: Any, table: Any, tokens: Any, scale: float
-    ) -> None:
-        router.router_hash(self.ctx, ids, weights, logits, table, tokens, scale)
-
-    def routed_moe(
-        self,
-        out: Any,
-        x: Any,
-        ids: Any,
-        weights: Any,
-        gate: Any,
-        up: Any,
-        down: Any,
-        limit: float,
-    ) -> None:
-        experts.routed_moe(self.ctx, out, x, ids, weights, gate, up, down, limit)
-
-    def shared_ffn(self, out: Any, x: Any, gate: Any, up: Any, down: Any, limit: float) -> None:
-        experts.shared_ffn(self.ctx, out, x, gate, up, down, limit)
+    router_select = _op(router.router_select)
+    router_hash = _op(router.router_hash)
+    routed_moe = _op(experts.routed_moe)
+    shared_ffn = _op(experts.shared_ffn)
 
     def feed_forward(self, s: Any, layer: Any, shared: bool) -> None:
         """Routed and shared experts of s.a into s.y."""
@@ -515,23 +407,12 @@ class CudaOps:
         if shared:
             extra = (layer.gate_shexp, layer.up_shexp, layer.down_shexp, layer.limit_shared)
         experts.feed_forward(
-            self.ctx,
-            s.y,
-            s.a,
-            s.ids,
-            s.weights,
-            layer.gate_exps,
-            layer.up_exps,
-            layer.down_exps,
-            layer.limit,
-            extra,
-        )
+            self.ctx, s.y, s.a, s.ids, s.weights,
+            layer.gate_exps, layer.up_exps, layer.down_exps, layer.limit, extra,
+        )  # fmt: skip
 
-    def swiglu(self, out: Any, gate: Any, up: Any, limit: float) -> None:
-        experts.swiglu(self.ctx, out, gate, up, limit)
-
-    def add(self, out: Any, x: Any) -> None:
-        experts.add(self.ctx, out, x)
+    swiglu = _op(experts.swiglu)
+    add = _op(experts.add)
 
     # Choice of a token
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from numba import cuda, int32, uint16, uint32, uint64
 
-from engine.ops.cuda.kernel import I32P, U8P, U16P, U32, Kernel, kernel
+from engine.ops.cuda.kernel import I32P, U8P, U16P, U32, Kernel, device, kernel
 
 THREADS = 256
 
@@ -18,7 +18,7 @@ _ARGS = (I32P, U8P, U16P, U8P, U32, U32, U32, U32)
 def _coordinates(words):
     """A thread's place: (row tile, block, word of the tile's block)."""
 
-    @cuda.jit(device=True, inline="always")
+    @device
     def place(blocks):
         at = uint64(uint64(cuda.blockIdx.x) * uint64(THREADS) + uint64(cuda.threadIdx.x))
         word = uint32(at % uint64(words))
@@ -26,6 +26,13 @@ def _coordinates(words):
         return uint32(rest // uint64(blocks)), uint32(rest % uint64(blocks)), word
 
     return place
+
+
+@device
+def _half(raw, row, row_bytes, at):
+    """Bits of a float16 that begins at byte `at` of a row."""
+    base = uint64(uint64(row) * uint64(row_bytes) + uint64(at))
+    return uint32(raw[base]) | uint32(uint32(raw[uint64(base + 1)]) << uint32(8))
 
 
 _place_q8 = _coordinates(136)
@@ -137,8 +144,7 @@ def tile_q4_k(codes, scales, factors, raw, rows, blocks, row_bytes, tiles):
             for i in range(2):
                 value = uint32(0)
                 if row < rows:
-                    base = uint64(uint64(row) * uint64(row_bytes) + uint64(block * 144 + 2 * i))
-                    value = uint32(raw[base]) | uint32(uint32(raw[uint64(base + 1)]) << uint32(8))
+                    value = _half(raw, row, row_bytes, block * 144 + 2 * i)
                 factors[uint64(place * uint64(32) + uint64(w * 2 + i))] = uint16(value)
 
 
@@ -182,8 +188,7 @@ def tile_q2_k(codes, scales, factors, raw, rows, blocks, row_bytes, tiles):
             for i in range(2):
                 value = uint32(0)
                 if row < rows:
-                    base = uint64(uint64(row) * uint64(row_bytes) + uint64(block * 84 + 80 + 2 * i))
-                    value = uint32(raw[base]) | uint32(uint32(raw[uint64(base + 1)]) << uint32(8))
+                    value = _half(raw, row, row_bytes, block * 84 + 80 + 2 * i)
                 factors[uint64(place * uint64(32) + uint64(w * 2 + i))] = uint16(value)
 
 
@@ -226,8 +231,7 @@ def tile_iq2_xxs(codes, scales, factors, raw, rows, blocks, row_bytes, tiles):
                 row = uint32(tile * 16 + w + uint32(i))
                 value = uint32(0)
                 if row < rows:
-                    base = uint64(uint64(row) * uint64(row_bytes) + uint64(block * 66))
-                    value = uint32(raw[base]) | uint32(uint32(raw[uint64(base + 1)]) << uint32(8))
+                    value = _half(raw, row, row_bytes, block * 66)
                 factors[uint64(place * uint64(16) + uint64(w + uint32(i)))] = uint16(value)
 
 

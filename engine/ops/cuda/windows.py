@@ -59,7 +59,9 @@ def window_pooler(ratio: int) -> Any:
         return a, b
 
     @device
-    def pool_window(pooled, ring_kv, ring_score, kv, score, ape, pos0, row, window, rows, d, width):
+    def pool_window(pooled, arrays, pos0, row, window, rows, d, width):
+        """Row `row` of pooled: a window of `arrays` = (ring_kv, ring_score, kv, score, ape)."""
+        ring_kv, ring_score, kv, score, ape = arrays
         score_a = cuda.local.array(batch, float32)
         score_b = cuda.local.array(batch, float32)
         value_a = cuda.local.array(batch, float32)
@@ -109,8 +111,9 @@ def window_pooler(ratio: int) -> Any:
 
 
 @device
-def remember(ring_kv, ring_score, kv, score, ape, pos0, i, ratio, rows, width):
-    """A block writes row i of the call to the rings."""
+def remember(arrays, pos0, i, ratio, rows, width):
+    """A block writes row i of the call to the rings; `arrays` as `pool_window` takes them."""
+    ring_kv, ring_score, kv, score, ape = arrays
     position = uint32(uint32(pos0) + i)
     target = uint32(uint32(position % rows) * width)
     bias = uint32(uint32(position % ratio) * width)
