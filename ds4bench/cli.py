@@ -334,8 +334,6 @@ def _models(options: dict[str, Any], modes: tuple[str, ...]) -> tuple[Path, Path
         mtp = bundled_model("mtp", recipe or RECIPES[0]).path
     if model is None:
         model = default_model(lambda line: click.echo(line, err=True), recipe)
-    if mtp is not None and not drafts:
-        raise OptionError("--mtp: expected a speculative --mode that uses it, found plain only")
     return model, mtp
 
 

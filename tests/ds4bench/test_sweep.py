@@ -7,6 +7,7 @@ from collections import Counter
 import pandas as pd
 import pytest
 
+import ds4bench.sweep as sweep_module
 from ds4bench import exits
 from ds4bench.records import read_rows
 from ds4bench.records_csv import UPSTREAM
