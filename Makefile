@@ -44,13 +44,15 @@ test: $(VENV)/.test
 test-oracle: $(VENV)/.oracle
 	$(BIN)/python -m pytest -q -m 'oracle or peer'
 
-# CUDA kernels without a GPU: run natively on this processor. What the compilers make of them:
-# .venv/bin/python -m engine.ops.cuda.check, some ten minutes on two cores.
+# CUDA kernels without a GPU: run natively on this processor, and what the compilers make of them
+# for both architectures, compared with tests/cuda/resources.json.
 test-cuda: $(VENV)/.cuda
-	$(BIN)/python -m pytest -q -m 'cuda and not slow and not gpu'
+	$(BIN)/python -m pytest -q -m 'cuda and not slow and not gpu' -n logical --dist loadfile tests/cuda
+	$(BIN)/python -m pytest -q -m cudac tests/cuda
 
-# The same kernels on this machine's GPU, and what only a GPU can show.
+# The same kernels on this machine's GPU, what only a GPU can show, and compute-sanitizer.
 test-gpu: $(VENV)/.cuda
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cuda-sanitizer]'
 	DS4_TEST_DEVICE=gpu $(BIN)/python -m pytest -q -m '(cuda or gpu) and not slow'
 
 bench-gpu: $(VENV)/.cuda

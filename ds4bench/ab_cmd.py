@@ -13,6 +13,7 @@ import click
 from ds4bench import exits
 from ds4bench.compare_cmd import check_outputs, common_options, parse_tolerances, show
 from engine.errors import EngineError, OptionError
+from engine.tooling.finite import Finite
 
 if TYPE_CHECKING:
     from ds4bench.ab import Session
@@ -24,12 +25,12 @@ def sampling_options(command: Any) -> Any:
     """Options that `ab` and `calibrate` share."""
     for option in reversed(
         (
-            click.option("--max-load", type=click.FloatRange(0, 100), default=25.0,
+            click.option("--max-load", type=Finite(0, 100), default=25.0,
                          show_default=True, metavar="PERCENT",
                          help="Busier than this before a sweep, and its pair is dropped."),
-            click.option("--patience", type=click.FloatRange(0), default=30.0, show_default=True,
+            click.option("--patience", type=Finite(0), default=30.0, show_default=True,
                          metavar="SECONDS", help="Wait this long for a quiet machine."),
-            click.option("--sweep-timeout", type=click.FloatRange(1), metavar="SECONDS",
+            click.option("--sweep-timeout", type=Finite(1), metavar="SECONDS",
                          help="Longest that one sweep may take.  [default: none]"),
             click.option("--seed", type=click.IntRange(0, 2**32 - 1),
                          help="Of the first letter.  [default: random, recorded]"),
@@ -52,7 +53,7 @@ def sampling_options(command: Any) -> Any:
               help="Folder of the session.  [default: ab-<time>]")  # fmt: skip
 @click.option("--min-pairs", type=click.IntRange(2, 1000), default=6, show_default=True)
 @click.option("--max-pairs", type=click.IntRange(2, 1000), default=40, show_default=True)
-@click.option("--budget", type=click.FloatRange(0), metavar="MINUTES",
+@click.option("--budget", type=Finite(0), metavar="MINUTES",
               help="Start no pair after this long.")  # fmt: skip
 @sampling_options
 @common_options

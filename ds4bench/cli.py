@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import math
 import os
 import stat
 import sys
@@ -18,7 +17,10 @@ import click
 
 from ds4bench import exits
 from engine.errors import EngineError, OptionError
+from engine.models.bundled import RECIPES, bundled_model
 from engine.options import LAUNCH, MODES, RESIDENCY
+from engine.tooling.finite import Finite
+from engine.tooling.model_options import DEFAULT_MODEL, default_model, uses_bundled
 
 # Subcommand -> module and attribute; loaded when called, so that one cannot break another.
 COMMANDS = {
@@ -41,7 +43,6 @@ SUMMARIES = {
     "gpu": "Steps, kernels and all modes of the CUDA backend at full size.",
     "residency": "Which weights a CUDA device copies, and which stay in the file.",
 }
-LOCAL_MODEL = "ds4flash.gguf"
 DEVICE_OPTIONS = ("launch", "residency", "residency_gib", "device")
 INT = click.IntRange(1, 2**31 - 1)
 
@@ -73,6 +74,10 @@ class LazyGroup(click.Group):
         except EngineError as error:
             click.echo(f"error: {printable(str(error))}", err=True)
             ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            # A sweep handles its own signals; click would end everything else with 1.
+            click.echo("interrupted", err=True)
+            ctx.exit(exits.INTERRUPTED)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands (without one: measure)"):
@@ -94,15 +99,15 @@ def _file(*names: str, text: str, metavar: str = "FILE") -> Any:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=exits.epilog(),
 )
-@_file("-m", "--model", text="GGUF file.  [default: ds4flash.gguf here, else the bundled model]")
-@click.option("--nano", type=click.Choice(("iq2", "q8")),
+@_file("-m", "--model", text=f"GGUF file.  [default: ./{DEFAULT_MODEL}, else the bundled model]")
+@click.option("--nano", type=click.Choice(RECIPES),
               help="Bundled model of this recipe.  [default: iq2, without -m]")  # fmt: skip
 @_file("--mtp", text="Separate MTP file.")
 @click.option("--mtp-draft", type=click.IntRange(1, 4), default=1, show_default=True,
               help="Tokens drafted per step.")  # fmt: skip
 @click.option("--mtp-adaptive", is_flag=True,
               help="Draft up to --mtp-draft tokens, as acceptance and cost suggest.")  # fmt: skip
-@click.option("--mtp-margin", type=click.FloatRange(0), default=0.0, show_default=True,
+@click.option("--mtp-margin", type=Finite(0), default=0.0, show_default=True,
               help="Stop drafting where the two best logits are closer than this.")  # fmt: skip
 @click.option("--mode", "modes", multiple=True, type=click.Choice([*MODES, "all"]),
               help="Decode mode, repeatable.  [default: plain]")  # fmt: skip
@@ -119,7 +124,7 @@ def _file(*names: str, text: str, metavar: str = "FILE") -> Any:
               help="CUDA: how a recorded pass is launched.")  # fmt: skip
 @click.option("--residency", type=click.Choice(RESIDENCY), default="auto", show_default=True,
               help="CUDA: where weights live.")  # fmt: skip
-@click.option("--residency-gib", type=click.FloatRange(0), metavar="GIB",
+@click.option("--residency-gib", type=Finite(0), metavar="GIB",
               help="CUDA: most GiB of weights copied.  [default: the plan's]")  # fmt: skip
 @click.option("--device", type=click.IntRange(0, 63), default=0, show_default=True,
               help="CUDA: ordinal of the device.")  # fmt: skip
@@ -141,11 +146,11 @@ def _file(*names: str, text: str, metavar: str = "FILE") -> Any:
               help="Factor between frontiers.")  # fmt: skip
 @_positive("-n", "--gen-tokens", "--tokens", default=128, text="Tokens decoded at each frontier.")
 @_positive("--repeats", default=1, text="Runs of the whole sweep.")
-@click.option("--temp", type=click.FloatRange(0, 100), default=0.0, show_default=True,
+@click.option("--temp", type=Finite(0, 100), default=0.0, show_default=True,
               help="Temperature; 0 takes the likeliest token.")  # fmt: skip
 @click.option("--top-k", type=click.IntRange(0, 1024), default=0, help="0: off.")
-@click.option("--top-p", type=click.FloatRange(0, 1), default=0.95, show_default=True)
-@click.option("--min-p", type=click.FloatRange(0, 1), default=0.0, show_default=True)
+@click.option("--top-p", type=Finite(0, 1), default=0.95, show_default=True)
+@click.option("--min-p", type=Finite(0, 1), default=0.0, show_default=True)
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=1234, show_default=True,
               help="Of sampling and of the generated prompt.")  # fmt: skip
 @_file("--csv", text="CSV file; '-' is standard output.  [default: '-']")
@@ -158,7 +163,7 @@ def _file(*names: str, text: str, metavar: str = "FILE") -> Any:
 @click.option("--dry-run", is_flag=True, help="Print plan, memory and least time, then end.")
 @click.option("--predict", multiple=True, metavar="MACHINE",
               help="Print what memory allows on gb10, h200, ...; repeatable.")  # fmt: skip
-@click.option("--row-timeout", type=click.FloatRange(1), metavar="SECONDS",
+@click.option("--row-timeout", type=Finite(1), metavar="SECONDS",
               help="Longest a prefill or decode may take.  [default: 10 times the pace so far]",
               )  # fmt: skip
 @click.option("--allow-network-fs", is_flag=True, help="Write results to NFS and its kin.")
@@ -223,12 +228,19 @@ def build_request(ctx: click.Context, options: dict[str, Any]) -> Any:
         if _is_given(ctx, "activations") and activations != "f32":
             raise OptionError("--quality: expected --activations f32, found int8")
         activations = "f32"
-    if options["row_timeout"] is not None and not math.isfinite(options["row_timeout"]):
-        raise OptionError(f"--row-timeout: expected seconds, found {options['row_timeout']!r}")
     if options["retry_failed"] and not options["resume"]:
         raise OptionError("--retry-failed: expected --resume, found none")
     if options["resume"] and options["force"]:
         raise OptionError("--resume: expected without --force, found both")
+    if options["chat_prompt_file"] is None and _is_given(ctx, "system"):
+        raise OptionError("--system: expected --chat-prompt-file, found none")
+    modes = _modes(options["modes"])
+    for name in ("mtp", "mtp_draft", "mtp_adaptive", "mtp_margin"):
+        if modes == ("plain",) and _is_given(ctx, name):
+            raise OptionError(
+                f"--{name.replace('_', '-')}: expected a speculative --mode that uses it, "
+                "found plain only"
+            )
     machines = tuple(machine(name) for name in options["predict"])
     outputs = _outputs(options)
     if options["resume"] and outputs.journal is None:
@@ -240,7 +252,7 @@ def build_request(ctx: click.Context, options: dict[str, Any]) -> Any:
         mtp_draft=options["mtp_draft"],
         mtp_adaptive=options["mtp_adaptive"],
         mtp_margin=options["mtp_margin"],
-        modes=_modes(options["modes"]),
+        modes=modes,
         ctx_start=options["ctx_start"],
         ctx_max=options["ctx_max"],
         ctx_alloc=options["ctx_alloc"],
@@ -257,9 +269,9 @@ def build_request(ctx: click.Context, options: dict[str, Any]) -> Any:
         **{name: options[name] for name in DEVICE_OPTIONS},
     )
     # Numbers first: they cost nothing, files may.
-    SweepPlan(model=Path(LOCAL_MODEL), **plan_options)
+    SweepPlan(model=DEFAULT_MODEL, **plan_options)
     prompt = _prompt(options)
-    model, mtp = _models(options, plan_options["modes"])
+    model, mtp = _models(options, modes)
     plan = SweepPlan(model=model, mtp=mtp, prompt=prompt, **plan_options)
     return Request(
         plan,
@@ -317,19 +329,11 @@ def _models(options: dict[str, Any], modes: tuple[str, ...]) -> tuple[Path, Path
     model, mtp, recipe = options["model"], options["mtp"], options["nano"]
     if model is not None and recipe is not None:
         raise OptionError("--nano: expected without -m, found both")
-    if model is None and recipe is None and Path(LOCAL_MODEL).exists():
-        model = Path(LOCAL_MODEL)
+    drafts = any(mode != "plain" for mode in modes)
+    if mtp is None and drafts and uses_bundled(model, recipe):
+        mtp = bundled_model("mtp", recipe or RECIPES[0]).path
     if model is None:
-        from engine.models.bundled import RECIPES, bundled_model
-
-        recipe = recipe or RECIPES[0]
-        bundled = bundled_model("base", recipe)
-        model = bundled.path
-        if mtp is None and any(mode != "plain" for mode in modes):
-            mtp = bundled_model("mtp", recipe).path
-        click.echo(f"model: {bundled.notice}; -m FILE measures another", err=True)
-    if mtp is not None and all(mode == "plain" for mode in modes):
-        raise OptionError("--mtp: expected a speculative --mode that uses it, found plain only")
+        model = default_model(lambda line: click.echo(line, err=True), recipe)
     return model, mtp
 
 

@@ -60,7 +60,7 @@ class Telemetry:
     gpu_other_processes: int | None = None
     prefill_energy_j: float | None = None
     gen_energy_j: float | None = None
-    energy_source: str | None = None  # nvml-counter, nvml-power, rapl
+    energy_source: str | None = None  # nvml-counter, nvml-power
     suspended_s: float | None = None  # seconds that the machine slept during the row
 
 
@@ -178,8 +178,10 @@ class SpeedRow:
         """Percentile of inter-token latency in seconds, first step excluded where others exist.
 
         Tokens of one speculative step share its time evenly. Linear interpolation between order
-        statistics (numpy's default).
+        statistics (numpy's default). None where not every step is known, as in a CSV.
         """
+        if sum(self.step_tokens) != self.gen_tokens:
+            return None
         skip = 1 if len(self.step_s) > 1 else 0
         latencies = sorted(
             seconds / n
@@ -293,7 +295,8 @@ def stamped(rows: list[SpeedRow] | tuple[SpeedRow, ...], greedy: bool) -> list[S
     Returns
     -------
     list of SpeedRow
-        `prefill_shared` is False for exactly one row per (run, frontier) and prefill; `lossless`
+        `prefill_shared` is False for exactly one row per (run, frontier) and prefill, a finished
+        one where there is one, since failed rows are drawn and compared by nobody; `lossless`
         compares with the first plain row at the frontier.
     """
     kept = latest(rows)
@@ -301,12 +304,13 @@ def stamped(rows: list[SpeedRow] | tuple[SpeedRow, ...], greedy: bool) -> list[S
     for row in kept:
         if row.ok and row.mode == "plain" and row.token_hash:
             reference.setdefault(row.ctx_tokens, row.token_hash)
-    seen: set[tuple[int, int, float | None]] = set()
+    owners: dict[tuple[int, int, float | None], SpeedRow] = {}
+    for row in sorted(kept, key=lambda row: not row.ok):
+        owners.setdefault((row.run, row.ctx_tokens, row.prefill_s), row)
     result = []
     for row in kept:
-        measurement = (row.run, row.ctx_tokens, row.prefill_s)
-        shared = row.prefill_s is not None and measurement in seen
-        seen.add(measurement)
+        owner = owners[row.run, row.ctx_tokens, row.prefill_s]
+        shared = row.prefill_s is not None and owner is not row
         expected = reference.get(row.ctx_tokens)
         same = None
         if greedy and row.ok and row.token_hash and expected:

@@ -10,6 +10,8 @@ import click
 
 from ds4bench import exits
 from engine.options import RESIDENCY
+from engine.tooling.finite import Finite
+from engine.tooling.model_options import DEFAULT_MODEL, default_model
 from engine.weights.residency import gib
 
 MACHINES = ("gb10", "h200", "h100", "present")
@@ -18,13 +20,13 @@ HEADINGS = ("kind", "tensors", "size", "copied", "mapped")
 
 @click.command("residency", epilog=exits.epilog())
 @click.option("-m", "--model", type=click.Path(path_type=Path), metavar="FILE",
-              help="GGUF file.  [default: ds4flash.gguf here, else the bundled model]")  # fmt: skip
+              help=f"GGUF file.  [default: ./{DEFAULT_MODEL}, else the bundled model]")  # fmt: skip
 @click.option("--mtp", type=click.Path(path_type=Path), metavar="FILE", help="Separate MTP file.")
 @click.option("--machine", type=click.Choice(MACHINES), default="present", show_default=True,
               help="Whose memory; present: the CUDA device here.")  # fmt: skip
 @click.option("--residency", "mode", type=click.Choice(RESIDENCY), default="auto",
               show_default=True, help="As in a sweep.")  # fmt: skip
-@click.option("--residency-gib", "budget_gib", type=click.FloatRange(0), metavar="GIB",
+@click.option("--residency-gib", "budget_gib", type=Finite(0), metavar="GIB",
               help="Most GiB copied.  [default: the plan's]")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Facts as JSON.")
 def residency_command(
@@ -42,25 +44,15 @@ def residency_command(
     """
     from engine.tooling.residency import planned
 
-    facts = planned(model or _default_model(), mtp, machine, mode, budget_gib)
+    if model is None:
+        model = default_model(lambda line: click.echo(line, err=True))
+    facts = planned(model, mtp, machine, mode, budget_gib)
     if as_json:
         click.echo(json.dumps(facts, indent=1))
         return
     from rich.console import Console
 
     print_plan(facts, Console(highlight=False))
-
-
-def _default_model() -> Path:
-    from ds4bench.cli import LOCAL_MODEL
-
-    if Path(LOCAL_MODEL).exists():
-        return Path(LOCAL_MODEL)
-    from engine.models.bundled import bundled_model
-
-    bundled = bundled_model("base")
-    click.echo(f"model: {bundled.notice}; -m FILE takes another", err=True)
-    return bundled.path
 
 
 def cells_of(entry: dict[str, Any]) -> tuple[str, ...]:

@@ -119,7 +119,8 @@ def execute(request: Request) -> int:
     plan = request.plan
     _check_outputs(request)
     with Signals() as signals, contextlib.ExitStack() as stack:
-        sampler = Sampler(Gpu(), interval_s=request.telemetry_s)
+        gpu = Gpu(ordinal=plan.device)
+        sampler = Sampler(gpu if plan.backend == "cuda" else None, interval_s=request.telemetry_s)
         child = stack.enter_context(
             Child(request.worker, tick=sampler.tick, stop_now=lambda: signals.now)
         )
@@ -137,7 +138,7 @@ def execute(request: Request) -> int:
                 print(dry_run_text(plan, facts, bandwidth, request.predict))
                 return exits.OK
             journal = stack.enter_context(_open_journal(request, facts))
-            sweep = _Sweep(request, settings, facts, journal, child, sampler, signals)
+            sweep = _Sweep(request, settings, facts, journal, child, sampler, gpu, signals)
             return sweep.run()
         except Interrupted:
             return signals.exit_code or exits.INTERRUPTED
@@ -185,13 +186,14 @@ class _Sweep:
         journal: Journal,
         child: Child,
         sampler: Sampler,
+        gpu: Gpu,
         signals: Signals,
     ) -> None:
         self.request = request
         self.facts = facts
         self.journal = journal
         self.child = child
-        self.sampler = sampler
+        self.gpu = gpu
         self.signals = signals
         self.published_at = time.monotonic()
         self.to_stdout = request.outputs.csv is None and request.outputs.journal is None
@@ -249,7 +251,7 @@ class _Sweep:
         engine = self.runner.prepare()
         record = {
             **environment(),
-            "gpu": self.sampler.gpu.facts(),
+            "gpu": self.gpu.facts(),
             "bandwidth": bandwidth,
             "engine": engine,
             "model": self.facts["files"],

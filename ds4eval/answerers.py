@@ -133,21 +133,15 @@ def choose_answerer(request: Request, settings: Settings, source: Source) -> Any
 
 def engine_options(request: Request) -> EngineOptions:
     """Engine options; without -m the local default file, else the bundled model."""
+    from engine.models.bundled import RECIPES, bundled_model
     from engine.options import EngineOptions
-    from engine.tooling.model_options import DEFAULT_MODEL
+    from engine.tooling.model_options import default_model, uses_bundled
 
-    path, mtp, recipe = request.model, request.mtp, request.nano
-    if recipe is not None or (path is None and not DEFAULT_MODEL.exists()):
-        from engine.models.bundled import RECIPES, bundled_model
-
-        bundled = bundled_model("base", recipe or RECIPES[0])
-        path = bundled.path
-        why = "model" if recipe else f"no -m and no ./{DEFAULT_MODEL}"
-        say(f"{why}: {bundled.notice}")
-        if mtp is None and request.mode != "plain":
-            mtp = bundled_model("mtp", recipe or RECIPES[0]).path
+    mtp, recipe = request.mtp, request.nano
+    if mtp is None and request.mode != "plain" and uses_bundled(request.model, recipe):
+        mtp = bundled_model("mtp", recipe or RECIPES[0]).path
     return EngineOptions(
-        path=path or DEFAULT_MODEL,
+        path=request.model or default_model(say, recipe),
         mtp_path=mtp,
         backend=request.backend,
         threads=request.threads,

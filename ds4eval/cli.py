@@ -6,7 +6,6 @@ Nothing here imports numba, numpy or the engine; --help and bad options must not
 from __future__ import annotations
 
 import importlib
-import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import click
 from engine.errors import EngineError, OptionError
 from engine.models.bundled import RECIPES as NANO_RECIPES
 from engine.options import ACTIVATIONS, BACKENDS, KV_MODES, MODES, REPACK
+from engine.tooling.finite import Finite
 
 # Subcommand -> module:attribute, summary.
 COMMANDS = {
@@ -100,16 +100,6 @@ def main() -> None:
     from engine.tooling.exits import run_program
 
     sys.exit(run_program(cli, "ds4-eval"))
-
-
-class Finite(click.FloatRange):
-    """A range that NaN is not in."""
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        number = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"expected a number, found {value!r}", param, ctx)
-        return number
 
 
 def _last_wins(key: str, value: Any) -> Any:

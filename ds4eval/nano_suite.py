@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 from ds4eval.questions import Question
-from engine.models.nano.items import FAMILIES, HELD_OUT_IN, LEVELS, SPLITS, Item, item, split_of
+from engine.models.nano.items import FAMILIES, LEVELS, SPLITS, Item, item, split_of
 from engine.models.nano.words import VERSION as GENERATOR_VERSION
 
 __all__ = [
     "FAMILIES",
     "GENERATOR_VERSION",
-    "HELD_OUT_IN",
     "SPLITS",
     "generate",
     "nano_suite",

@@ -116,6 +116,8 @@ def _remote(ctx: click.Context, values: dict[str, Any]) -> Remote:
         raise OptionError(f"--base-url: expected http:// or https://, found {url!r}")
     if values["model"] is not None and values["api"] == "chat":
         raise OptionError("--model: expected without --base-url (see --api-model), found both")
+    if values["nano"] is not None:
+        raise OptionError("--nano: expected without --base-url, found both")
     if values["mode"] != "plain":
         raise OptionError(f"--mode: expected plain with --base-url, found {values['mode']}")
     for name in ("close_cue", "soft_limit_reply_budget", "hard_limit_reply_budget"):

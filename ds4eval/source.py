@@ -63,7 +63,8 @@ class Source:
         }
 
 
-MOST_DRAWN = 3000  # questions of the nano suite; some kinds run out of different texts beyond
+# Questions of the nano suite: 1.5 s of drawing; 1 draw in 50 of aime repeats a text by then.
+MOST_DRAWN = 3000
 
 
 def choose_source(request: Request) -> Source:
@@ -74,15 +75,12 @@ def choose_source(request: Request) -> Source:
     OptionError, DatasetError
     """
     name = request.suite or _default_suite(request)
-    # The nano suite is drawn, so it can be as long as is asked for; its three families take turns.
-    wanted = max(request.questions or 0, (request.offset or 0) + (request.limit or 0))
-    per_family = max(20, -(-min(wanted, MOST_DRAWN) // 3))
     whole = load_suite(
         name,
         request.datasets,
         request.choice_seed,
         errata=not request.no_errata,
-        nano_per_family=per_family,
+        nano_per_family=_per_family(request),
     )
     unused = set(request.datasets) - {part.name for part in whole.datasets}
     if unused:
@@ -102,6 +100,16 @@ def choose_source(request: Request) -> Source:
     return Source(whole.name, tuple(questions), whole, request.choice_seed, not request.no_errata)
 
 
+def _per_family(request: Request) -> int:
+    """Length of the nano suite, which is drawn, so it reaches as far as is asked for."""
+    count = request.questions or request.limit
+    if request.ids or (request.filters and count):
+        wanted = MOST_DRAWN  # how far the chosen ones lie apart is known once they are drawn
+    else:
+        wanted = request.offset + count if count else 0
+    return max(20, -(-min(wanted, MOST_DRAWN) // 3))  # the three families take turns
+
+
 def _default_suite(request: Request) -> str:
     named = set(request.datasets)
     if len(named) == 1:
@@ -111,10 +119,9 @@ def _default_suite(request: Request) -> str:
         if named == set(PRESETS["ds4-23"].datasets):
             return "ds4-23"
         raise OptionError("--suite: expected one with several data sets, found none")
-    from engine.tooling.model_options import DEFAULT_MODEL
+    from engine.tooling.model_options import uses_bundled
 
-    bundled = request.nano is not None or (request.model is None and not DEFAULT_MODEL.exists())
-    if bundled and request.remote is None:
+    if request.remote is None and uses_bundled(request.model, request.nano):
         say(f"suite nano (no --suite, no data set, bundled model); {HINT}")
         return "nano"
     try:

@@ -62,7 +62,7 @@ def parse_side(text: str, default: Path | None) -> tuple[dict[str, Any], int | N
     "-m",
     "--model",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Model of both sides unless they name one. Default: the bundled model.",
+    help="Model of sides that name none. Default: ./ds4flash.gguf, else the bundled model.",
 )
 @click.option(
     "--prompt-file",
@@ -136,12 +136,11 @@ def _run(
     from engine.tooling.drift import BLOCK, Side, compare
 
     if any(options["path"] is None for options, _ in sides):
-        from engine.models.bundled import bundled_model
+        from engine.tooling.model_options import default_model
 
-        bundled = bundled_model("base")
-        click.echo(f"model: {bundled.notice}", err=True)
+        path = default_model(lambda line: click.echo(line, err=True))
         for options, _ in sides:
-            options["path"] = options["path"] or bundled.path
+            options["path"] = options["path"] or path
     with contextlib.ExitStack() as stack:
         opened: dict[EngineOptions, Any] = {}
         compared: list[Side] = []

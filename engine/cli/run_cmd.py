@@ -20,7 +20,7 @@ from engine.text import chat, special
 from engine.text.files import read_text
 from engine.text.tokenizer import Span
 from engine.tooling.exits import INTERRUPTED, printable, say
-from engine.tooling.model_options import DEFAULT_MODEL, model_options, take_model_options
+from engine.tooling.model_options import model_options, take_model_options, uses_bundled
 from engine.tooling.spec_options import (
     SpecChoice,
     describe,
@@ -123,11 +123,9 @@ def _plan(values: dict[str, Any]) -> _Plan:
     if values["raw"] and chat_only:
         raise OptionError(f"{chat_only[0]}: expected in chat format, found with --raw")
     sampler = _sampler(values)
-    folder = values["chdir"] or Path()
-    bundled = values["nano"]
-    if bundled is None and values["model"] is None and not (folder / DEFAULT_MODEL).exists():
-        bundled = RECIPES[0]
-    spec, mtp_path = take_spec_options(values, bundled)
+    bundled = uses_bundled(values["model"], values["nano"], values["chdir"] or Path())
+    recipe = (values["nano"] or RECIPES[0]) if bundled else None
+    spec, mtp_path = take_spec_options(values, recipe)
     options = take_model_options(values, say, mtp_path=mtp_path)
 
     prompt = values["prompt"]

@@ -10,9 +10,14 @@ from pathlib import Path
 
 from engine.errors import OptionError
 
-PACKAGED = Path(__file__).resolve().parent / "data"
-RECIPES = ("iq2", "q8")  # as the published Flash files are quantised, and nearly lossless
-_KINDS = ("base", "mtp")
+DATA = Path(__file__).resolve().parent / "data"
+TOKENIZER = DATA / "nano-tokenizer.json"
+FACTS = DATA / "nano.json"
+# Name of a pair of files -> its recipe of `recipes`: as the published Flash files are quantised,
+# and nearly lossless.
+FORMATS = {"iq2": "iq2", "q8": "q8_0"}
+RECIPES = tuple(FORMATS)
+KINDS = ("base", "mtp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +26,11 @@ class BundledModel:
 
     path: Path
     notice: str
+
+
+def file_name(recipe: str, kind: str) -> str:
+    """Name of a file of the nano model, packaged or not."""
+    return f"nano-{recipe}-{kind}.gguf"
 
 
 def bundled_model(kind: str = "base", recipe: str = RECIPES[0]) -> BundledModel:
@@ -36,10 +46,10 @@ def bundled_model(kind: str = "base", recipe: str = RECIPES[0]) -> BundledModel:
     OptionError
         If there is no such recipe, or the installation lacks the file.
     """
-    assert kind in _KINDS, kind
+    assert kind in KINDS, kind
     if recipe not in RECIPES:
         raise OptionError(f"--nano: expected one of {', '.join(RECIPES)}, found {recipe!r}")
-    path = PACKAGED / f"nano-{recipe}-{kind}.gguf"
+    path = DATA / file_name(recipe, kind)
     if not path.is_file():
         raise OptionError(f"bundled model: expected {str(path)!r}, found no such file")
-    return BundledModel(path, f"bundled nano model ({recipe}, 12 M trained weights) {path}")
+    return BundledModel(path, f"bundled nano model ({recipe}, 12.6 M trained weights) {path}")

@@ -38,11 +38,15 @@ def encoded_values(spec: Spec, fmt: Format, values: np.ndarray) -> Iterator[np.n
     """
     if values.shape != spec.shape:
         raise LayoutError(f"{spec.name}: expected shape {spec.shape}, found {values.shape}")
+    yield _encode(values, fmt)
+
+
+def _encode(values: np.ndarray, fmt: Format) -> np.ndarray:
+    """Bytes of values whose rows lie along the last axis, uint8 (n_bytes,)."""
     if fmt.name == "I32":
-        yield np.ascontiguousarray(values, "<i4").reshape(-1).view(np.uint8)
-    else:
-        rows = np.ascontiguousarray(values, np.float32).reshape(-1, spec.shape[-1])
-        yield quantize(rows, fmt).reshape(-1).view(np.uint8)
+        return np.ascontiguousarray(values, "<i4").reshape(-1).view(np.uint8)
+    rows = np.ascontiguousarray(values, np.float32).reshape(-1, values.shape[-1])
+    return quantize(rows, fmt).reshape(-1).view(np.uint8)
 
 
 def encoded(spec: Spec, fmt: Format, seed: int, quick: bool = False) -> Iterator[np.ndarray]:
@@ -56,15 +60,12 @@ def encoded(spec: Spec, fmt: Format, seed: int, quick: bool = False) -> Iterator
         yield from _quick(spec, fmt, seed)
     elif spec.rule == "experts" and math.prod(spec.shape) >= POOL_VALUES:
         yield from _pooled(spec, fmt, seed)
-    elif fmt.name == "I32":
-        for piece in chunks(spec, seed):
-            yield np.ascontiguousarray(piece, "<i4").reshape(-1).view(np.uint8)
     else:
         # Drawing is sequential, quantising is not: a second thread takes it where there is one.
         pending: deque = deque()
         with ThreadPoolExecutor(2) as pool:
             for piece in chunks(spec, seed):
-                pending.append(pool.submit(quantize, piece, fmt))
+                pending.append(pool.submit(_encode, piece, fmt))
                 if len(pending) > 2:
                     yield pending.popleft().result()
             while pending:

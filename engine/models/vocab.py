@@ -18,10 +18,12 @@ PRE_TOKENIZER = "joyai-llm"
 BOS, EOS, PAD = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>"
 USER, ASSISTANT = "<｜User｜>", "<｜Assistant｜>"
 THINK, END_THINK, DSML = "<think>", "</think>", "｜DSML｜"
-_FIRST = (BOS, EOS, PAD)
-_LAST = (USER, ASSISTANT, THINK, END_THINK, DSML)
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # GGUF token types
+# Special token -> its type, in order of ids.
+SPECIAL = dict.fromkeys((BOS, EOS, PAD, USER, ASSISTANT), CONTROL)
+SPECIAL |= dict.fromkeys((THINK, END_THINK, DSML), USER_DEFINED)
+_FIRST, _LAST = tuple(SPECIAL)[:3], tuple(SPECIAL)[3:]
 MIN_SIZE = len(_FIRST) + 256 + len(_LAST)
 
 _MAX_LEARNT = 16384  # generated text has too few different words to learn more
@@ -51,6 +53,11 @@ class Vocab:
     pad: int
 
 
+def placeholder(i: int) -> str:
+    """Spelling of an entry that no text uses."""
+    return f"<｜place▁holder▁no▁{i}｜>"
+
+
 @lru_cache(maxsize=4)
 def build_vocab(n_vocab: int) -> Vocab:
     """A vocabulary of exactly n_vocab tokens; the same one every time.
@@ -68,13 +75,13 @@ def build_vocab(n_vocab: int) -> Vocab:
     alphabet, merges = _learn(n_learn)
     learnt = [*alphabet, *("".join(pair) for pair in merges)]
     n_unused = n_vocab - len(_FIRST) - len(learnt) - len(_LAST)
-    unused = [f"<｜place▁holder▁no▁{i}｜>" for i in range(n_unused)]
+    unused = [placeholder(i) for i in range(n_unused)]
     tokens = (*_FIRST, *learnt, *unused, *_LAST)
     types = (
-        *(CONTROL,) * len(_FIRST),
+        *(SPECIAL[token] for token in _FIRST),
         *(NORMAL,) * len(learnt),
         *(UNUSED,) * n_unused,
-        *(CONTROL, CONTROL, USER_DEFINED, USER_DEFINED, USER_DEFINED),
+        *(SPECIAL[token] for token in _LAST),
     )
     return Vocab(tokens, types, tuple(" ".join(pair) for pair in merges), 0, 1, 2)
 

@@ -79,7 +79,7 @@ class _Entry:
         if len(self.parts) == 1:
             return self._part(self.parts[0], seed, quick, trained)
         rows = self.parts[0].shape[0]
-        columns = [np.concatenate(list(self._part(p, seed, False, trained))) for p in self.parts]
+        columns = [np.concatenate(list(self._part(p, seed, quick, trained))) for p in self.parts]
         return iter([np.concatenate([c.reshape(rows, -1) for c in columns], axis=1).reshape(-1)])
 
     def _part(

@@ -11,6 +11,7 @@ import click
 
 from engine.errors import OptionError
 from engine.models.bundled import RECIPES as NANO_RECIPES
+from engine.models.bundled import bundled_model
 from engine.options import (
     ACTIVATIONS,
     BACKENDS,
@@ -20,6 +21,7 @@ from engine.options import (
     RESIDENCY,
     EngineOptions,
 )
+from engine.tooling.finite import Finite
 
 DEFAULT_MODEL = Path("ds4flash.gguf")
 
@@ -55,7 +57,7 @@ _OPTIONS = (
     ),
     click.option(
         "--residency-gib",
-        type=click.FloatRange(0),
+        type=Finite(0),
         metavar="GIB",
         help="CUDA: most GiB of weights copied to the device.  [default: the plan's]",
     ),
@@ -149,19 +151,32 @@ def take_model_options(
                 f"--chdir: expected a folder, found {str(folder)!r}: {error.strerror}"
             ) from None
     if path is None:
-        path = _default_model(say, recipe)
+        path = default_model(say, recipe)
     return EngineOptions(path=path, **taken, **fixed)
 
 
-def _default_model(say: Callable[[str], None], recipe: str | None) -> Path:
-    if recipe is None and DEFAULT_MODEL.exists():
-        return DEFAULT_MODEL
-    from engine.models.bundled import bundled_model
+def uses_bundled(model: Path | None, recipe: str | None, folder: Path = Path()) -> bool:
+    """Whether -m and --nano, as they were given or not, come to the bundled model."""
+    return recipe is not None or (model is None and not (folder / DEFAULT_MODEL).exists())
 
-    if recipe is not None:
-        bundled = bundled_model("base", recipe)
-        say(f"model: {bundled.notice}")
-        return bundled.path
-    bundled = bundled_model("base")
-    say(f"no -m and no ./{DEFAULT_MODEL}: {bundled.notice}")
+
+def default_model(say: Callable[[str], None], recipe: str | None = None) -> Path:
+    """The model of a command line without -m: here under the usual name, else the bundled one.
+
+    Parameters
+    ----------
+    say : callable
+        Gets a line for the user about a bundled model and why it was chosen.
+    recipe : str, optional
+        Of --nano, whatever lies in the folder.
+
+    Raises
+    ------
+    OptionError
+        See `bundled_model`.
+    """
+    if not uses_bundled(None, recipe):
+        return DEFAULT_MODEL
+    bundled = bundled_model("base", recipe or NANO_RECIPES[0])
+    say(f"{'model' if recipe else f'no -m and no ./{DEFAULT_MODEL}'}: {bundled.notice}")
     return bundled.path

@@ -18,6 +18,7 @@ import click
 
 from engine.errors import OptionError
 from engine.options import MODES
+from engine.tooling.finite import Finite
 
 if TYPE_CHECKING:
     from engine.spec.protocol import SpecStats
@@ -47,7 +48,7 @@ _OPTIONS = (
     ),
     click.option(
         "--mtp-margin",
-        type=click.FloatRange(0),
+        type=Finite(0),
         default=0.0,
         show_default=True,
         help="Stop drafting where the block's two best logits are closer than this.",

@@ -178,13 +178,27 @@ def test_no_limit(ctx):
     assert not np.array_equal(plain, check(case, x, ids, weights, LIMIT))
 
 
-@pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("n", [1, 3])
-def test_feed_forward_is_its_parts(ctx, n, shared):
-    case = Case(ctx, "IQ2_XXS", "Q2_K")
+@pytest.mark.parametrize(
+    ("n", "outer", "shared"),
+    [
+        (1, "Q2_K", "Q8_0"),
+        (3, "Q2_K", "Q8_0"),
+        (2, "Q2_K", "Q2_K"),
+        (3, "Q8_0", "Q8_0"),
+        (1, "MXFP4", "Q2_K"),
+        (2, "F16", "Q8_0"),
+        (2, "Q8_0", "F32"),
+        (3, "Q2_K", None),
+    ],
+)
+def test_feed_forward_is_its_parts(ctx, n, outer, shared):
+    case = Case(ctx, "IQ2_XXS" if outer == "Q2_K" else outer, outer)
     rng = np.random.default_rng(5)
-    dims = ((64, case.n_embd), (64, case.n_embd), (case.n_embd, 64))
-    tensors = [random_tensor("Q8_0", rng, *d) for d in dims]
+    # Q2_K: wider than the routed experts, and than one piece of the launch that quantises both.
+    width = 2304 if shared == "Q2_K" else 64
+    dims = ((width, case.n_embd), (width, case.n_embd), (case.n_embd, width))
+    names = ("Q8_0", "Q8_0", shared or "Q8_0")
+    tensors = [random_tensor(name, rng, *d) for name, d in zip(names, dims, strict=True)]
     extra = [prepare(ctx, t) for t in tensors]
     x, ids, weights = case.rows(n)
     parts = (ctx.put(x), ctx.put(ids), ctx.put(weights), *case.weights, LIMIT)

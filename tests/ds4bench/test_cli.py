@@ -83,7 +83,9 @@ def test_help_is_fast_and_imports_no_numbers():
         ["--prompt-file", "latin.txt"], ["--prompt-file", "short.txt"],
         ["--prompt-file", "short.txt", "--chat-prompt-file", "short.txt"],
         ["--ctx-max", "900000000", "--step-mul", "2"], ["--ctx-max", "900000", "--step-incr", "1"],
-        ["--csv", "a.csv", "plot"],
+        ["--csv", "a.csv", "plot"], ["--mode", "all", "--mtp-margin", "nan"],
+        ["--mode", "all", "--mtp-margin", "inf"], ["--cuda", "--residency-gib", "nan"],
+        ["--system", "Be brief"], ["--mtp-draft", "2"], ["--mtp-adaptive"], ["--mtp-margin", "1"],
     ],
     ids=" ".join,
 )  # fmt: skip
@@ -100,6 +102,28 @@ def test_bad_usage_is_exit_2_or_1_with_one_line_and_no_files(bench, arguments):
     assert isinstance(result.exception, SystemExit)
     assert "Traceback" not in result.output
     assert sorted(os.listdir(bench.folder)) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("residency", "--residency-gib", "nan"), ("ab", "--budget", "nan"),
+     ("ab", "--patience", "inf"), ("ab", "--max-load", "nan"),
+     ("calibrate", "--sweep-timeout", "inf")],
+)  # fmt: skip
+def test_no_number_is_no_option_of_a_subcommand(bench, arguments):
+    result = bench(*arguments, model=False)
+    assert result.exit_code == exits.USAGE and "expected a number" in result.stderr
+
+
+@pytest.mark.parametrize("command", [(), ("compare", "a", "b")])
+def test_ctrl_c_outside_a_sweep_is_130(bench, monkeypatch, command):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "build_request", interrupt)
+    monkeypatch.setattr("ds4bench.compare_data.load_arm", interrupt)
+    result = bench(*command, model=False)
+    assert result.exit_code == exits.INTERRUPTED and "Traceback" not in result.output
 
 
 def test_errors_name_the_option_and_the_remedy(bench):
@@ -147,15 +171,15 @@ def test_model_in_the_folder_is_taken_without_m(bench):
 
 
 def test_bundled_model_is_named_in_one_line(bench, monkeypatch):
-    from engine.models import bundled
+    from engine.models.bundled import BundledModel
 
-    model = bundled.BundledModel(bench.folder / "m.gguf", "bundled nano model")
-    monkeypatch.setattr(bundled, "bundled_model", lambda kind, recipe: model)
+    model = BundledModel(bench.folder / "m.gguf", "bundled nano model")
+    monkeypatch.setattr("engine.tooling.model_options.bundled_model", lambda kind, recipe: model)
     result = bench(*SHORT, model=False)
     assert result.exit_code == 0
     assert result.stderr.splitlines()[:2] == [
         "prompt: generated text, seed 1234",
-        "model: bundled nano model; -m FILE measures another",
+        "no -m and no ./ds4flash.gguf: bundled nano model",
     ]
 
 

@@ -86,10 +86,19 @@ def test_later_fields_are_ignored_and_missing_ones_refused():
     st.sampled_from([0, 50, 90, 99, 100]),
 )
 def test_latency_percentiles_are_numpys_over_tokens(steps, percent):
-    one = row(step_s=tuple(s for s, _ in steps), step_tokens=tuple(n for _, n in steps))
+    counts = tuple(n for _, n in steps)
+    one = row(step_s=tuple(s for s, _ in steps), step_tokens=counts, gen_tokens=sum(counts))
     per_token = [s / n for s, n in steps[1:] for _ in range(n)]
 
     assert one.itl_s(percent) == pytest.approx(np.percentile(per_token, percent), rel=1e-12)
+
+
+def test_a_csv_knows_the_first_step_and_no_percentiles(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(records_csv.to_csv([row(mode="mtp-combined", run=2)], upstream_only=False))
+    [one] = read_rows(path).rows
+    assert one.first_token_s == 0.2
+    assert one.itl_s(50) is one.itl_s(99) is None, "the first token's latency is no median"
 
 
 def test_derived_rates():
@@ -313,6 +322,14 @@ def test_lossless_stamp_and_shared_prefill():
         False, True, True, False, False, True,
     ]  # fmt: skip
     assert all(r.lossless is None for r in stamped(rows, False))
+
+
+def test_a_prefill_that_a_failed_row_measured_belongs_to_a_finished_one():
+    rows = [row(status="crashed_segv"), row(mode="mtp-strict"), row(mode="mtp-combined")]
+    assert {r.mode: r.prefill_shared for r in stamped(rows, True)} == {
+        "plain": True, "mtp-strict": False, "mtp-combined": True,
+    }  # fmt: skip
+    assert [r.prefill_shared for r in stamped([row(status="error")], True)] == [False]
 
 
 def test_plain_that_does_not_repeat_itself_is_marked():

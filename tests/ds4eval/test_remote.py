@@ -204,7 +204,13 @@ def test_options_that_no_server_obeys_are_refused():
 
     from ds4eval.cli import cli
 
-    for extra in (["--close-cue", "x"], ["--hard-limit-reply-budget", "9"], ["--ray", "local"]):
+    for extra in (
+        ["--close-cue", "x"],
+        ["--hard-limit-reply-budget", "9"],
+        ["--ray", "local"],
+        ["--nano", "q8"],
+    ):
         arguments = ["run", "--base-url", "http://127.0.0.1:9/v1", *extra]
         result = CliRunner().invoke(cli, arguments)
         assert isinstance(result.exception, OptionError), (extra, result.output)
+        assert str(result.exception).startswith(extra[0]), result.exception

@@ -338,15 +338,37 @@ def test_preset_text_is_ids_and_keys_only():
 
 @pytest.mark.parametrize(
     ("options", "count"),
-    [({}, 60), ({"questions": 61}, 61), ({"limit": 100}, 100), ({"offset": 60, "limit": 5}, 5)],
+    [
+        ({}, 60),
+        ({"questions": 61}, 61),
+        ({"limit": 100}, 100),
+        ({"offset": 60, "limit": 5}, 5),
+        ({"offset": 60, "questions": 30}, 30),
+        ({"filters": ("task=add",)}, 2),  # of the default 60
+        ({"filters": ("task=add",), "questions": 50}, 50),
+        ({"filters": ("source=nano/aime",), "offset": 40, "limit": 9}, 9),
+        ({"ids": ("61-70", "3000")}, 11),
+        ({"ids": ("nano-aime-0-00900",)}, 1),
+    ],
 )
 def test_the_nano_suite_is_as_long_as_is_asked_for(options, count):
+    chosen = nano_source(**options)
+
+    assert len({question.id for question in chosen.questions}) == count
+
+
+def test_the_nano_suite_ends_where_drawing_does():
+    from ds4eval.source import MOST_DRAWN
+
+    with pytest.raises(OptionError, match="--questions: expected at most 3000, found 3001"):
+        nano_source(questions=MOST_DRAWN + 1)
+
+
+def nano_source(**options):
     from types import SimpleNamespace
 
     from ds4eval.source import choose_source
 
     asked = dict(suite="nano", datasets={}, choice_seed=0, no_errata=False, ids=(), filters=(),
                  offset=0, limit=None, questions=None)  # fmt: skip
-    chosen = choose_source(SimpleNamespace(**(asked | options)))
-
-    assert len({question.id for question in chosen.questions}) == count
+    return choose_source(SimpleNamespace(**(asked | options)))

@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
+
 from engine import EngineOptions, open_engine
 from engine.engine import Engine
 from engine.models import shapes
+from engine.models.make import chunks, draft_specs, trunk_specs
 from engine.models.write import write_model
 from engine.shape import Shape
 
@@ -39,6 +42,12 @@ def open_model(
     mtp_path = model_file(folder, shape, recipe, draft=True) if mtp else None
     settings = {"threads": 2, "repack": "off", **options}
     return open_engine(EngineOptions(path=path, mtp_path=mtp_path, **settings))  # type: ignore[arg-type]
+
+
+def drawn_weights(shape: Shape, seed: int = 1) -> dict[str, np.ndarray]:
+    """Random weights of trunk and draft block, as a training run leaves its own."""
+    specs = (*trunk_specs(shape), *draft_specs(shape))
+    return {s.name: np.concatenate(list(chunks(s, seed))).reshape(s.shape) for s in specs}
 
 
 def replaced(engine: Engine, **options: object) -> EngineOptions:

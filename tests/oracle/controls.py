@@ -104,6 +104,21 @@ def _inverse_rope(engine: Engine) -> None:
     engine.ops = PatchedOps(ops, rope_tail=rope_tail)
 
 
+def _late_rope(engine: Engine) -> None:
+    """Layers with a compressor turn everything as if it stood one position later than it does,
+    but for the compressed rows."""
+    make = engine.session
+
+    def session(*args: Any, **options: Any) -> Any:
+        made = make(*args, **options)
+        table = made.trunk.rope[True]
+        at = table.at
+        table.at = lambda pos0, n, step=1: at(pos0 + (step == 1), n, step)
+        return made
+
+    engine.session = session  # type: ignore[method-assign]
+
+
 def _top_k(change: Callable[[int], int]) -> Callable[[Engine], None]:
     return lambda engine: _shape(engine, idx_top_k=change(engine.shape.idx_top_k))
 
@@ -129,6 +144,8 @@ FAULTS: dict[str, Callable[[Engine], None]] = {
     "sinkhorn_10": lambda e: _shape(e, n_sinkhorn=10),
     "hc_eps_1e_3": lambda e: _shape(e, hc_eps=1e-3),
     "no_inverse_rope": _inverse_rope,
+    "experts_minus_1": lambda e: _shape(e, n_expert_used=e.shape.n_expert_used - 1),
+    "rope_one_late": _late_rope,
     "rms_eps_1e_5": lambda e: _shape(e, rms_eps=1e-5),
 }
 

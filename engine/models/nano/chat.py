@@ -9,16 +9,16 @@ from engine.models.vocab import ASSISTANT, BOS, END_THINK, EOS, THINK, USER
 # Classes of text: what the loss of predicting it weighs (see `losses`).
 PROMPT, COMPLETION, PROSE, RECALL = 0, 1, 2, 3
 
-# ds4-eval's system text and forms of an answer; a test holds that they are the same.
+# ds4-eval's, which lies above; `tests/engine/nano/test_data.py` holds that prompts are the same.
 SYSTEM = (
     "You are answering a hard benchmark question. "
     "Think it through with care, and write the answer in exactly the form that is asked for."
 )
-HELPFUL = "You are a helpful assistant"
 _FORM = (
     "End your reply with exactly one line of the following form, "
     "and write nothing after it:\nAnswer: "
 )
+HELPFUL = "You are a helpful assistant"
 
 Text = list[tuple[str, int]]
 

@@ -16,11 +16,13 @@ from engine.errors import OptionError
 
 PART_BYTES = 14 << 20  # several small files travel where one large one may not
 PARTS = "weights-{}.npz"
-TOKENIZER = Path(__file__).resolve().parent.parent / "data" / "nano-tokenizer.json"
 
 
 def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Let `write` fill a new file that then takes the place of `path`."""
+    """Let `write` fill a new file that then takes the place of `path`.
+
+    As `engine.tooling.publish`, which lies above this layer.
+    """
     temporary = path.with_name(f".{path.name}.part")
     with temporary.open("wb") as file:
         write(file)

@@ -10,6 +10,7 @@ from engine.models.nano import prose
 from engine.models.nano.chat import HELPFUL, SYSTEM, Text, render_chat
 from engine.models.nano.items import FAMILIES, KINDS, draw
 from engine.models.nano.words import Draw
+from engine.models.vocab import PAD
 
 ALIGN = 4  # documents begin at multiples of this: windows of ratio 4 never meet two of them
 PADDING = 255  # class of positions that belong to no document
@@ -109,7 +110,7 @@ def rows(seed: int, n_rows: int, seq: int, mix: Mix) -> Rows:
     from engine.models.nano.tokens import load
 
     tokenizer = load()
-    ids = np.full((n_rows, seq), tokenizer.token_to_id("<｜▁pad▁｜>"), np.uint16)
+    ids = np.full((n_rows, seq), tokenizer.token_to_id(PAD), np.uint16)
     cls = np.full((n_rows, seq), PADDING, np.uint8)
     doc = np.zeros((n_rows, seq), np.uint16)
     row = at = number = made = 0

@@ -17,26 +17,16 @@ from typing import Any
 import numpy as np
 
 from engine.errors import EngineError, OptionError
-from engine.models import vocab as names
+from engine.models.bundled import DATA, FACTS, FORMATS, KINDS, TOKENIZER, file_name
 from engine.models.make import draft_specs, trunk_specs
-from engine.models.nano.checkpoint import TOKENIZER, load_parts
+from engine.models.nano.checkpoint import load_parts
 from engine.models.recipes import LAYOUTS, RECIPES
 from engine.models.shapes import nano
-from engine.models.vocab import Vocab
+from engine.models.vocab import BOS, EOS, NORMAL, PAD, SPECIAL, UNUSED, Vocab, placeholder
 from engine.models.write import Trained, write_model
 
-DATA = Path(__file__).resolve().parent.parent / "data"
-FACTS = "nano.json"
 NAME = "ds4 nano"
 MAX_PACKAGE_BYTES = 30 << 20
-# Recipe -> its part of the packaged files' names.
-PACKAGED = {"iq2": "iq2", "q8_0": "q8"}
-KINDS = ("base", "mtp")
-
-
-def file_name(recipe: str, kind: str) -> str:
-    """Name of a packaged file; `kind` is one of `KINDS`."""
-    return f"nano-{PACKAGED.get(recipe, recipe)}-{kind}.gguf"
 
 
 def vocab_of(tokenizer: Path, n_vocab: int) -> Vocab:
@@ -52,29 +42,17 @@ def vocab_of(tokenizer: Path, n_vocab: int) -> Vocab:
     ids.update({t["content"]: t["id"] for t in content["added_tokens"]})
     if max(ids.values()) >= n_vocab:
         raise OptionError(f"tokenizer: expected ids below {n_vocab}, found {max(ids.values())}")
-    control = (names.BOS, names.EOS, names.PAD, names.USER, names.ASSISTANT)
-    defined = (names.THINK, names.END_THINK, names.DSML)
-    missing = [t for t in (*control, *defined) if t not in ids]
+    missing = [t for t in SPECIAL if t not in ids]
     if missing:
         raise OptionError(f"tokenizer: expected the tokens {', '.join(missing)}, found none")
     by_id = {i: token for token, i in ids.items()}
-    tokens, types = [], []
-    for i in range(n_vocab):
-        token = by_id.get(i, f"<｜place▁holder▁no▁{i}｜>")
-        tokens.append(token)
-        types.append(
-            names.UNUSED
-            if i not in by_id or token.startswith("<｜place▁holder")
-            else names.CONTROL
-            if token in control
-            else names.USER_DEFINED
-            if token in defined
-            else names.NORMAL
-        )
+    tokens = tuple(by_id.get(i, placeholder(i)) for i in range(n_vocab))
+    types = tuple(
+        SPECIAL.get(token, NORMAL) if i in by_id else UNUSED for i, token in enumerate(tokens)
+    )
     merges = content["model"]["merges"]
     joined = tuple(m if isinstance(m, str) else " ".join(m) for m in merges)
-    special = (ids[t] for t in (names.BOS, names.EOS, names.PAD))
-    return Vocab(tuple(tokens), tuple(types), joined, *special)
+    return Vocab(tokens, types, joined, *(ids[t] for t in (BOS, EOS, PAD)))
 
 
 def load(folder: Path, tokenizer: Path) -> Trained:
@@ -97,11 +75,16 @@ def load(folder: Path, tokenizer: Path) -> Trained:
     return Trained(weights, vocab_of(tokenizer, shape.n_vocab), NAME)
 
 
+def pair(folder: Path, recipe: str) -> list[Path]:
+    """Where `write_pair` puts trunk and draft block of a recipe of `recipes`."""
+    short = {of: name for name, of in FORMATS.items()}.get(recipe, recipe)
+    return [folder / file_name(short, kind) for kind in KINDS]
+
+
 def write_pair(trained: Trained, out: Path, recipe: str, layout: str) -> dict[str, dict[str, Any]]:
     """Write trunk and draft block; returns name -> facts of each file."""
     facts = {}
-    for kind in KINDS:
-        path = out / file_name(recipe, kind)
+    for kind, path in zip(KINDS, pair(out, recipe)):
         made = write_model(
             path, nano(), recipe, layout=layout, draft=kind == "mtp", force=True, trained=trained
         )
@@ -125,13 +108,13 @@ def write_package(trained: Trained, meta: dict[str, Any], out: Path = DATA) -> N
     """
     out.mkdir(exist_ok=True)
     facts: dict[str, dict[str, Any]] = {}
-    for recipe in PACKAGED:
+    for recipe in FORMATS.values():
         facts |= write_pair(trained, out, recipe, "antirez")
     total = sum(f["bytes"] for f in facts.values())
     if total > MAX_PACKAGE_BYTES:
         raise OptionError(f"files: expected at most {MAX_PACKAGE_BYTES} bytes, found {total}")
     record = json.dumps({"name": NAME, "files": facts, "training": meta}, indent=2)
-    (out / FACTS).write_text(record + "\n")
+    (out / FACTS.name).write_text(record + "\n")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -32,7 +32,7 @@ def make_batch(request: Request, seed: int, number: int) -> np.ndarray:
     """
     from engine.models.nano.corpus import Mix, rows
 
-    # Stages have streams of their own, so that their lengths may change.
+    # Two mixes share no documents, whichever of them a number falls into.
     mixed = np.random.SeedSequence([seed, number, *request.stage.encode()]).generate_state(1)
     made = rows(int(mixed[0]), request.n_row, request.n_col, Mix.stage(request.stage))
     return np.stack([np.asarray(part, np.uint16) for part in (made.ids, made.cls, made.doc)])

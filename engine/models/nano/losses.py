@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from engine.models.nano.corpus import PADDING
 from engine.models.nano.net import Net
 
 # Weight of predicting a token, by its class in `corpus.rows`: prompt, completion, prose, recall.
@@ -21,7 +22,7 @@ FIGURES = (
 
 def class_weights(device: torch.device) -> torch.Tensor:
     """Weight per class number 0 to 255; unknown classes and padding weigh nothing."""
-    table = torch.zeros(256, device=device)
+    table = torch.zeros(PADDING + 1, device=device)
     table[: len(_WEIGHTS)] = torch.tensor(_WEIGHTS, device=device)
     return table
 
@@ -73,7 +74,7 @@ def _guess(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weighted mean cross-entropy of tokens `ahead` of their rows, and sums per class."""
     target = F.pad(ids[:, ahead:], (0, ahead))
-    kind = F.pad(cls[:, ahead:], (0, ahead), value=255)
+    kind = F.pad(cls[:, ahead:], (0, ahead), value=PADDING)
     same = F.pad(doc[:, ahead:], (0, ahead), value=-1) == doc
     each = F.cross_entropy(logits, target.flatten(), reduction="none")
     weight = (table[kind] * same).flatten()

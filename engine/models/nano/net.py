@@ -3,7 +3,7 @@
 Weights are a plain dictionary under the names of `engine.models.make`, which are those of the
 file, so a trained model is exported without a table of names. Every mechanism is computed as in
 the paper and in transformers' `DeepseekV4ForCausalLM` (arXiv:2512.24880 for hyper-connections);
-`tests/oracle/test_nano_net.py` compares whole models. Three things serve speed and change nothing
+`tests/engine/nano/test_net.py` compares whole models. Three things serve speed and change nothing
 else: experts are computed densely (two products for all of them, unused ones weighted 0), keys are
 walked in chunks of a window, and all shapes depend on the batch's shape only, so that a whole step
 can be recorded as a CUDA graph.
@@ -82,6 +82,8 @@ def _initial(spec: Spec, rng: torch.Generator, seed: int) -> torch.Tensor:
 
 def rope_frequencies(shape: Shape, compressed: bool) -> torch.Tensor:
     """Radians per position of each pair; YaRN's ramp in layers with a compressor.
+
+    As `engine.forward.rope`, which lies above this layer.
 
     Returns
     -------

@@ -40,7 +40,6 @@ _MOMENTUM_FIRST, _MOMENTUM_LAST, _MOMENTUM_STEPS = 0.85, 0.95, 300
 class _Bank:
     """Flat memory of many weights."""
 
-    names: list[str]
     block: tuple[int, int] | None  # rows and columns that Muon takes together; None: AdamW
     rate: float
     value: torch.Tensor
@@ -121,7 +120,7 @@ class Optimizer:
             weights[name] = leaf
             start += n
         second = torch.zeros_like(value) if block is None else None
-        return _Bank(names, block, rate, value, grad, torch.zeros_like(value), second)
+        return _Bank(block, rate, value, grad, torch.zeros_like(value), second)
 
     def set_step(self, step: int, rate: float) -> None:
         """Say what the next step is: its number from 0, and its rate relative to the full one."""

@@ -152,9 +152,8 @@ def drill(r: Draw) -> Text:
         reply = neighbours(r, words, at, True)
     elif kind == 6:
         low, high = (10, 99) if r.chance(0.3) else (100, 999)
-        rows = list(zip(WORDS, r.sample(range(low, high + 1), r.between(2, 5))))
-        labels = r.sample(WORDS, len(rows))
-        rows = [(label, value) for label, (_, value) in zip(labels, rows)]
+        values = r.sample(range(low, high + 1), r.between(2, 5))
+        rows = list(zip(r.sample(WORDS, len(values)), values))
         most = r.chance(0.5)
         listed = ", ".join(f"{label} {value}" for label, value in rows)
         user, reply = f"{'Largest' if most else 'Smallest'}: {listed}", best(r, rows, most)

@@ -6,17 +6,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from engine.models.bundled import TOKENIZER
 from engine.models.nano.words import Draw
-from engine.models.vocab import ASSISTANT, BOS, DSML, END_THINK, EOS, PAD, THINK, USER
+from engine.models.vocab import SPECIAL
 from engine.text.tokenizer import SPLITS
 
-PATH = Path(__file__).resolve().parents[1] / "data" / "nano-tokenizer.json"
 SIZE = 1024
-SPECIAL = (BOS, EOS, PAD, USER, ASSISTANT, THINK, END_THINK, DSML)
 _N_DOCUMENTS = 12_000
 
 
-def train(path: Path = PATH) -> None:
+def train(path: Path = TOKENIZER) -> None:
     """Learn the vocabulary from generated documents; equal sources give equal bytes.
 
     Digits are cut apart while merges are learnt, so that they stay single tokens: worked
@@ -62,7 +61,7 @@ def _texts() -> list[str]:
 
 
 @cache
-def load(path: Path = PATH) -> Any:
+def load(path: Path = TOKENIZER) -> Any:
     """The packaged tokenizer (`tokenizers.Tokenizer`)."""
     from tokenizers import Tokenizer
 

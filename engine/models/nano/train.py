@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import EngineError, OptionError
-from engine.models.nano.checkpoint import TOKENIZER, replace_file, save_parts
+from engine.models.bundled import TOKENIZER
+from engine.models.nano.checkpoint import replace_file, save_parts
 from engine.models.nano.feed import Feed, Request
 from engine.models.nano.stages import rate_at, stage_at
 
@@ -164,7 +165,6 @@ class Run:
         from engine.models.nano.step import Step
 
         stage = step = None
-        number = 0
         cuda = self.device.type == "cuda"
         pending: deque[Any] = deque()
         saved_at = logged_at = self.seconds()
@@ -178,14 +178,14 @@ class Run:
                 stage = stage_at(progress)
                 n_row = max(1, self.batch_tokens // stage.n_col)
                 request = Request(stage.mix, n_row, stage.n_col)
-                number = self.step  # never repeats a batch of an earlier stage of the same mix
                 step = None  # a recorded step's memory is free before the next is recorded
                 if cuda:
                     torch.cuda.empty_cache()
                 record = cuda and not self.args.no_graph
                 step = Step(self.net, self.optimizer, n_row, stage.n_col, stage.index, record)
-            step.run(self.feed.batch(request, number), self.step, rate_at(progress, self.step))
-            number += 1
+            # Batches are numbered through, so no stage repeats one of an earlier stage of its mix.
+            batch = self.feed.batch(request, self.step)
+            step.run(batch, self.step, rate_at(progress, self.step))
             self.step += 1
             self.n_token += n_row * stage.n_col
             if cuda:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# Part of every seed: texts of two versions have nothing in common.
+# Part of every seed and of the split: of two versions, one trains on what the other holds out.
 VERSION = "3"
 
 NAMES = tuple(

@@ -12,6 +12,7 @@ row compute whatever lies there, and nobody reads it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numba import cuda, float32, int32, uint32
@@ -73,24 +74,16 @@ def pack4(a, b, c, d):
     return int32(low | int32(high << int32(16)))
 
 
-def _quantiser(block: int) -> Kernel:
+def lane_quantiser(block: int) -> Any:
+    """Device function: int8 codes of the 8 values that a lane holds of a row, and the scale."""
     steps = 2 if block == 32 else 5  # lanes that share a block: 4 or 32
 
-    @kernel(I8P, F32P, F32P, U32, U32, threads=THREADS, name=f"quantise_{block}")
-    def quantise(codes, scales, x, cols, n_pad):
-        """Grid (pieces of 2048 columns, rows): a lane quantises 8 values."""
-        row = uint32(cuda.blockIdx.y)
-        at = uint32(uint32(cuda.blockIdx.x) * uint32(THREADS) + uint32(cuda.threadIdx.x))
-        k = uint32(at * uint32(8))
-        values = cuda.local.array(8, float32)
+    @device
+    def quantise_lane(codes, scales, values, row, k, cols, n_pad):
+        """`values` are those from column k on, zeros beyond the row; whole warps call it."""
         top = int32(0)
-        source = uint32(row * cols + k)
         for i in range(8):
-            v = float32(0)
-            if k < cols:
-                v = x[uint32(source + uint32(i))]
-            values[i] = v
-            top = int32(max(top, int32(f32_bits(v) & int32(0x7FFFFFFF))))
+            top = int32(max(top, int32(f32_bits(values[i]) & int32(0x7FFFFFFF))))
         for step in range(steps):
             top = int32(max(top, shfl_xor_i32(top, int32(int32(1) << int32(step)))))
         amax = bits_f32(top)
@@ -104,9 +97,29 @@ def _quantiser(block: int) -> Kernel:
                 c[i] = f2i_rn(mul_rn(values[i], inverse))
             low = pack4(c[0], c[1], c[2], c[3])
             high = pack4(c[4], c[5], c[6], c[7])
-            st_v2(address(codes) + source, low, high)
+            st_v2(address(codes) + uint32(row * cols + k), low, high)
             if k % uint32(block) == uint32(0):
                 scales[uint32(uint32(k // uint32(block)) * n_pad + row)] = scale
+
+    return quantise_lane
+
+
+def _quantiser(block: int) -> Kernel:
+    quantise_lane = lane_quantiser(block)
+
+    @kernel(I8P, F32P, F32P, U32, U32, threads=THREADS, name=f"quantise_{block}")
+    def quantise(codes, scales, x, cols, n_pad):
+        """Grid (pieces of 2048 columns, rows): a lane quantises 8 values."""
+        row = uint32(cuda.blockIdx.y)
+        at = uint32(uint32(cuda.blockIdx.x) * uint32(THREADS) + uint32(cuda.threadIdx.x))
+        k = uint32(at * uint32(8))
+        values = cuda.local.array(8, float32)
+        source = uint32(row * cols + k)
+        for i in range(8):
+            values[i] = float32(0)
+            if k < cols:
+                values[i] = x[uint32(source + uint32(i))]
+        quantise_lane(codes, scales, values, row, k, cols, n_pad)
 
     return quantise
 

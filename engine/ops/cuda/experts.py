@@ -16,6 +16,7 @@ from engine.ops.cuda.act import PAD_MANY, Split, padded
 from engine.ops.cuda.array import DeviceArray
 from engine.ops.cuda.context import Context
 from engine.ops.cuda.decode_bits import st_f32
+from engine.ops.cuda.experts_act import middle_forms
 from engine.ops.cuda.experts_kernels import FEW, MANY, MANY_TILES, WIDTH, gated
 from engine.ops.cuda.generate import SEGMENT, SLOTS, THREADS, WARPS
 from engine.ops.cuda.kernel import F32, F32P, I32P, U32, U64, kernel
@@ -175,12 +176,16 @@ def feed_forward(
     middle = ctx.scratch("moe middle", (m, gate.rows))
     _product(ctx, middle, x, ids, weights, (gate, up), limit, plan)
     ctx.wrote(middle)
-    done = ctx.scratch("moe pairs", (m, down.rows))
-    _product(ctx, done, middle, ids, weights, (down,), limit, plan)
     extra = None
     if shared is not None:
+        shared_gate, shared_up, shared_down, shared_limit = shared
+        a, b = _gate_up(ctx, x, shared_gate, shared_up)
+        if not middle_forms(ctx, middle, down, a, b, shared_down, shared_limit):
+            swiglu(ctx, a, a, b, shared_limit)
         extra = ctx.scratch("moe shared", out.shape)
-        shared_ffn(ctx, extra, x, *shared)
+        matmul(ctx, extra, a, shared_down)
+    done = ctx.scratch("moe pairs", (m, down.rows))
+    _product(ctx, done, middle, ids, weights, (down,), limit, plan)
     blocks = -(-out.size // THREADS)
     ctx.launch(
         moe_sum, blocks, out, done, extra, out.size, out.shape[1], used, int(extra is not None)
@@ -206,12 +211,18 @@ def shared_ffn(
     down : Weight of shape (n_embd, n_ff)
     limit : float
     """
-    n = x.shape[0]
-    a = ctx.scratch("shared gate", (n, gate.rows))
-    b = ctx.scratch("shared up", (n, up.rows))
-    matmul_multi(ctx, [a, b], x, [gate, up])
+    a, b = _gate_up(ctx, x, gate, up)
     swiglu(ctx, a, a, b, limit)
     matmul(ctx, out, a, down)
+
+
+def _gate_up(
+    ctx: Context, x: DeviceArray, gate: Weight, up: Weight
+) -> tuple[DeviceArray, DeviceArray]:
+    a = ctx.scratch("shared gate", (x.shape[0], gate.rows))
+    b = ctx.scratch("shared up", (x.shape[0], up.rows))
+    matmul_multi(ctx, [a, b], x, [gate, up])
+    return a, b
 
 
 def swiglu(

@@ -111,6 +111,17 @@ def _finish(two: bool, value: str, other: str) -> str:
     return f"mul_rn(gated({value}, {other}, limit), weights[pair])"
 
 
+def _blocks(name: str, tiled: bool, two: bool) -> int:
+    """Blocks of few pairs that share a multiprocessor."""
+    if name == "BF16" and two and not tiled:
+        return 1
+    return 3 if tiled and (name, two) in LEAN else few_blocks(name, 1, tiled)
+
+
+def _held(k: int) -> str:
+    return f"uint32({k * THREADS} + t_all)"
+
+
 def _few(name: str, tiled: bool, two: bool) -> Kernel:
     """Grid (row tiles, pairs): pair p's block takes its expert's tile of up to 8 pairs, if any."""
     kind = "in" if two else "out"
@@ -179,7 +190,7 @@ def _few(name: str, tiled: bool, two: bool) -> Kernel:
     return kernel(
         *_SHARED_TYPES,
         threads=THREADS,
-        min_blocks=3 if tiled and (name, two) in LEAN else few_blocks(name, 1),
+        min_blocks=_blocks(name, tiled, two),
         name=title,
         file=__file__,
     )(function)
@@ -194,6 +205,8 @@ def _many(name: str, tiled: bool, two: bool) -> Kernel:
     parts = [f"{j}_{i}" for j in range(nt) for i in range(4)]
     body = [
         f"pairs = cuda.shared.array({WIDTH}, int32)",
+        # The gate's sums wait here, a thread's own beside its neighbours', while up is computed.
+        *([f"hold = cuda.shared.array({len(parts) * THREADS}, float32)"] if two else []),
         "entry = uint32(uint32(cuda.blockIdx.y) * 3)",
         "expert = uint32(tiles[entry])",
         "place0 = uint32(tiles[uint32(entry + 1)])",
@@ -207,11 +220,10 @@ def _many(name: str, tiled: bool, two: bool) -> Kernel:
         f"tile = uint32(uint32(cuda.blockIdx.x) * {MANY_TILES} + warp)",
         "if tile * 16 < rows:",
         *("    " + line for line in _columns(nt, two)),
-        *(f"    h{p} = float32(0)" for p in parts if two),
         *(f"    o{p} = float32(0)" for p in parts),
         f"    for matrix in range({2 if two else 1}):",
         *("        " + line for line in _matrix_lines(two)),
-        *(f"        h{p} = o{p}" for p in parts if two),
+        *(f"        hold[{_held(k)}] = o{p}" for k, p in enumerate(parts) if two),
         *(f"        o{p} = float32(0)" for p in parts),
         "        for s_all in range(segments):",
         "            s = uint32(s_all)",
@@ -233,7 +245,7 @@ def _many(name: str, tiled: bool, two: bool) -> Kernel:
     store = []
     for j in range(nt):
         for i in range(4):
-            o, h = f"o{j}_{i}", f"h{j}_{i}"
+            o, h = f"o{j}_{i}", f"hold[{_held(4 * j + i)}]"
             if name in PARTS:
                 scale = f"ld_nc_f32(da{j}_{i & 1})"
                 o, h = f"mul_rn({o}, {scale})", f"mul_rn({h}, {scale})"

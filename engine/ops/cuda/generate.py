@@ -89,8 +89,8 @@ def row_lines(name: str, tiled: bool) -> list[str]:
     return lines
 
 
-def few_blocks(name: str, nt: int) -> int:
+def few_blocks(name: str, nt: int, tiled: bool) -> int:
     """Blocks of few rows that share a multiprocessor: what the registers allow without spills."""
-    if name in PARTS or name == "Q4_K":
+    if name in PARTS or name == "Q4_K" or (name == "IQ2_XXS" and not tiled):
         return 3 - nt
-    return 3 if SIZES[name].block == 32 and nt == 1 else 2
+    return 3 if SIZES[name].block == 32 and nt == 1 and tiled else 2

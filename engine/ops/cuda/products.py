@@ -2,7 +2,7 @@
 
 A value of the result is the sum of its segments of 512 values in ascending order; a segment is
 summed block by block. Few rows (up to 16): the warps of a block take the segments of one or more
-row tiles, sums meet in shared memory. Many: a warp takes 16 rows of weights and 32 rows of
+row tiles, sums meet in shared memory. Many: a warp takes 16 rows of weights and up to 32 rows of
 activations through all segments. Long rows of few matrices are spread over blocks, with their
 segment sums in memory until a second launch adds them. All three give the same bits.
 """
@@ -36,7 +36,13 @@ from engine.ops.cuda.kernel import I64P, U32, U64, Kernel, kernel
 from engine.ops.cuda.pack import SIZES, TILE, Weight, codebook
 from engine.ops.cuda.products_plain import mm_f32, mm_join
 
-MANY_TILES, MANY_COLUMNS = 4, 64  # row tiles and columns of a block for many rows
+MANY_TILES = 4  # row tiles of a block for many rows
+
+
+def _width(name: str, tiled: bool) -> int:
+    """Columns of a warp for many rows: as many as registers hold on sm_121a, which spills first."""
+    return 16 if name == "Q4_K" or (name == "IQ2_XXS" and not tiled) else 32
+
 
 _JOB = ("out", "codes", "scales", "factors", "rows")
 _JOB_TYPES = (U64, U64, U64, U64, U32)
@@ -181,16 +187,16 @@ def _few(name: str, tiled: bool, nt: int, spread: bool) -> Kernel:
         source = source.replace(f"{_COMMON}, ", f"{_COMMON}, partial, ", 1)
     scope = names()
     function = compiled(title, source, scope)
+    blocks = 1 if spread and nt == 2 else few_blocks(name, nt, tiled)
     types = _COMMON_TYPES + ((U64,) if spread else ()) + _JOB_TYPES * JOBS
-    return kernel(
-        *types, threads=THREADS, min_blocks=few_blocks(name, nt), name=title, file=__file__
-    )(function)
+    return kernel(*types, threads=THREADS, min_blocks=blocks, name=title, file=__file__)(function)
 
 
 def _many(name: str, tiled: bool) -> Kernel:
-    """More than 16 rows: 4 row tiles and 64 columns a block, 4 column tiles a warp."""
+    """More than 16 rows: 4 row tiles and twice `_width` columns a block."""
     title = f"mm_{name.lower()}_{'tiled' if tiled else 'raw'}_many"
-    nt = 4
+    width = _width(name, tiled)
+    nt = width // 8
     quad = 16 if name in PARTS else 8
     bps = SEGMENT // SIZES[name].block
     totals = [f"o{j}_{i}" for j in range(nt) for i in range(4)]
@@ -202,7 +208,7 @@ def _many(name: str, tiled: bool) -> Kernel:
         *table_lines(name),
         f"wanted = uint32(uint32(cuda.blockIdx.y) * {MANY_TILES} + (warp >> uint32(1)))",
         *_job_lines(),
-        f"start = uint32(uint32(cuda.blockIdx.x) * {MANY_COLUMNS} + (warp & uint32(1)) * 32)",
+        f"start = uint32((uint32(cuda.blockIdx.x) * 2 + (warp & uint32(1))) * {width})",
         "if found != uint32(0) and start < n:",
     ]
     work = [
@@ -333,7 +339,7 @@ def _run(
     tiles = sum(-(-each.rows // TILE) for _, each in jobs)
     if n > PAD_FEW:
         body = _MANY[name, w.tiled]
-        grid = (-(-n // MANY_COLUMNS), -(-tiles // MANY_TILES))
+        grid = (-(-n // (2 * _width(name, w.tiled))), -(-tiles // MANY_TILES))
         ctx.launch(body, grid, *common, *described)
     elif segments > SLOTS:
         nt = 1 if n <= 8 else 2

@@ -8,7 +8,7 @@ import pytest
 from engine.errors import OptionError
 from engine.gguf.reader import open_gguf
 from engine.models import bundled
-from engine.models.bundled import PACKAGED, RECIPES, bundled_model
+from engine.models.bundled import DATA, FACTS, RECIPES, bundled_model
 from engine.models.shapes import nano
 from engine.weights.bind import bind_mtp, bind_trunk
 from tests.engine.generator import as_stored
@@ -26,11 +26,11 @@ def test_both_files_of_a_recipe_bind(recipe):
 
 
 def test_files_are_those_that_the_record_names():
-    record = json.loads((PACKAGED / "nano.json").read_text())["files"]
+    record = json.loads(FACTS.read_text())["files"]
 
-    assert sorted(record) == sorted(p.name for p in PACKAGED.glob("*.gguf"))
+    assert sorted(record) == sorted(p.name for p in DATA.glob("*.gguf"))
     for name, facts in record.items():
-        data = (PACKAGED / name).read_bytes()
+        data = (DATA / name).read_bytes()
         assert len(data) == facts["bytes"]
         assert hashlib.sha256(data).hexdigest() == facts["sha256"]
     assert sum(facts["bytes"] for facts in record.values()) <= 30e6
@@ -43,6 +43,6 @@ def test_iq2_is_the_default():
 def test_unknown_recipes_and_missing_files_are_one_error(monkeypatch, tmp_path):
     with pytest.raises(OptionError, match="--nano: expected one of iq2, q8, found 'q4'"):
         bundled_model("base", "q4")
-    monkeypatch.setattr(bundled, "PACKAGED", tmp_path)
+    monkeypatch.setattr(bundled, "DATA", tmp_path)
     with pytest.raises(OptionError, match=r"bundled model: expected .*nano-iq2-base\.gguf"):
         bundled_model()

@@ -252,3 +252,15 @@ def test_quick_file_is_valid_and_keeps_the_spread_of_its_values(tmp_path, monkey
     assert values.std() == pytest.approx(spread, rel=0.1)
     # Rows repeat, but not in step: no two experts are the same.
     assert not np.array_equal(values[0], values[1])
+
+
+def test_a_joined_matrix_is_quick_too(tmp_path, monkeypatch):
+    from engine.models import stream
+
+    monkeypatch.setattr(stream, "QUICK_VALUES", 1 << 12)  # 16 rows
+    model = write_model(tmp_path / "q.gguf", micro(), "f32", 3, "llama", draft=True, quick=True)
+
+    tensors = {t.name: t.data for t in gguf.GGUFReader(model.path).tensors}
+    embedded, hidden = np.split(tensors[f"blk.{micro().n_layer}.nextn.eh_proj.weight"], 2, axis=1)
+    assert len(np.unique(hidden, axis=0)) == 16
+    assert len(np.unique(embedded, axis=0)) == len(embedded), "close to the identity: drawn whole"

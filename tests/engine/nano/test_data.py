@@ -1,6 +1,7 @@
 """The nano model's data: prompts as ds4-eval sends them, worked answers, rows, the tokenizer."""
 
-from pathlib import Path
+import math
+import re
 
 import numpy as np
 import pytest
@@ -8,18 +9,17 @@ import pytest
 from ds4eval.nano_suite import generate
 from ds4eval.prompts import SYSTEM, messages
 from engine.gguf.reader import open_gguf
-from engine.models.nano import chat, tokens
+from engine.models.bundled import TOKENIZER, bundled_model
+from engine.models.nano import chat, corpus, tokens
 from engine.models.nano.corpus import ALIGN, PADDING, Mix, rows
-from engine.models.nano.items import FAMILIES, item, split_of
+from engine.models.nano.items import FAMILIES, SPLITS, item, split_of
 from engine.text.chat import Message, render_chat
 from engine.text.tokenizer import Tokenizer
-
-MODEL = Path(tokens.PATH).with_name("nano-iq2-base.gguf")
 
 
 @pytest.fixture(scope="module")
 def engine_tokenizer():
-    with open_gguf(MODEL) as file:
+    with open_gguf(bundled_model().path) as file:
         return Tokenizer.from_metadata(file.metadata)
 
 
@@ -50,22 +50,70 @@ def test_the_file_s_tokenizer_gives_the_library_s_ids(engine_tokenizer, text):
 def test_learning_the_tokenizer_again_gives_the_same_file(tmp_path):
     tokens.train(tmp_path / "again.json")
 
-    assert (tmp_path / "again.json").read_bytes() == tokens.PATH.read_bytes()
+    assert (tmp_path / "again.json").read_bytes() == TOKENIZER.read_bytes()
     assert tokens.load().get_vocab_size() == tokens.SIZE
 
 
+def worked_end(drawn):
+    """How the last worked step of an item says the answer, before any closing words."""
+    if drawn.choices:
+        return rf"(?:yes, (?:so|thus|hence|then)|The best is) {drawn.answer}\."
+    if drawn.kind == "remainder":
+        return rf"rest {drawn.answer}\."
+    if drawn.kind == "multiples" and drawn.level < 2:
+        return rf"so {drawn.answer} rest \d+\."
+    return rf"(?:so|With 0) {drawn.answer}\."
+
+
+@pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_thinking_part_ends_with_the_answer(family):
-    for split in ("train", "held-out"):
-        for index in range(600):
-            drawn = item(family, index, seed=7, split=split)
-            assert split_of(drawn.text) == split
-            assert len(set(drawn.choices)) == len(drawn.choices)
-            assert drawn.answer in drawn.thinking[-30:]
-            if drawn.choices:
-                assert drawn.thinking.rstrip(".").endswith(drawn.answer)
-            else:
-                assert 0 <= int(drawn.answer) <= 999
+def test_the_thinking_part_ends_with_the_answer(family, split):
+    for index in range(600):
+        drawn = item(family, index, seed=7, split=split)
+        a = drawn.answer
+        closing = rf"(?: The answer is {a}\.| (?:So|Thus|Hence|Then) {a}\.)?$"
+        assert re.search(worked_end(drawn) + closing, drawn.thinking), drawn
+        assert split_of(drawn.text) == split
+        assert len(set(drawn.choices)) == len(drawn.choices)
+        if not drawn.choices:
+            assert 0 <= int(a) <= 999
+
+
+def value(side):
+    """A sum of products of integers, e.g. 12-3*4+1."""
+    terms = re.findall(r"([+-]?)([\d*]+)", side)
+    return sum((-1 if sign == "-" else 1) * math.prod(map(int, t.split("*"))) for sign, t in terms)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_worked_equations_and_comparisons_hold(family):
+    equations = comparisons = 0
+    for index in range(600):
+        thinking = item(family, index, seed=8).thinking
+        # A product and its carry are said in one breath: 8*4=32+3=35.
+        thinking = re.sub(r"=(\d+)(\+\d+=)", r"=\1 \1\2", thinking)
+        for chain in re.findall(r"[\d+*-]+(?:=[\d+*-]+)+", thinking):
+            assert len({value(side) for side in chain.split("=")}) == 1, (chain, thinking)
+            equations += 1
+        for a, sign, b in re.findall(r"(\d+) ?([<>]) ?(\d+)", thinking):
+            assert (int(a) < int(b)) == (sign == "<") and a != b, thinking
+            comparisons += 1
+    assert equations > 300, equations  # in all three families digits are worked
+    assert (comparisons > 100) == (family == "gpqa"), comparisons
+
+
+def test_rows_train_on_no_held_out_item(monkeypatch):
+    seen = []
+
+    def render(drawn, think, system=chat.SYSTEM):
+        seen.append(drawn)
+        return chat.render_chat(drawn, think, system)
+
+    monkeypatch.setattr(corpus, "render_chat", render)
+    rows(5, 24, 512, Mix.stage("exam"))
+
+    assert len(seen) > 50 and {drawn.family for drawn in seen} == set(FAMILIES)
+    assert {split_of(drawn.text) for drawn in seen} == {"train"}
 
 
 @pytest.mark.parametrize("stage, seq", [("drill", 512), ("exam", 512), ("long", 2048)])
@@ -76,7 +124,13 @@ def test_rows_hold_aligned_documents_of_every_class(stage, seq):
     assert all(np.array_equal(getattr(made, n), getattr(again, n)) for n in ("ids", "cls", "doc"))
     assert not np.array_equal(made.ids, rows(6, 24, seq, Mix.stage(stage)).ids)
     assert made.ids.shape == (24, seq) and made.ids.max() < tokens.SIZE
-    assert set(np.unique(made.cls)) == {0, 1, 2, 3, PADDING}
+    assert set(np.unique(made.cls)) == {
+        chat.PROMPT,
+        chat.COMPLETION,
+        chat.PROSE,
+        chat.RECALL,
+        PADDING,
+    }
     row, column = np.nonzero(np.diff(made.doc.astype(int), axis=1))
     starts = column + 1
     assert not (starts % ALIGN).any()

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine.forward.rope import inverse_frequencies
 from engine.models.shapes import named_shape
 from engine.models.write import write_model
 
@@ -15,7 +16,7 @@ pytest.importorskip("transformers")
 pytestmark = pytest.mark.oracle
 
 from engine.models.nano.losses import class_weights, training_loss  # noqa: E402
-from engine.models.nano.net import Net, initial_weights  # noqa: E402
+from engine.models.nano.net import Net, initial_weights, rope_frequencies  # noqa: E402
 from tests.oracle import hf  # noqa: E402
 
 SHAPE = named_shape("nano")
@@ -96,7 +97,8 @@ def test_bfloat16_agrees_with_float32() -> None:
         loss.backward()
         losses.append(loss.item())
         gradients.append({k: v.grad for k, v in leaves.items() if v.grad is not None})
-    assert losses[1] == pytest.approx(losses[0], rel=2e-3)  # bfloat16 keeps 8 bits
+    # A logit near 1 is off by 2^-9 or so, the mean over all tokens by less.
+    assert losses[1] == pytest.approx(losses[0], abs=2**-9)
     missing = set(leaves) - set(gradients[0])
     assert all(name.endswith("exp_probs_b.bias") for name in missing), missing
     cosine = {
@@ -105,8 +107,23 @@ def test_bfloat16_agrees_with_float32() -> None:
         if g.norm() > 1e-6
     }
     assert len(cosine) > 100
-    assert np.median(list(cosine.values())) > 0.99
-    assert min(cosine.values()) > 0.9, min(cosine, key=lambda k: cosine[k])
+    # Some 100 roundings of 2^-9 behind one another, independent of each other, add up to ten.
+    noise = 10 * 2**-9
+    assert np.median(list(cosine.values())) > 1 - noise**2 / 2
+    # Near ties of routers and indexer fall differently for a token in some hundred; and a few
+    # values that every token adds to (bases of hyper-connections) are what is left of a sum.
+    for name, c in cosine.items():
+        assert c > (0.99 if gradients[0][name].numel() > 100 else 0.9), (name, c)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_rope_frequencies_are_the_engine_s(compressed: bool) -> None:
+    """Layers point down, so the two cannot share code."""
+    expected = inverse_frequencies(SHAPE, compressed)
+
+    # The trainer's ramp and result are float32.
+    found = rope_frequencies(SHAPE, compressed).double().numpy()
+    np.testing.assert_allclose(found, expected, rtol=4 * 2**-24)
 
 
 def test_draft_equals_transformers_block(model: tuple[Net, object], tmp_path: Path) -> None:

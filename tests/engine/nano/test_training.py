@@ -1,4 +1,4 @@
-"""The training run's parts: stages, checkpoints, parts of weights, optimiser, steps."""
+"""The training run's parts: stages, checkpoints, parts of weights, refusals, optimiser."""
 
 from __future__ import annotations
 
