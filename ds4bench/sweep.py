@@ -23,15 +23,15 @@ from ds4bench.records import SCHEMA, SCHEMA_VERSION, SpeedRow, stamped
 from ds4bench.records_io import environment_of, is_greedy, machine_bandwidth, publish_views
 from ds4bench.runner import FIRST_TIMEOUT_S, Runner
 from ds4bench.runner_ui import Screen
+from ds4bench.sweep_files import make_folder, set_aside, write_stdout
 from ds4bench.sweep_report import dry_run_text, findings, prediction_text
 from ds4bench.telemetry import Sampler
 from ds4bench.telemetry_nvml import Gpu
 from ds4bench.worker import DEFAULT
-from engine.errors import EngineError, OptionError, StoreError
-from engine.tooling import locks
+from engine.errors import EngineError, OptionError
 from engine.tooling.environment import command_line, environment, sources_sha256
 from engine.tooling.journal import Journal
-from engine.tooling.publish import check_output, remove_stale, sync_folder
+from engine.tooling.publish import check_output, remove_stale
 
 # Publishing rewrites whole files, so it happens rarely and between timed windows.
 PUBLISH_EVERY_S = 10.0
@@ -119,7 +119,8 @@ def execute(request: Request) -> int:
     plan = request.plan
     _check_outputs(request)
     with Signals() as signals, contextlib.ExitStack() as stack:
-        sampler = Sampler(Gpu(), interval_s=request.telemetry_s)
+        gpu = Gpu(ordinal=plan.device)
+        sampler = Sampler(gpu if plan.backend == "cuda" else None, interval_s=request.telemetry_s)
         child = stack.enter_context(
             Child(request.worker, tick=sampler.tick, stop_now=lambda: signals.now)
         )
@@ -137,7 +138,7 @@ def execute(request: Request) -> int:
                 print(dry_run_text(plan, facts, bandwidth, request.predict))
                 return exits.OK
             journal = stack.enter_context(_open_journal(request, facts))
-            sweep = _Sweep(request, settings, facts, journal, child, sampler, signals)
+            sweep = _Sweep(request, settings, facts, journal, child, sampler, gpu, signals)
             return sweep.run()
         except Interrupted:
             return signals.exit_code or exits.INTERRUPTED
@@ -185,13 +186,14 @@ class _Sweep:
         journal: Journal,
         child: Child,
         sampler: Sampler,
+        gpu: Gpu,
         signals: Signals,
     ) -> None:
         self.request = request
         self.facts = facts
         self.journal = journal
         self.child = child
-        self.sampler = sampler
+        self.gpu = gpu
         self.signals = signals
         self.published_at = time.monotonic()
         self.to_stdout = request.outputs.csv is None and request.outputs.journal is None
@@ -249,7 +251,7 @@ class _Sweep:
         engine = self.runner.prepare()
         record = {
             **environment(),
-            "gpu": self.sampler.gpu.facts(),
+            "gpu": self.gpu.facts(),
             "bandwidth": bandwidth,
             "engine": engine,
             "model": self.facts["files"],
@@ -303,25 +305,6 @@ class _Sweep:
         return exits.OK
 
 
-def write_stdout(text: str) -> None:
-    """Write and flush.
-
-    Raises
-    ------
-    EngineError, StoreError
-        If nobody reads any more, or the disk behind it is full.
-    """
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except OSError as error:
-        # The interpreter would try the same text again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        if isinstance(error, BrokenPipeError):
-            raise EngineError("stdout: expected a reader, found a closed pipe") from None
-        raise StoreError(f"stdout: expected to write a row, found {error.strerror}") from None
-
-
 @contextlib.contextmanager
 def _open_journal(request: Request, facts: dict[str, Any]) -> Iterator[Journal]:
     """The journal of a new or resumed sweep, locked, with stale temporary files removed."""
@@ -331,7 +314,7 @@ def _open_journal(request: Request, facts: dict[str, Any]) -> Iterator[Journal]:
     with contextlib.ExitStack() as stack:
         path = outputs.journal
         if outputs.folder is not None:
-            _make(outputs.folder)
+            make_folder(outputs.folder)
         if path is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ds4-bench-"))
             path = Path(folder) / "rows.jsonl"
@@ -354,46 +337,8 @@ def _open_journal(request: Request, facts: dict[str, Any]) -> Iterator[Journal]:
         yield journal
 
 
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(exist_ok=True)
-        sync_folder(folder.parent)
-    except OSError as error:
-        raise StoreError(f"{folder}: expected to make the folder, found {error}") from error
-
-
 def timed_code() -> str:
     """Hash of the sources that run in the timed process: rows of another code never mix."""
     root = Path(__file__).resolve().parent
     engine = sorted((root.parent / "engine").rglob("*.py"))
     return sources_sha256([*engine, *(root / name for name in TIMED)], root.parent)
-
-
-def set_aside(journal: Path, files: list[Path]) -> None:
-    """Rename earlier results to ``NAME.old-<time>``, under the journal's lock.
-
-    Raises
-    ------
-    StoreError
-        If another sweep writes them.
-    """
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    with contextlib.ExitStack() as stack:
-        if journal.exists():
-            fd = os.open(journal, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
-            stack.callback(os.close, fd)
-            locks.lock(fd, journal)
-            stack.callback(locks.unlock, fd, journal)
-        try:
-            for path in {Path(os.path.realpath(file)) for file in files}:
-                if path.exists():
-                    aside, n = path.with_name(f"{path.name}.old-{stamp}"), 0
-                    while aside.exists():
-                        n += 1
-                        aside = path.with_name(f"{path.name}.old-{stamp}-{n}")
-                    os.rename(path, aside)
-                    sync_folder(path.parent)
-        except OSError as error:
-            raise StoreError(
-                f"{journal}: expected to set old results aside, found {error}"
-            ) from error

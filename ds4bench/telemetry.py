@@ -40,15 +40,16 @@ class Sampler:
 
     Parameters
     ----------
-    gpu : Gpu
-        NVML, or an object that knows nothing.
+    gpu : Gpu or None
+        The device that computes; None where the processor does, since a GPU that idles beside it
+        has a temperature and draws power, too.
     pid : callable
         Id of the timed process, or None.
     """
 
     def __init__(
         self,
-        gpu: Gpu,
+        gpu: Gpu | None,
         pid: Callable[[], int | None] = lambda: None,
         interval_s: float = INTERVAL_S,
         clock: Callable[[], float] = time.monotonic,
@@ -66,7 +67,8 @@ class Sampler:
         _guard(psutil.cpu_percent)  # the first call starts the interval
 
     def begin(self) -> None:
-        """Forget everything before this row."""
+        """Forget everything before this row, a phase that never ended included."""
+        self.phase = ""
         self._samples.clear()
         self._energy.clear()
         self._boot_gap = _boot_gap()
@@ -74,7 +76,7 @@ class Sampler:
     def enter(self, phase: str) -> None:
         """A timed phase ('prefill' or 'gen') begins; takes a sample."""
         self.phase = phase
-        self._phase_counter = self.gpu.energy_j()
+        self._phase_counter = self._counter()
         self._last = float("-inf")
         self.tick()
 
@@ -82,7 +84,7 @@ class Sampler:
         """The phase has ended; takes a sample and closes its energy."""
         self._last = float("-inf")
         self.tick()
-        after = self.gpu.energy_j()
+        after = self._counter()
         before, phase = self._phase_counter, self.phase
         self.phase = ""
         # A counter that was reset in between says nothing.
@@ -136,6 +138,9 @@ class Sampler:
             suspended_s=slept if slept > 0.5 else None,
         )
 
+    def _counter(self) -> float | None:
+        return None if self.gpu is None else self.gpu.energy_j()
+
     def _joules(self, phase: str) -> float | None:
         """Counter difference where there is one, else power integrated over the samples."""
         if phase in self._energy:
@@ -161,7 +166,7 @@ class Sampler:
             mem_available_bytes=memory.available if memory else None,
             swap_used_bytes=swap.used if swap else None,
             child_rss_bytes=process,
-            gpu=self.gpu.read(pid),
+            gpu={} if self.gpu is None else self.gpu.read(pid),
         )
 
 

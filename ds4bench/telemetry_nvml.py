@@ -18,23 +18,25 @@ _REASONS = {
 
 
 class Gpu:
-    """The first visible GPU, or nothing at all.
+    """One visible GPU, or nothing at all.
 
     Parameters
     ----------
     nvml : module or None
         nvidia-ml-py's `pynvml`; None finds it, and stays silent if it is not installed or finds
         no driver.
+    ordinal : int
+        CUDA's, among the devices that CUDA_VISIBLE_DEVICES leaves.
     """
 
-    def __init__(self, nvml: Any = None) -> None:
+    def __init__(self, nvml: Any = None, ordinal: int = 0) -> None:
         self._nvml: Any = None
         self._handle: Any = None
         try:
             if nvml is None:
                 import pynvml as nvml  # type: ignore[no-redef]
             nvml.nvmlInit()
-            self._handle = nvml.nvmlDeviceGetHandleByIndex(_first_visible())
+            self._handle = _visible(nvml, ordinal)
             self._nvml = nvml
         except Exception:  # no driver, no library, no permission: no GPU to report
             self._handle = None
@@ -122,7 +124,29 @@ class Gpu:
         return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
-def _first_visible() -> int:
-    """Index of the first device that CUDA would use, where it is given as a number."""
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
-    return int(first) if first.isdigit() else 0
+def _visible(nvml: Any, ordinal: int) -> Any:
+    """Handle of the device that CUDA calls `ordinal`.
+
+    Numbers are taken in the order of the bus, which is CUDA's where all devices are alike or
+    CUDA_DEVICE_ORDER says so.
+
+    Raises
+    ------
+    LookupError
+        If CUDA_VISIBLE_DEVICES names no such device: another one's readings would be wrong.
+    """
+    names = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    if names == [""]:
+        return nvml.nvmlDeviceGetHandleByIndex(ordinal)
+    name = names[ordinal]
+    if name.isdigit():
+        return nvml.nvmlDeviceGetHandleByIndex(int(name))
+    if not name.startswith("GPU-"):
+        return nvml.nvmlDeviceGetHandleByUUID(name)  # a part of a device (MIG)
+    # CUDA takes the beginning of an identifier, NVML only all of it.
+    for index in range(nvml.nvmlDeviceGetCount()):
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        whole = nvml.nvmlDeviceGetUUID(handle)
+        if (whole.decode() if isinstance(whole, bytes) else whole).startswith(name):
+            return handle
+    raise LookupError(name)

@@ -7,6 +7,7 @@ from collections import Counter
 import pandas as pd
 import pytest
 
+import ds4bench.sweep as sweep_module
 from ds4bench import exits
 from ds4bench.records import read_rows
 from ds4bench.records_csv import UPSTREAM
@@ -59,6 +60,29 @@ def test_environment_record_is_complete(bench):
         assert name in environment, name
     assert environment["bandwidth"]["read_bytes_per_s"] == 1e10
     assert read_rows("o/sweep.parquet").environment == environment
+
+
+@pytest.mark.parametrize(
+    ("options", "ordinal", "celsius"), [((), 0, None), (("--cuda", "--device", "1"), 1, 61)]
+)
+def test_the_gpu_is_read_where_it_computes(bench, monkeypatch, options, ordinal, celsius):
+    class Gpu:
+        def __init__(self, ordinal):
+            self.ordinal = ordinal
+
+        def facts(self):
+            return {"name": "NVIDIA GB10", "ordinal": self.ordinal}
+
+        def read(self, pid):
+            return {"temp_c": 61}
+
+        def energy_j(self):
+            return None
+
+    monkeypatch.setattr(sweep_module, "Gpu", Gpu)
+    assert bench(*SIZE, *options, "--out", "o").exit_code == 0
+    assert read_rows("o").environment["gpu"]["ordinal"] == ordinal
+    assert {row.telemetry.gpu_temp_c for row in read_rows("o").rows} == {celsius}
 
 
 def test_sampled_rows_are_not_stamped(bench):

@@ -33,7 +33,7 @@ class FakeNvml:
             "nvmlDeviceGetName": b"NVIDIA GB10",
             "nvmlSystemGetDriverVersion": "580.95",
             "nvmlSystemGetCudaDriverVersion": 13000,
-            "nvmlDeviceGetCount": 1,
+            "nvmlDeviceGetCount": 2,
             "nvmlDeviceGetMemoryInfo": SimpleNamespace(total=1 << 37, used=1 << 30),
             "nvmlDeviceGetEnforcedPowerLimit": 140_000,
             "nvmlDeviceGetMaxClockInfo": 3003,
@@ -97,13 +97,28 @@ def test_missing_functions_and_nonsense_values():
 
 
 @pytest.mark.parametrize(
-    ("value", "index"), [("2", 2), ("3,1", 3), ("", 0), ("GPU-abc", 0), ("MIG-1", 0)]
-)
-def test_first_visible_device(monkeypatch, value, index):
+    ("value", "ordinal", "device"),
+    [("2", 0, 2), ("3,1", 0, 3), ("3, 1", 1, 1), ("", 0, 0), ("", 1, 1), ("GPU-bb", 0, 1),
+     ("1,GPU-aa11", 1, 0), ("MIG-1", 0, "MIG-1")],
+)  # fmt: skip
+def test_the_device_is_the_one_that_cuda_uses(monkeypatch, value, ordinal, device):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
-    asked = []
-    Gpu(FakeNvml(nvmlDeviceGetHandleByIndex=lambda i: asked.append(i) or "h"))
-    assert asked == [index]
+    read = []
+    nvml = FakeNvml(
+        nvmlDeviceGetHandleByIndex=lambda i: i,
+        nvmlDeviceGetHandleByUUID=lambda name: name,
+        nvmlDeviceGetUUID=lambda i: (b"GPU-aa11-22", "GPU-bb33-44")[i],
+        nvmlDeviceGetTemperature=lambda handle, sensor: read.append(handle),
+    )
+    Gpu(nvml, ordinal).read()
+    assert read == [device]
+
+
+@pytest.mark.parametrize(("value", "ordinal"), [("0", 1), ("GPU-cc", 0)])
+def test_a_device_that_is_not_there_is_not_replaced_by_another(monkeypatch, value, ordinal):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+    nvml = FakeNvml(nvmlDeviceGetUUID=lambda i: b"GPU-aa11-22")
+    assert not Gpu(nvml, ordinal).present
 
 
 def row_with(nvml, steps=(0, 1, 2, 3, 4)):
@@ -177,6 +192,32 @@ def test_a_dead_sampler_costs_no_row(monkeypatch):
     row = row_with(FakeNvml(broken=["nvmlInit"]))
     assert row.n_samples >= 4
     assert row.cpu_load_pct is None and row.mem_available_bytes is None
+
+
+def test_a_phase_that_never_ended_takes_no_samples_of_the_next_row():
+    """A worker that dies in a prefill leaves it open; loading the model again is no part of it."""
+    clock = SimpleNamespace(now=0.0)
+    nvml = FakeNvml(broken=["nvmlDeviceGetTotalEnergyConsumption"])
+    sampler = Sampler(Gpu(nvml), clock=lambda: clock.now)
+    sampler.begin()
+    sampler.enter("gen")
+    sampler.begin()
+    for clock.now in range(1, 100):
+        sampler.tick()
+    sampler.enter("gen")
+    clock.now += 2
+    sampler.leave()
+    assert sampler.row().gen_energy_j == pytest.approx(2 * 93.5)
+    assert sampler.row().n_samples == 2
+
+
+def test_a_processor_sweep_reads_no_gpu():
+    sampler = Sampler(None)
+    sampler.begin()
+    sampler.enter("gen")
+    sampler.leave()
+    row = sampler.row()
+    assert row.gpu_temp_c is row.gen_energy_j is row.energy_source is None and row.n_samples == 2
 
 
 def test_sampling_is_rare_and_only_inside_phases():
