@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -96,7 +95,8 @@ class Signals:
         self.now = self.now or number in self._NOW or self.number is not None
         self.number = self.number or number
         if number == signal.SIGINT and not self.now:
-            os.write(2, b"\nfinishing this row; Ctrl-C again stops at once\n")
+            with contextlib.suppress(OSError):  # nobody may be there to read it
+                os.write(2, b"\nfinishing this row; Ctrl-C again stops at once\n")
 
     @property
     def exit_code(self) -> int | None:
@@ -234,6 +234,11 @@ class _Sweep:
                 finished = True
         except Interrupted:
             self.screen.note("stopped; finished rows are safe, --resume goes on")
+        except EngineError:
+            # The rows before it are in the journal; the views should not lag behind.
+            with contextlib.suppress(EngineError):
+                self._publish()
+            raise
         finally:
             self.child.kill()
             self.screen.close()
@@ -243,7 +248,8 @@ class _Sweep:
         for text in findings(rows, plan):
             self.screen.note(f"warning: {text}")
         if self.request.predict:
-            print(prediction_text(rows, self.request.predict), file=sys.stderr)
+            for line in prediction_text(rows, self.request.predict).splitlines():
+                self.screen.note(line)
         return self._status(rows, finished)
 
     def _start(self) -> None:
