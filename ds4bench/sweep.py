@@ -73,13 +73,17 @@ class Request:
 
 
 class Signals:
-    """Ctrl-C once: finish the row; twice, SIGTERM or SIGHUP: stop now. Old handlers come back."""
+    """Ctrl-C once: finish the row; twice, SIGTERM or SIGHUP: stop now. Old handlers come back.
+
+    While the model is still being loaded there is no row to finish, and one Ctrl-C stops, too.
+    """
 
     _NOW = (signal.SIGTERM, signal.SIGHUP)
 
     def __init__(self) -> None:
         self.number: int | None = None
         self.now = False
+        self.measuring = False
         self._old: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
@@ -92,7 +96,7 @@ class Signals:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: Any) -> None:
-        self.now = self.now or number in self._NOW or self.number is not None
+        self.now = self.now or number in self._NOW or self.number is not None or not self.measuring
         self.number = self.number or number
         if number == signal.SIGINT and not self.now:
             with contextlib.suppress(OSError):  # nobody may be there to read it
@@ -228,6 +232,7 @@ class _Sweep:
                 write_stdout(records_csv.header(plan.upstream_only))
             if self.runner.todo():
                 self._start()
+                self.signals.measuring = True
                 finished = self.runner.run()
             else:
                 self.screen.note("every row is there already")

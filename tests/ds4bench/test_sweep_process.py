@@ -62,6 +62,20 @@ def test_a_terminal_that_goes_away_costs_no_view(slow_model):
     assert len(table(folder / "o" / "sweep.csv")) == len(rows) >= 2
 
 
+def test_one_ctrl_c_is_enough_while_the_model_loads(slow_model):
+    folder, options = slow_model
+    (folder / "faults.json").write_text(json.dumps({"load_s": 60}))
+    with spawn(folder, *ALL, "--csv", "a.csv", **options) as process:
+        deadline = time.monotonic() + 20
+        while not (folder / "a.jsonl").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.3)  # from the journal to the load
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == exits.INTERRUPTED, err
+    assert b"Traceback" not in err and b"finishing this row" not in err
+
+
 def test_second_ctrl_c_does_not_wait_for_the_row(tmp_path):
     (tmp_path / "m.gguf").write_bytes(b"model")
     (tmp_path / "faults.json").write_text(json.dumps({"hang": {"mode": "plain", "ctx": 200}}))
