@@ -19,7 +19,7 @@ from engine.errors import DEVICE_HUNG
 
 _POLL_S = 0.25
 _TAIL = 2000
-_STATUS = {
+_STATUS: dict[int, str] = {
     signal.SIGSEGV: "crashed_segv",
     signal.SIGBUS: "crashed_bus",
     signal.SIGKILL: "crashed_oom",
@@ -172,8 +172,8 @@ class Child:
         tail = self._tail()
         self.kill()
         if code is not None and code < 0:
-            status = _STATUS.get(signal.Signals(-code), "crashed_other")
-            reason = f"ended by {signal.Signals(-code).name}"
+            status = _STATUS.get(-code, "crashed_other")
+            reason = f"ended by {_signal_name(-code)}"
         elif code == DEVICE_HUNG:
             status, reason = "timeout", f"ended with status {code}"
         else:
@@ -185,6 +185,14 @@ class Child:
         self._stderr.seek(max(0, size - _TAIL))
         lines = self._stderr.read().decode(errors="replace").strip().splitlines()
         return lines[-1][:300] if lines else ""
+
+
+def _signal_name(number: int) -> str:
+    """Its name, or its number where it has none (real-time signals)."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def worker_environment(parent: Mapping[str, str]) -> dict[str, str]:

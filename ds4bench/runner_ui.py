@@ -78,11 +78,7 @@ class Screen:
 
     def note(self, text: str) -> None:
         """One line of talk."""
-        text = printable(text)
-        if self._progress is not None:
-            self._progress.console.print(text, markup=False, highlight=False)
-        else:
-            self._print(text)
+        self._print(printable(text))
 
     def row(self, row: SpeedRow) -> None:
         """A row was measured."""
@@ -90,15 +86,24 @@ class Screen:
         if self._progress is None:
             self._print(f"[{self._done}/{self._total}] {line_of(row)}")
             return
-        self._progress.console.print(line_of(row), markup=False, highlight=False)
-        self._progress.update(self._task, advance=1, refresh=True)
+        self._print(line_of(row))
+        with _terminal_may_be_gone():
+            self._progress.update(self._task, advance=1, refresh=True)
 
     def close(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        progress, self._progress = self._progress, None
+        if progress is not None:
+            with _terminal_may_be_gone():
+                progress.stop()
 
     def _print(self, text: str) -> None:
-        # The terminal may go away; the journal does not.
-        with contextlib.suppress(OSError):
-            print(text, file=self.stream, flush=True)
+        with _terminal_may_be_gone():
+            if self._progress is None:
+                print(text, file=self.stream, flush=True)
+            else:
+                self._progress.console.print(text, markup=False, highlight=False)
+
+
+def _terminal_may_be_gone() -> contextlib.AbstractContextManager[None]:
+    """Nothing that cannot be shown is worth the rows that are still to be published."""
+    return contextlib.suppress(OSError)

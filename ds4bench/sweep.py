@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -23,15 +22,15 @@ from ds4bench.records import SCHEMA, SCHEMA_VERSION, SpeedRow, stamped
 from ds4bench.records_io import environment_of, is_greedy, machine_bandwidth, publish_views
 from ds4bench.runner import FIRST_TIMEOUT_S, Runner
 from ds4bench.runner_ui import Screen
+from ds4bench.sweep_files import make_folder, set_aside, write_stdout
 from ds4bench.sweep_report import dry_run_text, findings, prediction_text
 from ds4bench.telemetry import Sampler
 from ds4bench.telemetry_nvml import Gpu
 from ds4bench.worker import DEFAULT
-from engine.errors import EngineError, OptionError, StoreError
-from engine.tooling import locks
+from engine.errors import EngineError, OptionError
 from engine.tooling.environment import command_line, environment, sources_sha256
 from engine.tooling.journal import Journal
-from engine.tooling.publish import check_output, remove_stale, sync_folder
+from engine.tooling.publish import check_output, remove_stale
 
 # Publishing rewrites whole files, so it happens rarely and between timed windows.
 PUBLISH_EVERY_S = 10.0
@@ -74,13 +73,17 @@ class Request:
 
 
 class Signals:
-    """Ctrl-C once: finish the row; twice, SIGTERM or SIGHUP: stop now. Old handlers come back."""
+    """Ctrl-C once: finish the row; twice, SIGTERM or SIGHUP: stop now. Old handlers come back.
+
+    While the model is still being loaded there is no row to finish, and one Ctrl-C stops, too.
+    """
 
     _NOW = (signal.SIGTERM, signal.SIGHUP)
 
     def __init__(self) -> None:
         self.number: int | None = None
         self.now = False
+        self.measuring = False
         self._old: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
@@ -93,10 +96,11 @@ class Signals:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: Any) -> None:
-        self.now = self.now or number in self._NOW or self.number is not None
+        self.now = self.now or number in self._NOW or self.number is not None or not self.measuring
         self.number = self.number or number
         if number == signal.SIGINT and not self.now:
-            os.write(2, b"\nfinishing this row; Ctrl-C again stops at once\n")
+            with contextlib.suppress(OSError):  # nobody may be there to read it
+                os.write(2, b"\nfinishing this row; Ctrl-C again stops at once\n")
 
     @property
     def exit_code(self) -> int | None:
@@ -228,12 +232,18 @@ class _Sweep:
                 write_stdout(records_csv.header(plan.upstream_only))
             if self.runner.todo():
                 self._start()
+                self.signals.measuring = True
                 finished = self.runner.run()
             else:
                 self.screen.note("every row is there already")
                 finished = True
         except Interrupted:
             self.screen.note("stopped; finished rows are safe, --resume goes on")
+        except EngineError:
+            # The rows before it are in the journal; the views should not lag behind.
+            with contextlib.suppress(EngineError):
+                self._publish()
+            raise
         finally:
             self.child.kill()
             self.screen.close()
@@ -243,7 +253,8 @@ class _Sweep:
         for text in findings(rows, plan):
             self.screen.note(f"warning: {text}")
         if self.request.predict:
-            print(prediction_text(rows, self.request.predict), file=sys.stderr)
+            for line in prediction_text(rows, self.request.predict).splitlines():
+                self.screen.note(line)
         return self._status(rows, finished)
 
     def _start(self) -> None:
@@ -305,25 +316,6 @@ class _Sweep:
         return exits.OK
 
 
-def write_stdout(text: str) -> None:
-    """Write and flush.
-
-    Raises
-    ------
-    EngineError, StoreError
-        If nobody reads any more, or the disk behind it is full.
-    """
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except OSError as error:
-        # The interpreter would try the same text again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        if isinstance(error, BrokenPipeError):
-            raise EngineError("stdout: expected a reader, found a closed pipe") from None
-        raise StoreError(f"stdout: expected to write a row, found {error.strerror}") from None
-
-
 @contextlib.contextmanager
 def _open_journal(request: Request, facts: dict[str, Any]) -> Iterator[Journal]:
     """The journal of a new or resumed sweep, locked, with stale temporary files removed."""
@@ -333,7 +325,7 @@ def _open_journal(request: Request, facts: dict[str, Any]) -> Iterator[Journal]:
     with contextlib.ExitStack() as stack:
         path = outputs.journal
         if outputs.folder is not None:
-            _make(outputs.folder)
+            make_folder(outputs.folder)
         if path is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ds4-bench-"))
             path = Path(folder) / "rows.jsonl"
@@ -356,46 +348,8 @@ def _open_journal(request: Request, facts: dict[str, Any]) -> Iterator[Journal]:
         yield journal
 
 
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(exist_ok=True)
-        sync_folder(folder.parent)
-    except OSError as error:
-        raise StoreError(f"{folder}: expected to make the folder, found {error}") from error
-
-
 def timed_code() -> str:
     """Hash of the sources that run in the timed process: rows of another code never mix."""
     root = Path(__file__).resolve().parent
     engine = sorted((root.parent / "engine").rglob("*.py"))
     return sources_sha256([*engine, *(root / name for name in TIMED)], root.parent)
-
-
-def set_aside(journal: Path, files: list[Path]) -> None:
-    """Rename earlier results to ``NAME.old-<time>``, under the journal's lock.
-
-    Raises
-    ------
-    StoreError
-        If another sweep writes them.
-    """
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    with contextlib.ExitStack() as stack:
-        if journal.exists():
-            fd = os.open(journal, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
-            stack.callback(os.close, fd)
-            locks.lock(fd, journal)
-            stack.callback(locks.unlock, fd, journal)
-        try:
-            for path in {Path(os.path.realpath(file)) for file in files}:
-                if path.exists():
-                    aside, n = path.with_name(f"{path.name}.old-{stamp}"), 0
-                    while aside.exists():
-                        n += 1
-                        aside = path.with_name(f"{path.name}.old-{stamp}-{n}")
-                    os.rename(path, aside)
-                    sync_folder(path.parent)
-        except OSError as error:
-            raise StoreError(
-                f"{journal}: expected to set old results aside, found {error}"
-            ) from error

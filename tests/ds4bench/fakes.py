@@ -2,7 +2,8 @@
 
 The environment variable DS4_FAKE names a JSON file with any of: signal, hang, error, nonfinite,
 lost, oom, status (each {"mode", "ctx"}: strike in that decode, mode "prefill" strikes there),
-differ (a mode whose tokens differ), zero_accept, sleep_s, device (there is one, and it copies),
+differ (a mode whose tokens differ), zero_accept, sleep_s, load_s (seconds of a load), device
+(there is one, and it copies),
 once (a file: the fault strikes only while it is absent).
 """
 
@@ -194,6 +195,7 @@ class FakeModel:
         return [10 + b % 50 for b in prompt["text"].encode()]
 
     def load(self, settings: dict) -> dict:
+        time.sleep(self.faults.get("load_s", 0))
         return {"backend": "fake", "notices": ["fake: a notice"]}
 
     def bandwidth(self, settings: dict) -> dict:

@@ -35,18 +35,24 @@ def command(folder, *arguments):
 
 
 def spawn(folder, *arguments, **options):
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     return subprocess.Popen(
-        command(folder, *arguments), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        command(folder, *arguments), cwd=folder,
         env={**os.environ, "PYTHONPATH": os.getcwd(), **options.pop("env", {})}, **options,
     )  # fmt: skip
+
+
+def rows_in(path):
+    """Rows that a journal holds by now."""
+    if not path.exists():
+        return 0
+    return sum(r.get("kind") == "row" for r in scan(path.read_bytes())[0])
 
 
 def wait_for_rows(path, n, process):
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline and process.poll() is None:
-        if path.exists():
-            rows = [r for r in scan(path.read_bytes())[0] if r.get("kind") == "row"]
-            if len(rows) >= n:
-                return
+        if rows_in(path) >= n:
+            return
         time.sleep(0.01)
     pytest.fail(f"no {n} rows: {process.communicate(timeout=5)[1].decode()}")

@@ -26,7 +26,7 @@ class Odd:
         return {"text": text}
 
     def die(self, name):
-        os.kill(os.getpid(), getattr(signal, name))
+        os.kill(os.getpid(), name if isinstance(name, int) else getattr(signal, name))
         time.sleep(10)
 
     def leave(self, status):
@@ -88,6 +88,13 @@ def test_signals_become_statuses_and_the_next_request_a_new_process(child, name,
     assert child.pid is None
     assert child.request(10, "echo", text="back")["text"] == "back"
     assert child.starts == 2
+
+
+def test_a_signal_without_a_name_is_a_crash_too(child):
+    number = signal.SIGRTMIN + 3
+    with pytest.raises(ChildDied, match=f"ended by signal {number}") as death:
+        child.request(10, "die", name=number)
+    assert death.value.status == "crashed_other"
 
 
 def test_exit_status_and_last_words_are_told(child):

@@ -75,6 +75,24 @@ def test_hopeless_sweeps_end(bench):
     assert result.exit_code == exits.ERROR and "expected luck" in result.stderr
 
 
+def test_a_sweep_that_cannot_go_on_publishes_what_it_has(bench, monkeypatch):
+    """The worker dies, and the next one finds no model any more."""
+    from ds4bench.runner import Runner
+
+    real = Runner._lost
+
+    def lost(self):
+        (bench.folder / "m.gguf").rename(bench.folder / "gone.gguf")
+        real(self)
+
+    monkeypatch.setattr(Runner, "_lost", lost)
+    monkeypatch.setattr(Runner, "_model_changed", lambda self: False)
+    bench.faults(signal={"name": "SIGSEGV", "mode": "plain", "ctx": 300})
+    result = bench(*SIZE, "--out", "o")
+    assert result.exit_code == exits.ERROR and "expected a model" in result.stderr
+    assert list(table("o/sweep.csv")["ctx_tokens"]) == [100, 200]
+
+
 def test_a_lost_device_costs_a_process_and_the_row_is_tried_once_more(bench):
     bench.faults(lost={"mode": "plain", "ctx": 200}, once="struck")
     result = bench(*SIZE, "--csv", "a.csv")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import select
+import signal
 import subprocess
 import sys
 import time
@@ -13,7 +16,15 @@ import pytest
 from ds4bench import exits
 from ds4bench.records import read_rows
 from engine.tooling.journal import scan
-from tests.ds4bench.sweeps import ALL, SIZE, command, spawn, table, wait_for_rows
+from tests.ds4bench.sweeps import (
+    ALL,
+    SIZE,
+    command,
+    rows_in,
+    spawn,
+    table,
+    wait_for_rows,
+)
 
 
 @pytest.mark.parametrize(("number", "code"), [(2, 130), (15, 143), (1, 129)])
@@ -32,6 +43,37 @@ def test_signals_end_cleanly_and_resume(slow_model, number, code):
     rows = read_rows(folder / "a.jsonl").rows
     assert len(table(folder / "a.csv")) == len(rows) >= 2
     assert all(row.ok for row in rows)
+
+
+def test_a_terminal_that_goes_away_costs_no_view(slow_model):
+    folder, options = slow_model
+    main, side = pty.openpty()
+    with spawn(folder, *ALL, "--out", "o", stderr=side, **options) as process:
+        os.close(side)
+        deadline = time.monotonic() + 20
+        while rows_in(folder / "o" / "rows.jsonl") < 2 and time.monotonic() < deadline:
+            if select.select([main], [], [], 0.05)[0]:
+                os.read(main, 4096)
+        os.close(main)
+        process.send_signal(signal.SIGHUP)
+        process.wait(timeout=20)
+    assert process.returncode == exits.HANGUP
+    rows = read_rows(folder / "o").rows
+    assert len(table(folder / "o" / "sweep.csv")) == len(rows) >= 2
+
+
+def test_one_ctrl_c_is_enough_while_the_model_loads(slow_model):
+    folder, options = slow_model
+    (folder / "faults.json").write_text(json.dumps({"load_s": 60}))
+    with spawn(folder, *ALL, "--csv", "a.csv", **options) as process:
+        deadline = time.monotonic() + 20
+        while not (folder / "a.jsonl").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.3)  # from the journal to the load
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == exits.INTERRUPTED, err
+    assert b"Traceback" not in err and b"finishing this row" not in err
 
 
 def test_second_ctrl_c_does_not_wait_for_the_row(tmp_path):
