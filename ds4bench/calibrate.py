@@ -16,10 +16,10 @@ from typing import Any
 
 import platformdirs
 
-from ds4bench.compare import Comparison
+from ds4bench.compare import Comparison, asked_tolerance
 from ds4bench.compare_data import Arm
 from ds4bench.stats import MAX_PAIRS, mde_of
-from engine.errors import EngineError, OptionError
+from engine.errors import EngineError, OptionError, StoreError
 from engine.tooling.publish import publish_bytes
 
 VERSION = 1
@@ -109,7 +109,10 @@ def store(calibration: Calibration, where: Path | None = None) -> Path:
         If it cannot be written.
     """
     where = where or folder()
-    where.mkdir(parents=True, exist_ok=True)
+    try:
+        where.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{where}: expected to make the folder, found {error.strerror}") from error
     path = where / f"{calibration.machine}.json"
     record = {"schema": "ds4bench.calibration", "version": VERSION, **asdict(calibration)}
     publish_bytes(path, (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
@@ -170,10 +173,7 @@ def refuse_below_floor(
         return
     modes = {row.mode for row in arm.rows}
     for floor in calibration.floors:
-        name = floor.metric
-        if name == "decode" and floor.mode != "plain":
-            name = "decode_mtp"
-        asked = tolerances.get(name)
+        asked = asked_tolerance(floor.metric, floor.mode, tolerances)
         limit = mde_of(floor.sigma, pairs)
         if asked is not None and floor.mode in modes and asked < limit:
             raise OptionError(

@@ -114,13 +114,22 @@ class Comparison:
         return exits.OK
 
 
+def asked_tolerance(metric: str, mode: str, given: Mapping[str, float]) -> float | None:
+    """The allowed loss that was given for a curve, as a fraction; None where none was."""
+    return given.get(_tolerance_name(metric, mode), given.get(metric))
+
+
 def tolerance_of(metric: str, mode: str, given: Mapping[str, float], *, paired: bool) -> float:
     """Allowed loss as a fraction: what was given, else the default, doubled without pairing."""
-    name = "decode_mtp" if metric == "decode" and mode != "plain" else metric
-    for asked in (name, metric):
-        if asked in given:
-            return given[asked]
-    return stats.TOLERANCES[name] * (1.0 if paired else stats.UNPAIRED_FACTOR)
+    asked = asked_tolerance(metric, mode, given)
+    if asked is not None:
+        return asked
+    default = stats.TOLERANCES[_tolerance_name(metric, mode)]
+    return default * (1.0 if paired else stats.UNPAIRED_FACTOR)
+
+
+def _tolerance_name(metric: str, mode: str) -> str:
+    return "decode_mtp" if metric == "decode" and mode != "plain" else metric
 
 
 def compare(

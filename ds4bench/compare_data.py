@@ -18,7 +18,6 @@ TREATMENT = ("threads", "activations", "kv", "mtp_draft", "mtp_adaptive", "mtp_m
 # Of a sweep on a device; absent from the record of one on the processor.
 ON_DEVICE = ("backend", "launch", "residency", "residency_gib", "residency_route")
 METRICS = ("prefill", "decode", "steps")
-UNKNOWN = None
 # Fields that two runs must share, each with where it stands in the environment record.
 FIELDS = (
     "cpu",
@@ -85,6 +84,11 @@ def load_arm(path: Path, label: str = "") -> Arm:
         If there is nothing to read or a file is damaged.
     """
     path = Path(path)
+    if (path / "pairs.jsonl").exists():
+        raise EngineError(
+            f"{path}: expected the sweeps of one arm, found an ab session, which holds both "
+            "(and a warm-up pair); name single sweeps in it"
+        )
     if path.is_dir() and not (path / "rows.jsonl").exists():
         folders = sorted(p.parent for p in path.glob("*/rows.jsonl"))
         if not folders:
@@ -263,7 +267,9 @@ def tokens_per_step(rows: Iterable[SpeedRow]) -> dict[tuple[str, int], set[tuple
 
 def broken_cells(base: Arm, head: Arm) -> list[str]:
     """What head can no longer do: cells that fail, or emit other tokens than plain."""
+    # A cell that fails now and then on both sides says nothing of head.
     good = {(r.mode, r.ctx_tokens) for r in base.rows if r.ok}
+    good -= {(r.mode, r.ctx_tokens) for r in base.rows if not r.ok}
     lossy = {(r.mode, r.ctx_tokens) for r in base.rows if r.lossless is False}
     out = []
     for row in head.rows:

@@ -243,6 +243,7 @@ def fingerprint(plan: SweepPlan, facts: Mapping[str, Any], code: str) -> dict[st
         "activations": plan.activations,
         "kv": plan.kv,
         "repack": plan.repack,
+        "machine": facts.get("machine"),
         **{name: getattr(plan, name) for name in DEVICE_FIELDS if plan.backend != "cpu"},
         "code": code,
     }

@@ -69,8 +69,8 @@ def write(
     EngineError
         If an input cannot be read or an output cannot be written.
     """
+    from ds4bench import calibrate, junit, plot_data, reference, report
     from ds4bench import history as past
-    from ds4bench import junit, plot_data, reference, report
     from ds4bench.compare import compare
     from ds4bench.compare_data import load_arm
     from ds4bench.records import read_rows
@@ -87,7 +87,10 @@ def write(
     if base is not None:
         ours = load_arm(base)
         for label, path in zip(labels, runs):
-            comparisons.append(compare(ours, load_arm(path, label), tolerances, allow))
+            theirs = load_arm(path, label)
+            pairs = calibrate.smaller(ours, theirs)
+            calibrate.refuse_below_floor(tolerances, ours, pairs=pairs)
+            comparisons.append(compare(ours, theirs, tolerances, allow))
     series = []
     if history is not None:
         with past.open_history(history) as database:

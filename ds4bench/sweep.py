@@ -28,7 +28,7 @@ from ds4bench.telemetry import Sampler
 from ds4bench.telemetry_nvml import Gpu
 from ds4bench.worker import DEFAULT
 from engine.errors import EngineError, OptionError
-from engine.tooling.environment import command_line, environment, sources_sha256
+from engine.tooling.environment import command_line, cpu, environment, sources_sha256
 from engine.tooling.journal import Journal
 from engine.tooling.publish import check_output, remove_stale
 
@@ -141,6 +141,7 @@ def execute(request: Request) -> int:
                 bandwidth = child.request(limit, "bandwidth")
                 print(dry_run_text(plan, facts, bandwidth, request.predict))
                 return exits.OK
+            facts["machine"] = _machine(plan, gpu)
             journal = stack.enter_context(_open_journal(request, facts))
             sweep = _Sweep(request, settings, facts, journal, child, sampler, gpu, signals)
             return sweep.run()
@@ -162,6 +163,16 @@ def _check_outputs(request: Request) -> None:
         if not (fresh and path.parent == folder):
             replace = request.resume or request.force or request.dry_run
             check_output(path, option, replace=replace)
+
+
+def _machine(plan: SweepPlan, gpu: Gpu) -> dict[str, Any]:
+    """What computes: a journal records it once, so that rows of another one must not join them."""
+    found = cpu()
+    machine = {"cpu": found.get("name"), "cores": found.get("usable_cores")}
+    if plan.backend == "cuda":
+        device = gpu.facts()
+        machine.update(gpu=device.get("name"), driver=device.get("driver"))
+    return machine
 
 
 def worker_settings(plan: SweepPlan) -> dict[str, Any]:

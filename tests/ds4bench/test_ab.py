@@ -23,7 +23,7 @@ from ds4bench.calibrate_cmd import calibrate_command
 from ds4bench.compare_data import Arm
 from ds4bench.records import Run, Telemetry
 from ds4bench.stats import Verdict
-from engine.errors import EngineError, OptionError
+from engine.errors import EngineError, OptionError, StoreError
 from engine.tooling.journal import read_journal
 from tests.ds4bench.speed_rows import ENVIRONMENT, sweep, write_journal
 
@@ -411,6 +411,13 @@ def test_a_tolerance_below_the_floor_is_refused(tmp_path, data_folder):
     calibrate.refuse_below_floor({"decode": 0.02}, here, 12)
     calibrate.refuse_below_floor({"decode_mtp": 0.001, "prefill": 0.001}, here, 12)
     calibrate.refuse_below_floor({}, here, 12)
+    # A tolerance of decode is that of its speculative modes, too, unless they have their own.
+    drafts = calibrate.Floor("decode", "mtp-combined", 0.05, 8, 0.0)
+    calibrate.store(calibrate.Calibration(machine, 0.0, (drafts,)))
+    with pytest.raises(OptionError):
+        calibrate.refuse_below_floor({"decode": 0.02}, here, 12)
+    calibrate.refuse_below_floor({"decode": 0.02, "decode_mtp": 0.1}, here, 12)
+    calibrate.store(calibrate.Calibration(machine, 0.0, (floor,)))
     with pytest.raises(OptionError, match=r"expected at least 1\.78 % for decode plain"):
         calibrate.refuse_below_floor({"decode": 0.01}, here, 12)
 
@@ -419,6 +426,12 @@ def test_machines_are_told_apart_and_unknown_ones_have_no_floor():
     other = {**ENVIRONMENT, "memory_bytes": 1}
     assert calibrate.machine_id(ENVIRONMENT) != calibrate.machine_id(other)
     assert calibrate.machine_id({}) == "" and calibrate.load("") is None
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="expected to make the folder"):
+        calibrate.store(calibrate.Calibration("m", 0.0, ()), tmp_path / "file" / "data")
 
 
 def test_few_pairs_are_no_calibration(tmp_path):

@@ -227,6 +227,21 @@ def test_a_cell_that_fails_or_lies_in_head_is_a_regression():
     assert any("left out" in n for n in crash.notes)
 
 
+def test_a_cell_that_fails_on_both_sides_is_not_heads_fault():
+    rows = sweep()
+    failed = [
+        replace(r, status="crashed_segv") if (r.ctx_tokens, r.run) == (4096, 2) else r for r in rows
+    ]
+    assert not compare(arm(failed), arm(failed, "head")).broken
+
+
+def test_a_session_of_pairs_is_no_arm(tmp_path):
+    write_journal(tmp_path / "session" / "001-base", sweep())
+    (tmp_path / "session" / "pairs.jsonl").touch()
+    with pytest.raises(EngineError, match="found an ab session"):
+        load_arm(tmp_path / "session")
+
+
 def test_several_processes_are_the_samples(tmp_path):
     for arm_name, slower in (("base", 1.0), ("head", 1.0)):
         for i in range(5):

@@ -150,6 +150,7 @@ def test_other_set_ups_are_other_series(tmp_path):
     with history.open_history(tmp_path / "h.db") as db:
         history.add(db, run())
         history.add(db, other)
+        history.add(db, run("c1", 1.0, seed=2, gen_tokens=16))
         assert all(len(s.points) == 1 for s in history.series(db, history.setup_of(run())))
 
 

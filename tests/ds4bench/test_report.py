@@ -13,7 +13,7 @@ from html.parser import HTMLParser
 import pytest
 from click.testing import CliRunner
 
-from ds4bench import exits, junit, report
+from ds4bench import calibrate, exits, junit, report
 from ds4bench.plot_data import Source
 from ds4bench.records import Run, read_rows
 from ds4bench.report_cmd import FILES, report_command
@@ -258,6 +258,20 @@ def test_command_refuses(tmp_path, monkeypatch, arguments, code, text):
 
     assert result.exit_code == code and text in result.output
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_tolerance_below_this_machines_noise_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(calibrate, "folder", lambda: tmp_path / "data")
+    for name in ("a", "b"):
+        write_journal(tmp_path / name, sweep(runs=6))
+    floor = calibrate.Floor("decode", "plain", 0.05, 8, 0.0)
+    machine = calibrate.machine_id(read_rows(tmp_path / "a").environment)
+    calibrate.store(calibrate.Calibration(machine, 0.0, (floor,)))
+    arguments = [str(tmp_path / "b"), "--base", str(tmp_path / "a"), "--tolerance", "decode=1%"]
+
+    result = CliRunner().invoke(report_command, [*arguments, "--out", str(tmp_path / "o")])
+
+    assert result.exit_code == 2 and "decode" in result.output and not (tmp_path / "o").exists()
 
 
 def test_report_of_a_bare_csv(tmp_path, monkeypatch):

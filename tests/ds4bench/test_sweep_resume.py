@@ -55,6 +55,16 @@ def test_resume_with_other_code_is_refused(bench, monkeypatch):
     assert result.exit_code == exits.USAGE and "to have code 'changed'" in result.stderr
 
 
+def test_resume_on_another_machine_is_refused(bench, monkeypatch):
+    monkeypatch.setattr(sweep_module, "cpu", lambda: {"name": "Fake 9000", "usable_cores": 8})
+    assert bench(*SIZE, "--csv", "a.csv").exit_code == 0
+    assert bench(*SIZE, "--csv", "a.csv", "--resume").exit_code == 0
+    # Half of the cores are as good as another machine.
+    monkeypatch.setattr(sweep_module, "cpu", lambda: {"name": "Fake 9000", "usable_cores": 4})
+    result = bench(*SIZE, "--csv", "a.csv", "--resume")
+    assert result.exit_code == exits.USAGE and "to have machine" in result.stderr
+
+
 def test_the_code_hash_covers_what_is_timed(tmp_path):
     import shutil
     from pathlib import Path
