@@ -65,9 +65,9 @@ $(VENV)/.train: $(VENV)/.installed
 # The bundled model, anew: minutes on a GPU, hours on two cores; a stopped run goes on where it was.
 NANO_TOKENS ?= 40e6
 train-nano: $(VENV)/.train
-	$(BIN)/python -m engine.models.nano.train --tokens $(NANO_TOKENS) --out $(OUT)/nano \
+	$(BIN)/python -m engine.training.train --tokens $(NANO_TOKENS) --out $(OUT)/nano \
 	  $(if $(wildcard $(OUT)/nano/checkpoint.pt),--resume)
-	$(BIN)/python -m engine.models.nano.export $(OUT)/nano
+	$(BIN)/python -m engine.training.export $(OUT)/nano
 
 check: $(VENV)/.test
 	$(BIN)/ruff format --check .

@@ -19,19 +19,19 @@ from ds4bench import exits
 from engine.errors import EngineError, OptionError
 from engine.models.bundled import RECIPES, bundled_model
 from engine.options import LAUNCH, MODES, RESIDENCY
-from engine.tooling.finite import Finite
-from engine.tooling.model_options import DEFAULT_MODEL, default_model, uses_bundled
+from engine.tooling.options.finite import Finite
+from engine.tooling.options.model import DEFAULT_MODEL, default_model, uses_bundled
 
 # Subcommand -> module and attribute; loaded when called, so that one cannot break another.
 COMMANDS = {
-    "plot": ("ds4bench.plot_cmd", "plot_command"),
-    "compare": ("ds4bench.compare_cmd", "compare_command"),
-    "ab": ("ds4bench.ab_cmd", "ab_command"),
-    "calibrate": ("ds4bench.calibrate_cmd", "calibrate_command"),
-    "report": ("ds4bench.report_cmd", "report_command"),
-    "peer": ("ds4bench.peer", "peer_command"),
-    "gpu": ("ds4bench.gpu_cmd", "gpu_command"),
-    "residency": ("ds4bench.residency_cmd", "residency_command"),
+    "plot": ("ds4bench.commands.plot", "plot_command"),
+    "compare": ("ds4bench.commands.compare", "compare_command"),
+    "ab": ("ds4bench.commands.ab", "ab_command"),
+    "calibrate": ("ds4bench.commands.calibrate", "calibrate_command"),
+    "report": ("ds4bench.commands.report", "report_command"),
+    "peer": ("ds4bench.peer.run", "peer_command"),
+    "gpu": ("ds4bench.commands.gpu", "gpu_command"),
+    "residency": ("ds4bench.commands.residency", "residency_command"),
 }
 SUMMARIES = {
     "plot": "Draw results files as SVG or PNG.",
@@ -67,7 +67,7 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; what a user can act on is one line and a status."""
-        from ds4bench.runner_ui import printable
+        from ds4bench.sweep.progress import printable
 
         try:
             return super().invoke(ctx)
@@ -182,11 +182,11 @@ def main(ctx: click.Context, **options: Any) -> None:
                 f"found before {ctx.invoked_subcommand!r}"
             )
         return
-    from ds4bench.runner_ui import printable
+    from ds4bench.sweep.progress import printable
 
     try:
         request = build_request(ctx, options)
-        from ds4bench.sweep import execute
+        from ds4bench.sweep.run import execute
 
         code = execute(request)
     except EngineError as error:
@@ -212,9 +212,9 @@ def build_request(ctx: click.Context, options: dict[str, Any]) -> Any:
     OptionError, TextError
         Naming the option.
     """
-    from ds4bench.machines import machine
     from ds4bench.plan import Sampling, SweepPlan
-    from ds4bench.sweep import Request
+    from ds4bench.sweep.run import Request
+    from ds4bench.telemetry.machines import machine
 
     backend = options["backend"]
     if backend not in ("cpu", "cuda"):
@@ -338,7 +338,7 @@ def _models(options: dict[str, Any], modes: tuple[str, ...]) -> tuple[Path, Path
 
 
 def _outputs(options: dict[str, Any]) -> Any:
-    from ds4bench.sweep import Outputs
+    from ds4bench.sweep.run import Outputs
 
     csv, parquet, plot, out = (options[name] for name in ("csv", "parquet", "plot", "out"))
     for name in ("csv", "parquet", "plot", "out"):

@@ -15,23 +15,32 @@ import click
 from engine.errors import EngineError, OptionError
 from engine.models.bundled import RECIPES as NANO_RECIPES
 from engine.options import ACTIVATIONS, BACKENDS, KV_MODES, MODES, REPACK
-from engine.tooling.finite import Finite
+from engine.tooling.options.finite import Finite
 
 # Subcommand -> module:attribute, summary.
 COMMANDS = {
-    "run": ("ds4eval.run_cmd:run_command", "Ask the questions of a suite (the default command)."),
-    "report": ("ds4eval.report_cmd:report_command", "Scores, intervals and plots of runs."),
-    "compare": ("ds4eval.compare_cmd:compare_command", "Judge run B against run A, paired."),
-    "regrade": ("ds4eval.regrade_cmd:regrade_command", "Grade saved replies again, no model."),
-    "list": ("ds4eval.list_cmd:list_command", "List suites or the questions of one."),
-    "validate": ("ds4eval.validate_cmd:validate_command", "Check data set files."),
-    "fetch": ("ds4eval.fetch_cmd:fetch_command", "Download a data set at a pinned revision."),
-    "export": ("ds4eval.export_cmd:export_command", "Write a run as inspect_ai or lm-eval logs."),
+    "run": (
+        "ds4eval.commands.run:run_command",
+        "Ask the questions of a suite (the default command).",
+    ),
+    "report": ("ds4eval.commands.report:report_command", "Scores, intervals and plots of runs."),
+    "compare": ("ds4eval.commands.compare:compare_command", "Judge run B against run A, paired."),
+    "regrade": ("ds4eval.commands.regrade:regrade_command", "Grade saved replies again, no model."),
+    "list": ("ds4eval.commands.list:list_command", "List suites or the questions of one."),
+    "validate": ("ds4eval.commands.validate:validate_command", "Check data set files."),
+    "fetch": ("ds4eval.commands.fetch:fetch_command", "Download a data set at a pinned revision."),
+    "export": (
+        "ds4eval.commands.export:export_command",
+        "Write a run as inspect_ai or lm-eval logs.",
+    ),
     "import-trace": (
-        "ds4eval.import_trace_cmd:import_trace_command",
+        "ds4eval.commands.import_trace:import_trace_command",
         "Make a run folder out of a trace of ds4-eval.",
     ),
-    "self-test": ("ds4eval.selftest_cmd:self_test_command", "Check graders against known replies."),
+    "self-test": (
+        "ds4eval.commands.self_test:self_test_command",
+        "Check graders against known replies.",
+    ),
 }
 ALIASES = {"resume": "run"}
 EPILOG = (

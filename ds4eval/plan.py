@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ds4eval.entries import Entry
-from ds4eval.prompts import PROMPT_VERSION
-from ds4eval.questions import Question, fingerprint, stable_hash
-from ds4eval.records import sample_key
+from ds4eval.questions.prompts import PROMPT_VERSION
+from ds4eval.questions.question import Question, fingerprint, stable_hash
+from ds4eval.records.entries import Entry
+from ds4eval.records.record import sample_key
 from engine.errors import OptionError
 
 # The bounds and defaults of the C program ds4-eval.

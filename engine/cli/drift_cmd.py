@@ -13,7 +13,7 @@ import click
 from engine.errors import EngineError, OptionError
 
 if TYPE_CHECKING:
-    from engine.tooling.drift import DriftReport, Side
+    from engine.tooling.diagnose.drift import DriftReport, Side
 
 KEYS = ("model", "backend", "threads", "activations", "kv", "repack", "rows")
 
@@ -103,7 +103,7 @@ def drift_command(
     \b
     Exit status: 0 compared (equal or not), 1 failed, 2 usage, 3 bad model file.
     """
-    from engine.tooling.publish import check_output, publish_bytes
+    from engine.tooling.results.publish import check_output, publish_bytes
 
     try:
         sides = [parse_side(text, model) for text in (a, b)]
@@ -115,7 +115,7 @@ def drift_command(
             text = json.dumps(report.to_json(), indent=1, allow_nan=False)
             publish_bytes(json_path, text.encode())
         if plot_path is not None:
-            from engine.tooling.drift_plot import draw
+            from engine.tooling.diagnose.drift_plot import draw
 
             publish_bytes(plot_path, draw(report, plot_path.suffix.lstrip(".") or "svg", a, b))
     except EngineError as error:
@@ -133,10 +133,10 @@ def _run(
 ) -> DriftReport:
     from engine.engine import open_engine
     from engine.options import EngineOptions
-    from engine.tooling.drift import BLOCK, Side, compare
+    from engine.tooling.diagnose.drift import BLOCK, Side, compare
 
     if any(options["path"] is None for options, _ in sides):
-        from engine.tooling.model_options import default_model
+        from engine.tooling.options.model import default_model
 
         path = default_model(lambda line: click.echo(line, err=True))
         for options, _ in sides:
@@ -166,7 +166,7 @@ def _tokens(
 
             text = read_text(prompt_file, "--prompt-file")
         else:
-            from engine.models.nano import prose
+            from engine.nano import prose
 
             text = prose.text(0, 8 * n_tokens)
         tokens = list(engine.tokenizer.encode(text).ids)

@@ -10,7 +10,7 @@ import click
 
 from engine.errors import MemoryBudgetError, OptionError
 from engine.tooling.exits import say
-from engine.tooling.model_options import model_options, take_model_options
+from engine.tooling.options.model import model_options, take_model_options
 
 
 @click.command("logits", context_settings={"help_option_names": ["-h", "--help"]})
@@ -40,7 +40,7 @@ def logits_command(**values: Any) -> None:
     options = take_model_options(values, say)
     ids = read_ids(values["tokens_path"])
     out, routing = values["out"], values["routing"]
-    from engine.tooling.publish import check_output
+    from engine.tooling.results.publish import check_output
 
     check_output(out, "--out", replace=True)
     if routing is not None:
@@ -108,7 +108,7 @@ def _check_memory(n_bytes: int) -> None:
 def _write(out: Path, routing: Path | None, logits: Any, routed: Any) -> None:
     import numpy as np
 
-    from engine.tooling.publish import publish
+    from engine.tooling.results.publish import publish
 
     if routing is not None:
         publish(routing, lambda file: np.savez(file, ids=routed.ids, margin=routed.margin))

@@ -20,8 +20,8 @@ from engine.text import chat, special
 from engine.text.files import read_text
 from engine.text.tokenizer import Span
 from engine.tooling.exits import INTERRUPTED, printable, say
-from engine.tooling.model_options import model_options, take_model_options, uses_bundled
-from engine.tooling.spec_options import (
+from engine.tooling.options.model import model_options, take_model_options, uses_bundled
+from engine.tooling.options.speculation import (
     SpecChoice,
     describe,
     spec_options,
@@ -135,7 +135,7 @@ def _plan(values: dict[str, Any]) -> _Plan:
         raise OptionError("--prompt: expected text, found none")
     session, resumed = values["session_path"], False
     if session is not None:
-        from engine.tooling.publish import check_output
+        from engine.tooling.results.publish import check_output
 
         check_output(session, "--session", replace=True)
         resumed = session.exists()

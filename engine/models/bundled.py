@@ -1,6 +1,7 @@
 """The model that is used when the user names none: trained, small, and part of the package.
 
-`engine.models.nano` made it; `data/nano.json` says how, and holds the files' hashes.
+`engine.training` made it from the texts of `engine.nano`; `data/nano.json` says how, and holds
+the files' hashes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Which weights are copied to a device and which are read from the mapped file: a pure plan.
 
-The plan knows sizes and the machine's facts, never memory itself: `engine.ops.cuda.residency`
-carries it out. Hot tensors (dense matrices, output head) come first, routed experts last: of a
-layer's experts a token reads 6 in 256, so that they cost least where they are slow to reach.
+The plan knows sizes and the machine's facts, never memory itself; `residency` of the CUDA set's
+device carries it out. Hot tensors (dense matrices, output head) come first, routed experts last:
+of a layer's experts a token reads 6 in 256, so that they cost least where they are slow to reach.
 """
 
 from __future__ import annotations

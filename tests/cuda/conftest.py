@@ -26,13 +26,13 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(params=["gpu"] if ON_GPU else ["forward", "reverse"])
 def ctx(request):
     """A context over the GPU, or over a simulated device with lanes in one order or the other."""
-    from engine.ops.cuda.context import Context
+    from engine.ops.cuda.device.context import Context
 
     if request.param == "gpu":
-        from engine.ops.cuda.driver import open_device
+        from engine.ops.cuda.device.driver import open_device
         from engine.options import EngineOptions
 
         return Context(open_device(EngineOptions(path=Path(), backend="cuda")))
-    from engine.ops.cuda.natsim import NatsimDevice
+    from tests.cuda.natsim import NatsimDevice
 
     return Context(NatsimDevice(reverse=request.param == "reverse"))

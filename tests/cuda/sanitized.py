@@ -14,7 +14,7 @@ import numpy as np
 from numba import cuda
 
 from engine import EngineOptions, open_engine
-from engine.ops.cuda.kernel import U32, U32P, kernel
+from engine.ops.cuda.build.kernel import U32, U32P, kernel
 
 THREADS = 64
 
@@ -35,8 +35,8 @@ def planted_race(x):
 
 
 def plant(name: str) -> None:
-    from engine.ops.cuda.context import Context
-    from engine.ops.cuda.driver import open_device
+    from engine.ops.cuda.device.context import Context
+    from engine.ops.cuda.device.driver import open_device
 
     ctx = Context(open_device(EngineOptions(path=Path(), backend="cuda")))
     words = ctx.put(np.zeros(THREADS, np.uint32))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine.errors import NonFiniteError
-from engine.ops.cuda.argmax import argmax, first_maxima
+from engine.ops.cuda.rows.argmax import argmax, first_maxima
 
 
 @pytest.mark.parametrize("d", [1, 31, 257, 2048, 2049, 9001])

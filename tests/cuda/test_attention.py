@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from engine.ops import reference
-from engine.ops.cuda import attention
-from engine.ops.cuda.attention import attend
-from engine.ops.cuda.rope import rope_tail
+from engine.ops.cuda.attention import attention
+from engine.ops.cuda.attention.attention import attend
+from engine.ops.cuda.rows.rope import rope_tail
 from tests.cuda.rows import angles, poisoned, relative, same_bits
 
 BOUND = 2e-6

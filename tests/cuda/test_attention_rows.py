@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.ops.cuda import act
-from engine.ops.cuda.attention_rows import Pooling, attention_rows, fits
-from engine.ops.cuda.compressor import compressor_pool, compressor_store
-from engine.ops.cuda.kv import kv_store
-from engine.ops.cuda.norm import rms_norm
+from engine.ops.cuda.attention.attention_rows import Pooling, attention_rows, fits
+from engine.ops.cuda.products import act
+from engine.ops.cuda.rows.compressor import compressor_pool, compressor_store
+from engine.ops.cuda.rows.kv import kv_store
+from engine.ops.cuda.rows.norm import rms_norm
 from tests.cuda.rows import angles, poisoned, same_bits
 
 EPS = 1e-6

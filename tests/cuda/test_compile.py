@@ -13,8 +13,10 @@ import pytest
 from numba import cuda
 
 from engine.errors import BackendError
-from engine.ops.cuda import asm, check, compile, ptx, store
-from engine.ops.cuda.kernel import F32, F32P, U32, kernel
+from engine.ops.cuda.build import asm, compile, ptx
+from engine.ops.cuda.build.kernel import F32, F32P, U32, kernel
+from engine.ops.cuda.device import store
+from tests.cuda import check
 
 ARCHITECTURES = [(9, 0), (12, 1)]
 
@@ -152,9 +154,9 @@ def test_the_digest_covers_imported_files(tmp_path, monkeypatch, digest):
 
 
 def test_a_kernel_depends_on_ptx_and_not_on_other_kernels():
-    seen = store._imports(store._module_file("engine.ops.cuda.norm"))
-    assert store._module_file("engine.ops.cuda.kernel") in seen
-    assert store._module_file("engine.ops.cuda.router") not in seen
+    seen = store._imports(store._module_file("engine.ops.cuda.rows.norm"))
+    assert store._module_file("engine.ops.cuda.build.kernel") in seen
+    assert store._module_file("engine.ops.cuda.rows.router") not in seen
 
 
 # Prebuilt cubins.
@@ -338,7 +340,7 @@ def test_ops_of_ptx_become_their_instructions(cc):
 @pytest.mark.cudac
 def test_the_command_compiles_in_processes(tmp_path):
     out = tmp_path / "cubins"
-    command = [sys.executable, "-m", "engine.ops.cuda.compile", "--cc", "9.0", "--jobs", "2"]
+    command = [sys.executable, "-m", "engine.ops.cuda.build.compile", "--cc", "9.0", "--jobs", "2"]
     subprocess.run([*command, "--out", str(out), "ring_rows", "poke_words"], check=True)
     names = sorted(path.name.split(".")[0] for path in out.glob("*.cubin"))
     assert names == ["ds4_poke_words", "ds4_ring_rows"]

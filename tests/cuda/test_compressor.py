@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine.ops import reference
-from engine.ops.cuda.compressor import compressor_pool, compressor_store
+from engine.ops.cuda.rows.compressor import compressor_pool, compressor_store
 from tests.cuda.rows import angles, poisoned, relative, same_bits
 
 RING_ROWS = {4: 32, 128: 256}

@@ -26,8 +26,8 @@ def on_device(monkeypatch, request):
     """Open the cuda backend on the simulated device, lanes in the order of the parameter."""
     if ON_GPU:
         return
-    from engine.ops.cuda import driver
-    from engine.ops.cuda.natsim import NatsimDevice
+    from engine.ops.cuda.device import driver
+    from tests.cuda.natsim import NatsimDevice
 
     reverse = getattr(request, "param", False)
     monkeypatch.setattr(driver, "open_device", lambda options: NatsimDevice(reverse=reverse))

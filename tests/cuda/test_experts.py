@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from engine.ops.cuda import experts, moe_plan
-from engine.ops.cuda.context import Context
-from engine.ops.cuda.natsim import NatsimDevice
-from engine.ops.cuda.pack import prepare
+from engine.ops.cuda.device.context import Context
+from engine.ops.cuda.products import experts, moe_plan
+from engine.ops.cuda.products.pack import prepare
 from engine.quant.formats import BY_NAME
+from tests.cuda.natsim import NatsimDevice
 from tests.engine.ops.blocks import dequantised, quantised_rows, random_tensor
 
 FORMATS = ("Q8_0", "MXFP4", "Q4_K", "Q2_K", "IQ2_XXS", "F16", "BF16", "F32")

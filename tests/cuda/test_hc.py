@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine.ops import reference
-from engine.ops.cuda.hc import hc_collapse, hc_expand, hc_split
+from engine.ops.cuda.hyper.hc import hc_collapse, hc_expand, hc_split
 from tests.cuda.rows import poisoned, relative, same_bits
 
 EPS = 1e-6

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from engine.ops import reference
-from engine.ops.cuda import act, pack
-from engine.ops.cuda.hc import hc_expand
-from engine.ops.cuda.hc_enter import can_enter, hc_enter, hc_head
-from engine.ops.cuda.norm import rms_norm
+from engine.ops.cuda.hyper.hc import hc_expand
+from engine.ops.cuda.hyper.hc_enter import can_enter, hc_enter, hc_head
+from engine.ops.cuda.products import act, pack
+from engine.ops.cuda.rows.norm import rms_norm
 from tests.cuda.rows import poisoned, relative, same_bits
 from tests.cuda.test_matmul import Mapped
 from tests.engine.ops.blocks import dequantised, random_tensor

@@ -7,7 +7,7 @@ import pytest
 
 from engine.errors import SnapshotError
 from engine.ops import reference
-from engine.ops.cuda.indexer import indexer_query, indexer_store, new_index_rows
+from engine.ops.cuda.attention.indexer import indexer_query, indexer_store, new_index_rows
 from engine.ops.reference.rope import turned
 from engine.ops.reference.rounding import fp4_round_trip, hadamard
 from tests.cuda.rows import angles, relative, same_bits

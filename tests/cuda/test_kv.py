@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from engine.ops import reference
-from engine.ops.cuda.kv import kv_store
-from engine.ops.cuda.rings import add_streams, ring_put
+from engine.ops.cuda.rows.kv import kv_store
+from engine.ops.cuda.rows.rings import add_streams, ring_put
 from tests.cuda.rows import angles, poisoned, relative, same_bits
 
 POSITIONS = 800

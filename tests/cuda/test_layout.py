@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from engine.ops.cuda import embed, pack
+from engine.ops.cuda.products import pack
+from engine.ops.cuda.rows import embed
 from engine.quant.formats import BY_NAME, NATIVE
 from tests.cuda.rows import poisoned
 from tests.engine.ops.blocks import dequantised, random_blocks, random_tensor, tensor
@@ -18,7 +19,7 @@ G, T = LANE // 4, LANE % 4
 
 
 def bytes_at(ctx, address, size):
-    from engine.ops.cuda.array import DeviceArray
+    from engine.ops.cuda.device.array import DeviceArray
 
     return np.asarray(DeviceArray(ctx, address, (size,), np.uint8))
 

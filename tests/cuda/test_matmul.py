@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from engine.ops.cuda import pack, products
+from engine.ops.cuda.products import pack, products
 from engine.quant.formats import NATIVE
 from tests.cuda.rows import poisoned, relative, same_bits
 from tests.engine.ops.blocks import (

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numba import cuda, int32
 
-from engine.ops.cuda import moe_plan
-from engine.ops.cuda.kernel import I32P, U32, kernel
+from engine.ops.cuda.build.kernel import I32P, U32, kernel
+from engine.ops.cuda.products import moe_plan
 
 
 def draw(n, used, n_expert, kind, rng):

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from numba import cuda
 
-from engine.ops.cuda import ptx
-from engine.ops.cuda.context import Context
-from engine.ops.cuda.kernel import F32, F32P, I32, I32P, U32, kernel
-from engine.ops.cuda.natsim import NatsimDevice, SimulationError
+from engine.ops.cuda.build import ptx
+from engine.ops.cuda.build.kernel import F32, F32P, I32, I32P, U32, kernel
+from engine.ops.cuda.device.context import Context
+from tests.cuda.natsim import NatsimDevice, SimulationError
 
 
 @pytest.fixture(params=[False, True], ids=["forward", "reverse"])

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from engine.ops import reference
-from engine.ops.cuda import act
-from engine.ops.cuda.norm import rms_norm
+from engine.ops.cuda.products import act
+from engine.ops.cuda.rows.norm import rms_norm
 from tests.cuda.rows import poisoned, relative, same_bits
 
 # A sum of d squares in float32: a thread's own run, then 10 levels of lanes and warps.

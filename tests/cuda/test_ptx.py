@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from numba import cuda
 
-from engine.ops.cuda import asm, ptx
-from engine.ops.cuda.context import Context
-from engine.ops.cuda.kernel import F32, F32P, I32, I32P, U32, kernel
-from engine.ops.cuda.natsim import NatsimDevice
-from engine.ops.cuda.natsim.translate import STAND_INS
+from engine.ops.cuda.build import asm, ptx
+from engine.ops.cuda.build.kernel import F32, F32P, I32, I32P, U32, kernel
+from engine.ops.cuda.device.context import Context
+from tests.cuda.natsim import NatsimDevice
+from tests.cuda.natsim.translate import STAND_INS
 
 rng = np.random.default_rng(7)
 LANES = np.arange(32)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numba import cuda
 
-from engine.ops.cuda import ptx
-from engine.ops.cuda.kernel import F32, F32P, I32, I32P, U32, kernel
+from engine.ops.cuda.build import ptx
+from engine.ops.cuda.build.kernel import F32, F32P, I32, I32P, U32, kernel
 
 rng = np.random.default_rng(8)
 LANES = np.arange(32)

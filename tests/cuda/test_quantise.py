@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.ops.cuda import act
+from engine.ops.cuda.products import act
 from tests.cuda.rows import same_bits
 from tests.engine.ops.blocks import quantised_rows
 

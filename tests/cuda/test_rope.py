@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine.ops import reference
-from engine.ops.cuda.rope import q_norm_rope, rope_tail
+from engine.ops.cuda.rows.rope import q_norm_rope, rope_tail
 from tests.cuda.rows import angles, poisoned, relative, same_bits
 
 POSITIONS = 64

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.ops.cuda import router
+from engine.ops.cuda.rows import router
 from engine.ops.reference import router as reference
 
 # p comes from exp and log within 1 ulp each and a root; weights add a sum, a quotient, a product.

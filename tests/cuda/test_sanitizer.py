@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from engine.errors import BackendError
-from engine.ops.cuda.check import tool
-from engine.ops.cuda.context import Context
-from engine.ops.cuda.natsim import NatsimDevice, SimulationError
+from engine.ops.cuda.device.context import Context
+from tests.cuda.check import tool
 from tests.cuda.conftest import ON_GPU
+from tests.cuda.natsim import NatsimDevice, SimulationError
 from tests.cuda.sanitized import planted_beyond, planted_race
 from tests.engine.models import model_file
 

@@ -7,8 +7,9 @@ import pytest
 from numba import cuda, uint32
 
 from engine.ops import scalar as rules
-from engine.ops.cuda import rounding, scalar
-from engine.ops.cuda.kernel import F32P, U32, kernel
+from engine.ops.cuda.build import scalar
+from engine.ops.cuda.build.kernel import F32P, U32, kernel
+from engine.ops.cuda.rows import rounding
 from engine.ops.reference import rounding as reference
 from tests.cuda.rows import poisoned, relative, same_bits
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from engine.ops import reference
-from engine.ops.cuda import select
-from engine.ops.cuda.indexer import new_index_rows
-from engine.ops.cuda.select import indexer_select
+from engine.ops.cuda.attention import select
+from engine.ops.cuda.attention.indexer import new_index_rows
+from engine.ops.cuda.attention.select import indexer_select
 from engine.ops.reference.rounding import fp4_round_trip
 from tests.cuda.rows import poisoned, same_bits
 

@@ -7,7 +7,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-import ds4bench.sweep as sweep_module
+import ds4bench.sweep.run as sweep_module
 from ds4bench import cli
 from tests.ds4bench.fakes import SPEC
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
-from ds4bench.worker import Worker
+from ds4bench.worker.main import Worker
 from engine.errors import DeviceLostError, EngineError, MemoryBudgetError, NonFiniteError
 
 EOS = 1
@@ -212,7 +212,7 @@ class FakeModel:
 
 
 def open_worker() -> Worker:
-    """What `python -m ds4bench.worker tests.ds4bench.fakes:open_worker` runs."""
+    """What `python -m ds4bench.worker.main tests.ds4bench.fakes:open_worker` runs."""
     model = FakeModel()
     return Worker(model, model.clock)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ds4bench.records import SCHEMA, SCHEMA_VERSION, SpeedRow, Telemetry
-from engine.tooling.journal import Journal
+from ds4bench.records.rows import SCHEMA, SCHEMA_VERSION, SpeedRow, Telemetry
+from engine.tooling.results.journal import Journal
 
 MODES = ("plain", "mtp-combined")
 CTX = (2048, 4096, 8192)

@@ -10,7 +10,7 @@ import time
 import pandas as pd
 import pytest
 
-from engine.tooling.journal import scan
+from engine.tooling.results.journal import scan
 
 SIZE = ("--ctx-start", "100", "--ctx-max", "400", "--step-incr", "100", "-n", "8")
 ALL = (*SIZE, "--mode", "all", "--repeats", "2")

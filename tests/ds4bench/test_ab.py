@@ -14,17 +14,20 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from ds4bench import ab_valid, calibrate, exits, stats
-from ds4bench.ab import SCHEMA, SCHEMA_VERSION, Session
-from ds4bench.ab_cmd import ab_command, split_targets
-from ds4bench.ab_plan import AbPlan, Side, side
-from ds4bench.ab_process import Signals, Stopped, quiet_machine, sweep_runner
-from ds4bench.calibrate_cmd import calibrate_command
-from ds4bench.compare_data import Arm
-from ds4bench.records import Run, Telemetry
-from ds4bench.stats import Verdict
+from ds4bench import exits
+from ds4bench.ab import noise as calibrate
+from ds4bench.ab import validity as ab_valid
+from ds4bench.ab.loop import SCHEMA, SCHEMA_VERSION, Session
+from ds4bench.ab.plan import AbPlan, Side, side
+from ds4bench.ab.process import Signals, Stopped, quiet_machine, sweep_runner
+from ds4bench.commands.ab import ab_command, split_targets
+from ds4bench.commands.calibrate import calibrate_command
+from ds4bench.compare import stats
+from ds4bench.compare.samples import Arm
+from ds4bench.compare.stats import Verdict
+from ds4bench.records.rows import Run, Telemetry
 from engine.errors import EngineError, OptionError, StoreError
-from engine.tooling.journal import read_journal
+from engine.tooling.results.journal import read_journal
 from tests.ds4bench.speed_rows import ENVIRONMENT, sweep, write_journal
 
 FAKE = f"{sys.executable} {Path(__file__).with_name('fake_sweep.py')}"
@@ -332,7 +335,7 @@ def test_command_refuses_bad_usage(tmp_path, arguments):
 def test_signals_end_with_their_status_and_leave_no_sweep_behind(tmp_path, number, code):
     mark = f"--name=m{os.getpid()}x{int(number)}"
     command = [
-        *(sys.executable, "-c", "from ds4bench.ab_cmd import ab_command as c; c()"),
+        *(sys.executable, "-c", "from ds4bench.commands.ab import ab_command as c; c()"),
         *("--out", str(tmp_path / "s"), "--a", f"{FAKE} {mark}", "--b", f"{FAKE} {mark}"),
         *("--max-load", "100", "--", "--sleep", "60"),
     ]
@@ -449,7 +452,7 @@ def test_a_damaged_calibration_is_named(data_folder, text):
 
 
 def test_calibrate_command_stores_and_shows(tmp_path, data_folder, monkeypatch):
-    from ds4bench import ab_process
+    from ds4bench.ab import process as ab_process
 
     monkeypatch.setattr(ab_process, "sweep_runner", lambda plan, signals: FakeSweeps())
     options = ["--out", str(tmp_path / "s"), "--pairs", "5", "--max-load", "100"]

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from ds4bench.child import Child, ChildDied, Interrupted, worker_environment
+from ds4bench.worker.child import Child, ChildDied, Interrupted, worker_environment
 from engine.errors import EngineError, LayoutError
 from tests.ds4bench.fakes import SPEC
 
@@ -158,7 +158,7 @@ def test_ticks_while_waiting(child):
 def test_worker_dies_with_its_parent(tmp_path):
     code = (
         "import sys, time\n"
-        "from ds4bench.child import Child\n"
+        "from ds4bench.worker.child import Child\n"
         f"c = Child({ODD!r}); print(c.request(10, 'pid')['pid'], flush=True)\n"
         "c.request(60, 'sleep', seconds=60)\n"
     )

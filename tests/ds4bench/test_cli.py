@@ -10,7 +10,7 @@ import time
 import pytest
 from click.testing import CliRunner
 
-import ds4bench.sweep as sweep_module
+import ds4bench.sweep.run as sweep_module
 from ds4bench import cli, exits
 from engine.options import MODES
 from tests.ds4bench.fakes import SPEC
@@ -121,7 +121,7 @@ def test_ctrl_c_outside_a_sweep_is_130(bench, monkeypatch, command):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "build_request", interrupt)
-    monkeypatch.setattr("ds4bench.compare_data.load_arm", interrupt)
+    monkeypatch.setattr("ds4bench.compare.samples.load_arm", interrupt)
     result = bench(*command, model=False)
     assert result.exit_code == exits.INTERRUPTED and "Traceback" not in result.output
 
@@ -174,7 +174,7 @@ def test_bundled_model_is_named_in_one_line(bench, monkeypatch):
     from engine.models.bundled import BundledModel
 
     model = BundledModel(bench.folder / "m.gguf", "bundled nano model")
-    monkeypatch.setattr("engine.tooling.model_options.bundled_model", lambda kind, recipe: model)
+    monkeypatch.setattr("engine.tooling.options.model.bundled_model", lambda kind, recipe: model)
     result = bench(*SHORT, model=False)
     assert result.exit_code == 0
     assert result.stderr.splitlines()[:2] == [

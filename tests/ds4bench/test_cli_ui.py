@@ -6,8 +6,8 @@ import io
 
 import pytest
 
-from ds4bench.records import SpeedRow
-from ds4bench.runner_ui import Screen, line_of, printable
+from ds4bench.records.rows import SpeedRow
+from ds4bench.sweep.progress import Screen, line_of, printable
 
 ROW = SpeedRow(2048, 2048, 4.0, 4, 0.5, mode="mtp-strict", steps=2, drafted=4, accepted=2)
 

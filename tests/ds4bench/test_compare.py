@@ -12,12 +12,15 @@ import pytest
 from click.testing import CliRunner
 from scipy import stats as sp
 
-from ds4bench import compare_view, exits, records_csv, stats
-from ds4bench.compare import compare, compare_pairs
-from ds4bench.compare_cmd import ALLOWABLE, compare_command, parse_tolerances
-from ds4bench.compare_data import FIELDS, SHAPE_FIELDS, Arm, load_arm, unlike
-from ds4bench.records import Run
-from ds4bench.stats import Verdict
+from ds4bench import exits
+from ds4bench.commands.compare import ALLOWABLE, compare_command, parse_tolerances
+from ds4bench.compare import stats
+from ds4bench.compare import view as compare_view
+from ds4bench.compare.judge import compare, compare_pairs
+from ds4bench.compare.samples import FIELDS, SHAPE_FIELDS, Arm, load_arm, unlike
+from ds4bench.compare.stats import Verdict
+from ds4bench.records import csv_text as records_csv
+from ds4bench.records.rows import Run
 from engine.errors import EngineError, OptionError
 from tests.ds4bench.speed_rows import CTX, ENVIRONMENT, FINGERPRINT, sweep, write_journal
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ds4bench import history
-from ds4bench.history_changes import changes, split_scores
-from ds4bench.records import Run
-from ds4bench.records_io import read_rows, write_parquet
+from ds4bench.compare.changes import changes, split_scores
+from ds4bench.records import history
+from ds4bench.records.files import read_rows, write_parquet
+from ds4bench.records.rows import Run
 from engine.errors import EngineError, StoreError
 from tests.ds4bench.speed_rows import ENVIRONMENT, FINGERPRINT, sweep, write_journal
 

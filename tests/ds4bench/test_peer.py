@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from ds4bench import llamacpp, peer
+from ds4bench.peer import llamacpp
+from ds4bench.peer import run as peer
 from engine.errors import BackendError, ModelFileError, OptionError
 from tests.oracle.randfile import SPECS, write_trunk
 

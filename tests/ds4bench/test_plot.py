@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from ds4bench import plot, plot_data
-from ds4bench.plot_cmd import plot_command
-from ds4bench.plot_data import Source
-from ds4bench.records import Run
-from ds4bench.records_csv import to_csv
+from ds4bench.commands.plot import plot_command
+from ds4bench.records.csv_text import to_csv
+from ds4bench.records.rows import Run
+from ds4bench.report import curves as plot_data
+from ds4bench.report import plot
+from ds4bench.report.curves import Source
 from engine.errors import EngineError
 from tests.ds4bench.speed_rows import sweep
 
@@ -200,7 +201,7 @@ def test_list_names_sources():
 
 def test_importing_the_command_is_cheap():
     code = (
-        "import sys, ds4bench.plot_cmd;"
+        "import sys, ds4bench.commands.plot;"
         "sys.exit(any(m in sys.modules for m in ('matplotlib', 'numpy', 'numba')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

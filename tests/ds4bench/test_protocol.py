@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ds4bench.protocol import (
+from ds4bench.worker.protocol import (
     Warmup,
     hash_tokens,
     quiet,

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ds4bench import records_csv
-from ds4bench.records import (
+from ds4bench.records import csv_text as records_csv
+from ds4bench.records.files import publish_views, write_parquet
+from ds4bench.records.rows import (
     MODES,
     SCHEMA,
     SCHEMA_VERSION,
@@ -25,9 +26,8 @@ from ds4bench.records import (
     read_rows,
     stamped,
 )
-from ds4bench.records_io import publish_views, write_parquet
 from engine.errors import EngineError
-from engine.tooling.journal import Journal
+from engine.tooling.results.journal import Journal
 
 seconds = st.floats(1e-6, 1e6)
 ROWS = st.builds(
@@ -348,7 +348,7 @@ def test_missing_files_are_one_error(tmp_path):
 
 
 def test_parquet_does_not_tell_who_the_user_is(tmp_path, monkeypatch):
-    from ds4bench.records_io import _shareable
+    from ds4bench.records.files import _shareable
 
     monkeypatch.setenv("HOME", str(tmp_path / "ann"))
     model = str(tmp_path / "ann" / "models" / "m.gguf")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ds4bench import reference
+from ds4bench.records import reference
 from engine.errors import OptionError
 
 

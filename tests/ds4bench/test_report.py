@@ -13,10 +13,13 @@ from html.parser import HTMLParser
 import pytest
 from click.testing import CliRunner
 
-from ds4bench import calibrate, exits, junit, report
-from ds4bench.plot_data import Source
-from ds4bench.records import Run, read_rows
-from ds4bench.report_cmd import FILES, report_command
+from ds4bench import exits
+from ds4bench.ab import noise as calibrate
+from ds4bench.commands.report import FILES, report_command
+from ds4bench.records.rows import Run, read_rows
+from ds4bench.report import exports as junit
+from ds4bench.report import page as report
+from ds4bench.report.curves import Source
 from tests.ds4bench.speed_rows import ENVIRONMENT, FINGERPRINT, sweep, write_journal
 
 HOSTILE = "<script>alert(1)</script>\"'|`@x ![](http://e) {{7*7}}"
@@ -275,7 +278,7 @@ def test_a_tolerance_below_this_machines_noise_is_refused(tmp_path, monkeypatch)
 
 
 def test_report_of_a_bare_csv(tmp_path, monkeypatch):
-    from ds4bench import reference
+    from ds4bench.records import reference
 
     monkeypatch.chdir(tmp_path)
     path = reference.folder() / "m4_max.csv"

@@ -100,7 +100,7 @@ def test_without_the_cuda_packages_the_present_machine_is_refused(residency, mon
 
 def test_without_a_device_the_present_machine_is_refused(residency, monkeypatch):
     pytest.importorskip("numba_cuda")  # of the extra `cuda`
-    import engine.ops.cuda.driver as driver
+    import engine.ops.cuda.device.driver as driver
     from engine.errors import BackendError
 
     def none(*arguments, **options):

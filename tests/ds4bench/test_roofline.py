@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from ds4bench import machines, roofline
 from ds4bench.plan import SweepPlan
-from ds4bench.records import SpeedRow
-from ds4bench.roofline import DecodeBytes, largest_cache, read_bandwidth
-from ds4bench.sweep_report import findings, kv_affine, least_seconds, prediction_text
+from ds4bench.records.rows import SpeedRow
+from ds4bench.sweep.messages import findings, kv_affine, least_seconds, prediction_text
+from ds4bench.telemetry import machines, roofline
+from ds4bench.telemetry.roofline import DecodeBytes, largest_cache, read_bandwidth
 from engine.errors import OptionError
 from engine.gguf.reader import open_gguf
 from engine.models.shapes import named_shape

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats as sp
 
-from ds4bench import stats
-from ds4bench.stats import Verdict
+from ds4bench.compare import stats
+from ds4bench.compare.stats import Verdict
 
 
 @pytest.mark.parametrize("n", [2, 5, 6, 19, 40])

@@ -7,12 +7,12 @@ from collections import Counter
 import pandas as pd
 import pytest
 
-import ds4bench.sweep as sweep_module
+import ds4bench.sweep.run as sweep_module
 from ds4bench import exits
-from ds4bench.records import read_rows
-from ds4bench.records_csv import UPSTREAM
+from ds4bench.records.csv_text import UPSTREAM
+from ds4bench.records.rows import read_rows
 from engine.options import MODES
-from engine.tooling.journal import scan
+from engine.tooling.results.journal import scan
 from tests.ds4bench.sweeps import ALL, SIZE, table
 
 
@@ -118,7 +118,7 @@ def test_symbolic_link_as_output(bench):
 def test_output_folder_deleted_meanwhile_is_exit_5(bench, monkeypatch):
     import shutil
 
-    from ds4bench.runner import Runner
+    from ds4bench.sweep.cells import Runner
 
     real = Runner._append
     (bench.folder / "d").mkdir()

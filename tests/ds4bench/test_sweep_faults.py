@@ -6,10 +6,10 @@ import pytest
 
 from ds4bench import exits
 from ds4bench.plan import GIVE_UP_AFTER, PARK_AFTER
-from ds4bench.records import read_rows
+from ds4bench.records.rows import read_rows
 from engine.errors import DEVICE_HUNG
 from engine.options import MODES
-from engine.tooling.journal import scan
+from engine.tooling.results.journal import scan
 from tests.ds4bench.sweeps import SIZE, table
 
 
@@ -77,7 +77,7 @@ def test_hopeless_sweeps_end(bench):
 
 def test_a_sweep_that_cannot_go_on_publishes_what_it_has(bench, monkeypatch):
     """The worker dies, and the next one finds no model any more."""
-    from ds4bench.runner import Runner
+    from ds4bench.sweep.cells import Runner
 
     real = Runner._lost
 
@@ -146,7 +146,7 @@ def test_a_useless_drafter_is_named(bench):
 
 
 def test_a_replaced_model_ends_the_sweep(bench, monkeypatch):
-    from ds4bench.runner import Runner
+    from ds4bench.sweep.cells import Runner
 
     real = Runner._append
 

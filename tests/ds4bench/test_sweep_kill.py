@@ -9,8 +9,8 @@ import time
 import pandas as pd
 import pytest
 
-from ds4bench.records import read_rows
-from engine.tooling.journal import scan
+from ds4bench.records.rows import read_rows
+from engine.tooling.results.journal import scan
 from tests.ds4bench.sweeps import ALL, measured, spawn
 
 

@@ -6,10 +6,10 @@ import os
 
 import pytest
 
-import ds4bench.sweep as sweep_module
+import ds4bench.sweep.run as sweep_module
 from ds4bench import exits
-from ds4bench.records import read_rows
-from engine.tooling.journal import encode
+from ds4bench.records.rows import read_rows
+from engine.tooling.results.journal import encode
 from tests.ds4bench.sweeps import ALL, SIZE, measured, table
 
 
@@ -69,7 +69,7 @@ def test_the_code_hash_covers_what_is_timed(tmp_path):
     import shutil
     from pathlib import Path
 
-    from engine.tooling.environment import sources_sha256
+    from engine.tooling.results.environment import sources_sha256
 
     root = Path(sweep_module.__file__).resolve().parent
     assert len(sweep_module.timed_code()) == 64
@@ -94,7 +94,7 @@ def test_resume_extends_a_sweep(bench):
 
 
 def test_a_newer_journal_is_not_touched(bench):
-    line = encode({"schema": "ds4bench.sweep", "version": 99})
+    line = encode({"schema": "ds4bench.sweep.run", "version": 99})
     (bench.folder / "a.jsonl").write_bytes(line)
     result = bench(*SIZE, "--csv", "a.csv", "--resume")
     assert result.exit_code == exits.STORE and "version 1 to 1, found 99" in result.stderr

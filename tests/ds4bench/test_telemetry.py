@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from ds4bench import telemetry
-from ds4bench.records import Telemetry
-from ds4bench.telemetry import Sampler
-from ds4bench.telemetry_nvml import Gpu
+from ds4bench.records.rows import Telemetry
+from ds4bench.telemetry import sampler as telemetry
+from ds4bench.telemetry.nvml import Gpu
+from ds4bench.telemetry.sampler import Sampler
 
 
 class NotSupported(Exception):

@@ -9,12 +9,12 @@ import sys
 
 import pytest
 
-from ds4bench.records import read_rows
-from ds4bench.worker import handle
-from ds4bench.worker_model import FileModel, open_worker, read_through
-from engine.models.nano import prose
+from ds4bench.records.rows import read_rows
+from ds4bench.worker.main import handle
+from ds4bench.worker.model import FileModel, open_worker, read_through
 from engine.models.shapes import named_shape
 from engine.models.write import write_model
+from engine.nano import prose
 from engine.options import MODES
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ds4eval import records
-from ds4eval.records import Sample, state_of
-from engine.tooling.journal import Journal
+from ds4eval.records import record as records
+from ds4eval.records.record import Sample, state_of
+from engine.tooling.results.journal import Journal
 
 CONFIG: dict[str, Any] = {
     "data": {"suite": "test"},

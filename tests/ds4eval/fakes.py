@@ -8,10 +8,10 @@ import signal
 import time
 from dataclasses import dataclass, field
 
-from ds4eval.events import Answer, Prefill, Text
 from ds4eval.plan import Job, Sampling, Settings, make_jobs
-from ds4eval.questions import Question, stable_hash
-from ds4eval.records import EOS, ERROR, LIMIT, STOPPED
+from ds4eval.questions.question import Question, stable_hash
+from ds4eval.records.record import EOS, ERROR, LIMIT, STOPPED
+from ds4eval.run.events import Answer, Prefill, Text
 
 CONFIG = {"model": {"name": "fake"}, "sampling": {"temp": 1.0, "seed": 7}, "budget": {"tokens": 9}}
 SETTINGS = Settings(sampling=Sampling(temp=1.0, seed=7))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ds4eval.presets import DS4_23
+from ds4eval.questions.presets import DS4_23
 
 AIME_KEYS = [str((37 * i) % 1000) for i in range(30)]
 for item in DS4_23:

@@ -127,7 +127,7 @@ def test_budget_that_the_model_cannot_hold_is_refused_only_when_it_was_named(
     assert call(*plain, "-n", "16100") == 0
     assert call(*plain, "-n", "16300") == 2
     assert "--tokens: expected at most 16" in capsys.readouterr().err
-    monkeypatch.setattr("ds4eval.context.MAX_CONTEXT", 9000)
+    monkeypatch.setattr("ds4eval.answering.context.MAX_CONTEXT", 9000)
     assert call(*plain) == 0, "the default budget is what fits"
     assert "context 9000" in capsys.readouterr().out
 
@@ -174,8 +174,8 @@ def test_exports_hide_text_unless_asked(tmp_path, capsys):
 def test_regrade_shows_changes_and_keeps_them_only_when_told(tmp_path, monkeypatch, capsys):
     from dataclasses import replace
 
-    from ds4eval import grading
-    from ds4eval.records import read_run
+    from ds4eval.grading import grade as grading
+    from ds4eval.records.record import read_run
     from tests.ds4eval.fakes import FakeBackend, jobs
     from tests.ds4eval.test_runner import run
 
@@ -187,7 +187,7 @@ def test_regrade_shows_changes_and_keeps_them_only_when_told(tmp_path, monkeypat
         grades = grading.grade(*arguments)
         return replace(grades, strict=grades.lenient)
 
-    monkeypatch.setattr("ds4eval.samples.grade", forgiving)
+    monkeypatch.setattr("ds4eval.records.samples.grade", forgiving)
     assert call("regrade", "run") == 0
     assert "fake/integer/q001: strict none ? -> pass 1" in capsys.readouterr().out
     assert read_run(tmp_path / "run").samples[0].state == "INCOMPLETE"

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from ds4eval import compare_cmd, compare_view
-from ds4eval.compare import compare
-from ds4eval.compare_cmd import compare_command
-from ds4eval.compare_data import FIELDS, common_prefix, first_divergence, load_arms
-from ds4eval.compare_result import Verdict
-from ds4eval.grading import GRADERS
+from ds4eval.commands import compare as compare_cmd
+from ds4eval.commands.compare import compare_command
+from ds4eval.compare import view as compare_view
+from ds4eval.compare.judge import compare
+from ds4eval.compare.pairs import FIELDS, common_prefix, first_divergence, load_arms
+from ds4eval.compare.result import Verdict
+from ds4eval.grading.grade import GRADERS
 from engine.errors import EngineError, OptionError, StoreError
 from tests.ds4eval.eval_runs import paired_samples, sample, verdicts, write_run
 from tests.ds4eval.test_stats_paired import PUBLISHED

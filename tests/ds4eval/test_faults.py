@@ -19,25 +19,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ds4eval import records, store
+from ds4eval.answering.context import Prompt
+from ds4eval.answering.local import EngineBackend
+from ds4eval.answering.thinking import rank_in_top
 from ds4eval.cli import cli
-from ds4eval.compare import compare
-from ds4eval.compare_data import load_arms
-from ds4eval.context import Prompt
-from ds4eval.datasets_errors import DatasetError
-from ds4eval.loaders import load_dataset
-from ds4eval.local import EngineBackend
-from ds4eval.plain import Plain, wants_colour
+from ds4eval.compare.judge import compare
+from ds4eval.compare.pairs import load_arms
 from ds4eval.plan import Budget
-from ds4eval.records import read_run
-from ds4eval.run import _Signals
-from ds4eval.runner import Control, Recorder, run_serial
-from ds4eval.store import RunStore
-from ds4eval.thinking import rank_in_top
+from ds4eval.questions.errors import DatasetError
+from ds4eval.questions.loaders import load_dataset
+from ds4eval.records import record as records
+from ds4eval.records import store
+from ds4eval.records.record import read_run
+from ds4eval.records.store import RunStore
+from ds4eval.run.execute import _Signals
+from ds4eval.run.runner import Control, Recorder, run_serial
+from ds4eval.screen.plain import Plain, wants_colour
 from engine.errors import NonFiniteError, OptionError, StoreError
 from engine.sample import Sampler
 from engine.tooling.exits import run_program
-from engine.tooling.journal import Journal
+from engine.tooling.results.journal import Journal
 from tests.ds4eval import published
 from tests.ds4eval.eval_runs import sample, write_run
 from tests.ds4eval.fakes import CONFIG, SETTINGS, FakeBackend, jobs
@@ -229,7 +230,7 @@ def test_first_signal_asks_to_stop_and_a_second_one_stops(number):
 
 def test_interrupt_inside_a_write_keeps_whole_records(tmp_path, monkeypatch):
     """KeyboardInterrupt between the bytes of a record: the next run drops the torn end."""
-    import engine.tooling.journal as journal
+    import engine.tooling.results.journal as journal
 
     run(tmp_path / "whole", jobs(6))
     real, calls = os.write, []
@@ -350,7 +351,7 @@ def test_closed_standard_streams(tmp_path, closed):
     """Also that no later file takes the number of a closed stream."""
     code = (
         "import sys; from ds4eval.cli import cli; from engine.tooling.exits import run_program;"
-        "a = run_program(cli, 'x', ['list']); from ds4eval.screen import why_plain;"
+        "a = run_program(cli, 'x', ['list']); from ds4eval.screen.choose import why_plain;"
         "f = open(sys.argv[1], 'w'); f.write(f'{a} {why_plain()} {f.fileno() > 2}')"
     )
     done = subprocess.run(
@@ -368,7 +369,7 @@ def in_terminal(tmp_path, size=(24, 100), term="xterm", background=False):
     code = (
         "import fcntl, os, subprocess, sys, termios;"
         "fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
-        "inner = 'import sys; from ds4eval.screen import why_plain;'"
+        "inner = 'import sys; from ds4eval.screen.choose import why_plain;'"
         "'open(sys.argv[1], \"w\").write(why_plain())';"
         "sys.exit(subprocess.call([sys.executable, '-c', inner, sys.argv[1]],"
         "preexec_fn=os.setpgrp if sys.argv[2] else None))"
@@ -423,7 +424,7 @@ def test_colour_is_declined(monkeypatch, terminal, environment, colour):
 def test_pasted_text_is_no_command():
     from textual import events
 
-    from ds4eval.tui.app import EvalApp
+    from ds4eval.screen.app import EvalApp
 
     async def main():
         gate = Control()

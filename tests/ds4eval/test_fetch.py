@@ -8,11 +8,11 @@ import types
 
 import pytest
 
-from ds4eval import fetch
-from ds4eval.datasets_errors import DatasetError
-from ds4eval.datasets_known import PUBLISHED
-from ds4eval.fetch import explain, fetch_dataset, read_provenance
-from ds4eval.fetch_cmd import fetch_command
+from ds4eval.commands.fetch import fetch_command
+from ds4eval.questions import fetch
+from ds4eval.questions.errors import DatasetError
+from ds4eval.questions.fetch import explain, fetch_dataset, read_provenance
+from ds4eval.questions.known import PUBLISHED
 from engine.errors import StoreError
 from engine.tooling.exits import run_program
 from tests.ds4eval import published

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ds4eval import classic
-from ds4eval.grading import FAIL, GRADERS, NO_ANSWER, PASS, Grades, grade
-from ds4eval.grading_golden import GOLDEN, check, golden_cases
-from ds4eval.questions import LETTERS, Question
+from ds4eval.grading import classic
+from ds4eval.grading.golden import GOLDEN, check, golden_cases
+from ds4eval.grading.grade import FAIL, GRADERS, NO_ANSWER, PASS, Grades, grade
+from ds4eval.questions.question import LETTERS, Question
 
 CASES = golden_cases()
 L4 = Question("q", "s", "t", "B", "letter", ("alpha", "beta", "gamma", "delta"))

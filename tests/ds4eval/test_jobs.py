@@ -6,11 +6,11 @@ import os
 
 import pytest
 
-from ds4eval.events import Ended, Finished, Notice, Text
-from ds4eval.jobs import ProcessPool, joined
-from ds4eval.records import read_run
-from ds4eval.runner import Control
-from ds4eval.threads import ThreadPool
+from ds4eval.answering.jobs import ProcessPool, joined
+from ds4eval.answering.threads import ThreadPool
+from ds4eval.records.record import read_run
+from ds4eval.run.events import Ended, Finished, Notice, Text
+from ds4eval.run.runner import Control
 from engine.errors import BackendError, LayoutError
 from tests.ds4eval import fakes
 from tests.ds4eval.fakes import FakeBackend, jobs
@@ -104,7 +104,7 @@ def test_pieces_of_a_reply_add_up():
 @pytest.mark.slow
 def test_ray_actors_make_the_records_of_a_serial_run_and_may_die(tmp_path, monkeypatch):
     pytest.importorskip("ray")
-    from ds4eval.ray_jobs import RayPool
+    from ds4eval.answering.ray_jobs import RayPool
 
     monkeypatch.setenv("PYTHONPATH", os.getcwd())
     run(tmp_path / "serial", jobs(6))

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from ds4eval.list_cmd import list_command
-from ds4eval.presets import DS4_23
-from ds4eval.suites import load_suite, suite_names
+from ds4eval.commands.list import list_command
+from ds4eval.questions.presets import DS4_23
+from ds4eval.questions.suites import load_suite, suite_names
 from engine.tooling.exits import run_program
 from tests.ds4eval import published
 

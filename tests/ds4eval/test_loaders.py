@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ds4eval import loaders
-from ds4eval.datasets_errors import DatasetError
-from ds4eval.datasets_known import DAMAGES, ERRATA, Damage, Mark, normalise
-from ds4eval.loaders import load_dataset, placed
-from ds4eval.questions import LETTERS
+from ds4eval.questions import loaders
+from ds4eval.questions.errors import DatasetError
+from ds4eval.questions.known import DAMAGES, ERRATA, Damage, Mark, normalise
+from ds4eval.questions.loaders import load_dataset, placed
+from ds4eval.questions.question import LETTERS
 from tests.ds4eval import published
 
 ROWS = {

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ds4eval import loaders_files
-from ds4eval.datasets_errors import DatasetError
-from ds4eval.loaders import data_roots, how_to_get, load_dataset, local_paths
+from ds4eval.questions import files as loaders_files
+from ds4eval.questions.errors import DatasetError
+from ds4eval.questions.loaders import data_roots, how_to_get, load_dataset, local_paths
 from tests.ds4eval import published
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:28b9\nsize 40000000\n"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ds4eval.datasets_errors import DatasetError
-from ds4eval.datasets_known import ERRATA
-from ds4eval.loaders import load_dataset, placed
+from ds4eval.questions.errors import DatasetError
+from ds4eval.questions.known import ERRATA
+from ds4eval.questions.loaders import load_dataset, placed
 from tests.ds4eval import published
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ds4eval import plots
-from ds4eval.compare import compare
-from ds4eval.compare_data import arm_of, load_arms
-from ds4eval.records import Run
-from ds4eval.report_scores import scores_of
-from engine.tooling import figures
+from ds4eval.compare.judge import compare
+from ds4eval.compare.pairs import arm_of, load_arms
+from ds4eval.records.record import Run
+from ds4eval.report import plots
+from ds4eval.report.scores import scores_of
+from engine.tooling.report import figures
 from tests.ds4eval.eval_runs import paired_samples, sample, write_run
 
 

@@ -9,9 +9,9 @@ import re
 
 import pytest
 
-from ds4eval.practice import FILES, FOLDER, practice_datasets
-from ds4eval.questions import LETTERS
-from ds4eval.suites import load_suite
+from ds4eval.questions.practice import FILES, FOLDER, practice_datasets
+from ds4eval.questions.question import LETTERS
+from ds4eval.questions.suites import load_suite
 from tests.ds4eval import practice_checks, practice_choices
 
 

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import hashlib
 
-from ds4eval.grading import grade
-from ds4eval.prompts import MARKER, PLACEHOLDERS, PROMPT_VERSION, SYSTEM, messages, user_text
-from ds4eval.questions import KINDS, Question
+from ds4eval.grading.grade import grade
+from ds4eval.questions.prompts import (
+    MARKER,
+    PLACEHOLDERS,
+    PROMPT_VERSION,
+    SYSTEM,
+    messages,
+    user_text,
+)
+from ds4eval.questions.question import KINDS, Question
 
 CHOICE = Question("q", "s", "Which?\nThink.", "B", "letter", ("one", "two\nlines", "three"))
 INTEGER = Question("q", "s", "How many?", "7", "integer")

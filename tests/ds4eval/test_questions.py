@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ds4eval.questions import (
+from ds4eval.questions.question import (
     LETTERS,
     Question,
     QuestionError,
@@ -156,7 +156,7 @@ def test_properties():
 def test_questions_prompts_and_grading_stand_alone():
     """Importing them loads neither the engine nor click, in a process of its own."""
     code = (
-        "import sys, ds4eval.questions, ds4eval.prompts, ds4eval.grading;"
+        "import sys, ds4eval.questions.question, ds4eval.questions.prompts, ds4eval.grading.grade;"
         "bad = [m for m in sys.modules if m.split('.')[0] in ('engine', 'click', 'numpy')];"
         "sys.exit(str(bad) if bad else 0)"
     )

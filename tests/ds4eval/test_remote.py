@@ -10,10 +10,10 @@ import pytest
 
 pytest.importorskip("httpx")
 
-from ds4eval import remote
-from ds4eval.events import Text
+from ds4eval.answering import remote
+from ds4eval.commands.run import Remote
 from ds4eval.plan import Budget, Sampling, Settings
-from ds4eval.run_cmd import Remote
+from ds4eval.run.events import Text
 from engine.errors import BackendError, OptionError
 from tests.ds4eval.fakes import jobs, question
 

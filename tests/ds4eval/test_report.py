@@ -11,11 +11,12 @@ from html.parser import HTMLParser
 import pytest
 from click.testing import CliRunner
 
-from ds4eval import report_view, stats
-from ds4eval.compare_data import load_arms
-from ds4eval.report import report_of, to_html
-from ds4eval.report_cmd import report_command
-from ds4eval.report_scores import scores_of
+from ds4eval.commands.report import report_command
+from ds4eval.compare.pairs import load_arms
+from ds4eval.report import view as report_view
+from ds4eval.report.page import report_of, to_html
+from ds4eval.report.scores import scores_of
+from ds4eval.stats import scores as stats
 from engine.errors import OptionError
 from tests.ds4eval.eval_runs import sample, verdicts, write_run
 
@@ -249,7 +250,7 @@ def test_folder_of_a_report(tmp_path):
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before  # the same again
     found = json.loads(before["report.json"], parse_constant=lambda name: pytest.fail(name))
     assert (found["schema"], len(found["runs"]), len(found["comparisons"])) == (
-        "ds4eval.report",
+        "ds4eval.report.page",
         2,
         1,
     )
@@ -301,8 +302,8 @@ def test_help_pays_for_nothing(tmp_path):
     """--help must not import what only a report needs."""
     code = (
         "import sys\n"
-        "from ds4eval.report_cmd import report_command as r\n"
-        "from ds4eval.compare_cmd import compare_command as c\n"
+        "from ds4eval.commands.report import report_command as r\n"
+        "from ds4eval.commands.compare import compare_command as c\n"
         "[f.main(['--help'], standalone_mode=False) for f in (r, c)]\n"
         "print([m for m in ('numpy', 'scipy', 'matplotlib', 'rich') if m in sys.modules])"
     )

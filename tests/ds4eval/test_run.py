@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from ds4eval.cli import cli
-from ds4eval.records import comparable, read_run
+from ds4eval.records.record import comparable, read_run
 from engine.tooling.exits import run_program
 from tests.ds4eval.fakes import jobs
 from tests.ds4eval.test_runner import run as fake_run
@@ -192,7 +192,7 @@ def test_changed_option_is_refused_with_its_name(tmp_path, capsys):
 
 
 def test_second_instance_on_a_folder_is_turned_away(tmp_path, capsys):
-    from ds4eval.store import RunStore
+    from ds4eval.records.store import RunStore
     from tests.ds4eval.fakes import CONFIG
 
     with RunStore.open(tmp_path / "run", CONFIG):
@@ -249,7 +249,7 @@ def test_sampled_runs_without_a_seed_go_on_until_they_are_finished(tmp_path, cap
 def test_thresholds_decide_the_status(tmp_path, options, status, capsys):
     from dataclasses import replace
 
-    from ds4eval.store import RunStore, peek_config
+    from ds4eval.records.store import RunStore, peek_config
 
     run = [*SHORT, "--limit", "3", "--out", "self"]
     assert call(*run) == 0

@@ -6,10 +6,10 @@ import threading
 
 import pytest
 
-from ds4eval.events import Dropped, Ended, Finished, Notice, Opened, Started
-from ds4eval.records import comparable, read_run
-from ds4eval.runner import Control, Outcome, Recorder, Schedule, run_parallel, run_serial
-from ds4eval.store import RunStore
+from ds4eval.records.record import comparable, read_run
+from ds4eval.records.store import RunStore
+from ds4eval.run.events import Dropped, Ended, Finished, Notice, Opened, Started
+from ds4eval.run.runner import Control, Outcome, Recorder, Schedule, run_parallel, run_serial
 from tests.ds4eval.fakes import CONFIG, SETTINGS, FakeBackend, jobs
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from ds4eval import stats
+from ds4eval.stats import scores as stats
 
 COUNTS = [(0, 1), (1, 1), (0, 25), (25, 25), (1, 30), (29, 30), (79, 92), (140, 198), (1999, 2000)]
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from ds4eval import stats
-from ds4eval import stats_paired as paired
+from ds4eval.stats import paired
+from ds4eval.stats import scores as stats
 
 # Two published 92-question runs: n, right in A, right in B, A only, B only, exact p, A - B and
 # its Newcombe interval in points, paired and unpaired standard error, correlation.

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ds4eval.datasets_errors import DatasetError
-from ds4eval.loaders import load_dataset
-from ds4eval.nano_suite import FAMILIES, generate, nano_suite, split_of
-from ds4eval.presets import DS4_23, PRESETS, Item, Preset, choice_hash
-from ds4eval.questions import LETTERS
-from ds4eval.suites import (
+from ds4eval.questions.errors import DatasetError
+from ds4eval.questions.loaders import load_dataset
+from ds4eval.questions.nano import FAMILIES, generate, nano_suite, split_of
+from ds4eval.questions.presets import DS4_23, PRESETS, Item, Preset, choice_hash
+from ds4eval.questions.question import LETTERS
+from ds4eval.questions.suites import (
     build,
     load_suite,
     preset_text,
@@ -317,8 +317,8 @@ def test_nano_suite_takes_turns():
 
 def test_nano_is_pinned():
     """Item texts may not change without a new generator version: records would not compare."""
-    from ds4eval.nano_suite import GENERATOR_VERSION
-    from ds4eval.questions import stable_hash
+    from ds4eval.questions.nano import GENERATOR_VERSION
+    from ds4eval.questions.question import stable_hash
 
     texts = [shown(q) for family in FAMILIES for q in generate(family, 50)]
 
@@ -358,7 +358,7 @@ def test_the_nano_suite_is_as_long_as_is_asked_for(options, count):
 
 
 def test_the_nano_suite_ends_where_drawing_does():
-    from ds4eval.source import MOST_DRAWN
+    from ds4eval.questions.source import MOST_DRAWN
 
     with pytest.raises(OptionError, match="--questions: expected at most 3000, found 3001"):
         nano_source(questions=MOST_DRAWN + 1)
@@ -367,7 +367,7 @@ def test_the_nano_suite_ends_where_drawing_does():
 def nano_source(**options):
     from types import SimpleNamespace
 
-    from ds4eval.source import choose_source
+    from ds4eval.questions.source import choose_source
 
     asked = dict(suite="nano", datasets={}, choice_seed=0, no_errata=False, ids=(), filters=(),
                  offset=0, limit=None, questions=None)  # fmt: skip

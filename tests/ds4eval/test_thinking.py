@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ds4eval.thinking import Close, ThinkBudget, rank_in_top
+from ds4eval.answering.thinking import Close, ThinkBudget, rank_in_top
 
 TAG = 7
 

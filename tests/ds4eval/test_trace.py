@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from ds4eval.import_trace import question_from, samples_from
+from ds4eval.exchange.import_trace import question_from, samples_from
+from ds4eval.exchange.trace import TraceWriter, latest_cases, read_trace
 from ds4eval.plan import Settings
-from ds4eval.trace import TraceWriter, latest_cases, read_trace
 from engine.errors import OptionError
 from engine.tooling.exits import run_program
 from tests.ds4eval.fakes import SETTINGS, FakeBackend, jobs
@@ -114,7 +114,7 @@ def test_imported_run_has_the_questions_and_grades_of_the_one_traced(tmp_path):
     path = written(tmp_path, todo, {"q004": "limit"})
     _, made, samples, problems = samples_from(read_trace(path))
     assert not problems
-    from ds4eval.records import read_run
+    from ds4eval.records.record import read_run
 
     before = read_run(tmp_path / "run").samples
     names = ("source", "id", "kind", "expected", "given", "verdict", "classic_given",

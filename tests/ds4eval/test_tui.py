@@ -7,7 +7,8 @@ import asyncio
 import pytest
 from rich.cells import cell_len
 
-from ds4eval.events import (
+from ds4eval.records.store import RunStore
+from ds4eval.run.events import (
     Dropped,
     Ended,
     Finished,
@@ -17,11 +18,10 @@ from ds4eval.events import (
     Started,
     Text,
 )
-from ds4eval.runner import Control, Recorder, run_serial
-from ds4eval.store import RunStore
-from ds4eval.tui.app import EvalApp
-from ds4eval.tui.draw import count, layout, left_lines, reply_lines, right_lines, wrapped
-from ds4eval.tui.state import STREAM_CHARS, View, pieces_of
+from ds4eval.run.runner import Control, Recorder, run_serial
+from ds4eval.screen.app import EvalApp
+from ds4eval.screen.draw import count, layout, left_lines, reply_lines, right_lines, wrapped
+from ds4eval.screen.state import STREAM_CHARS, View, pieces_of
 from tests.ds4eval.fakes import CONFIG, SETTINGS, FakeBackend, jobs
 from tests.ds4eval.test_records import sample
 

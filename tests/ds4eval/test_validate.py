@@ -7,10 +7,10 @@ import json
 
 import pytest
 
-from ds4eval import selftest_cmd
-from ds4eval.grading_golden import golden_cases
-from ds4eval.selftest_cmd import self_test_command
-from ds4eval.validate_cmd import validate_command
+from ds4eval.commands import self_test as selftest_cmd
+from ds4eval.commands.self_test import self_test_command
+from ds4eval.commands.validate import validate_command
+from ds4eval.grading.golden import golden_cases
 from engine.tooling.exits import run_program
 from tests.ds4eval import published
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ds4bench.llamacpp import LlamaCpp
+from ds4bench.peer.llamacpp import LlamaCpp
 
 
 def llama_logits(path: Path, ids: list[int], *, kv: str = "f32", threads: int = 2) -> np.ndarray:

@@ -26,14 +26,14 @@ from gguf import GGUFReader, GGUFValueType, GGUFWriter
 from gguf.quants import dequantize
 from transformers.models.deepseek_v4 import modeling_deepseek_v4 as modeling
 
-from ds4bench.llamacpp import LlamaCpp
+from ds4bench.peer.llamacpp import LlamaCpp
 from engine.engine import Engine
 from engine.models.bundled import bundled_model
-from engine.models.nano import prose
-from engine.models.nano.chat import render_chat
-from engine.models.nano.items import FAMILIES, Item, item
-from engine.models.nano.tokens import load
 from engine.models.vocab import BOS
+from engine.nano import prose
+from engine.nano.chat import render_chat
+from engine.nano.items import FAMILIES, Item, item
+from engine.nano.tokens import load
 from tests.oracle.compare import distance
 from tests.oracle.controls import FAULTS
 from tests.oracle.hf import hf_logits, hf_model

@@ -18,16 +18,16 @@ from unittest import mock
 
 import numpy as np
 
-from ds4eval.stats_paired import mcnemar
+from ds4eval.stats.paired import mcnemar
 from engine import EngineOptions, open_engine
 from engine import engine as engine_module
 from engine.engine import Engine
 from engine.models.bundled import bundled_model
-from engine.models.nano.chat import render_chat
-from engine.models.nano.items import FAMILIES, item
+from engine.nano.chat import render_chat
+from engine.nano.items import FAMILIES, item
 from engine.spec.protocol import SpecStats
 from engine.tooling.exits import run_program
-from engine.tooling.nano_check import answer_of, generate
+from engine.training.check import answer_of, generate
 from tests.oracle.compare import distance
 from tests.oracle.controls import FAULTS
 

@@ -6,18 +6,18 @@
 from engine.ops.cpu.attention import attend
 from engine.ops.cpu.compressor import compressor_pool, compressor_store
 from engine.ops.cpu.embed import argmax, embed_hc
-from engine.ops.cpu.facts import facts, notices
+from engine.ops.cpu.formats.weight import Weight, prepare, repack_bytes
 from engine.ops.cpu.hc import hc_collapse, hc_expand, hc_split
 from engine.ops.cpu.indexer import indexer_query, indexer_store, new_index_rows
-from engine.ops.cpu.jit import set_threads
 from engine.ops.cpu.kv import kv_store
 from engine.ops.cpu.moe import add, moe_bytes, routed_moe, shared_ffn, swiglu
 from engine.ops.cpu.norm import rms_norm
 from engine.ops.cpu.products import matmul, matmul_grouped, matmul_multi
 from engine.ops.cpu.rope import q_norm_rope, rope_tail
 from engine.ops.cpu.router import router_hash, router_select
+from engine.ops.cpu.runtime.facts import facts, notices
+from engine.ops.cpu.runtime.jit import set_threads
 from engine.ops.cpu.select import indexer_select
-from engine.ops.cpu.weight import Weight, prepare, repack_bytes
 from engine.ops.host import (
     FUSED,
     add_streams,

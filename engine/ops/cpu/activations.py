@@ -6,9 +6,9 @@ need); kernels take a table of row addresses. Every rule is per block, whatever 
 
 from __future__ import annotations
 
-from engine.ops.cpu import dot_k, dot_q8_0
-from engine.ops.cpu.jit import kernel
-from engine.ops.cpu.jobs import (
+from engine.ops.cpu.formats import dot_k, dot_q8_0
+from engine.ops.cpu.runtime.jit import kernel
+from engine.ops.cpu.runtime.jobs import (
     A_COLS,
     A_LIMIT,
     A_NEXT,
@@ -22,8 +22,8 @@ from engine.ops.cpu.jobs import (
     FN,
     N,
 )
-from engine.ops.cpu.leaf import call3, leaf, load_i64, store_i64
-from engine.ops.cpu.simd import F32, I8, I32, emitter, vec
+from engine.ops.cpu.runtime.leaf import call3, leaf, load_i64, store_i64
+from engine.ops.cpu.simd.ir import F32, I8, I32, emitter, vec
 
 # Kinds of activation rows.
 ROWS_F32, ROWS_32, ROWS_256 = 0, 1, 2

@@ -13,17 +13,17 @@ import math
 import numba
 import numpy as np
 
-from engine.ops.cpu import vec
-from engine.ops.cpu.jit import inline_kernel, kernel, parallel_kernel, prange
-from engine.ops.cpu.scalar import exp
-from engine.ops.cpu.tile import (
+from engine.ops.cpu.runtime.jit import inline_kernel, kernel, parallel_kernel, prange
+from engine.ops.cpu.simd import vec
+from engine.ops.cpu.simd.scalar import exp
+from engine.ops.cpu.simd.tile import (
     HEADS,
     ROWS,
     dots_4x4,
     weighted_rows_1x16,
     weighted_rows_4x64,
 )
-from engine.ops.cpu.vec import LANES
+from engine.ops.cpu.simd.vec import LANES
 
 PARALLEL_VALUES = 1 << 17  # products of a query with a row, head_dim each counted
 TASK_HEADS = 16  # heads of a task when there are enough tokens: their queries fit in L1

@@ -12,9 +12,10 @@ import time
 
 import numpy as np
 
-from engine.ops.cpu import moe, products, weight
-from engine.ops.cpu.jit import parallel_kernel, prange, set_threads
-from engine.ops.cpu.simd import I32, emitter, vec
+from engine.ops.cpu import moe, products
+from engine.ops.cpu.formats import weight
+from engine.ops.cpu.runtime.jit import parallel_kernel, prange, set_threads
+from engine.ops.cpu.simd.ir import I32, emitter, vec
 from engine.quant.formats import BY_NAME, NATIVE
 from engine.weights.tensor import Tensor
 

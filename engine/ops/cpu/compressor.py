@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.ops.cpu.jit import inline_kernel, kernel, parallel_kernel, prange
 from engine.ops.cpu.kv import store_rows
-from engine.ops.cpu.scalar import exp
+from engine.ops.cpu.runtime.jit import inline_kernel, kernel, parallel_kernel, prange
+from engine.ops.cpu.simd.scalar import exp
 
 PARALLEL_VALUES = 1 << 14  # of the projections
 LOWEST = np.float32(-np.inf)

@@ -6,19 +6,6 @@ import numpy as np
 from numba import get_num_threads
 
 from engine.errors import NonFiniteError
-from engine.ops.cpu.jit import kernel
-from engine.ops.cpu.jobs import COST, FN, LD_OUT, OUT, TABLE, UNITS, N, W, run, scratch
-from engine.ops.cpu.leaf import (
-    call4,
-    call6,
-    leaf,
-    load_f32,
-    load_i32,
-    load_i64,
-    stack,
-    store_f32,
-    store_i64,
-)
 from engine.ops.cpu.products import (
     D_AREA_B,
     D_BLOCK_A,
@@ -33,6 +20,19 @@ from engine.ops.cpu.products import (
     D_PANEL_BYTES,
     D_ROW_BYTES,
     D_ROWS,
+)
+from engine.ops.cpu.runtime.jit import kernel
+from engine.ops.cpu.runtime.jobs import COST, FN, LD_OUT, OUT, TABLE, UNITS, N, W, run, scratch
+from engine.ops.cpu.runtime.leaf import (
+    call4,
+    call6,
+    leaf,
+    load_f32,
+    load_i32,
+    load_i64,
+    stack,
+    store_f32,
+    store_i64,
 )
 
 _SLAB = 256

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.ops.cpu.jit import inline_kernel, kernel, parallel_kernel, prange
-from engine.ops.cpu.scalar import exp, sigmoid
+from engine.ops.cpu.runtime.jit import inline_kernel, kernel, parallel_kernel, prange
+from engine.ops.cpu.simd.scalar import exp, sigmoid
 
 PARALLEL_VALUES = 1 << 16
 MAX_STREAMS = 8

@@ -10,13 +10,13 @@ from __future__ import annotations
 import numpy as np
 
 from engine.errors import SnapshotError
-from engine.ops.cpu import vec
-from engine.ops.cpu.jit import inline_kernel, kernel, parallel_kernel, prange
 from engine.ops.cpu.kv import amax_of
 from engine.ops.cpu.norm import norm_row
 from engine.ops.cpu.rope import turn_tail
-from engine.ops.cpu.scalar import ceil_pow2, round_e2m1
-from engine.ops.cpu.vec import LANES
+from engine.ops.cpu.runtime.jit import inline_kernel, kernel, parallel_kernel, prange
+from engine.ops.cpu.simd import vec
+from engine.ops.cpu.simd.scalar import ceil_pow2, round_e2m1
+from engine.ops.cpu.simd.vec import LANES
 from engine.ops.scalar import E2M1_MAX, FP4_FLOOR
 
 BLOCK = 32

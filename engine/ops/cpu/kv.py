@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.ops.cpu.jit import inline_kernel, kernel, parallel_kernel, prange
 from engine.ops.cpu.norm import norm_row
 from engine.ops.cpu.rope import turn_tail
-from engine.ops.cpu.scalar import ceil_pow2, round_e4m3, round_f16
-from engine.ops.cpu.vec import bits_of, float_of
+from engine.ops.cpu.runtime.jit import inline_kernel, kernel, parallel_kernel, prange
+from engine.ops.cpu.simd.scalar import ceil_pow2, round_e4m3, round_f16
+from engine.ops.cpu.simd.vec import bits_of, float_of
 from engine.ops.scalar import E4M3_MAX, FP8_FLOOR
 
 PARALLEL_VALUES = 1 << 14

@@ -12,8 +12,20 @@ import numpy as np
 from numba import get_num_threads
 
 from engine.ops.cpu.activations import swiglu_rows
-from engine.ops.cpu.jit import kernel
-from engine.ops.cpu.jobs import (
+from engine.ops.cpu.products import (
+    D_COLS,
+    D_KIND,
+    D_N_EXPERT,
+    D_ROWS,
+    activation_bytes,
+    activation_job,
+    check_arrays,
+    quantisers,
+    rows_job,
+    space_bytes,
+)
+from engine.ops.cpu.runtime.jit import kernel
+from engine.ops.cpu.runtime.jobs import (
     A_COLS,
     A_LIMIT,
     A_NEXT,
@@ -32,20 +44,8 @@ from engine.ops.cpu.jobs import (
     run,
     scratch,
 )
-from engine.ops.cpu.leaf import leaf, load_i64, stack, store_f32, store_i64
-from engine.ops.cpu.products import (
-    D_COLS,
-    D_KIND,
-    D_N_EXPERT,
-    D_ROWS,
-    activation_bytes,
-    activation_job,
-    check_arrays,
-    quantisers,
-    rows_job,
-    space_bytes,
-)
-from engine.ops.cpu.simd import F32, emitter, vec
+from engine.ops.cpu.runtime.leaf import leaf, load_i64, stack, store_f32, store_i64
+from engine.ops.cpu.simd.ir import F32, emitter, vec
 
 
 def _lanes(ir, n):

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from engine.ops.cpu import vec
-from engine.ops.cpu.jit import inline_kernel, kernel, parallel_kernel, prange
+from engine.ops.cpu.runtime.jit import inline_kernel, kernel, parallel_kernel, prange
+from engine.ops.cpu.simd import vec
 
 # Below this many values a parallel region costs more than it saves.
 PARALLEL_VALUES = 1 << 16

@@ -16,8 +16,8 @@ from engine.ops.cpu.activations import (
     row_bytes,
     take_f32,
 )
-from engine.ops.cpu.jit import kernel
-from engine.ops.cpu.jobs import (
+from engine.ops.cpu.runtime.jit import kernel
+from engine.ops.cpu.runtime.jobs import (
     A_COLS,
     A_ROW,
     A_SPLIT,
@@ -39,7 +39,7 @@ from engine.ops.cpu.jobs import (
     run,
     scratch,
 )
-from engine.ops.cpu.leaf import (
+from engine.ops.cpu.runtime.leaf import (
     call4,
     call5,
     call6,
@@ -50,7 +50,7 @@ from engine.ops.cpu.leaf import (
     store_f32,
     store_i64,
 )
-from engine.ops.cpu.simd import F32, emitter, vec
+from engine.ops.cpu.simd.ir import F32, emitter, vec
 
 # Byte offsets of a weight's int64 fields.
 (

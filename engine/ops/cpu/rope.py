@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from engine.ops.cpu.jit import inline_kernel, kernel, parallel_kernel, prange
 from engine.ops.cpu.norm import NO_WEIGHT, norm_row
+from engine.ops.cpu.runtime.jit import inline_kernel, kernel, parallel_kernel, prange
 
 PARALLEL_VALUES = 1 << 15
 

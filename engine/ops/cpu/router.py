@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from engine.ops.cpu.jit import inline_kernel, kernel, parallel_kernel, prange
-from engine.ops.cpu.scalar import softplus
+from engine.ops.cpu.runtime.jit import inline_kernel, kernel, parallel_kernel, prange
+from engine.ops.cpu.simd.scalar import softplus
 
 PARALLEL_VALUES = 1 << 13
 SUM_FLOOR = np.float32(6.103515625e-5)  # float16's least normal

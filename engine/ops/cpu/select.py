@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.ops.cpu import vec
 from engine.ops.cpu.indexer import BIAS, BLOCK, ONE, TWO, block_scale, code_of
-from engine.ops.cpu.jit import inline_kernel, kernel, parallel_kernel, prange
-from engine.ops.cpu.tile import HEADS, ROWS, dots_4x4
-from engine.ops.cpu.vec import LANES, bits_of, float_of
+from engine.ops.cpu.runtime.jit import inline_kernel, kernel, parallel_kernel, prange
+from engine.ops.cpu.simd import vec
+from engine.ops.cpu.simd.tile import HEADS, ROWS, dots_4x4
+from engine.ops.cpu.simd.vec import LANES, bits_of, float_of
 
 TOKENS = 8  # tokens whose scores exist at a time
 SPAN = 512  # rows of one scoring task

@@ -22,7 +22,7 @@ def device_facts(device: int = 0) -> dict[str, Any]:
     """
     from pathlib import Path
 
-    from engine.ops.cuda.driver import open_device
+    from engine.ops.cuda.device.driver import open_device
     from engine.options import EngineOptions
 
     return open_device(EngineOptions(Path(), backend="cuda", device=device)).facts()
@@ -42,8 +42,8 @@ def open_ops(options: Any, residency: Any = None) -> CudaOps:
     BackendError
         If there is no driver, device or compiled kernels that can be used; says which.
     """
-    from engine.ops.cuda.context import Context
-    from engine.ops.cuda.driver import open_device
+    from engine.ops.cuda.device.context import Context
+    from engine.ops.cuda.device.driver import open_device
     from engine.ops.cuda.ops import CudaOps
 
     return CudaOps(Context(open_device(options)), options.launch, residency)

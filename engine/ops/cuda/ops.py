@@ -14,28 +14,13 @@ from typing import Any
 import numpy as np
 
 from engine.errors import NonFiniteError
-from engine.ops.cuda import (
-    argmax,
-    attention,
-    attention_rows,
-    compressor,
-    embed,
-    experts,
-    hc,
-    hc_enter,
-    indexer,
-    kv,
-    norm,
-    pack,
-    products,
-    rings,
-    rope,
-    router,
-    select,
-)
-from engine.ops.cuda.array import DeviceArray
-from engine.ops.cuda.context import Context
-from engine.ops.cuda.residency import open_residency
+from engine.ops.cuda.attention import attention, attention_rows, indexer, select
+from engine.ops.cuda.device.array import DeviceArray
+from engine.ops.cuda.device.context import Context
+from engine.ops.cuda.device.residency import open_residency
+from engine.ops.cuda.hyper import hc, hc_enter
+from engine.ops.cuda.products import experts, pack, products
+from engine.ops.cuda.rows import argmax, compressor, embed, kv, norm, rings, rope, router
 
 GRAPH_ROWS = 16  # passes of up to this many rows are replayed as graphs: decode and verification
 KEPT_PASSES = 24  # recorded passes per owner; the oldest is dropped

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from engine.errors import EngineError
-from engine.ops.cuda.compile import entry_name
-from engine.ops.cuda.context import Context
-from engine.ops.cuda.driver import CudaDevice, timeout_from
-from engine.ops.cuda.kernel import F32, I32, U32, U32P, kernel
-from engine.ops.cuda.residency import FileResidency
+from engine.ops.cuda.build.compile import entry_name
+from engine.ops.cuda.build.kernel import F32, I32, U32, U32P, kernel
+from engine.ops.cuda.device.context import Context
+from engine.ops.cuda.device.driver import CudaDevice, timeout_from
+from engine.ops.cuda.device.residency import FileResidency
 from engine.weights.residency import settings_from
 
 LARGE = 100_000  # bytes of dynamic shared memory that need leave

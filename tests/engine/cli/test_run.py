@@ -121,7 +121,7 @@ def test_model_in_the_folder_is_found(ds4, engine, tmp_path, monkeypatch):
 
 def test_without_a_model_the_bundled_one_is_named(ds4, engine, tmp_path, monkeypatch):
     bundled = BundledModel(tmp_path / "nano.gguf", "bundled nano model")
-    monkeypatch.setattr("engine.tooling.model_options.bundled_model", lambda kind, recipe: bundled)
+    monkeypatch.setattr("engine.tooling.options.model.bundled_model", lambda kind, recipe: bundled)
     monkeypatch.chdir(tmp_path)
 
     status, _, err = ds4("-p", "Hi", "--temp", 0)

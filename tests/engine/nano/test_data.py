@@ -6,13 +6,13 @@ import re
 import numpy as np
 import pytest
 
-from ds4eval.nano_suite import generate
-from ds4eval.prompts import SYSTEM, messages
+from ds4eval.questions.nano import generate
+from ds4eval.questions.prompts import SYSTEM, messages
 from engine.gguf.reader import open_gguf
 from engine.models.bundled import TOKENIZER, bundled_model
-from engine.models.nano import chat, corpus, tokens
-from engine.models.nano.corpus import ALIGN, PADDING, Mix, rows
-from engine.models.nano.items import FAMILIES, SPLITS, item, split_of
+from engine.nano import chat, corpus, tokens
+from engine.nano.corpus import ALIGN, PADDING, Mix, rows
+from engine.nano.items import FAMILIES, SPLITS, item, split_of
 from engine.text.chat import Message, render_chat
 from engine.text.tokenizer import Tokenizer
 

@@ -11,9 +11,9 @@ import pytest
 from engine.errors import OptionError
 from engine.gguf.reader import open_gguf
 from engine.models.bundled import KINDS, RECIPES, TOKENIZER, bundled_model
-from engine.models.nano import export
-from engine.models.nano.checkpoint import save_parts
 from engine.models.shapes import nano
+from engine.training import export
+from engine.training.checkpoint import save_parts
 from engine.weights.bind import bind_mtp, bind_trunk
 from tests.engine.generator import as_stored
 from tests.engine.models import drawn_weights

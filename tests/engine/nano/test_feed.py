@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.models.nano import feed
-from engine.models.nano.corpus import Mix, rows
-from engine.models.nano.feed import Feed, Request, make_batch
+from engine.nano.corpus import Mix, rows
+from engine.training import feed
+from engine.training.feed import Feed, Request, make_batch
 
 FIRST, SECOND = Request("drill", 2, 128), Request("exam", 1, 256)
 

@@ -12,9 +12,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.oracle
 
-from engine.models.nano.attention import turned_plainly  # noqa: E402
-from engine.models.nano.fused import SOURCE  # noqa: E402
-from engine.models.nano.streams import sinkhorn_plainly  # noqa: E402
+from engine.training.attention import turned_plainly  # noqa: E402
+from engine.training.fused import SOURCE  # noqa: E402
+from engine.training.streams import sinkhorn_plainly  # noqa: E402
 
 SHIM = """
 #include <cmath>

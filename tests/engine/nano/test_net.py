@@ -15,8 +15,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytestmark = pytest.mark.oracle
 
-from engine.models.nano.losses import class_weights, training_loss  # noqa: E402
-from engine.models.nano.net import Net, initial_weights, rope_frequencies  # noqa: E402
+from engine.training.losses import class_weights, training_loss  # noqa: E402
+from engine.training.net import Net, initial_weights, rope_frequencies  # noqa: E402
 from tests.oracle import hf  # noqa: E402
 
 SHAPE = named_shape("nano")

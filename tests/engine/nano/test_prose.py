@@ -1,6 +1,6 @@
 """Text that is measured on where no prompt is given."""
 
-from engine.models.nano import prose
+from engine.nano import prose
 
 
 def test_text_is_of_the_seed_and_long_enough():

@@ -15,15 +15,15 @@ torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.oracle
 
 from engine.models.make import draft_specs, trunk_specs  # noqa: E402
-from engine.models.nano import export, stages, train  # noqa: E402
-from engine.models.nano.checkpoint import load_parts  # noqa: E402
-from engine.models.nano.feed import Feed, Request, make_batch  # noqa: E402
-from engine.models.nano.losses import CLASSES  # noqa: E402
-from engine.models.nano.net import Net, initial_weights  # noqa: E402
-from engine.models.nano.optim import Optimizer  # noqa: E402
-from engine.models.nano.step import Step  # noqa: E402
-from engine.models.nano.tokens import SIZE  # noqa: E402
 from engine.models.shapes import nano  # noqa: E402
+from engine.nano.tokens import SIZE  # noqa: E402
+from engine.training import export, stages, train  # noqa: E402
+from engine.training.checkpoint import load_parts  # noqa: E402
+from engine.training.feed import Feed, Request, make_batch  # noqa: E402
+from engine.training.losses import CLASSES  # noqa: E402
+from engine.training.net import Net, initial_weights  # noqa: E402
+from engine.training.optim import Optimizer  # noqa: E402
+from engine.training.step import Step  # noqa: E402
 
 N_COL = 256
 

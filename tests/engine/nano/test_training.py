@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from engine.errors import OptionError
-from engine.models.nano import checkpoint
-from engine.models.nano.stages import STAGES, rate_at, stage_at
+from engine.training import checkpoint
+from engine.training.stages import STAGES, rate_at, stage_at
 
 
 def test_stages_cover_the_whole_run_in_order() -> None:
@@ -63,7 +63,7 @@ def test_no_parts_is_an_error(tmp_path: Path) -> None:
 def test_run_refuses_arguments_before_anything_is_made(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from engine.models.nano.train import main
+    from engine.training.train import main
 
     out = tmp_path / "run"
     for words, expected in (
@@ -83,9 +83,9 @@ class TestOptimizer:
     def build() -> tuple[object, dict, list]:
         torch = pytest.importorskip("torch")
         from engine.models.make import trunk_specs
-        from engine.models.nano.net import initial_weights
-        from engine.models.nano.optim import Optimizer
         from engine.models.shapes import nano
+        from engine.training.net import initial_weights
+        from engine.training.optim import Optimizer
 
         weights = initial_weights(nano(), 1)
         specs = list(trunk_specs(nano()))
@@ -94,7 +94,7 @@ class TestOptimizer:
 
     def test_muon_orthogonalises(self) -> None:
         torch = pytest.importorskip("torch")
-        from engine.models.nano.optim import _orthogonal
+        from engine.training.optim import _orthogonal
 
         torch.manual_seed(1)
         for rows, cols in ((128, 256), (256, 128), (192, 256)):

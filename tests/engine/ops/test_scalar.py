@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from engine.ops import scalar as rules
-from engine.ops.cpu import scalar as compiled
-from engine.ops.cpu.jit import kernel
+from engine.ops.cpu.runtime.jit import kernel
+from engine.ops.cpu.simd import scalar as compiled
 from engine.ops.reference import rounding
 from tests.engine.ops.support import same_bits
 

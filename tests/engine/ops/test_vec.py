@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from engine.ops.cpu import simd, vec
-from engine.ops.cpu.jit import kernel
+from engine.ops.cpu.runtime.jit import kernel
+from engine.ops.cpu.simd import ir as simd
+from engine.ops.cpu.simd import vec
 from tests.engine.ops.support import normal, poisoned, same_bits
 
 

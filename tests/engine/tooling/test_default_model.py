@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from engine.errors import OptionError
 from engine.models.bundled import bundled_model
-from engine.tooling.model_options import DEFAULT_MODEL, default_model, uses_bundled
+from engine.tooling.options.model import DEFAULT_MODEL, default_model, uses_bundled
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from engine.errors import OptionError
 from engine.gguf.reader import open_gguf
 from engine.quant.formats import BY_NAME
-from engine.tooling.drift import Side, compare
+from engine.tooling.diagnose.drift import Side, compare
 from engine.weights.tensor import Tensor
 from tests.engine.models import model_file, open_model
 

@@ -9,7 +9,7 @@ import subprocess
 
 import numpy
 
-from engine.tooling import environment as module
+from engine.tooling.results import environment as module
 
 
 def test_facts_agree_with_their_sources():

@@ -10,8 +10,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from engine.tooling import figures
-from engine.tooling.labels import clean_label, escape_markdown, unique_labels
+from engine.tooling.report import figures
+from engine.tooling.report.labels import clean_label, escape_markdown, unique_labels
 
 
 def drawing(theme: str = "light") -> Figure:

@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import StoreError
-from engine.tooling import journal as module
-from engine.tooling import locks
-from engine.tooling.journal import Journal, decode, encode, read_journal, scan
+from engine.tooling.results import journal as module
+from engine.tooling.results import locks
+from engine.tooling.results.journal import Journal, decode, encode, read_journal, scan
 
 SCHEMA, VERSION = "test.rows", 2
 JSON = st.recursive(
@@ -150,7 +150,7 @@ def test_second_writer_is_refused_at_once_and_told_who(tmp_path):
     path = tmp_path / "rows.jsonl"
     with opened(path):
         code = (
-            "from engine.tooling.journal import Journal\nimport sys, pathlib\n"
+            "from engine.tooling.results.journal import Journal\nimport sys, pathlib\n"
             f"Journal.open(pathlib.Path(sys.argv[1]), {SCHEMA!r}, {VERSION})"
         )
         start = time.monotonic()
@@ -259,7 +259,7 @@ def test_short_write_counts_as_failure(tmp_path, monkeypatch):
 FULL_DISK = """
 import resource, sys, pathlib
 from engine.errors import StoreError
-from engine.tooling.journal import Journal
+from engine.tooling.results.journal import Journal
 path = pathlib.Path(sys.argv[1])
 journal = Journal.open(path, "test.rows", 2)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))

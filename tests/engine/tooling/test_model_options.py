@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from engine.errors import OptionError
-from engine.tooling.model_options import model_options, take_model_options
+from engine.tooling.options.model import model_options, take_model_options
 
 
 def opened(*arguments):

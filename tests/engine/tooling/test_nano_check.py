@@ -10,13 +10,13 @@ from scipy.stats import binomtest
 
 from engine import EngineOptions, open_engine
 from engine.models.bundled import bundled_model
-from engine.models.nano.chat import render_chat
-from engine.models.nano.checkpoint import save_parts
-from engine.models.nano.items import item
 from engine.models.shapes import nano
 from engine.models.vocab import BOS
+from engine.nano.chat import render_chat
+from engine.nano.items import item
 from engine.spec.protocol import SpecStats
-from engine.tooling import nano_check
+from engine.training import check as nano_check
+from engine.training.checkpoint import save_parts
 from tests.engine.models import drawn_weights
 
 

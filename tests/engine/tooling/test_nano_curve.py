@@ -8,8 +8,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from engine.models.bundled import DATA
-from engine.models.nano.stages import STAGES
-from engine.tooling import nano_curve
+from engine.training import curve as nano_curve
+from engine.training.stages import STAGES
 
 LOG = DATA / "nano-train.jsonl"
 

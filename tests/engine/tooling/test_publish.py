@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from engine.errors import OptionError, StoreError
-from engine.tooling import publish as module
-from engine.tooling.publish import check_output, publish, publish_bytes, remove_stale
+from engine.tooling.results import publish as module
+from engine.tooling.results.publish import check_output, publish, publish_bytes, remove_stale
 
 
 def names(folder):
@@ -76,7 +76,7 @@ def test_a_symbolic_link_stays_and_its_target_is_replaced(tmp_path):
 def test_full_disk_reports_the_path(tmp_path):
     code = (
         "import resource, sys, pathlib\n"
-        "from engine.tooling.publish import publish_bytes\n"
+        "from engine.tooling.results.publish import publish_bytes\n"
         "from engine.errors import StoreError\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
         "try:\n    publish_bytes(pathlib.Path(sys.argv[1]), bytes(1000))\n"

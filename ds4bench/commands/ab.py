@@ -1,0 +1,187 @@
+"""`ds4-bench ab`: two set-ups measured in turns, to a verdict and an exit status."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ds4bench import exits
+from ds4bench.commands.compare import check_outputs, common_options, parse_tolerances, show
+from engine.errors import EngineError, OptionError
+from engine.tooling.options.finite import Finite
+
+if TYPE_CHECKING:
+    from ds4bench.ab.loop import Session
+    from ds4bench.ab.plan import AbPlan
+    from ds4bench.ab.process import Signals
+
+
+def sampling_options(command: Any) -> Any:
+    """Options that `ab` and `calibrate` share."""
+    for option in reversed(
+        (
+            click.option("--max-load", type=Finite(0, 100), default=25.0,
+                         show_default=True, metavar="PERCENT",
+                         help="Busier than this before a sweep, and its pair is dropped."),
+            click.option("--patience", type=Finite(0), default=30.0, show_default=True,
+                         metavar="SECONDS", help="Wait this long for a quiet machine."),
+            click.option("--sweep-timeout", type=Finite(1), metavar="SECONDS",
+                         help="Longest that one sweep may take.  [default: none]"),
+            click.option("--seed", type=click.IntRange(0, 2**32 - 1),
+                         help="Of the first letter.  [default: random, recorded]"),
+            click.option("--resume", is_flag=True, help="Go on with the session in --out."),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@click.command("ab", epilog=exits.epilog())
+@click.argument("targets", nargs=-1, metavar="[A B] [-- SWEEP OPTIONS]")
+@click.option("--a", "a_command", metavar="CMD", help="Command that runs ds4-bench as A.")
+@click.option("--b", "b_command", metavar="CMD", help="The same for B.")
+@click.option("--a-dir", metavar="DIR", help="Checkout or virtual environment of A.")
+@click.option("--b-dir", metavar="DIR", help="The same for B.")
+@click.option("--a-args", default="", metavar="TEXT", help="Sweep options of A only.")
+@click.option("--b-args", default="", metavar="TEXT", help="Sweep options of B only.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
+              help="Folder of the session.  [default: ab-<time>]")  # fmt: skip
+@click.option("--min-pairs", type=click.IntRange(2, 1000), default=6, show_default=True)
+@click.option("--max-pairs", type=click.IntRange(2, 1000), default=40, show_default=True)
+@click.option("--budget", type=Finite(0), metavar="MINUTES",
+              help="Start no pair after this long.")  # fmt: skip
+@sampling_options
+@common_options
+def ab_command(
+    targets: tuple[str, ...],
+    a_command: str | None,
+    b_command: str | None,
+    a_dir: str | None,
+    b_dir: str | None,
+    a_args: str,
+    b_args: str,
+    out: Path | None,
+    min_pairs: int,
+    max_pairs: int,
+    budget: float | None,
+    max_load: float,
+    patience: float,
+    sweep_timeout: float | None,
+    seed: int | None,
+    resume: bool,
+    tolerances: tuple[str, ...],
+    allow: tuple[str, ...],
+    strict: bool,
+    every_cell: bool,
+    form: str,
+    markdown: Path | None,
+    json_out: Path | None,
+) -> None:
+    """Measure A and B in turns and judge whether B is slower.
+
+    A and B are checkouts or virtual environments; or name them by --a-dir and --b-dir, give whole
+    commands with --a and --b, or options of one side with --a-args and --b-args. Options behind
+    "--" go to every sweep of both. Each sweep is a fresh process, pairs are in ABBA order, and
+    sampling stops when every curve is decided.
+
+    Example: ds4-bench ab ../base . -- --ctx-start 256 --ctx-max 1024 --step-mul 2
+    """
+
+    def build(chosen: int) -> AbPlan:
+        from ds4bench.ab.plan import AbPlan, side
+
+        named, common = split_targets(targets)
+        a_target, b_target = named if named else (None, None)
+        return AbPlan(
+            side("a", a_target, a_command, a_dir, a_args, common),
+            side("b", b_target, b_command, b_dir, b_args, common),
+            chosen,
+            min_pairs=min_pairs,
+            max_pairs=max_pairs,
+            budget_s=None if budget is None else 60 * budget,
+            max_load=max_load,
+            patience_s=patience,
+            sweep_timeout_s=sweep_timeout,
+        )
+
+    def body(signals: Signals) -> int:
+        limits = parse_tolerances(tolerances)
+        check_outputs(markdown, json_out)
+        folder = out or Path(time.strftime("ab-%Y%m%dT%H%M%S"))
+        session = open_session(folder, build, seed, signals, resume=resume)
+        session.tolerances, session.allow = limits, allow
+        session.check = lambda arm: _refuse_below_floor(limits, arm, max_pairs)
+        result = session.run(resume=resume)
+        show(result, form=form, every_cell=every_cell, markdown=markdown, json_out=json_out)
+        click.echo(f"session: {folder}", err=True)
+        return result.exit_code(strict)
+
+    sys.exit(guarded(body))
+
+
+def split_targets(words: tuple[str, ...]) -> tuple[tuple[str, str] | None, tuple[str, ...]]:
+    """The two set-ups, if named, and the sweep options behind them.
+
+    Raises
+    ------
+    OptionError
+        If only one set-up is named.
+    """
+    n_named = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
+    if n_named not in (0, 2):
+        raise OptionError(f"ab: expected two set-ups or none, found {n_named}: {words[:n_named]!r}")
+    named = (words[0], words[1]) if n_named else None
+    return named, words[n_named:]
+
+
+def open_session(
+    folder: Path, build: Any, seed: int | None, signals: Signals, *, resume: bool
+) -> Session:
+    """A session over `folder`, with the seed of the one that is resumed.
+
+    Raises
+    ------
+    EngineError
+        If the folder's journal is damaged.
+    """
+    from ds4bench.ab.loop import SCHEMA, SCHEMA_VERSION, Session
+    from ds4bench.ab.process import default_seed, quiet_machine, sweep_runner
+    from engine.tooling.results.journal import read_journal
+
+    path = folder / "pairs.jsonl"
+    if seed is None and resume and path.exists():
+        seed = read_journal(path, SCHEMA, SCHEMA_VERSION).header.get("seed")
+    plan = build(default_seed() if seed is None else seed)
+    return Session(
+        plan,
+        folder,
+        sweep_runner(plan, signals),
+        quiet=quiet_machine(plan.max_load, plan.patience_s),
+        note=lambda text: click.echo(text, err=True),
+    )
+
+
+def guarded(body: Callable[[Signals], int]) -> int:
+    """Run a command's body: errors of ours to one line, signals to their status."""
+    from ds4bench.ab.process import Stopped, terminable
+
+    try:
+        with terminable() as signals:
+            return body(signals)
+    except EngineError as error:
+        click.echo(f"error: {error}", err=True)
+        return error.exit_code
+    except Stopped as stopped:
+        click.echo("stopped; finished pairs are safe, --resume goes on", err=True)
+        return stopped.exit_code
+
+
+def _refuse_below_floor(limits: dict[str, float], arm: Any, max_pairs: int) -> None:
+    from ds4bench.ab.noise import refuse_below_floor
+
+    refuse_below_floor(limits, arm, max_pairs)

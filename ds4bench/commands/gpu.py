@@ -1,0 +1,177 @@
+"""`ds4-bench gpu`: everything that a GPU can show about this project, in one command.
+
+Makes a file of DeepSeek V4 Flash's full shape with as many layers as memory and time allow,
+measures steps and kernels, sweeps all decode modes, and leaves files. Without a GPU it ends with
+the reason before anything is made.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ds4bench import exits
+from engine.errors import EngineError, OptionError
+
+LAYER_BYTES = 2_050_000_000  # one layer of the iq2 recipe, experts included
+FIXED_BYTES = 1_700_000_000  # embedding and output matrix
+BYTES_PER_S = 1.2e9  # making, reading and copying a file, end to end; slow machines set --layers
+CONTEXTS = (2048, 65536)
+
+
+@click.command("gpu", epilog=exits.epilog())
+@click.option("--out", type=click.Path(path_type=Path), default=Path("gpu"), show_default=True,
+              metavar="DIR", help="Folder of the results.")  # fmt: skip
+@click.option("--work", type=click.Path(path_type=Path), metavar="DIR",
+              help="Folder of the model file, best in memory.  [default: --out]")  # fmt: skip
+@click.option("-m", "--model", type=click.Path(path_type=Path, dir_okay=False),
+              help="Measure this file in place of a generated one.")  # fmt: skip
+@click.option("--mtp", type=click.Path(path_type=Path, dir_okay=False), help="Its draft block.")
+@click.option("--layers", type=click.IntRange(1, 43),
+              help="Layers of the generated file.  [default: what fits]")  # fmt: skip
+@click.option("--seconds", type=click.IntRange(60, 36000), default=420, show_default=True,
+              help="Time that layers are chosen for.")  # fmt: skip
+@click.option("--ctx-max", type=click.IntRange(2048, 1 << 20), default=65536, show_default=True)
+@click.option("--skip-sweep", is_flag=True, help="Steps and kernels only.")
+def gpu_command(
+    out: Path,
+    work: Path | None,
+    model: Path | None,
+    mtp: Path | None,
+    layers: int | None,
+    seconds: int,
+    ctx_max: int,
+    skip_sweep: bool,
+) -> None:
+    """Measure the CUDA backend at full size: steps, bytes, kernels, all decode modes."""
+    try:
+        _run(out, work or out, model, mtp, layers, seconds, ctx_max, skip_sweep)
+    except EngineError as error:
+        click.echo(f"ds4-bench gpu: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+def _say(text: str) -> None:
+    click.echo(f"[{time.strftime('%H:%M:%S')}] {text}", err=True)
+
+
+def _run(
+    out: Path,
+    work: Path,
+    model: Path | None,
+    mtp: Path | None,
+    layers: int | None,
+    seconds: int,
+    ctx_max: int,
+    skip_sweep: bool,
+) -> None:
+    from engine.ops.cuda import device_facts
+    from engine.tooling.diagnose.gpu_speed import measure
+
+    facts = device_facts()
+    out.mkdir(parents=True, exist_ok=True)
+    made: list[Path] = []
+    try:
+        if model is None:
+            model, mtp = _make(work, layers or _layers(facts, seconds), made)
+        elif mtp is None and not skip_sweep:
+            raise OptionError("--mtp: expected a file for the speculative modes, found none")
+        contexts = [n for n in CONTEXTS if n <= ctx_max] or [ctx_max]
+        result = measure(model, contexts, _say)
+        (out / "steps.json").write_text(json.dumps(result, indent=1) + "\n")
+        text = summary(result)
+        (out / "steps.md").write_text(text)
+        click.echo(text)
+        if not skip_sweep:
+            _sweep(model, mtp, ctx_max, out)
+    finally:
+        for path in made:
+            path.unlink(missing_ok=True)
+
+
+def _layers(facts: dict[str, Any], seconds: int) -> int:
+    """Layers whose file fits in half of the device's memory and a third of the time."""
+    by_memory = (facts["memory_bytes"] // 2 - FIXED_BYTES) // LAYER_BYTES
+    by_time = int((seconds / 3 * BYTES_PER_S - FIXED_BYTES) // LAYER_BYTES)
+    return int(max(4, min(43, by_memory, by_time)))
+
+
+def _make(work: Path, layers: int, made: list[Path]) -> tuple[Path, Path]:
+    from engine.models.shapes import flash
+    from engine.models.write import write_model
+
+    work.mkdir(parents=True, exist_ok=True)
+    shape = flash(layers)
+    paths = work / f"{shape.name}.gguf", work / f"{shape.name}-mtp.gguf"
+    for path, draft in zip(paths, (False, True)):
+        start = time.perf_counter()
+        made.append(path)
+        written = write_model(path, shape, "iq2", 1, draft=draft, force=True, quick=True)
+        _say(f"{path.name}: {written.n_bytes / 1e9:.1f} GB in {time.perf_counter() - start:.0f} s")
+    return paths
+
+
+def _sweep(model: Path, mtp: Path | None, ctx_max: int, out: Path) -> None:
+    """The sweep in every mode by this program itself, as a user would type it."""
+    import subprocess
+
+    command = [sys.executable, "-m", "ds4bench.cli", "-m", str(model), "--backend", "cuda"]
+    if mtp is not None:
+        command += ["--mtp", str(mtp), "--mode", "all", "--mtp-draft", "2"]
+    command += ["--ctx-start", "2048", "--ctx-max", str(ctx_max), "--step-mul", "2", "--force"]
+    command += ["--out", str(out / "sweep"), "--plot", str(out / "sweep.svg")]
+    _say("sweep: " + " ".join(command[3:]))
+    code = subprocess.run(command).returncode
+    if code:
+        raise EngineError(f"sweep: expected exit status 0, found {code}; see {out / 'sweep'}")
+
+
+def summary(result: dict[str, Any]) -> str:
+    """Markdown: rates, bytes, shares of measured bandwidth, and a table of kernels per context."""
+    facts, bandwidth = result["facts"], result["copy_bytes_per_s"]
+    shape = facts["shape"]
+    lines = [
+        f"# {facts.get('device_name', 'CUDA device')}, {shape['n_layer']} layers",
+        "",
+        f"Copy bandwidth {bandwidth / 1e9:.0f} GB/s (read + written); "
+        f"load {result['load_s']:.1f} s; launches {facts.get('launches')}.",
+        "",
+        "| context | prefill t/s | decode ms | t/s | GB/token | % of copy bandwidth "
+        "| verify 3 rows / 1 |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for r in result["records"]:
+        decode, chunks = r["decode_s"], r["prefill_s"]
+        tokens = r["prefill_tokens"] / len(chunks) if chunks else 0
+        rate = f"{tokens / chunks[-1]:.0f}" if chunks else ""
+        share = r["decode_bytes"] / decode / bandwidth
+        verify = r["verify_s"]
+        lines.append(
+            f"| {r['n_ctx']} | {rate} | {decode * 1e3:.3f} | {1 / decode:.1f} "
+            f"| {r['decode_bytes'] / 1e9:.3f} | {share:.1%} | {verify[3] / verify[1]:.2f} |"
+        )
+    for r in result["records"]:
+        for name, table in r["passes"].items():
+            total = sum(row["seconds"] for row in table)
+            lines += [
+                "",
+                f"## {r['n_ctx']} tokens, pass {name}: {total * 1e3:.3f} ms by events",
+                "",
+            ]
+            lines += ["| kernel | launches | ms | GB | GB/s |", "|---|---|---|---|---|"]
+            for row in table[:24]:
+                size = row["bytes"]
+                lines.append(
+                    f"| {row['kernel']} | {row['launches']} | {row['seconds'] * 1e3:.3f} "
+                    + (
+                        f"| {size / 1e9:.3f} | {size / row['seconds'] / 1e9:.0f} |"
+                        if size
+                        else "| | |"
+                    )
+                )
+    return "\n".join(lines) + "\n"

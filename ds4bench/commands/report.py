@@ -1,0 +1,123 @@
+"""`ds4-bench report`: results to a folder with a page, a summary and exports for CI."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from ds4bench import exits
+from ds4bench.commands.compare import ALLOWABLE, parse_tolerances
+from engine.errors import EngineError, OptionError
+
+FILES = ("report.html", "summary.md", "junit.xml", "benchmark.json", "rows.csv")
+
+
+@click.command("report", epilog=exits.epilog())
+@click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--base", type=click.Path(path_type=Path), help="Judge every run against this one.")
+@click.option("--vs", metavar="NAME,...", help="Overlay published curves, e.g. gb10,m4_max.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
+              help="Folder of the report.  [default: reports/<run id>]")  # fmt: skip
+@click.option("--history", type=click.Path(path_type=Path), metavar="DB",
+              help="Add the runs to this file and show how speed changed.")  # fmt: skip
+@click.option("--tolerance", "tolerances", multiple=True, metavar="[METRIC=]PERCENT",
+              help="As in compare.")  # fmt: skip
+@click.option("--allow", multiple=True, type=click.Choice(ALLOWABLE), help="As in compare.")
+@click.option("--gate", is_flag=True, help="End with the comparison's exit status.")
+def report_command(
+    runs: tuple[Path, ...],
+    base: Path | None,
+    vs: str | None,
+    out: Path | None,
+    history: Path | None,
+    tolerances: tuple[str, ...],
+    allow: tuple[str, ...],
+    gate: bool,
+) -> None:
+    """Write a report of RUNS (journal, CSV, Parquet, or the folder of a run).
+
+    The folder gets report.html (one page, works offline), summary.md (for a CI job's page),
+    junit.xml, benchmark.json (customBiggerIsBetter) and rows.csv.
+    """
+    try:
+        if not runs:
+            raise OptionError("report: expected results files, found none")
+        if gate and base is None:
+            raise OptionError("--gate: expected --base, found none")
+        code = write(runs, base, vs, out, history, parse_tolerances(tolerances), allow)
+    except EngineError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    sys.exit(code if gate else exits.OK)
+
+
+def write(
+    runs: tuple[Path, ...],
+    base: Path | None,
+    vs: str | None,
+    out: Path | None,
+    history: Path | None,
+    tolerances: dict[str, float],
+    allow: tuple[str, ...],
+) -> int:
+    """Read, judge and publish; returns the worst exit status of the comparisons.
+
+    Raises
+    ------
+    EngineError
+        If an input cannot be read or an output cannot be written.
+    """
+    from ds4bench.ab import noise as calibrate
+    from ds4bench.compare.judge import compare
+    from ds4bench.compare.samples import load_arm
+    from ds4bench.records import history as past
+    from ds4bench.records import reference
+    from ds4bench.records.rows import read_rows
+    from ds4bench.report import curves as plot_data
+    from ds4bench.report import exports as junit
+    from ds4bench.report import page as report
+    from engine.tooling.results.publish import publish_bytes
+
+    names = reference.parse_names(vs)
+    labels = plot_data.unique_labels([plot_data.label_of(path) for path in runs])
+    sources = [plot_data.Source(label, read_rows(path)) for label, path in zip(labels, runs)]
+    published = [
+        plot_data.Source(reference.CURVES[name].label, reference.load(name), published=True)
+        for name in names
+    ]
+    comparisons = []
+    if base is not None:
+        ours = load_arm(base)
+        for label, path in zip(labels, runs):
+            theirs = load_arm(path, label)
+            pairs = calibrate.smaller(ours, theirs)
+            calibrate.refuse_below_floor(tolerances, ours, pairs=pairs)
+            comparisons.append(compare(ours, theirs, tolerances, allow))
+    series = []
+    if history is not None:
+        with past.open_history(history) as database:
+            for source in sources:
+                past.add(database, source.run)
+            series = past.series(database, past.setup_of(sources[0].run))
+    name = report.run_id(sources[0].run)
+    page = report.Report(name, sources, published, comparisons, series)
+    folder = out or Path("reports") / name
+    contents = (
+        report.to_html(page).encode(),
+        report.to_summary(page).encode(),
+        junit.to_junit(comparisons, sources),
+        junit.benchmark_json(sources),
+        junit.rows_csv(sources),
+    )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(
+            f"--out: expected a folder that can be made, found {error.strerror}: {str(folder)!r}"
+        ) from error
+    for file, content in zip(FILES, contents):
+        publish_bytes(folder / file, content)
+    click.echo(f"wrote {folder}/: {', '.join(FILES)}", err=True)
+    return max((c.exit_code() for c in comparisons), default=exits.OK)

@@ -1,0 +1,90 @@
+"""`ds4-bench residency`: which weights a CUDA device copies, and which it reads from the file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ds4bench import exits
+from engine.options import RESIDENCY
+from engine.tooling.options.finite import Finite
+from engine.tooling.options.model import DEFAULT_MODEL, default_model
+from engine.weights.residency import gib
+
+MACHINES = ("gb10", "h200", "h100", "present")
+HEADINGS = ("kind", "tensors", "size", "copied", "mapped")
+
+
+@click.command("residency", epilog=exits.epilog())
+@click.option("-m", "--model", type=click.Path(path_type=Path), metavar="FILE",
+              help=f"GGUF file.  [default: ./{DEFAULT_MODEL}, else the bundled model]")  # fmt: skip
+@click.option("--mtp", type=click.Path(path_type=Path), metavar="FILE", help="Separate MTP file.")
+@click.option("--machine", type=click.Choice(MACHINES), default="present", show_default=True,
+              help="Whose memory; present: the CUDA device here.")  # fmt: skip
+@click.option("--residency", "mode", type=click.Choice(RESIDENCY), default="auto",
+              show_default=True, help="As in a sweep.")  # fmt: skip
+@click.option("--residency-gib", "budget_gib", type=Finite(0), metavar="GIB",
+              help="Most GiB copied.  [default: the plan's]")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Facts as JSON.")
+def residency_command(
+    model: Path | None,
+    mtp: Path | None,
+    machine: str,
+    mode: str,
+    budget_gib: float | None,
+    as_json: bool,
+) -> None:
+    """Print the plan for weights in device memory; reads headers only.
+
+    DS4_CUDA_NO_HBM_CACHE, DS4_CUDA_WEIGHT_CACHE_LIMIT_GB, DS4_CUDA_CACHE_ALL_TENSORS and
+    DS4_CUDA_DIRECT_MODEL count as they do when a model is opened.
+    """
+    from engine.tooling.diagnose.residency import planned
+
+    if model is None:
+        model = default_model(lambda line: click.echo(line, err=True))
+    facts = planned(model, mtp, machine, mode, budget_gib)
+    if as_json:
+        click.echo(json.dumps(facts, indent=1))
+        return
+    from rich.console import Console
+
+    print_plan(facts, Console(highlight=False))
+
+
+def cells_of(entry: dict[str, Any]) -> tuple[str, ...]:
+    """One table row under `HEADINGS`."""
+    sizes = (gib(entry[name]) for name in ("bytes", "copied", "mapped"))
+    return (entry["kind"], str(entry["tensors"]), *sizes)
+
+
+def print_plan(facts: dict[str, Any], console: Any) -> None:
+    """The plan for people."""
+    from rich.table import Table
+    from rich.text import Text
+
+    memory = "shared with the processor" if facts["unified"] else "of its own"
+    how = "" if facts["route"] == "none" else f", the rest {facts['route']}"
+    console.print(
+        Text(
+            f"{facts['machine']}: {gib(facts['device_bytes'])} of memory {memory}; "
+            f"{facts['mode']}, {gib(facts['copied_bytes'])} copied{how}"
+        ),
+        soft_wrap=True,
+    )
+    table = Table(box=None, pad_edge=False, show_edge=False)
+    for place, name in enumerate(HEADINGS):
+        table.add_column(name, justify="right" if place else "left")
+    total: dict[str, Any] = {"kind": "all"}
+    for name in ("tensors", "bytes", "copied", "mapped"):
+        total[name] = sum(entry[name] for entry in facts["kinds"])
+    for entry in [*facts["kinds"], total]:
+        table.add_row(*map(Text, cells_of(entry)))
+    console.print(table)
+    runs = f"{facts['copied_runs']} runs copied, {facts['mapped_runs']} runs mapped"
+    console.print(Text(f"budget {gib(facts['budget_bytes'])}; {runs}"), soft_wrap=True)
+    for reason in facts["reasons"]:
+        console.print(Text(f"  {reason}"), soft_wrap=True)

@@ -1,0 +1,281 @@
+"""Runs to comparable samples: loading an arm, what two arms must share, cells and their logs."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ds4bench.records.rows import Run, SpeedRow, mode_rank, read_rows
+from ds4bench.report.curves import clean_label, label_of
+from engine.errors import EngineError
+
+# What a set-up may differ in because it is what is under test.
+TREATMENT = ("threads", "activations", "kv", "mtp_draft", "mtp_adaptive", "mtp_margin")
+# Of a sweep on a device; absent from the record of one on the processor.
+ON_DEVICE = ("backend", "launch", "residency", "residency_gib", "residency_route")
+METRICS = ("prefill", "decode", "steps")
+# Fields that two runs must share, each with where it stands in the environment record.
+FIELDS = (
+    "cpu",
+    "cores",
+    "gpu",
+    "driver",
+    "model",
+    "prompt",
+    "sampling",
+    *TREATMENT,
+    *ON_DEVICE,
+)
+SHAPE_FIELDS = ("modes", "sweep", "prefill_tokens", "gen_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What is measured in one cell of the join."""
+
+    metric: str
+    mode: str
+    ctx_tokens: int
+    prefill_tokens: int
+
+    @property
+    def order(self) -> tuple:
+        return (METRICS.index(self.metric), mode_rank(self.mode), self.mode, self.ctx_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One side of a comparison.
+
+    Attributes
+    ----------
+    label : str
+    runs : tuple of Run
+        One per process.
+    """
+
+    label: str
+    runs: tuple[Run, ...]
+
+    @property
+    def rows(self) -> list[SpeedRow]:
+        return [row for run in self.runs for row in run.rows]
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        return self.runs[0].environment
+
+    @property
+    def unit(self) -> str:
+        """What one sample is: a process where there are several, else a repeat inside one."""
+        return "process" if len(self.runs) > 1 else "repeat"
+
+
+def load_arm(path: Path, label: str = "") -> Arm:
+    """An arm from a results file, the folder of a run, or a folder of such folders.
+
+    Raises
+    ------
+    EngineError
+        If there is nothing to read or a file is damaged.
+    """
+    path = Path(path)
+    if (path / "pairs.jsonl").exists():
+        raise EngineError(
+            f"{path}: expected the sweeps of one arm, found an ab session, which holds both "
+            "(and a warm-up pair); name single sweeps in it"
+        )
+    if path.is_dir() and not (path / "rows.jsonl").exists():
+        folders = sorted(p.parent for p in path.glob("*/rows.jsonl"))
+        if not folders:
+            raise EngineError(
+                f"{path}: expected rows.jsonl or folders that hold one, found neither"
+            )
+        runs = tuple(read_rows(folder) for folder in folders)
+        for run in runs[1:]:
+            differing = unlike(Arm("", (runs[0],)), Arm("", (run,)))
+            if differing:
+                raise EngineError(
+                    f"{run.source}: expected a repeat of {runs[0].source}, "
+                    f"found another {differing[0].name}"
+                )
+    else:
+        runs = (read_rows(path),)
+    if not any(run.good for run in runs):
+        raise EngineError(f"{path}: expected at least one finished row, found none")
+    return Arm(clean_label(label) or label_of(path), runs)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A field in which two arms differ; None is unknown."""
+
+    name: str
+    base: Any
+    head: Any
+
+    def __str__(self) -> str:
+        return f"{self.name}: expected {_shown(self.base)}, found {_shown(self.head)}"
+
+
+def unlike(base: Arm, head: Arm) -> list[Difference]:
+    """Fields that make numbers incomparable. Unknown equals unknown only (two bare CSV files)."""
+    ours, theirs = facts(base.environment), facts(head.environment)
+    found = [
+        Difference(name, ours.get(name), theirs.get(name))
+        for name in FIELDS
+        if ours.get(name) != theirs.get(name)
+    ]
+    return found + _unlike_shape(base, head)
+
+
+def facts(environment: dict[str, Any]) -> dict[str, Any]:
+    """The fields of an environment record that must agree."""
+    plan, prints = _part(environment, "plan"), _part(environment, "fingerprint")
+    cpu, gpu = _part(environment, "cpu"), _part(environment, "gpu")
+    engine = _part(environment, "engine")
+    found = {
+        "cpu": cpu.get("name"),
+        "cores": cpu.get("usable_cores"),
+        "gpu": gpu.get("name") or engine.get("device_name"),
+        "driver": gpu.get("driver"),
+        "model": _model(environment),
+        "prompt": [prints[k] for k in ("prompt", "chat", "system", "repeat_prompt") if k in prints],
+        "sampling": prints.get("sampling"),
+    }
+    for name in TREATMENT:
+        found[name] = prints.get(name, plan.get(name))
+    for name in ON_DEVICE:
+        # How mapped weights were reached is found when the model is opened.
+        found[name] = prints.get(name, engine.get(name) if name == "residency_route" else None)
+    return {name: value for name, value in found.items() if value not in (None, [], {})}
+
+
+def _model(environment: dict[str, Any]) -> Any:
+    files = environment.get("model")
+    if not isinstance(files, list):
+        return _part(environment, "fingerprint").get("model")
+    # Above some size only headers are hashed; a file's time stamp is no part of what it is.
+    return [f.get("sha256") or f"{f.get('header_sha256')}:{f.get('size')}" for f in files]
+
+
+def _part(environment: dict[str, Any], name: str) -> dict[str, Any]:
+    value = environment.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _unlike_shape(base: Arm, head: Arm) -> list[Difference]:
+    ours, theirs = _shape(base.rows), _shape(head.rows)
+    found = []
+    if any(mode not in theirs for mode in ours):
+        modes = [sorted(shape, key=mode_rank) for shape in (ours, theirs)]
+        found.append(Difference("modes", *modes))
+    common = [mode for mode in ours if mode in theirs]
+    grids = [(sorted(ours[m]), sorted(theirs[m])) for m in common if set(ours[m]) != set(theirs[m])]
+    if grids:
+        found.append(Difference("sweep", *grids[0]))
+    both = [(m, ctx) for m in common for ctx in sorted(set(ours[m]) & set(theirs[m]))]
+    for place, name in enumerate(("prefill_tokens", "gen_tokens")):
+        for mode, ctx in both:
+            a, b = ours[mode][ctx][place], theirs[mode][ctx][place]
+            # A cell without a good row has no count of generated tokens.
+            if a != b and a and b:
+                where = f"{_numbers(a)} ({mode} at {ctx} tokens)"
+                found.append(Difference(name, where, _numbers(b)))
+                break
+    return found
+
+
+def _numbers(values: set[int]) -> str:
+    return " and ".join(str(v) for v in sorted(values))
+
+
+def _shape(rows: Iterable[SpeedRow]) -> dict[str, dict[int, tuple[set[int], set[int]]]]:
+    """Prefill and generated token counts that occurred, by mode and frontier."""
+    shape: dict[str, dict[int, tuple[set[int], set[int]]]] = defaultdict(dict)
+    for row in rows:
+        prefills, gens = shape[row.mode].setdefault(row.ctx_tokens, (set(), set()))
+        prefills.add(row.prefill_tokens)
+        if row.ok:
+            gens.add(row.gen_tokens)
+    return shape
+
+
+def _shown(value: Any) -> str:
+    text = "unknown" if value is None else repr(value)
+    return text if len(text) <= 160 else text[:157] + "..."
+
+
+Sample = dict[Key, float]
+
+
+def row_logs(row: SpeedRow) -> Sample:
+    """Natural logarithms of the rates that one good row measured, by key."""
+    rates = {
+        "prefill": None if row.prefill_shared else row.prefill_tps,
+        "decode": row.gen_tps,
+        # In plain mode a step is a token: no second fact.
+        "steps": row.steps_per_s if row.steps != row.gen_tokens else None,
+    }
+    return {
+        Key(metric, row.mode, row.ctx_tokens, row.prefill_tokens): math.log(rate)
+        for metric, rate in rates.items()
+        if rate
+    }
+
+
+def sample_of(rows: Iterable[SpeedRow]) -> Sample:
+    """One sample out of the good rows of a process (or repeat): means of logs by key."""
+    cells: dict[Key, list[float]] = defaultdict(list)
+    for row in rows:
+        if row.ok:
+            for key, value in row_logs(row).items():
+                cells[key].append(value)
+    return {key: math.fsum(values) / len(values) for key, values in cells.items()}
+
+
+def samples(arm: Arm) -> list[Sample]:
+    """The samples of an arm, one per unit of replication."""
+    if arm.unit == "process":
+        return [sample_of(run.rows) for run in arm.runs]
+    by_run: dict[int, list[SpeedRow]] = defaultdict(list)
+    for row in arm.runs[0].rows:
+        by_run[row.run].append(row)
+    return [sample_of(rows) for _, rows in sorted(by_run.items())]
+
+
+def common_keys(many: Sequence[Sample]) -> list[Key]:
+    """Keys that every sample has, in table order; curves must average the same frontiers."""
+    if not many:
+        return []
+    keys = set(many[0]).intersection(*many[1:])
+    return sorted(keys, key=lambda key: key.order)
+
+
+def tokens_per_step(rows: Iterable[SpeedRow]) -> dict[tuple[str, int], set[tuple[int, int]]]:
+    """(committed tokens, steps) that occurred, by mode and frontier, of speculative rows."""
+    found: dict[tuple[str, int], set[tuple[int, int]]] = defaultdict(set)
+    for row in rows:
+        if row.ok and row.steps and row.steps != row.gen_tokens:
+            found[row.mode, row.ctx_tokens].add((row.gen_tokens, row.steps))
+    return found
+
+
+def broken_cells(base: Arm, head: Arm) -> list[str]:
+    """What head can no longer do: cells that fail, or emit other tokens than plain."""
+    # A cell that fails now and then on both sides says nothing of head.
+    good = {(r.mode, r.ctx_tokens) for r in base.rows if r.ok}
+    good -= {(r.mode, r.ctx_tokens) for r in base.rows if not r.ok}
+    lossy = {(r.mode, r.ctx_tokens) for r in base.rows if r.lossless is False}
+    out = []
+    for row in head.rows:
+        cell = (row.mode, row.ctx_tokens)
+        if not row.ok and cell in good:
+            out.append(f"{row.mode} at {row.ctx_tokens}: {row.status} in head, ok in base")
+        elif row.ok and row.lossless is False and cell not in lossy:
+            out.append(f"{row.mode} at {row.ctx_tokens}: tokens differ from plain's in head")
+    return list(dict.fromkeys(out))

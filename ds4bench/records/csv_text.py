@@ -1,0 +1,240 @@
+"""Rows as CSV: upstream's six columns to the byte, more columns behind them, and back."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from ds4bench.records.rows import Run, SpeedRow, in_order, latest
+from engine.errors import EngineError
+
+# Names, order and two decimals as ds4_bench.c prints them.
+UPSTREAM = (
+    "ctx_tokens",
+    "prefill_tokens",
+    "prefill_tps",
+    "gen_tokens",
+    "gen_tps",
+    "kvcache_bytes",
+)
+
+
+def _rate(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _fixed(value: float | None, digits: int, scale: float = 1.0) -> str:
+    return "" if value is None else f"{value * scale:.{digits}f}"
+
+
+def _whole(value: int | None) -> str:
+    return "" if value is None else str(value)
+
+
+def _flag(value: bool | None) -> str:
+    return "" if value is None else str(int(value))
+
+
+def _pairs(kept: tuple[int, ...], of: tuple[int, ...]) -> str:
+    padded = kept + (0,) * (len(of) - len(kept))
+    return " ".join(f"{a}/{b}" for a, b in zip(padded, of))
+
+
+def _share(row: SpeedRow, machine_bytes_per_s: float | None) -> float | None:
+    if row.bandwidth is None or not machine_bytes_per_s:
+        return None
+    return 100 * row.bandwidth / machine_bytes_per_s
+
+
+# Column name -> text of a cell; the second argument is the machine's bandwidth in bytes/s.
+Cell = Callable[[SpeedRow, "float | None"], str]
+COLUMNS: dict[str, Cell] = {
+    "ctx_tokens": lambda r, _: str(r.ctx_tokens),
+    "prefill_tokens": lambda r, _: str(r.prefill_tokens),
+    "prefill_tps": lambda r, _: _rate(r.prefill_tps),
+    "gen_tokens": lambda r, _: str(r.gen_tokens),
+    "gen_tps": lambda r, _: _rate(r.gen_tps),
+    "kvcache_bytes": lambda r, _: str(r.kv_bytes or 0),
+    "mode": lambda r, _: r.mode,
+    "run": lambda r, _: str(r.run),
+    "status": lambda r, _: r.status,
+    "steps": lambda r, _: _whole(r.steps),
+    "drafted": lambda r, _: _whole(r.drafted),
+    "accepted": lambda r, _: _whole(r.accepted),
+    # Kept of proposed drafts at depth 1, 2, ...
+    "accepted_by_depth": lambda r, _: _pairs(r.accepted_by_depth, r.drafted_by_depth),
+    "tokens_per_step": lambda r, _: _fixed(r.tokens_per_step, 4),
+    "first_token_ms": lambda r, _: _fixed(r.first_token_s, 3, 1e3),
+    "steady_tps": lambda r, _: _rate(r.steady_tps),
+    "itl_p50_ms": lambda r, _: _fixed(r.itl_s(50), 3, 1e3),
+    "itl_p90_ms": lambda r, _: _fixed(r.itl_s(90), 3, 1e3),
+    "itl_p99_ms": lambda r, _: _fixed(r.itl_s(99), 3, 1e3),
+    "draft_ms": lambda r, _: _fixed(r.draft_s, 3, 1e3),
+    "verify_ms": lambda r, _: _fixed(r.verify_s, 3, 1e3),
+    "rollback_ms": lambda r, _: _fixed(r.rollback_s, 3, 1e3),
+    "token_hash": lambda r, _: (r.token_hash or "")[:16],
+    "lossless": lambda r, _: _flag(r.lossless),
+    "prefill_shared": lambda r, _: _flag(r.prefill_shared),
+    "bytes_per_step": lambda r, _: _fixed(r.bytes_per_step, 0),
+    "pct_bandwidth": lambda r, b: _fixed(_share(r, b), 2),
+    "gen_j_per_token": lambda r, _: _fixed(r.gen_joules_per_token, 4),
+    "cpu_load_pct": lambda r, _: _fixed(r.telemetry.cpu_load_pct, 1),
+    "gpu_temp_c": lambda r, _: _fixed(r.telemetry.gpu_temp_c, 0),
+    "gpu_sm_mhz": lambda r, _: _fixed(r.telemetry.gpu_sm_mhz, 0),
+    "gpu_power_w": lambda r, _: _fixed(r.telemetry.gpu_power_w, 1),
+    "gpu_throttle": lambda r, _: r.telemetry.gpu_throttle or "",
+    "prefill_h2d_bytes": lambda r, _: _whole(r.prefill_h2d_bytes),
+    "prefill_h2d_copies": lambda r, _: _whole(r.prefill_h2d_copies),
+    "gen_h2d_bytes": lambda r, _: _whole(r.gen_h2d_bytes),
+    "gen_h2d_copies": lambda r, _: _whole(r.gen_h2d_copies),
+}
+
+
+def header(upstream_only: bool) -> str:
+    """The first line, with LF."""
+    return ",".join(UPSTREAM if upstream_only else COLUMNS) + "\n"
+
+
+def line(row: SpeedRow, upstream_only: bool, machine_bytes_per_s: float | None = None) -> str:
+    """One row as CSV text with LF."""
+    names = UPSTREAM if upstream_only else tuple(COLUMNS)
+    # Every cell is a number, an enumerated word or hex; nothing needs quoting.
+    return ",".join(COLUMNS[name](row, machine_bytes_per_s) for name in names) + "\n"
+
+
+def to_csv(
+    rows: Iterable[SpeedRow], upstream_only: bool, machine_bytes_per_s: float | None = None
+) -> bytes:
+    """A whole CSV file.
+
+    Parameters
+    ----------
+    upstream_only : bool
+        True for a single plain run: exactly upstream's file. Failed rows do not appear in it,
+        since it has no column that could say so.
+    machine_bytes_per_s : float or None
+        Measured read bandwidth, for pct_bandwidth.
+    """
+    kept = [row for row in in_order(list(rows)) if row.ok or not upstream_only]
+    text = header(upstream_only)
+    text += "".join(line(row, upstream_only, machine_bytes_per_s) for row in kept)
+    return text.encode("ascii")
+
+
+def from_csv(path: Path) -> Run:
+    """Read upstream's 6 or 9 columns or ours; BOM, CRLF and kvcache_bytes 0 are understood.
+
+    Seconds are derived from rates of two decimals, so the run is marked as not exact.
+
+    Raises
+    ------
+    EngineError
+        If it is not such a file: the message names line and column.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise EngineError(f"{path}: expected a readable CSV, found {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise EngineError(f"{path}: expected UTF-8, found bad byte at {error.start}") from error
+    reader = csv.reader(io.StringIO(text, newline=""))
+    try:
+        lines = [(reader.line_num, cells) for cells in reader if cells]
+    except csv.Error as error:
+        raise EngineError(f"{path}: expected CSV, found {error}") from error
+    if not lines:
+        raise EngineError(f"{path}: expected a header line, found an empty file")
+    names = [name.strip() for name in lines[0][1]]
+    missing = [name for name in UPSTREAM[:5] if name not in names]
+    if missing:
+        raise EngineError(
+            f"{path}: expected column {missing[0]!r}, found {', '.join(names)[:200]!r}"
+        )
+    if len(set(names)) != len(names):
+        raise EngineError(f"{path}: expected unique column names, found {', '.join(names)[:200]!r}")
+    rows = []
+    for number, cells in lines[1:]:
+        if len(cells) != len(names):
+            raise EngineError(
+                f"{path}:{number}: expected {len(names)} cells, found {len(cells)}"
+                + (" (decimal commas?)" if len(cells) > len(names) else "")
+            )
+        rows.append(_row(dict(zip(names, cells)), f"{path}:{number}"))
+    kept = latest(rows)
+    return Run(tuple(kept), {}, path, exact=False, dropped=len(rows) - len(kept))
+
+
+def _row(cell: dict[str, str], where: str) -> SpeedRow:
+    def number(name: str, scale: float = 1.0) -> float | None:
+        text = cell.get(name, "").strip()
+        if not text:
+            return None
+        try:
+            value = float(text)
+        except ValueError:
+            raise EngineError(
+                f"{where}: expected a number in {name}, found {text[:40]!r}"
+            ) from None
+        if not math.isfinite(value) or value < 0:
+            raise EngineError(f"{where}: expected a finite {name} >= 0, found {text[:40]!r}")
+        return value * scale
+
+    def whole(name: str) -> int | None:
+        value = number(name)
+        if value is not None and not value.is_integer():
+            raise EngineError(f"{where}: expected a whole {name}, found {cell[name][:40]!r}")
+        return None if value is None else int(value)
+
+    ctx, prefill = whole("ctx_tokens"), whole("prefill_tokens")
+    if ctx is None or prefill is None:
+        raise EngineError(f"{where}: expected ctx_tokens and prefill_tokens, found empty cells")
+    gen = whole("gen_tokens") or 0
+    prefill_tps, gen_tps = number("prefill_tps"), number("gen_tps")
+    mode = cell.get("mode", "") or "plain"
+    status = cell.get("status", "") or "ok"
+    for name, word in (("mode", mode), ("status", status)):
+        if not re.fullmatch(r"[a-z0-9_-]{1,40}", word):
+            raise EngineError(f"{where}: expected a word in {name}, found {word[:40]!r}")
+    depths = [pair.split("/") for pair in (cell.get("accepted_by_depth") or "").split()]
+    if not all(len(d) == 2 and d[0].isdecimal() and d[1].isdecimal() for d in depths):
+        raise EngineError(f"{where}: expected pairs like 12/40 in accepted_by_depth")
+    accepted_by_depth = tuple(int(kept) for kept, _ in depths)
+    while accepted_by_depth and not accepted_by_depth[-1]:
+        accepted_by_depth = accepted_by_depth[:-1]
+    steps = whole("steps")
+    first = number("gen_first_ms", 1e-3)
+    if first is None:
+        first = number("first_token_ms", 1e-3)
+    return SpeedRow(
+        ctx_tokens=ctx,
+        prefill_tokens=prefill,
+        prefill_s=prefill / prefill_tps if prefill_tps else None,
+        gen_tokens=gen,
+        gen_s=gen / gen_tps if gen_tps else None,
+        kv_bytes=whole("kvcache_bytes") or None,
+        mode=mode,
+        run=whole("run") or 1,
+        status=status,
+        steps=gen if steps is None and mode == "plain" and gen else steps,
+        drafted=whole("drafted"),
+        accepted=whole("accepted"),
+        drafted_by_depth=tuple(int(of) for _, of in depths),
+        accepted_by_depth=accepted_by_depth,
+        draft_s=number("draft_ms", 1e-3),
+        verify_s=number("verify_ms", 1e-3),
+        rollback_s=number("rollback_ms", 1e-3),
+        step_s=(first,) if first else (),
+        step_tokens=(1,) if first else (),
+        token_hash=cell.get("token_hash") or None,
+        lossless=None if not cell.get("lossless") else bool(whole("lossless")),
+        prefill_shared=bool(whole("prefill_shared")),
+        bytes_per_step=number("bytes_per_step"),
+        prefill_h2d_bytes=whole("prefill_h2d_bytes"),
+        prefill_h2d_copies=whole("prefill_h2d_copies"),
+        gen_h2d_bytes=whole("gen_h2d_bytes"),
+        gen_h2d_copies=whole("gen_h2d_copies"),
+    )

@@ -1,0 +1,234 @@
+"""Past runs in one SQLite file: each run once, medians per cell, series over commits.
+
+user_version history:
+    1  runs and points
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from statistics import median
+
+from ds4bench.compare.changes import Change, changes
+from ds4bench.compare.samples import Key, facts, row_logs
+from ds4bench.records.rows import Run
+from engine.errors import EngineError, StoreError
+
+MIGRATIONS = (
+    """
+    CREATE TABLE runs (
+        id INTEGER PRIMARY KEY,
+        digest TEXT NOT NULL UNIQUE,
+        setup TEXT NOT NULL,
+        commit_id TEXT NOT NULL,
+        dirty INTEGER,
+        at REAL NOT NULL,
+        facts TEXT NOT NULL,
+        source TEXT NOT NULL
+    );
+    CREATE INDEX runs_by_setup ON runs (setup, at, id);
+    CREATE TABLE points (
+        run_id INTEGER NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
+        metric TEXT NOT NULL,
+        mode TEXT NOT NULL,
+        ctx_tokens INTEGER NOT NULL,
+        prefill_tokens INTEGER NOT NULL,
+        rate REAL NOT NULL CHECK (rate > 0),
+        samples INTEGER NOT NULL,
+        PRIMARY KEY (run_id, metric, mode, ctx_tokens, prefill_tokens)
+    ) WITHOUT ROWID;
+    """,
+)
+APPLICATION_ID = 0x64733462  # "ds4b": another program's database is not ours to migrate
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """One point of a series: a run's commit, its time (seconds since 1970), its median rate."""
+
+    commit: str
+    at: float
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One cell over time, oldest first, with its change points."""
+
+    key: Key
+    points: tuple[Past, ...]
+    changes: tuple[Change, ...]
+
+
+@contextlib.contextmanager
+def open_history(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open or create a history, migrated to this version.
+
+    Raises
+    ------
+    StoreError
+        If it is no history, is newer, is locked, or cannot be written.
+    """
+    try:
+        connection = sqlite3.connect(path, timeout=10, isolation_level=None)
+    except sqlite3.Error as error:
+        raise StoreError(f"{path}: expected a database, found {error}") from error
+    try:
+        with contextlib.closing(connection):
+            _migrate(connection, path)
+            yield connection
+    except sqlite3.Error as error:
+        raise StoreError(f"{path}: expected a readable database, found {error}") from error
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    connection.execute("PRAGMA foreign_keys = ON")
+    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    # Last: whoever made the tables that were just seen has made its mark in the same transaction.
+    owner = connection.execute("PRAGMA application_id").fetchone()[0]
+    if owner != APPLICATION_ID and (tables or version):
+        raise StoreError(f"{path}: expected a ds4-bench history, found another database")
+    if version > len(MIGRATIONS):
+        raise StoreError(f"{path}: expected version 1 to {len(MIGRATIONS)}, found {version}")
+    if version == len(MIGRATIONS):
+        return
+    # Schema and version change together, or not at all; another process may have been faster.
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        for script in MIGRATIONS[version:]:
+            for statement in script.split(";"):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+
+
+def digest(run: Run) -> str:
+    """Hash of what a run measured; journal and Parquet file of one sweep have the same."""
+    measured = [
+        [
+            *(r.run, r.mode, r.ctx_tokens, r.prefill_tokens, r.gen_tokens, r.status),
+            *(_exact(r.prefill_s), _exact(r.gen_s), r.token_hash),
+        ]
+        for r in run.rows
+    ]
+    return hashlib.sha256(json.dumps(measured).encode()).hexdigest()
+
+
+def _exact(value: float | None) -> str | None:
+    return None if value is None else float(value).hex()
+
+
+def setup_of(run: Run) -> str:
+    """Hash of everything that two runs must share to lie on one curve."""
+    known = facts(run.environment)
+    if not known:
+        raise EngineError(
+            f"{run.source}: expected a journal or Parquet file, which say what was measured, "
+            "found bare rates"
+        )
+    # A window of 16 tokens is slower than one of 128: the first step weighs more.
+    known["gen_tokens"] = sorted({row.gen_tokens for row in run.good})
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def add(connection: sqlite3.Connection, run: Run) -> bool:
+    """Store a run; False if it is there already.
+
+    Raises
+    ------
+    EngineError
+        If the run does not say on what it was measured, or has no finished row.
+    """
+    setup = setup_of(run)
+    rates: dict[Key, list[float]] = defaultdict(list)
+    for row in run.good:
+        for key, log_rate in row_logs(row).items():
+            rates[key].append(math.exp(log_rate))
+    if not rates:
+        raise EngineError(f"{run.source}: expected at least one finished row, found none")
+    code = run.environment.get("code") or {}
+    dirty = code.get("dirty")
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        cursor = connection.execute(
+            "INSERT INTO runs (digest, setup, commit_id, dirty, at, facts, source) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO NOTHING",
+            (
+                digest(run),
+                setup,
+                str(code.get("commit") or ""),
+                None if dirty is None else int(dirty),
+                started_at(run),
+                json.dumps(facts(run.environment), sort_keys=True),
+                str(run.source),
+            ),
+        )
+        added = cursor.rowcount == 1
+        if added:
+            connection.executemany(
+                "INSERT INTO points VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (cursor.lastrowid, *astuple(k), median(values), len(values))
+                    for k, values in rates.items()
+                ],
+            )
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    return added
+
+
+def started_at(run: Run) -> float:
+    """When a run began: its earliest row, else the time of its file."""
+    times = [row.started_at for row in run.rows if row.started_at is not None]
+    if times:
+        return min(times)
+    try:
+        return Path(run.source).stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def series(connection: sqlite3.Connection, setup: str) -> list[Series]:
+    """Every cell of one set-up over time, with change points; dirty trees are left out."""
+    rows = connection.execute(
+        "SELECT p.metric, p.mode, p.ctx_tokens, p.prefill_tokens, r.commit_id, r.at, p.rate "
+        "FROM points p JOIN runs r ON r.id = p.run_id "
+        "WHERE r.setup = ? AND coalesce(r.dirty, 0) = 0 ORDER BY r.at, r.id",
+        (setup,),
+    ).fetchall()
+    cells: dict[Key, list[Past]] = defaultdict(list)
+    for metric, mode, ctx, prefill, commit, at, rate in rows:
+        cells[Key(metric, mode, ctx, prefill)].append(Past(commit, at, rate))
+    out = []
+    for key in sorted(cells, key=lambda k: (k.order, k.prefill_tokens)):
+        points = _per_commit(cells[key])
+        found = changes([p.rate for p in points])
+        out.append(Series(key, tuple(points), tuple(found)))
+    return out
+
+
+def _per_commit(points: list[Past]) -> list[Past]:
+    """One point per stretch of a commit: the median of its runs, at its first time."""
+    out: list[list[Past]] = []
+    for point in points:
+        if out and point.commit and out[-1][0].commit == point.commit:
+            out[-1].append(point)
+        else:
+            out.append([point])
+    return [Past(g[0].commit, g[0].at, median(p.rate for p in g)) for g in out]

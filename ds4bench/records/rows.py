@@ -1,0 +1,333 @@
+"""One row per (run, context frontier, mode) and what surrounds it: plain data with raw values.
+
+Unknown is None, never 0, NaN or infinity. Rates are derived here and stored nowhere but in CSV.
+
+SCHEMA_VERSION history:
+    1  first version
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from engine.options import MODES
+
+SCHEMA = "ds4bench.sweep.run"
+SCHEMA_VERSION = 1
+
+# Fields of a row that hold one value per step or depth.
+LISTS = ("step_s", "step_tokens", "drafted_by_depth", "accepted_by_depth")
+
+# A row that has one of these is finished; resume skips it unless asked to retry.
+STATUSES = (
+    "ok",
+    "error",  # the engine refused or failed; message says how
+    "timeout",  # the watchdog ended it
+    "nonfinite",  # NaN or infinity in logits
+    "model_changed",  # the model file was replaced while the sweep ran
+    "crashed_segv",
+    "crashed_bus",
+    "crashed_oom",  # SIGKILL that we did not send
+    "crashed_abort",
+    "crashed_other",
+    "oom",  # an allocation was refused, by the host or by a device
+    "gpu_fault",  # the device failed, twice
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Telemetry:
+    """Machine state around one row, sampled outside the timed process; None where nobody says."""
+
+    n_samples: int | None = None
+    cpu_load_pct: float | None = None  # mean over all cores
+    cpu_mhz: float | None = None  # mean of the cores' current clock
+    cpu_temp_c: float | None = None  # highest sensor, highest sample
+    mem_available_bytes: int | None = None  # lowest sample
+    swap_used_bytes: int | None = None  # highest sample
+    child_rss_bytes: int | None = None  # highest sample, resident size of the timed process
+    gpu_temp_c: float | None = None
+    gpu_sm_mhz: float | None = None  # median
+    gpu_mem_mhz: float | None = None
+    gpu_util_pct: float | None = None
+    gpu_power_w: float | None = None  # mean
+    gpu_mem_used_bytes: int | None = None
+    gpu_throttle: str | None = None  # reasons joined by '+'; '' means none seen
+    gpu_other_processes: int | None = None
+    prefill_energy_j: float | None = None
+    gen_energy_j: float | None = None
+    energy_source: str | None = None  # nvml-counter, nvml-power
+    suspended_s: float | None = None  # seconds that the machine slept during the row
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedRow:
+    """What was measured at one frontier, in one mode, in one run.
+
+    Attributes
+    ----------
+    ctx_tokens : int
+        Context length after this row's prefill.
+    prefill_tokens : int
+        Tokens the prefill added; never compare rows in which it differs.
+    prefill_s, gen_s : float or None
+        Seconds inside the clock.
+    gen_tokens : int
+        Tokens committed inside the decode window; the same in every mode.
+    kv_bytes : int or None
+        Size of the session's snapshot at the frontier.
+    steps, drafted, accepted : int or None
+        Decode steps, draft tokens proposed and kept. In plain mode steps = gen_tokens.
+    drafted_by_depth, accepted_by_depth : tuple of int
+        Drafts at depth 1, 2, ... that were proposed, and those of them that were kept; the second
+        may be shorter.
+    draft_s, verify_s, rollback_s : float or None
+        Parts of gen_s, in speculative modes.
+    step_s, step_tokens : tuple
+        Seconds and committed tokens of each decode step, in order.
+    token_hash : str or None
+        SHA-256 over the emitted ids, each as four bytes little endian.
+    lossless : bool or None
+        Whether token_hash equals plain's at the same frontier and run; None if not comparable.
+    prefill_shared : bool
+        True when prefill_s is the same measurement as another row's of this (run, frontier).
+    resumed : bool
+        True when the context in front of this row was rebuilt outside the clock.
+    bytes_per_step : float or None
+        Bytes that a decode step must read from memory, from the tensor table and mode.
+    prefill_h2d_bytes, prefill_h2d_copies, gen_h2d_bytes, gen_h2d_copies : int or None
+        Copies from host to device within either clock; None without a device. What loading and
+        the warm-up copied is in the environment.
+    """
+
+    ctx_tokens: int
+    prefill_tokens: int
+    prefill_s: float | None = None
+    gen_tokens: int = 0
+    gen_s: float | None = None
+    kv_bytes: int | None = None
+    mode: str = "plain"
+    run: int = 1
+    status: str = "ok"
+    message: str = ""
+    steps: int | None = None
+    drafted: int | None = None
+    accepted: int | None = None
+    drafted_by_depth: tuple[int, ...] = ()
+    accepted_by_depth: tuple[int, ...] = ()
+    draft_s: float | None = None
+    verify_s: float | None = None
+    rollback_s: float | None = None
+    step_s: tuple[float, ...] = ()
+    step_tokens: tuple[int, ...] = ()
+    token_hash: str | None = None
+    lossless: bool | None = None
+    prefill_shared: bool = False
+    resumed: bool = False
+    bytes_per_step: float | None = None
+    prefill_h2d_bytes: int | None = None
+    prefill_h2d_copies: int | None = None
+    gen_h2d_bytes: int | None = None
+    gen_h2d_copies: int | None = None
+    started_at: float | None = None  # seconds since 1970, UTC
+    key: str = ""
+    telemetry: Telemetry = field(default_factory=Telemetry)
+
+    @property
+    def ok(self) -> bool:
+        return self.status == "ok"
+
+    @property
+    def prefill_tps(self) -> float | None:
+        return _ratio(self.prefill_tokens, self.prefill_s)
+
+    @property
+    def gen_tps(self) -> float | None:
+        return _ratio(self.gen_tokens, self.gen_s) if self.gen_tokens else None
+
+    @property
+    def steps_per_s(self) -> float | None:
+        return _ratio(self.steps, self.gen_s)
+
+    @property
+    def tokens_per_step(self) -> float | None:
+        return _ratio(self.gen_tokens, self.steps)
+
+    @property
+    def acceptance(self) -> float | None:
+        """Kept share of drafted tokens; None when nothing was drafted."""
+        return _ratio(self.accepted, self.drafted)
+
+    @property
+    def first_token_s(self) -> float | None:
+        """Seconds of the first decode step (cold caches, first touch)."""
+        return self.step_s[0] if self.step_s else None
+
+    @property
+    def steady_tps(self) -> float | None:
+        """Tokens per second behind the first step; None with fewer than two steps."""
+        if len(self.step_s) < 2:
+            return None
+        return _ratio(sum(self.step_tokens[1:]), math.fsum(self.step_s[1:]))
+
+    def itl_s(self, percent: float) -> float | None:
+        """Percentile of inter-token latency in seconds, first step excluded where others exist.
+
+        Tokens of one speculative step share its time evenly. Linear interpolation between order
+        statistics (numpy's default). None where not every step is known, as in a CSV.
+        """
+        if sum(self.step_tokens) != self.gen_tokens:
+            return None
+        skip = 1 if len(self.step_s) > 1 else 0
+        latencies = sorted(
+            seconds / n
+            for seconds, n in zip(self.step_s[skip:], self.step_tokens[skip:])
+            for _ in range(n)
+        )
+        if not latencies:
+            return None
+        place = (len(latencies) - 1) * percent / 100
+        low = math.floor(place)
+        high = min(low + 1, len(latencies) - 1)
+        return latencies[low] + (latencies[high] - latencies[low]) * (place - low)
+
+    @property
+    def bandwidth(self) -> float | None:
+        """Bytes per second that decode read by the traffic model."""
+        rate = self.steps_per_s
+        if rate is None or self.bytes_per_step is None:
+            return None
+        return self.bytes_per_step * rate
+
+    @property
+    def gen_joules_per_token(self) -> float | None:
+        return _ratio(self.telemetry.gen_energy_j, self.gen_tokens)
+
+    @property
+    def prefill_joules_per_token(self) -> float | None:
+        return _ratio(self.telemetry.prefill_energy_j, self.prefill_tokens)
+
+    def to_record(self) -> dict[str, Any]:
+        """JSON-ready mapping without empty fields; `from_record` reads it back."""
+        flat = asdict(self)
+        flat["telemetry"] = {k: v for k, v in flat["telemetry"].items() if v is not None}
+        return {k: v for k, v in flat.items() if v is not None and v != () and v != {}}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> SpeedRow:
+        """The row of a journal record; unknown fields of later minor versions are ignored.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a required field is missing or a value cannot be of its type.
+        """
+        known = {f.name for f in fields(cls)}
+        given = {k: v for k, v in record.items() if k in known}
+        names = {f.name for f in fields(Telemetry)}
+        state = {k: v for k, v in given.pop("telemetry", {}).items() if k in names}
+        for name in LISTS:
+            given[name] = tuple(given.get(name, ()))
+        return cls(**given, telemetry=Telemetry(**state))
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The rows of one sweep and its circumstances, wherever they were read from.
+
+    Attributes
+    ----------
+    rows : tuple of SpeedRow
+        Finished rows, failed ones included, in (run, frontier, mode) order; the last one wins
+        where a key was retried. Warm-up rows are not among them.
+    environment : dict
+        Facts about code, machine, model, prompt and options; empty for a CSV.
+    source : Path
+    exact : bool
+        False when seconds were derived from rates that had been rounded for CSV.
+    warmups : tuple of dict
+        Discarded measurements, as recorded.
+    dropped : int
+        Bytes (journal) or lines (CSV) that could not be read.
+    """
+
+    rows: tuple[SpeedRow, ...]
+    environment: dict[str, Any]
+    source: Path
+    exact: bool = True
+    warmups: tuple[dict[str, Any], ...] = ()
+    dropped: int = 0
+
+    @property
+    def good(self) -> tuple[SpeedRow, ...]:
+        return tuple(row for row in self.rows if row.ok)
+
+
+def mode_rank(mode: str) -> int:
+    """Position of a mode in tables; unknown ones come last."""
+    return MODES.index(mode) if mode in MODES else len(MODES)
+
+
+def in_order(rows: list[SpeedRow] | tuple[SpeedRow, ...]) -> list[SpeedRow]:
+    """Rows sorted by run, frontier and mode."""
+    return sorted(rows, key=lambda row: (row.run, row.ctx_tokens, mode_rank(row.mode)))
+
+
+def latest(rows: list[SpeedRow] | tuple[SpeedRow, ...]) -> list[SpeedRow]:
+    """One row per (run, frontier, mode): the last written."""
+    kept = {(row.run, row.ctx_tokens, row.mode): row for row in rows}
+    return in_order(list(kept.values()))
+
+
+def stamped(rows: list[SpeedRow] | tuple[SpeedRow, ...], greedy: bool) -> list[SpeedRow]:
+    """The latest rows with what only all of them together can say.
+
+    Parameters
+    ----------
+    greedy : bool
+        Whether tokens were chosen at temperature 0, where every mode must emit plain's tokens and
+        every run must repeat them; otherwise `lossless` stays None.
+
+    Returns
+    -------
+    list of SpeedRow
+        `prefill_shared` is False for exactly one row per (run, frontier) and prefill, a finished
+        one where there is one, since failed rows are drawn and compared by nobody; `lossless`
+        compares with the first plain row at the frontier.
+    """
+    kept = latest(rows)
+    reference: dict[int, str] = {}
+    for row in kept:
+        if row.ok and row.mode == "plain" and row.token_hash:
+            reference.setdefault(row.ctx_tokens, row.token_hash)
+    owners: dict[tuple[int, int, float | None], SpeedRow] = {}
+    for row in sorted(kept, key=lambda row: not row.ok):
+        owners.setdefault((row.run, row.ctx_tokens, row.prefill_s), row)
+    result = []
+    for row in kept:
+        owner = owners[row.run, row.ctx_tokens, row.prefill_s]
+        shared = row.prefill_s is not None and owner is not row
+        expected = reference.get(row.ctx_tokens)
+        same = None
+        if greedy and row.ok and row.token_hash and expected:
+            same = row.token_hash == expected
+        result.append(replace(row, prefill_shared=shared, lossless=same))
+    return result
+
+
+def _ratio(amount: float | None, per: float | None) -> float | None:
+    if amount is None or per is None or not 0 < per < math.inf:
+        return None
+    value = amount / per
+    return value if math.isfinite(value) else None
+
+
+def read_rows(path: str | Path) -> Run:
+    """Rows of a journal, CSV, Parquet file or sweep folder; see `records_io.read_rows`."""
+    from ds4bench.records.files import read_rows as read
+
+    return read(path)

@@ -1,0 +1,77 @@
+"""Where a sweep's rows go: standard output, a new folder, and old results set aside."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from pathlib import Path
+
+from engine.errors import EngineError, StoreError
+from engine.tooling.results import locks
+from engine.tooling.results.publish import sync_folder
+
+
+def write_stdout(text: str) -> None:
+    """Write and flush.
+
+    Raises
+    ------
+    EngineError, StoreError
+        If nobody reads any more, or the disk behind it is full.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        # The interpreter would try the same text again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if isinstance(error, BrokenPipeError):
+            raise EngineError("stdout: expected a reader, found a closed pipe") from None
+        raise StoreError(f"stdout: expected to write a row, found {error.strerror}") from None
+
+
+def make_folder(folder: Path) -> None:
+    """Make a results folder durable, or take the one that is there.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be made.
+    """
+    try:
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+    except OSError as error:
+        raise StoreError(f"{folder}: expected to make the folder, found {error}") from error
+
+
+def set_aside(journal: Path, files: list[Path]) -> None:
+    """Rename earlier results to ``NAME.old-<time>``, under the journal's lock.
+
+    Raises
+    ------
+    StoreError
+        If another sweep writes them.
+    """
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    with contextlib.ExitStack() as stack:
+        if journal.exists():
+            fd = os.open(journal, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+            stack.callback(os.close, fd)
+            locks.lock(fd, journal)
+            stack.callback(locks.unlock, fd, journal)
+        try:
+            for path in {Path(os.path.realpath(file)) for file in files}:
+                if path.exists():
+                    aside, n = path.with_name(f"{path.name}.old-{stamp}"), 0
+                    while aside.exists():
+                        n += 1
+                        aside = path.with_name(f"{path.name}.old-{stamp}-{n}")
+                    os.rename(path, aside)
+                    sync_folder(path.parent)
+        except OSError as error:
+            raise StoreError(
+                f"{journal}: expected to set old results aside, found {error}"
+            ) from error

@@ -1,0 +1,367 @@
+"""One sweep from validated plan to exit status: inspect, check, measure, publish."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from ds4bench import exits
+from ds4bench.plan import SweepPlan, check_model, check_prompt, check_same, digest, fingerprint
+from ds4bench.records import csv_text as records_csv
+from ds4bench.records.files import environment_of, is_greedy, machine_bandwidth, publish_views
+from ds4bench.records.rows import SCHEMA, SCHEMA_VERSION, SpeedRow, stamped
+from ds4bench.sweep.cells import FIRST_TIMEOUT_S, Runner
+from ds4bench.sweep.files import make_folder, set_aside, write_stdout
+from ds4bench.sweep.messages import dry_run_text, findings, prediction_text
+from ds4bench.sweep.progress import Screen
+from ds4bench.telemetry.machines import Machine
+from ds4bench.telemetry.nvml import Gpu
+from ds4bench.telemetry.sampler import Sampler
+from ds4bench.worker.child import Child, ChildDied, Interrupted
+from ds4bench.worker.main import DEFAULT
+from engine.errors import EngineError, OptionError
+from engine.tooling.results.environment import command_line, cpu, environment, sources_sha256
+from engine.tooling.results.journal import Journal
+from engine.tooling.results.publish import check_output, remove_stale
+
+# Publishing rewrites whole files, so it happens rarely and between timed windows.
+PUBLISH_EVERY_S = 10.0
+# Beside the engine, what the worker runs.
+TIMED = ("worker/main.py", "worker/model.py", "worker/modes.py", "worker/protocol.py")
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Where a sweep's results go; None means that nobody asked for it."""
+
+    journal: Path | None = None
+    csv: Path | None = None
+    parquet: Path | None = None
+    plot: Path | None = None
+    folder: Path | None = None  # made when the sweep starts
+
+    def named(self) -> list[tuple[str, Path]]:
+        """The files with the options that name them."""
+        pairs = (("--csv", self.csv), ("--parquet", self.parquet), ("--plot", self.plot))
+        files = [(option, path) for option, path in pairs if path is not None]
+        return files + ([("journal", self.journal)] if self.journal else [])
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A sweep as the command line asked for it, beyond the plan itself."""
+
+    plan: SweepPlan
+    outputs: Outputs
+    resume: bool = False
+    force: bool = False
+    retry_failed: bool = False
+    dry_run: bool = False
+    row_timeout_s: float | None = None
+    allow_network_fs: bool = False
+    predict: tuple[Machine, ...] = ()
+    worker: str = DEFAULT
+    telemetry_s: float = 1.0
+
+
+class Signals:
+    """Ctrl-C once: finish the row; twice, SIGTERM or SIGHUP: stop now. Old handlers come back.
+
+    While the model is still being loaded there is no row to finish, and one Ctrl-C stops, too.
+    """
+
+    _NOW = (signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.now = False
+        self.measuring = False
+        self._old: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        for number in (signal.SIGINT, *self._NOW):
+            self._old[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: Any) -> None:
+        self.now = self.now or number in self._NOW or self.number is not None or not self.measuring
+        self.number = self.number or number
+        if number == signal.SIGINT and not self.now:
+            with contextlib.suppress(OSError):  # nobody may be there to read it
+                os.write(2, b"\nfinishing this row; Ctrl-C again stops at once\n")
+
+    @property
+    def exit_code(self) -> int | None:
+        return None if self.number is None else 128 + self.number
+
+
+def execute(request: Request) -> int:
+    """Run a sweep.
+
+    Returns
+    -------
+    int
+        An exit status of `ds4bench.exits`.
+
+    Raises
+    ------
+    EngineError
+        If the sweep could not start, or its results could not be written.
+    """
+    plan = request.plan
+    _check_outputs(request)
+    with Signals() as signals, contextlib.ExitStack() as stack:
+        gpu = Gpu(ordinal=plan.device)
+        sampler = Sampler(gpu if plan.backend == "cuda" else None, interval_s=request.telemetry_s)
+        child = stack.enter_context(
+            Child(request.worker, tick=sampler.tick, stop_now=lambda: signals.now)
+        )
+        sampler.pid = lambda: child.pid
+        settings = worker_settings(plan)
+        try:
+            limit = request.row_timeout_s or FIRST_TIMEOUT_S
+            # Headers, then the prompt; weights are not touched yet.
+            facts = child.request(limit, "inspect", settings=settings)
+            check_model(plan, facts, psutil.virtual_memory().available)
+            facts.update(child.request(limit, "encode"))
+            check_prompt(plan, facts["n_prompt_tokens"])
+            if request.dry_run:
+                bandwidth = child.request(limit, "bandwidth")
+                print(dry_run_text(plan, facts, bandwidth, request.predict))
+                return exits.OK
+            facts["machine"] = _machine(plan, gpu)
+            journal = stack.enter_context(_open_journal(request, facts))
+            sweep = _Sweep(request, settings, facts, journal, child, sampler, gpu, signals)
+            return sweep.run()
+        except Interrupted:
+            return signals.exit_code or exits.INTERRUPTED
+        except ChildDied as death:
+            raise EngineError(f"{plan.model}: expected a model that loads, found {death}") from None
+
+
+def _check_outputs(request: Request) -> None:
+    """Refuse paths that cannot be written, or hold results that nobody gave leave to replace."""
+    folder = request.outputs.folder
+    fresh = folder is not None and not folder.exists()
+    if folder is not None and fresh:
+        check_output(folder, "--out", replace=False)
+    elif folder is not None and not folder.is_dir():
+        raise OptionError(f"--out: expected a folder, found a file {str(folder)!r}")
+    for option, path in request.outputs.named():
+        if not (fresh and path.parent == folder):
+            replace = request.resume or request.force or request.dry_run
+            check_output(path, option, replace=replace)
+
+
+def _machine(plan: SweepPlan, gpu: Gpu) -> dict[str, Any]:
+    """What computes: a journal records it once, so that rows of another one must not join them."""
+    found = cpu()
+    machine = {"cpu": found.get("name"), "cores": found.get("usable_cores")}
+    if plan.backend == "cuda":
+        device = gpu.facts()
+        machine.update(gpu=device.get("name"), driver=device.get("driver"))
+    return machine
+
+
+def worker_settings(plan: SweepPlan) -> dict[str, Any]:
+    """What the worker needs to know of a plan."""
+    record = plan.to_record()
+    prompt = plan.prompt
+    record["prompt"] = {
+        "text": None if prompt.path is None else prompt.text,
+        "chat": prompt.chat,
+        "system": prompt.system,
+        "repeat": prompt.repeat,
+        "seed": prompt.seed,
+    }
+    record["frontiers"] = list(plan.frontiers)
+    return record
+
+
+class _Sweep:
+    """The part of a sweep that holds an open journal."""
+
+    def __init__(
+        self,
+        request: Request,
+        settings: dict[str, Any],
+        facts: dict[str, Any],
+        journal: Journal,
+        child: Child,
+        sampler: Sampler,
+        gpu: Gpu,
+        signals: Signals,
+    ) -> None:
+        self.request = request
+        self.facts = facts
+        self.journal = journal
+        self.child = child
+        self.gpu = gpu
+        self.signals = signals
+        self.published_at = time.monotonic()
+        self.to_stdout = request.outputs.csv is None and request.outputs.journal is None
+        plan = request.plan
+        self.runner = Runner(
+            plan,
+            settings,
+            journal,
+            journal.header["fingerprint_digest"],
+            child,
+            sampler,
+            [entry for file in facts["files"] for entry in file["stat"]],
+            retry_failed=request.retry_failed,
+            timeout_s=request.row_timeout_s,
+            stop=lambda: signals.number is not None,
+            on_row=self._on_row,
+            note=lambda text: self.screen.note(text),
+        )
+        todo = len(self.runner.todo())
+        self.screen = Screen(plan.n_rows, plan.n_rows - todo)
+
+    def run(self) -> int:
+        """Measure, publish, say what was found."""
+        plan = self.request.plan
+        if self.journal.moved_aside:
+            self.screen.note(f"journal: damaged tail moved to {self.journal.moved_aside}")
+        for key in self.runner.parked:
+            self.screen.note(f"row {key}: crashed three times, left alone")
+        finished = False
+        try:
+            if self.to_stdout:
+                write_stdout(records_csv.header(plan.upstream_only))
+            if self.runner.todo():
+                self._start()
+                self.signals.measuring = True
+                finished = self.runner.run()
+            else:
+                self.screen.note("every row is there already")
+                finished = True
+        except Interrupted:
+            self.screen.note("stopped; finished rows are safe, --resume goes on")
+        except EngineError:
+            # The rows before it are in the journal; the views should not lag behind.
+            with contextlib.suppress(EngineError):
+                self._publish()
+            raise
+        finally:
+            self.child.kill()
+            self.screen.close()
+        environment_record = self._publish()
+        self._plot()
+        rows = stamped(self.runner.rows, is_greedy(environment_record))
+        for text in findings(rows, plan):
+            self.screen.note(f"warning: {text}")
+        if self.request.predict:
+            for line in prediction_text(rows, self.request.predict).splitlines():
+                self.screen.note(line)
+        return self._status(rows, finished)
+
+    def _start(self) -> None:
+        bandwidth = self.child.request(self.request.row_timeout_s or FIRST_TIMEOUT_S, "bandwidth")
+        engine = self.runner.prepare()
+        record = {
+            **environment(),
+            "gpu": self.gpu.facts(),
+            "bandwidth": bandwidth,
+            "engine": engine,
+            "model": self.facts["files"],
+            "model_name": self.facts["name"],
+            "prompt_tokens_sha256": self.facts["prompt_tokens_sha256"],
+            "memory": self.facts["memory"],
+            "command": command_line(),
+        }
+        self.journal.append({"kind": "start", "at": time.time(), "environment": record})
+
+    def _on_row(self, row: SpeedRow) -> None:
+        self.screen.row(row)
+        upstream_only = self.request.plan.upstream_only
+        if self.to_stdout and (row.ok or not upstream_only):
+            bandwidth = machine_bandwidth(self._environment())
+            write_stdout(records_csv.line(row, upstream_only, bandwidth))
+        if time.monotonic() - self.published_at > PUBLISH_EVERY_S:
+            self._publish()
+
+    def _environment(self) -> dict[str, Any]:
+        return environment_of(self.journal.header, self.journal.records)
+
+    def _publish(self) -> dict[str, Any]:
+        outputs = self.request.outputs
+        record = self._environment()
+        publish_views(
+            self.runner.rows,
+            record,
+            csv_path=outputs.csv,
+            parquet_path=outputs.parquet,
+            upstream_only=self.request.plan.upstream_only,
+        )
+        self.published_at = time.monotonic()
+        return record
+
+    def _plot(self) -> None:
+        plot = self.request.outputs.plot
+        if plot is None or not any(row.ok for row in self.runner.rows):
+            return
+        from ds4bench.commands.plot import draw
+
+        draw((self.journal.path,), None, (plot,), dark=False, title="")
+
+    def _status(self, rows: list[SpeedRow], finished: bool) -> int:
+        if self.signals.exit_code is not None:
+            return self.signals.exit_code
+        if any(row.lossless is False for row in rows):
+            return exits.NOT_LOSSLESS
+        if not finished or any(not row.ok for row in rows):
+            return exits.PARTIAL
+        return exits.OK
+
+
+@contextlib.contextmanager
+def _open_journal(request: Request, facts: dict[str, Any]) -> Iterator[Journal]:
+    """The journal of a new or resumed sweep, locked, with stale temporary files removed."""
+    plan, outputs = request.plan, request.outputs
+    same = fingerprint(plan, facts, timed_code())
+    header = {"plan": plan.to_record(), "fingerprint": same, "fingerprint_digest": digest(same)}
+    with contextlib.ExitStack() as stack:
+        path = outputs.journal
+        if outputs.folder is not None:
+            make_folder(outputs.folder)
+        if path is None:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ds4-bench-"))
+            path = Path(folder) / "rows.jsonl"
+        elif request.force:
+            set_aside(path, [file for _, file in outputs.named()])
+        journal = stack.enter_context(
+            Journal.open(
+                path,
+                SCHEMA,
+                SCHEMA_VERSION,
+                header,
+                allow_network_fs=request.allow_network_fs,
+            )
+        )
+        if journal.records and not request.resume:
+            raise OptionError(f"journal: expected a new file, found {str(path)!r} with rows")
+        check_same(journal.header.get("fingerprint", {}), same, str(path))
+        for _, file in outputs.named():
+            remove_stale(file)
+        yield journal
+
+
+def timed_code() -> str:
+    """Hash of the sources that run in the timed process: rows of another code never mix."""
+    root = Path(__file__).resolve().parents[1]
+    engine = sorted((root.parent / "engine").rglob("*.py"))
+    return sources_sha256([*engine, *(root / name for name in TIMED)], root.parent)

@@ -1,0 +1,147 @@
+"""Prompts as token ids, and the context that they need, known before a model is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ds4eval.plan import MAX_CONTEXT, Settings
+from ds4eval.questions.prompts import messages
+from ds4eval.questions.question import Question
+from engine.errors import ContextError, LayoutError, MemoryBudgetError, OptionError
+
+if TYPE_CHECKING:
+    from engine.options import EngineOptions
+    from engine.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A question as token ids."""
+
+    ids: tuple[int, ...]
+    n_special: int
+    opened: bool  # it ends with an open think tag
+
+    @property
+    def sha256(self) -> str:
+        return ids_sha256(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What can be known of a model file without loading it.
+
+    Parameters
+    ----------
+    ctx_max : int
+        Most tokens of context that the model or this program allows.
+    think : str
+        Think mode that fits.
+    ctx : int
+        Tokens that the longest prompt and its reply need.
+    longest, longest_n : int
+        Tokens of the longest prompt, and which it is (1-based).
+    tokens : int
+        Budget of a reply, after it was cut to the model.
+    identity : dict
+        The model's part of a configuration.
+    """
+
+    ctx_max: int
+    think: str
+    ctx: int
+    longest: int
+    longest_n: int
+    tokens: int
+    identity: dict[str, Any]
+
+
+def ids_sha256(ids: Iterable[int]) -> str:
+    """Hash of token ids as little-endian 32-bit words."""
+    return hashlib.sha256(b"".join(int(i).to_bytes(4, "little") for i in ids)).hexdigest()
+
+
+def encode(tokenizer: Tokenizer, question: Question, think: str, ctx: int) -> Prompt:
+    """A question's prompt; its text never becomes a control token."""
+    from engine.text import chat
+
+    turns = [chat.Message(role, content) for role, content in messages(question)]
+    spans = chat.render_chat(turns, think, ctx)
+    encoded = tokenizer.encode_spans(spans)
+    return Prompt(tuple(encoded.ids), encoded.n_special_in_text, chat.ends_thinking(spans))
+
+
+def examine(options: EngineOptions, settings: Settings, questions: Sequence[Question]) -> Facts:
+    """Read the model's metadata and size the context before anything is loaded.
+
+    Raises
+    ------
+    EngineError
+        If the file is no model, or the budget that the user named does not fit.
+    """
+    from engine.cache.kv import ROLLBACK, context_bytes
+    from engine.forward.scratch import scratch_bytes
+    from engine.gguf.reader import open_gguf
+    from engine.text.chat import effective_think
+    from engine.text.tokenizer import Tokenizer
+    from engine.weights.metadata import shape_from_metadata
+
+    with open_gguf(options.path) as file:
+        shape = shape_from_metadata(file)
+        tokenizer = Tokenizer.from_metadata(file.metadata)
+        if tokenizer.n_vocab > shape.n_vocab:
+            raise LayoutError(
+                f"{options.path}: expected at most {shape.n_vocab} tokens, "
+                f"found {tokenizer.n_vocab}"
+            )
+        ctx_max = min(MAX_CONTEXT, shape.n_ctx_train)
+        tokens = settings.budget.tokens
+        ctx = ctx_max
+        # As in the C program: a smaller context may change the think mode and thus the prompts.
+        for _ in range(3):
+            think = effective_think(settings.think, ctx)
+            lengths = [len(encode(tokenizer, q, think, ctx).ids) for q in questions]
+            fitting = [n for n in lengths if n < ctx_max] or [0]
+            need = min(max(fitting) + tokens, ctx_max)
+            if need == ctx:
+                break
+            ctx = need
+        longest = max(lengths)
+        if settings.explicit_tokens and max(fitting) + tokens > ctx_max:
+            raise OptionError(
+                f"--tokens: expected at most {ctx_max - max(fitting)} with a prompt of "
+                f"{max(fitting)} tokens and a context of {ctx_max}, found {tokens}"
+            )
+        if max(fitting) == 0:
+            raise ContextError(
+                f"context: expected prompts below {ctx_max} tokens, found none that is"
+            )
+        chunk = min(options.prefill_chunk, ctx)
+        need_bytes = context_bytes(shape, ctx, chunk, options.kv == "official")
+        need_bytes += scratch_bytes(shape, max(chunk, ROLLBACK))
+        _check_memory(need_bytes, ctx)
+        source = tokenizer.chat_template
+        identity = {
+            "name": shape.name,
+            "bytes": file.identity.size,
+            "header_sha256": file.identity.header_sha256,
+            "template_sha256": hashlib.sha256(source.encode()).hexdigest() if source else "",
+            "backend": options.backend,
+            "activations": options.activations,
+            "kv": options.kv,
+        }
+    return Facts(ctx_max, think, ctx, longest, lengths.index(longest) + 1, tokens, identity)
+
+
+def _check_memory(need: int, ctx: int) -> None:
+    import psutil
+
+    free = psutil.virtual_memory().available
+    if need > free:
+        raise MemoryBudgetError(
+            f"context: expected at most {free >> 20} MiB of free memory to be needed, "
+            f"found {need >> 20} MiB for {ctx} tokens"
+        )

@@ -1,0 +1,212 @@
+"""Questions answered side by side in processes of this machine; a lost worker costs its question.
+
+A worker sends `("ready",)`, then for each job it gets events and one `("answer", Answer)`;
+`("failed", message)` and silence mean that it could not open the model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from ds4eval.plan import Job
+from ds4eval.run.events import Text
+from ds4eval.run.runner import Outcome
+from engine.errors import BackendError, EngineError
+
+SEND_EVERY_S = 0.2
+JOIN_S = 5.0
+
+
+@dataclass(slots=True)
+class _Worker:
+    number: int
+    process: Any
+    conn: Connection
+    ready: bool = False
+    job: Job | None = None
+
+
+class ProcessPool:
+    """Workers that hold a model each.
+
+    Parameters
+    ----------
+    spec
+        What `factory` makes a back end of; picklable.
+    n : int
+        Workers.
+    factory : callable
+        A module-level function, since workers import it by name.
+    """
+
+    def __init__(self, spec: Any, n: int, factory: Callable[[Any], Any] | None = None) -> None:
+        if factory is None:
+            from ds4eval.answering.choose import open_backend as factory
+        self._spec = spec
+        self._factory = factory
+        self._context = multiprocessing.get_context("spawn")
+        self._made = 0
+        self._unready_deaths = 0
+        self._closed = False
+        self._workers: list[_Worker] = []
+        for _ in range(n):
+            self._start()
+
+    def _start(self) -> None:
+        ours, theirs = self._context.Pipe()
+        self._made += 1
+        process = self._context.Process(
+            target=_serve, args=(theirs, self._factory, self._spec), daemon=True
+        )
+        process.start()
+        theirs.close()
+        self._workers.append(_Worker(self._made, process, ours))
+
+    def free(self) -> int:
+        return sum(worker.job is None for worker in self._workers)
+
+    def submit(self, job: Job) -> int:
+        # A worker that has its model is asked before one that is still loading.
+        idle = [worker for worker in self._workers if worker.job is None]
+        worker = max(idle, key=lambda w: w.ready)
+        worker.job = job
+        if worker.ready:
+            self._send(worker, job)
+        return worker.number
+
+    def _send(self, worker: _Worker, job: Job) -> None:
+        # If it died, poll finds out and gives the job back.
+        with contextlib.suppress(OSError):
+            worker.conn.send(job)
+
+    def poll(self, timeout: float) -> list[Outcome]:
+        """See `ds4eval.run.runner.Pool`.
+
+        Raises
+        ------
+        EngineError
+            If a worker cannot open the model.
+        """
+        by_handle: dict[Any, _Worker] = {worker.conn: worker for worker in self._workers}
+        outcomes: list[Outcome] = []
+        for handle in wait(list(by_handle), timeout):
+            worker = by_handle[handle]
+            try:
+                while worker.conn.poll():
+                    self._take(worker, worker.conn.recv(), outcomes)
+            except (EOFError, OSError):
+                self._lost(worker, outcomes)
+        return outcomes
+
+    def _take(self, worker: _Worker, message: tuple[Any, ...], outcomes: list[Outcome]) -> None:
+        kind = message[0]
+        if kind == "failed":
+            raise message[1]
+        if kind == "ready":
+            worker.ready = True
+            self._unready_deaths = 0
+            if worker.job is not None:
+                self._send(worker, worker.job)
+        elif worker.job is not None and kind == "event":
+            outcomes.append(Outcome(worker.job.n, worker.number, event=message[1]))
+        elif worker.job is not None and kind == "answer":
+            n, worker.job = worker.job.n, None
+            outcomes.append(Outcome(n, worker.number, answer=message[1]))
+
+    def _lost(self, worker: _Worker, outcomes: list[Outcome]) -> None:
+        worker.process.join(JOIN_S)
+        self._workers.remove(worker)
+        worker.conn.close()
+        how = _how(worker.process.exitcode)
+        if not worker.ready:
+            self._unready_deaths += 1
+            if self._unready_deaths >= 2:
+                raise BackendError(f"worker: expected it to open the model, found it {how}")
+        if worker.job is not None:
+            outcomes.append(
+                Outcome(worker.job.n, worker.number, lost=f"worker {worker.number} {how}")
+            )
+        self._start()
+
+    def close(self) -> None:
+        """End all workers at once; what they were doing is dropped."""
+        if self._closed:
+            return
+        self._closed = True
+        for worker in self._workers:
+            worker.process.terminate()
+        for worker in self._workers:
+            worker.process.join(JOIN_S)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+            worker.conn.close()
+
+
+def _how(code: int | None) -> str:
+    if code is not None and code < 0:
+        try:
+            return f"was ended by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"was ended by signal {-code}"
+    return f"ended with status {code}"
+
+
+def _serve(conn: Connection, factory: Callable[[Any], Any], spec: Any) -> None:
+    """A worker's life: open, answer, leave when the parent is gone."""
+    # Ctrl-C reaches the whole group; the parent decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        try:
+            backend = factory(spec)
+        except EngineError as error:
+            conn.send(("failed", error))
+            return
+        conn.send(("ready",))
+        while True:
+            job = conn.recv()
+            conn.send(("answer", _answer(conn, backend, job)))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        os._exit(0)
+
+
+def _answer(conn: Connection, backend: Any, job: Job) -> Any:
+    """One answer; text goes to the parent in pieces, a few times a second."""
+    answering = backend.answer(job, lambda: False)
+    held: Text | None = None
+    sent = time.monotonic()
+    while True:
+        try:
+            event = next(answering)
+        except StopIteration as end:
+            if held is not None:
+                conn.send(("event", held))
+            return end.value
+        if not isinstance(event, Text):
+            conn.send(("event", event))
+            continue
+        if held is not None and held.thinking != event.thinking:
+            conn.send(("event", held))
+            held = None
+        held = event if held is None else joined(held, event)
+        if time.monotonic() - sent >= SEND_EVERY_S:
+            conn.send(("event", held))
+            held, sent = None, time.monotonic()
+
+
+def joined(first: Text, second: Text) -> Text:
+    """Two pieces of a reply as one."""
+    return replace(
+        second,
+        text=first.text + second.text,
+        tokens=first.tokens + second.tokens,
+        seconds=first.seconds + second.seconds,
+    )

@@ -1,0 +1,90 @@
+"""`ds4-eval regrade`: saved replies graded again by the present rules; no model is needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ds4eval.grading.grade import GRADER_VERSION
+from ds4eval.questions.question import QuestionError
+from ds4eval.records import record as records
+from ds4eval.records.entries import entries_of
+from ds4eval.records.record import Sample
+from ds4eval.records.samples import regraded
+from ds4eval.report import text as report_text
+from engine.errors import EngineError
+from engine.tooling.exits import printable, say
+
+INCOMPLETE = 5
+
+
+@click.command("regrade", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--write", is_flag=True, help="Keep the new grades in the run folder.")
+def regrade_command(run: Path, write: bool) -> int:
+    """Grade the replies of RUN again and list what changes.
+
+    Without --write nothing is changed. Exit status 1 if a record cannot be graded, 5 if there is
+    nothing to grade.
+    """
+    read = records.read_run(run)
+    graded = [sample for sample in read.samples if sample.graded]
+    if not graded:
+        say(f"{run}: expected graded samples, found none")
+        return INCOMPLETE
+    new: list[Sample] = []
+    broken = 0
+    for sample in graded:
+        try:
+            after = regraded(sample)
+        except QuestionError as error:
+            broken += 1
+            say(f"{sample.source}/{sample.id}: cannot be graded: {error}")
+            continue
+        if _grades(after) != _grades(sample):
+            new.append(after)
+            click.echo(printable(_change(sample, after)))
+    click.echo(
+        f"{len(graded)} graded again (version {GRADER_VERSION}): {len(new)} changed, "
+        f"passed {sum(s.passed for s in graded)} -> "
+        f"{sum(s.passed for s in graded) + _gain(graded, new)}"
+    )
+    if write and new:
+        _write(read.folder, new)
+    return 1 if broken else 0
+
+
+def _grades(sample: Sample) -> tuple[object, ...]:
+    return tuple(getattr(sample, name) for name in records.GRADE_FIELDS)
+
+
+def _change(before: Sample, after: Sample) -> str:
+    parts = []
+    for label, prefix in (("strict", ""), ("lenient", "lenient_"), ("classic", "classic_")):
+        old = [getattr(before, prefix + name) for name in ("verdict", "given")]
+        new = [getattr(after, prefix + name) for name in ("verdict", "given")]
+        if old != new:
+            parts.append(f"{label} {old[0]} {old[1]} -> {new[0]} {new[1]}")
+    what = "; ".join(parts) or "how the answer was found"
+    return f"{before.source}/{before.id}: {what} (expected {before.expected})"
+
+
+def _gain(before: list[Sample], new: list[Sample]) -> int:
+    old = {sample.key: sample.passed for sample in before}
+    return sum(sample.passed - old[sample.key] for sample in new)
+
+
+def _write(folder: Path, new: list[Sample]) -> None:
+    from ds4eval.records.store import RunStore, peek_config
+
+    config = peek_config(folder)
+    if config is None:
+        raise EngineError(f"{folder}: expected a run folder, found none")
+    with RunStore.open(folder, config) as store:
+        for sample in new:
+            store.add_grade(sample)
+        entries, numbers = entries_of(store.selected)
+        samples = {numbers[k]: s for k, s in store.samples.items() if k in numbers}
+        repeats = max((entry.repeat for entry in entries), default=0) + 1
+        store.publish(force=True, report=report_text.report(entries, samples, repeats))

@@ -1,0 +1,302 @@
+"""Runs as answers per question: what counts, what two runs must share, which questions pair up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ds4eval.grading.grade import GRADERS, PASS
+from ds4eval.records.record import UNFINISHED, Run, Sample, difference, read_run
+from engine.errors import OptionError, StoreError
+from engine.tooling.report.labels import clean_label, unique_labels
+
+# What must agree, or a difference is not the model's: what was asked, how it was answered, how it
+# was graded. Model, engine and seed may differ: they are what is compared.
+FIELDS = (
+    "questions",
+    "question",
+    "permutation",
+    "repeats",
+    "prompt_version",
+    "sampling",
+    "think",
+    "budget",
+    "grader",
+)
+_CONFIG_FIELDS = ("prompt_version", "sampling", "think", "budget")
+_VERDICTS = {
+    "strict": ("verdict", "given"),
+    "lenient": ("lenient_verdict", "lenient_given"),
+    "ds4-classic": ("classic_verdict", "classic_given"),
+}
+
+Key = tuple[str, str]
+
+
+def verdict_of(sample: Sample, grader: str) -> str:
+    """'pass', 'fail', 'none' or '' (never graded) by one of the graders."""
+    return getattr(sample, _VERDICTS[grader][0])
+
+
+def given_of(sample: Sample, grader: str) -> str:
+    """Answer that a grader read out of the reply."""
+    return getattr(sample, _VERDICTS[grader][1])
+
+
+def counts(sample: Sample) -> bool:
+    """Whether a sample enters scores: answered, cut by its budget, or too long to be asked.
+
+    Silently leaving out what was cut or skipped would raise a score. What the user stopped and
+    what the machine broke says nothing of the model and is reported as unfinished.
+    """
+    return sample.stop not in UNFINISHED
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One question with the samples that count, by repeat."""
+
+    source: str
+    id: str
+    samples: tuple[Sample, ...]
+
+    @property
+    def key(self) -> Key:
+        return self.source, self.id
+
+    @property
+    def chance(self) -> float:
+        return self.samples[0].chance
+
+    def passed(self, grader: str) -> int:
+        return sum(verdict_of(s, grader) == PASS for s in self.samples)
+
+    def mean(self, grader: str) -> float:
+        return self.passed(grader) / len(self.samples)
+
+    def group(self, by: str) -> str:
+        """Value of what scores are broken down by: 'source', 'domain', 'kind' or a stratum."""
+        sample = self.samples[0]
+        if by in ("source", "domain", "kind"):
+            return getattr(sample, by)
+        return sample.strata.get(by, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One run as the answers to its questions.
+
+    Attributes
+    ----------
+    label : str
+        Untrusted text without control characters.
+    run : Run
+    questions : tuple of Answered
+        In the run's order; only those with a sample that counts.
+    selected : int
+        Answers that were asked for, repeats counted.
+    """
+
+    label: str
+    run: Run
+    questions: tuple[Answered, ...]
+    selected: int
+
+    @property
+    def samples(self) -> list[Sample]:
+        return [s for q in self.questions for s in q.samples]
+
+    @property
+    def unfinished(self) -> int:
+        """Answers asked for that do not count yet."""
+        return self.selected - len(self.samples)
+
+    @property
+    def repeats(self) -> int:
+        """Largest number of answers to one question."""
+        return max(len(q.samples) for q in self.questions)
+
+
+def load_arms(paths: Sequence[Path]) -> list[Arm]:
+    """Arms of several run folders or journals, labelled apart.
+
+    Raises
+    ------
+    StoreError
+        If one cannot be read, or holds no answer that counts.
+    """
+    labels = []
+    for path in paths:
+        folder = path if path.is_dir() else path.parent
+        labels.append(clean_label(folder.resolve().name or str(path)))
+    return [arm_of(read_run(path), label) for path, label in zip(paths, unique_labels(labels))]
+
+
+def arm_of(run: Run, label: str) -> Arm:
+    """A run as an arm.
+
+    Raises
+    ------
+    StoreError
+        If it holds no answer that counts.
+    """
+    if not isinstance(run.manifest, dict):  # a file for people, which people may edit
+        run = replace(run, manifest={})
+    by_question: dict[Key, dict[int, Sample]] = {}
+    for sample in run.samples:
+        if counts(sample):
+            by_question.setdefault((sample.source, sample.id), {})[sample.repeat] = sample
+    if not by_question:
+        raise StoreError(f"{run.folder}: expected at least one answered question, found none")
+    questions = tuple(
+        Answered(source, id, tuple(repeats[r] for r in sorted(repeats)))
+        for (source, id), repeats in by_question.items()
+    )
+    asked = {(s["source"], s["id"], s["repeat"]) for s in run.selected}
+    asked |= {(s.source, s.id, s.repeat) for s in run.samples}
+    return Arm(label, run, questions, len(asked))
+
+
+@dataclass(frozen=True, slots=True)
+class Unlike:
+    """A field in which two runs differ although they should not."""
+
+    name: str
+    detail: str
+    a: Any
+    b: Any
+
+    def __str__(self) -> str:
+        subject = clean_label(self.detail, 160)
+        return f"{subject}: expected {_shown(self.a)}, found {_shown(self.b)}"
+
+
+def _shown(value: Any) -> str:
+    text = "unknown" if value is None else value if isinstance(value, str) else repr(value)
+    return clean_label(text, 160)
+
+
+def check_by(arm: Arm, by: str) -> None:
+    """Refuse a breakdown that the run knows nothing of.
+
+    Raises
+    ------
+    OptionError
+        Naming the fields there are.
+    """
+    if by == "source" or any(q.group(by) for q in arm.questions):
+        return
+    strata = sorted({name for s in arm.samples for name, value in s.strata.items() if value})
+    known = ["source", "domain", "kind", *(clean_label(name) for name in strata)]
+    raise OptionError(f"--by: expected one of {', '.join(known[:20])}, found {by!r}")
+
+
+def unlike(a: Arm, b: Arm, grader: str) -> list[Unlike]:
+    """Fields that make two runs incomparable, each at its first difference."""
+    found = []
+    ours, theirs = _asked(a), _asked(b)
+    if ours != theirs:
+        only = f"{len(ours - theirs)} only in {a.label}, {len(theirs - ours)} only in {b.label}"
+        detail = f"questions ({only})"
+        found.append(Unlike("questions", detail, f"{len(ours)} asked", f"{len(theirs)} asked"))
+    first, second = _by_key(a), _by_key(b)
+    common = [key for key in first if key in second]
+    for name, field in (("permutation", "permutation"), ("question", "question_sha256")):
+        for key in common:
+            x, y = getattr(first[key], field), getattr(second[key], field)
+            if x != y:
+                shown = [str(v)[:12] if name == "question" else v for v in (x, y)]
+                found.append(Unlike(name, f"{name} of {'/'.join(key)}", *shown))
+                break
+        if found and found[-1].name == "permutation":
+            break  # the hash covers the order of choices: one cause, one line
+    if a.repeats != b.repeats:
+        found.append(Unlike("repeats", "repeats", a.repeats, b.repeats))
+    for name in _CONFIG_FIELDS:
+        changed = difference(_without_seed(a, name), _without_seed(b, name), name)
+        if changed is not None:
+            found.append(Unlike(name, *changed))
+    graders = [sorted({s.grader_version for s in arm.samples}) for arm in (a, b)]
+    if grader not in GRADERS:
+        raise OptionError(f"--grader: expected one of {', '.join(GRADERS)}, found {grader!r}")
+    if graders[0] != graders[1]:
+        found.append(Unlike("grader", "grader", *(", ".join(g) for g in graders)))
+    return found
+
+
+def _asked(arm: Arm) -> set[Key]:
+    """Questions selected in a run; a run that was stopped asked the same ones."""
+    asked = {(s["source"], s["id"]) for s in arm.run.selected}
+    return asked or {q.key for q in arm.questions}
+
+
+def _by_key(arm: Arm) -> dict[Key, Sample]:
+    return {q.key: q.samples[0] for q in arm.questions}
+
+
+def _without_seed(arm: Arm, name: str) -> Any:
+    value = arm.run.config.get(name)
+    if name == "sampling" and isinstance(value, dict):
+        return {k: v for k, v in value.items() if k != "seed"}
+    return value
+
+
+def treatment(a: Arm, b: Arm) -> list[str]:
+    """What the two runs differ in on purpose: first difference of model, mode and seed."""
+    lines = []
+    for name in ("model", "mode"):
+        changed = difference(a.run.config.get(name), b.run.config.get(name), name)
+        if changed is not None:
+            field, x, y = changed
+            lines.append(f"{clean_label(field, 80)}: {_shown(x)} against {_shown(y)}")
+    seeds = [(arm.run.config.get("sampling") or {}).get("seed") for arm in (a, b)]
+    if seeds[0] != seeds[1]:
+        lines.append(f"seed: {_shown(seeds[0])} against {_shown(seeds[1])}")
+    return lines
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One question answered in both runs."""
+
+    a: Answered
+    b: Answered
+
+    def common(self) -> list[tuple[Sample, Sample]]:
+        """Samples of the repeats that both runs have."""
+        other = {s.repeat: s for s in self.b.samples}
+        return [(s, other[s.repeat]) for s in self.a.samples if s.repeat in other]
+
+
+def first_divergence(a: Sample, b: Sample) -> int | None:
+    """Characters that two replies share from their beginning; -1 when the replies are equal.
+
+    None where a reply's text was not kept.
+    """
+    if a.output == b.output:
+        return (
+            -1 if a.output or (a.output_sha256 == b.output_sha256 and a.gen_tokens == 0) else None
+        )
+    if not a.output or not b.output:
+        return 0 if 0 in (a.gen_tokens, b.gen_tokens) else None
+    return common_prefix(a.output, b.output)
+
+
+def common_prefix(a: str, b: str) -> int:
+    """Length of the text that both begin with, found by halving: replies may be megabytes."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def pairs_of(a: Arm, b: Arm) -> list[Pair]:
+    """Questions that both runs answered, in A's order."""
+    other = {q.key: q for q in b.questions}
+    return [Pair(q, other[q.key]) for q in a.questions if q.key in other]

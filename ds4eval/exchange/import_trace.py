@@ -1,0 +1,151 @@
+"""A trace of ds4-eval turned into records: questions rebuilt, replies graded by every rule."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ds4eval.exchange.trace import Case, Trace, latest_cases, number
+from ds4eval.plan import Job, Sampling, make_jobs
+from ds4eval.questions.question import Question, QuestionError, canonical_answer
+from ds4eval.records.record import EOS, ERROR, LIMIT, SKIPPED, STOPPED, Sample
+from ds4eval.records.samples import make_sample
+from ds4eval.run.events import Answer
+from engine.errors import OptionError
+
+_CLOSES = ("natural", "soft_forced", "hard_forced")
+
+
+def config_from(trace: Trace) -> dict[str, Any]:
+    """Configuration of a run that another program made, in our own words where they fit."""
+    h = trace.header
+
+    def real(name: str) -> float | None:
+        try:
+            return float(h[name])
+        except (KeyError, ValueError):
+            return None
+
+    temp = real("temperature")
+    sampling: dict[str, Any] = {"temp": temp}
+    if temp:
+        sampling |= {
+            "top_k": 0, "top_p": real("top_p"), "min_p": real("min_p"), "seed": number(h, "seed"),
+        }  # fmt: skip
+    think = h.get("think_mode_requested", "")
+    budget: dict[str, Any] = {"tokens": number(h, "max_tokens")}
+    if think != "none":
+        budget |= {
+            "soft": number(h, "soft_limit_reply_budget"),
+            "hard": number(h, "hard_limit_reply_budget"),
+            "rank": number(h, "soft_limit_think_close_rank"),
+            "cue": "",
+        }
+    return {
+        "data": {"suite": "imported trace"},
+        "prompt_version": "imported",
+        "model": {"name": h.get("model_shape") or h.get("model", ""), "backend": h.get("backend")},
+        "sampling": sampling,
+        "think": think,
+        "budget": budget,
+        "mode": "imported",
+    }
+
+
+def question_from(case: Case) -> Question:
+    """The question of a case; the kind is told as the C program tells it.
+
+    Raises
+    ------
+    QuestionError
+        If the case holds no question.
+    """
+    kind = "letter" if case.choices else "integer"
+    if not case.choices and case.fields.get("source") == "COMPSEC":
+        kind = "lines"
+    prompt = case.blocks.get("QUESTION_PROMPT", b"").decode("utf-8", "replace")
+    return Question(
+        id=case.fields["id"].strip(),
+        source=case.fields["source"].strip(),
+        text=_question_text(prompt, case.choices) or case.fields.get("title", ""),
+        answer=canonical_answer(case.fields.get("expected", ""), kind, len(case.choices)),
+        kind=kind,
+        choices=case.choices,
+        domain=case.fields.get("domain", ""),
+        title=case.fields.get("title", ""),
+    )
+
+
+def _question_text(prompt: str, choices: tuple[str, ...]) -> str:
+    """The prompt without the choices, their heading and the instruction about the answer."""
+    if choices:
+        first = re.search(r"(?m)^A\. ", prompt)
+        if first:
+            above = prompt[: first.start()].rstrip("\n")
+            return above[: above.rfind("\n")].strip() if "\n" in above else above
+    body = prompt.rstrip()
+    cut = body.rfind("\n\n")
+    return body[:cut].strip() if cut > 0 else body
+
+
+def samples_from(trace: Trace) -> tuple[dict[str, Any], list[Job], list[Sample], list[str]]:
+    """Configuration, jobs, samples and what could not be used of a trace.
+
+    Raises
+    ------
+    OptionError
+        If nothing could.
+    """
+    config = config_from(trace)
+    problems = list(trace.problems)
+    questions, cases = [], []
+    for case in latest_cases(trace).values():
+        try:
+            questions.append(question_from(case))
+            cases.append(case)
+        except (QuestionError, KeyError) as error:
+            problems.append(f"{case.key}: {error}")
+    if not questions:
+        raise OptionError("trace: expected at least one case that can be read, found none")
+    jobs = make_jobs(config, questions, 1)
+    known = config["sampling"]
+    sampling = Sampling(known.get("temp") or 0.0, seed=known.get("seed") or 1)
+    opened = config["think"] != "none"
+    samples = [
+        make_sample(job, _answer(case, opened, config), sampling, "", session=1)
+        for job, case in zip(jobs, cases)
+    ]
+    return config, jobs, samples, problems
+
+
+def _answer(case: Case, opened: bool, config: dict[str, Any]) -> Answer:
+    fields = case.fields
+    output = case.blocks["MODEL_OUTPUT"].decode("utf-8", "replace")
+    made, most = number(fields, "generated_tokens"), config["budget"]["tokens"]
+    # Of a stopped, dropped or unfinished case the reply was never complete.
+    stop = {
+        "SKIPPED": SKIPPED, "STOPPED": STOPPED, "SWITCHED": STOPPED, "ERROR": ERROR,
+    }.get(fields.get("status", ""))  # fmt: skip
+    if stop is None:
+        stop = LIMIT if made is not None and most is not None and made >= most else EOS
+    kind = fields.get("think_close", "none")
+    effective = fields.get("think_mode_effective", "")
+    try:
+        seconds = float(fields.get("elapsed_sec", ""))
+    except ValueError:
+        seconds = 0.0
+    return Answer(
+        stop,
+        output=output,
+        prompt_tokens=number(fields, "prompt_tokens"),
+        gen_tokens=made,
+        think_tokens=number(fields, "think_close_token_index"),
+        limit_tokens=most,
+        opened=opened if not effective else effective != "none",
+        close=kind if kind in _CLOSES else "none",
+        close_index=number(fields, "think_close_token_index"),
+        close_remaining=number(fields, "think_close_remaining_budget"),
+        close_rank=number(fields, "think_close_rank"),
+        decode_s=seconds,
+        error=fields.get("error", ""),
+    )

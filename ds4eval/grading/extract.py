@@ -1,0 +1,226 @@
+"""Answers in reply text: thinking set apart, answer lines found, values read. Pure, linear time.
+
+Nothing here looks at the key. Patterns are bounded, so that a megabyte on one line costs no more
+than reading it.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+from ds4eval.questions.question import LETTERS, MAX_LINE, Question, format_lines
+
+THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
+# An answer line longer than this is prose; statements are read this far.
+LINE_MAX = 400
+# Statements looked at from the end; a reply that repeats itself must not cost more.
+STATEMENTS_MAX = 64
+
+_MARKER = re.compile(r"(?:the\s+)?(?:final\s+)?answer\s{0,4}:", re.IGNORECASE)
+_LETTER = re.compile(r"([A-Z])\Z")
+_LETTER_MORE = re.compile(r"([A-Z])(?:\s{0,4}[.):,\-]\s*|\s{1,4}(?=[(\[]))(\S.*)\Z", re.DOTALL)
+_INTEGER = re.compile(r"([+-]?)([0-9]{1,60})\Z")
+_GROUPED = re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3}){1,6}\Z")
+_LINES = re.compile(
+    r"(?:lines?\s{0,4})?"
+    r"([0-9]{1,6}(?:\s{0,4}-\s{0,4}[0-9]{1,6})?"
+    r"(?:\s{0,4},\s{0,4}[0-9]{1,6}(?:\s{0,4}-\s{0,4}[0-9]{1,6})?){0,99})\Z",
+    re.IGNORECASE,
+)
+_WRAPPED = re.compile(
+    r"(?:\\boxed|\\text|\\textbf|\\mathrm|\\mathbf|\\fbox)\s{0,4}\{\s{0,4}(.*?)\s{0,4}\}\Z",
+    re.DOTALL,
+)
+_PAIRS = tuple(
+    (pair.split()[0], pair.split()[1])
+    for pair in (
+        "( )", "[ ]", "{ }", "< >", "\\( \\)", "\\[ \\]", "$$ $$", "$ $", "** **", "__ __",
+        "* *", "_ _", "` `", '" "', "' '", "\u201c \u201d", "\u2018 \u2019",
+    )
+)  # fmt: skip
+# Characters that a reader cannot see; they must neither hide an answer nor part its letters.
+_INVISIBLE = re.compile(
+    r"[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u00ad\u200b-\u200f\u202a-\u202e"
+    r"\u2060-\u2069\ufeff]"
+)
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]{0,32}[ -/]{0,8}[@-~]|\][^\x07\x1b]{0,4096}(?:\x07|\x1b\\))")
+_DASHES = re.compile("[\u2010-\u2015\u2212]")
+
+
+@dataclass(frozen=True, slots=True)
+class Visible:
+    """What of a reply counts as answer, and what became of its think block.
+
+    `thinking`: 'none' (there was no block), 'closed', or 'open' (never closed: nothing counts).
+    """
+
+    text: str
+    thinking: str
+
+
+def visible_part(reply: str, opened: bool = False) -> Visible:
+    """Part of a reply behind its thinking.
+
+    Parameters
+    ----------
+    reply : str
+        The model's output.
+    opened : bool
+        The prompt ended with an open think tag, so the output begins inside the block.
+
+    Returns
+    -------
+    Visible
+        Blocks that the answer part opens again are left out too, and stray close tags end a line.
+    """
+    inside = opened or reply.lstrip().startswith(THINK_OPEN)
+    head, tag, rest = reply.partition(THINK_CLOSE)
+    if not tag:
+        if inside:
+            return Visible("", "open")
+        rest, thinking = head, "none"
+    else:
+        thinking = "closed"
+    parts = []
+    while True:
+        before, again, inner = rest.partition(THINK_OPEN)
+        parts.append(before)
+        if not again:
+            return Visible("".join(parts).replace(THINK_CLOSE, "\n"), thinking)
+        _, closed, rest = inner.partition(THINK_CLOSE)
+        if not closed:
+            text = "".join(parts).replace(THINK_CLOSE, "\n")
+            return Visible(text, "open")
+        parts.append("\n")
+
+
+def clean(text: str) -> str:
+    """Text without escape sequences and invisible characters, with one kind of line end."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n")
+    return _INVISIBLE.sub("", _ESCAPES.sub("", text))
+
+
+def last_line(text: str) -> str:
+    """Last line that holds anything, '' when there is none or it is longer than LINE_MAX."""
+    stripped = text.rstrip()
+    line = stripped[stripped.rfind("\n") + 1 :].strip()
+    return line if len(line) <= LINE_MAX else ""
+
+
+def line_value(line: str) -> str | None:
+    """What follows the marker of an answer line; None when the line is no answer line."""
+    text = _unquoted(unicodedata.normalize("NFKC", line).strip())
+    match = re.match(r"[*_`#>\s-]{0,12}(?:final\s{1,4})?answer[*_`\s]{0,6}:", text, re.IGNORECASE)
+    if match is None:
+        return None
+    # `**Answer:** B` closes its bold type behind the colon.
+    value = text[match.end() :].strip()
+    return re.sub(r"^(?:\*\*|__|\*|_|`)(?=\s|$)", "", value).strip()
+
+
+def _unquoted(line: str) -> str:
+    """The line without bold or code marks around the whole of it."""
+    for mark in ("**", "__", "*", "_", "`"):
+        inner = line[len(mark) : -len(mark)]
+        whole = len(line) > 2 * len(mark) and line.startswith(mark) and line.endswith(mark)
+        if whole and mark not in inner:
+            return inner.strip()
+    return line
+
+
+def unwrapped(value: str) -> str:
+    """Value without brackets, quotes, TeX boxes, emphasis and a final full stop around it."""
+    text = unicodedata.normalize("NFKC", value).strip()
+    for _ in range(12):
+        before = text
+        if len(text) > 1 and text[-1] in ".;!" and not text.endswith("\\!"):
+            text = text[:-1].rstrip()
+        wrapped = _WRAPPED.match(text)
+        if wrapped and _balanced(wrapped[1]):
+            text = wrapped[1]
+        for opening, closing in _PAIRS:
+            size = len(opening) + len(closing)
+            if len(text) > size and text.startswith(opening) and text.endswith(closing):
+                inner = text[len(opening) : -len(closing)]
+                if opening not in inner and closing not in inner:
+                    text = inner.strip()
+                    break
+        if text == before:
+            return text
+    return text
+
+
+def _balanced(text: str) -> bool:
+    depth = 0
+    for char in text:
+        depth += (char == "{") - (char == "}")
+        if depth < 0:
+            return False
+    return depth == 0
+
+
+def read_value(value: str, question: Question) -> str | None:
+    """Answer in canonical form if the value is one answer of the question's kind and no more.
+
+    A letter may be followed by its own choice's text; an integer keeps its sign.
+    """
+    text = unwrapped(value[: LINE_MAX * 4])
+    if question.kind == "letter":
+        return _read_letter(text, question.choices)
+    if question.kind == "integer":
+        return read_integer(text)
+    match = _LINES.match(_DASHES.sub("-", text))
+    return _read_lines(match[1]) if match else None
+
+
+def _read_letter(text: str, choices: tuple[str, ...]) -> str | None:
+    letters = LETTERS[: len(choices)]
+    upper = text.upper()
+    if _LETTER.match(upper):
+        return upper if upper in letters else None
+    bare = re.match(r"([A-Z])[.):]\Z", upper)
+    if bare:
+        return bare[1] if bare[1] in letters else None
+    head = re.match(r"[(\[]\s{0,4}([A-Za-z])\s{0,4}[)\]]\s*[.:,-]?\s*(.*)\Z", text, re.DOTALL)
+    more = head or _LETTER_MORE.match(text[:1].upper() + text[1:])
+    if more and more[1].upper() in letters:
+        letter = more[1].upper()
+        if same_text(more[2], choices[letters.index(letter)]):
+            return letter
+    return None
+
+
+def read_integer(text: str) -> str | None:
+    """Integer in canonical form: no leading zeros, no separators, a minus kept."""
+    if _GROUPED.match(text):
+        text = text.replace(",", "")
+    match = _INTEGER.match(_DASHES.sub("-", text))
+    if not match:
+        return None
+    digits = match[2].lstrip("0") or "0"
+    return f"-{digits}" if match[1] == "-" and digits != "0" else digits
+
+
+def _read_lines(spec: str) -> str:
+    """Canonical line set; numbers that no question can have are kept, so that they fail."""
+    found: set[int] = set()
+    far: set[str] = set()
+    for part in re.sub(r"\s", "", spec).split(","):
+        first, _, last = part.partition("-")
+        low, high = sorted((int(first), int(last or first)))
+        found.update(range(low, min(high, MAX_LINE) + 1))
+        if high > MAX_LINE:
+            far.add(str(high))
+    return ",".join(filter(None, (format_lines(found), *sorted(far))))
+
+
+def plain(text: str) -> str:
+    """Text reduced to what makes two spellings of a choice equal."""
+    text = unicodedata.normalize("NFKC", unwrapped(text)).casefold()
+    return re.sub(r"[\s$\\{}]+", "", text).rstrip(".")
+
+
+def same_text(a: str, b: str) -> bool:
+    return plain(a) == plain(b)

@@ -1,0 +1,261 @@
+"""From reply text to a verdict, by three rules side by side. No model, no files.
+
+- `strict`, the headline: the last line that holds anything is `Answer: <value>`, the value is
+  one answer of the right kind, and nothing follows.
+- `lenient`: the last statement of an answer anywhere behind the thinking: an answer line, a TeX
+  box, "the answer is ..."; failing these, a last line that is nothing but a value.
+- `classic`: what the C program ds4-eval would have said (`ds4eval.grading.classic`).
+
+Text inside a think block is never graded, except by `classic` when the block was not closed.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+from ds4eval.grading import classic, extract
+from ds4eval.questions.question import LETTERS, Question, QuestionError, parse_lines
+
+GRADERS = ("strict", "lenient", "ds4-classic")
+# Changes whenever a verdict could; not part of a resume key, since saved replies can be regraded.
+GRADER_VERSION = "1"
+PASS, FAIL, NO_ANSWER = "pass", "fail", "none"
+NOT_GIVEN = "?"
+
+_BOX = re.compile(r"\\boxed\s{0,4}\{")
+_PHRASE = re.compile(
+    r"\banswers?\b[ \t*_`]{0,6}(?::|\uff1a|=|\bis\b|\bare\b|\bwould be\b|\bmust be\b|\bshould be\b)"
+    r"[ \t*_`]{0,6}:?",
+    re.IGNORECASE,
+)
+_DENIED = re.compile(
+    r"\s{0,6}(?:not|never|neither|none|no|unlikely|n't|isn't|cannot)\b", re.IGNORECASE
+)
+_HEDGED = re.compile(r"\b(?:or|either|not|nor|and)\b|/", re.IGNORECASE)
+# Integers, also written 70.0, that are no part of a word, a power, a fraction or a decimal.
+_NUMBERS = re.compile(r"(?<![\w.])([+-]?[0-9]{1,60}(?:\.0{1,20}(?![0-9]))?)(?![\w^/]|\.[0-9])")
+# Letters of other scripts that look like Latin capitals; read as these by `lenient` only.
+_LOOKALIKES = str.maketrans("АВСЕНІЈАΒΕΗΙ", "ABCEHIJABEHI")
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """One rule's view of a reply.
+
+    `verdict` is 'pass', 'fail' or 'none' (no answer found: counts as wrong, is shown apart);
+    `given` is canonical, '?' without an answer; `rule` names the step that decided. For line
+    sets, precision and recall against the key; None for other kinds and without an answer.
+    """
+
+    verdict: str
+    expected: str
+    given: str
+    rule: str
+    precision: float | None = None
+    recall: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Grades:
+    """The three grades of one reply and what became of its thinking ('none', 'closed', 'open')."""
+
+    strict: Grade
+    lenient: Grade
+    classic: Grade
+    thinking: str
+
+    def by_name(self, grader: str) -> Grade:
+        """Grade of one of `GRADERS`.
+
+        Raises
+        ------
+        KeyError
+            If there is no such grader.
+        """
+        names = {"strict": self.strict, "lenient": self.lenient, "ds4-classic": self.classic}
+        return names[grader]
+
+    @property
+    def missed(self) -> bool:
+        """The right answer was given, but not in the form that the headline asks for."""
+        return self.strict.verdict == NO_ANSWER and self.lenient.verdict == PASS
+
+
+def grade(
+    question: Question, reply: str | bytes, opened: bool = False, complete: bool = True
+) -> Grades:
+    """Grade one reply by all three rules. Never raises on what a model wrote.
+
+    Parameters
+    ----------
+    question : Question
+    reply : str or bytes
+        The model's whole output; bytes that are not UTF-8 are replaced.
+    opened : bool
+        The prompt ended with an open think tag.
+    complete : bool
+        False when the output was cut (token limit, user, error): a last line without a line end
+        may then be unfinished, and `strict` and `lenient` do not trust an answer line there.
+    """
+    raw = reply if isinstance(reply, bytes) else reply.encode("utf-8", "surrogatepass")
+    text = reply if isinstance(reply, str) else reply.decode("utf-8", "replace")
+    seen = extract.visible_part(text, opened)
+    body = extract.clean(seen.text)
+    if not complete:
+        body = body[: body.rfind("\n") + 1]
+    old, step = classic.extract(raw, question.kind, len(question.choices))
+    return Grades(
+        strict=_judge(question, *_strict(question, body, seen.thinking)),
+        lenient=_judge(question, *_lenient(question, body, seen.thinking)),
+        classic=_judge_classic(question, old, step),
+        thinking=seen.thinking,
+    )
+
+
+def _strict(question: Question, body: str, thinking: str) -> tuple[str | None, str]:
+    if thinking == "open" and not body.strip():
+        return None, "thinking-open"
+    line = extract.last_line(body)
+    value = extract.line_value(line)
+    if value is None:
+        return None, "no-answer-line"
+    answer = extract.read_value(value, question)
+    return answer, "answer-line" if answer is not None else "answer-line-unreadable"
+
+
+def _lenient(question: Question, body: str, thinking: str) -> tuple[str | None, str]:
+    answer, rule = _strict(question, body, thinking)
+    if answer is not None or rule == "thinking-open":
+        return answer, rule
+    found: list[tuple[int, str, str]] = []
+    for match in _tail(_PHRASE, body):
+        value = body[match.end() : match.end() + extract.LINE_MAX].lstrip(" \t").split("\n", 1)[0]
+        if not value.strip(" *_`"):
+            # The value may stand on the next line, as below a heading.
+            rest = body[match.end() : match.end() + extract.LINE_MAX].lstrip(" \t\n*_`")
+            value = rest.split("\n", 1)[0]
+        answer = _loose_value(question, value)
+        if answer is not None:
+            found.append((match.start(), answer, "statement"))
+    for match in _tail(_BOX, body):
+        inner = _braced(body[match.end() : match.end() + extract.LINE_MAX])
+        answer = None if inner is None else _loose_value(question, inner)
+        if answer is not None:
+            found.append((match.start(), answer, "boxed"))
+    if found:
+        _, answer, rule = max(found)
+        return answer, rule
+    answer = _bare_line(question, body)
+    return (answer, "bare-line") if answer is not None else (None, "nothing-found")
+
+
+def _bare_line(question: Question, body: str) -> str | None:
+    """Value of a last line that is nothing else, unless it ends a list of the choices."""
+    line = extract.last_line(body)
+    answer = _bare_value(question, line)
+    if answer is None or question.kind != "letter":
+        return answer
+    above = extract.last_line(body.rstrip()[: -len(line)])
+    return None if _bare_value(question, above) is not None else answer
+
+
+def _bare_value(question: Question, line: str) -> str | None:
+    return extract.read_value(line.translate(_LOOKALIKES).strip("*_`#> "), question)
+
+
+def _tail(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:
+    """The last few matches; a list of all would let one reply fill the memory."""
+    found: list[re.Match[str]] = []
+    for match in pattern.finditer(text):
+        found.append(match)
+        if len(found) > 2 * extract.STATEMENTS_MAX:
+            del found[: extract.STATEMENTS_MAX]
+    return found[-extract.STATEMENTS_MAX :]
+
+
+def _braced(text: str) -> str | None:
+    """Text up to the brace that closes one opened before it."""
+    depth = 1
+    for place, char in enumerate(text):
+        depth += (char == "{") - (char == "}")
+        if depth == 0:
+            return text[:place]
+    return None
+
+
+def _loose_value(question: Question, value: str) -> str | None:
+    """One answer in a statement's value, or None when it denies, hedges or says nothing."""
+    if _DENIED.match(value):
+        return None
+    value = re.sub(r"^[\s*_`]{1,12}|[\s*_`]{1,12}\Z", "", value)
+    answer = extract.read_value(value, question)
+    if answer is not None:
+        return answer
+    text = unicodedata.normalize("NFKC", value)
+    if question.kind == "letter":
+        return _loose_letter(question, text.translate(_LOOKALIKES))
+    if question.kind == "integer":
+        return _loose_integer(text)
+    return None
+
+
+def _loose_letter(question: Question, text: str) -> str | None:
+    equal = [i for i, choice in enumerate(question.choices) if extract.same_text(text, choice)]
+    if len(equal) == 1:
+        return LETTERS[equal[0]]
+    letters = LETTERS[: len(question.choices)]
+    lead = re.match(
+        r"[\s*_`]{0,8}(?:(?:option|choice|letter)\s{1,4})?\\?[(\[{]?\s{0,2}(?:\\text\{|\\mathbf\{)?"
+        rf"([{letters}])(?![\w'\u2019])[)\]}}*_`.:$]{{0,6}}(.*)\Z",
+        text,
+        re.DOTALL,
+    )
+    if lead is None:
+        return None
+    rest = lead[2].strip()
+    # "C, because ..." is an answer; "A or B", "I think C" and "A is wrong" are not.
+    if rest and (_HEDGED.match(rest.lstrip(" ,")) or re.match(r"(?:is|was|isn)\b", rest)):
+        return None
+    if rest and rest[0].isalpha() and rest[0].islower() and lead[1] in "AI":
+        # "a matter of taste" and "I think" begin with a word, not with an option.
+        return None
+    others = re.findall(rf"(?<![\w'])[{letters}](?![\w'])", rest)
+    return lead[1] if not others else None
+
+
+def _loose_integer(text: str) -> str | None:
+    tail = text.rsplit("=", 1)[-1]
+    tail = re.sub(r"\^\s{0,2}(?:\\circ|\{\\circ\})|\u00b0", " ", tail)
+    tail = re.sub(r"(?<=[0-9])\\?,(?:\\!)?(?=[0-9]{3}(?![0-9]))", "", tail)
+    if _HEDGED.search(tail):
+        return None
+    numbers = re.findall(
+        r"(?<![\w.])([+-]?[0-9]{1,60}(?:\.0{1,20}(?![0-9]))?)(?![\w^/]|\.[0-9])", tail
+    )
+    distinct = {extract.read_integer(number.split(".")[0]) for number in numbers}
+    return distinct.pop() if len(distinct) == 1 and not re.search(r"[\\^/]|sqrt", tail) else None
+
+
+def _judge(question: Question, given: str | None, rule: str) -> Grade:
+    if given is None:
+        return Grade(NO_ANSWER, question.answer, NOT_GIVEN, rule)
+    if question.kind != "lines":
+        verdict = PASS if given == question.answer else FAIL
+        return Grade(verdict, question.answer, given, rule)
+    want = parse_lines(question.answer)
+    try:
+        got = parse_lines(given)
+    except QuestionError:
+        return Grade(FAIL, question.answer, given, rule, 0.0, 0.0)
+    hit = len(want & got)
+    verdict = PASS if got <= want else FAIL
+    return Grade(verdict, question.answer, given, rule, hit / len(got), hit / len(want))
+
+
+def _judge_classic(question: Question, given: str, step: str) -> Grade:
+    if given == classic.NONE:
+        return Grade(NO_ANSWER, question.answer, NOT_GIVEN, step)
+    passed = classic.matches(given, question.answer, question.kind)
+    return Grade(PASS if passed else FAIL, question.answer, given, step)

@@ -1,0 +1,243 @@
+"""Data sets from the user's files: found, read, checked against known damage, corrected.
+
+`load_dataset` is the one way in. What it returns is ready to be put to a model: GPQA's choices
+are in a seeded order that is stored with each question, errata are applied and noted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ds4eval.questions.errors import DatasetError, Finding
+from ds4eval.questions.fields import Fields
+from ds4eval.questions.files import data_files, read_records
+from ds4eval.questions.known import DAMAGES, DATASETS, ERRATA, PUBLISHED, normalise
+from ds4eval.questions.question import LETTERS, Question, permuted, seeded_order
+from ds4eval.questions.schema import Reader, detect, relabelled
+
+# Part of a run's manifest: changes whenever the same file would give other questions.
+LOADER_VERSION = "1"
+# GPQA's other parts share Diamond's columns; only their size tells them.
+GPQA_PARTS = {448: "GPQA main", 546: "GPQA extended"}
+ENVIRONMENT = "DS4_EVAL_DATA"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file that was read: path, form (csv, json, jsonl, parquet), SHA-256, records."""
+
+    path: Path
+    form: str
+    sha256: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Questions of one data set with where they came from and what was odd about them."""
+
+    name: str
+    questions: tuple[Question, ...]
+    files: tuple[SourceFile, ...]
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the file, or of the files' hashes in order when there are several."""
+        if len(self.files) == 1:
+            return self.files[0].sha256
+        import hashlib
+
+        joined = "".join(file.sha256 for file in self.files)
+        return hashlib.sha256(joined.encode("ascii")).hexdigest()
+
+
+def load_dataset(
+    path: Path | Sequence[Path],
+    name: str = "",
+    seed: int = 0,
+    errata: bool = True,
+    keep_going: bool = False,
+) -> Dataset:
+    """Read a data set as it is published.
+
+    Parameters
+    ----------
+    path : Path or sequence of Path
+        Data files, or a folder of them; several only for a data set published in parts.
+    name : str
+        One of 'aime25', 'gpqa-diamond', 'supergpqa', 'compsec'; '' to judge by columns.
+    seed : int
+        Seed of the order of GPQA's choices: SHA-256 of seed and record id, so that neither the
+        order of rows nor other questions matter.
+    errata : bool
+        Apply known corrections; each one is noted in its question.
+    keep_going : bool
+        Turn refused records into findings of level 'error' and read on.
+
+    Raises
+    ------
+    DatasetError
+        If a file is missing or damaged, columns tell another data set, a field is wrong, or two
+        records share an id.
+    """
+    if name and name not in DATASETS:
+        raise DatasetError(f"data set: expected one of {', '.join(DATASETS)}, found {name!r}")
+    paths = [path] if isinstance(path, Path) else list(path)
+    files = [file for one in paths for file in data_files(one)]
+    questions: list[Question] = []
+    findings: list[Finding] = []
+    sources: list[SourceFile] = []
+    first = ""
+    for file in files:
+        records = read_records(file)
+        fields = Fields(records)
+        told = detect(fields)
+        if not told:
+            columns = ", ".join(repr(column) for column in records.columns[:8])
+            raise DatasetError(
+                f"{file}: expected the columns of {', '.join(DATASETS)}, found {columns}"
+            )
+        wanted = name or first or told
+        if told != wanted and {told, wanted} != {"aime25", "compsec"}:
+            raise DatasetError(f"{file}: expected {wanted}, found columns of {told}")
+        first = wanted
+        reader = Reader(records, fields)
+        questions += reader.read(wanted, keep_going)
+        findings += reader.findings
+        sources.append(SourceFile(file, records.form, records.sha256, len(records.records)))
+    if len(files) > 1 and first != "aime25":
+        raise DatasetError(f"{paths[0]}: expected one data file, found {len(files)}")
+    try:
+        _refuse_doubles(files, questions)
+    except DatasetError as error:
+        if not keep_going:
+            raise
+        findings.append(Finding("error", 0, "", str(error)))
+    questions = [corrected(question, first) for question in questions] if errata else questions
+    if first == "gpqa-diamond":
+        label = GPQA_PARTS.get(len(questions))
+        questions = [relabelled(question, label) if label else question for question in questions]
+        questions = [shuffled(question, seed) for question in questions]
+    findings += _check_texts(questions)
+    findings += _check_count(first, len(questions))
+    return Dataset(first, tuple(questions), tuple(sources), tuple(findings))
+
+
+def shuffled(question: Question, seed: int) -> Question:
+    """The question with its choices in the order of (seed, id); stored in `permutation`."""
+    return permuted(question, seeded_order(len(question.choices), "choices", seed, question.id))
+
+
+def placed(question: Question, key: str, seed: int = 0) -> Question:
+    """The question with the correct choice at letter `key`, the others in a seeded order.
+
+    Raises
+    ------
+    DatasetError
+        If there is no such letter.
+    """
+    if key not in LETTERS[: len(question.choices)]:
+        last = LETTERS[len(question.choices) - 1]
+        raise DatasetError(f"{question.key}: expected a key A to {last}, found {key!r}")
+    order = list(seeded_order(len(question.choices), "choices", seed, question.id))
+    correct = LETTERS.index(question.answer)
+    # The drawn order is over published choices; bring it to the present ones first.
+    present = question.permutation or tuple(range(len(question.choices)))
+    order = [present.index(i) for i in order if present.index(i) != correct]
+    order.insert(LETTERS.index(key), correct)
+    return permuted(question, order)
+
+
+def corrected(question: Question, dataset: str) -> Question:
+    """The question with its erratum applied, if there is one."""
+    for erratum in ERRATA:
+        if erratum.dataset == dataset and erratum.id == question.id and question.choices:
+            right = LETTERS.index(question.answer)
+            if question.choices[right] == erratum.value:
+                return relabelled(question, erratum.label)
+            choices = list(question.choices)
+            choices[right] = erratum.value
+            changed = replace(question, choices=tuple(choices), source=erratum.label)
+            return changed.noted(f"{erratum.field} corrected: {erratum.provenance}")
+    return question
+
+
+def _refuse_doubles(files: Sequence[Path], questions: Iterable[Question]) -> None:
+    seen: dict[str, int] = {}
+    for number, question in enumerate(questions, 1):
+        if question.id in seen:
+            raise DatasetError(
+                f"{files[-1]}, record {number}, field 'id': expected each id once, "
+                f"found {question.id!r} as in record {seen[question.id]}"
+            )
+        seen[question.id] = number
+
+
+def _check_texts(questions: Sequence[Question]) -> list[Finding]:
+    findings = []
+    texts: dict[str, str] = {}
+    for number, question in enumerate(questions, 1):
+        twin = texts.setdefault(question.text, question.id)
+        if twin != question.id:
+            findings.append(
+                Finding("note", number, question.id, f"the question's text is that of {twin}")
+            )
+        damage = DAMAGES.get(question.id)
+        if damage is None:
+            continue
+        text = normalise(question.text)
+        if any(mark.is_in(text) for mark in damage.bad):
+            message = f"damaged copy: {damage.what} ({damage.provenance})"
+            findings.append(Finding("warning", number, question.id, message))
+        elif damage.good and not any(mark.is_in(text) for mark in damage.good):
+            message = f"not a wording known to be sound; in some copies {damage.what}"
+            findings.append(
+                Finding("warning", number, question.id, f"{message} ({damage.provenance})")
+            )
+    return findings
+
+
+def _check_count(name: str, count: int) -> list[Finding]:
+    published = PUBLISHED.get(name)
+    if published is None or count == published.rows:
+        return []
+    return [Finding("note", 0, "", f"expected {published.rows} questions, found {count}")]
+
+
+def local_paths(name: str, given: Sequence[Path] = ()) -> tuple[Path, ...]:
+    """Where a data set lies: what the user named, else under $DS4_EVAL_DATA, else the data folder.
+
+    In a folder, a sub-folder or a file whose name begins with the data set's name.
+
+    Raises
+    ------
+    DatasetError
+        If it lies nowhere; the message says how to get it.
+    """
+    if given:
+        return tuple(given)
+    for root in data_roots():
+        for place in (root / name, *sorted(root.glob(f"{name}.*"))):
+            if place.exists():
+                return (place,)
+    raise DatasetError(f"{name}: expected a local copy, found none ({how_to_get(name)})")
+
+
+def data_roots() -> tuple[Path, ...]:
+    """Folders searched for data sets, first one first."""
+    import platformdirs
+
+    named = os.environ.get(ENVIRONMENT, "")
+    roots = [Path(part).expanduser() for part in named.split(os.pathsep) if part]
+    return (*roots, Path(platformdirs.user_data_dir("ds4-eval")))
+
+
+def how_to_get(name: str) -> str:
+    """One line: the command that fetches a data set, or what file it wants."""
+    if name in PUBLISHED:
+        return f"`ds4-eval fetch {name}`, or --dataset {name}=FILE"
+    return f"--dataset {name}=FILE with JSON lines of id, title, question, answer"

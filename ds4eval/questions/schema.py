@@ -1,0 +1,337 @@
+"""From records to questions, one reader for each published layout, told apart by columns."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+from ds4eval.questions.errors import DatasetError, Finding
+from ds4eval.questions.fields import Fields
+from ds4eval.questions.files import Record, Records
+from ds4eval.questions.known import LABELS
+from ds4eval.questions.presets import KNOWN_KEYS
+from ds4eval.questions.question import LETTERS, Question, QuestionError, canonical_answer
+
+# Names of every published layout, plain (see `plain_name`), most telling first.
+QUESTION = ("question", "problem", "prompt", "questiontext")
+ANSWER = ("answer", "expectedanswer", "solutionanswer", "finalanswer")
+OPTIONS = ("options", "choices")
+ANSWER_LETTER = ("answerletter", "answerkey")
+WRONG = tuple(f"incorrectanswer{i}" for i in (1, 2, 3))
+RECORD_ID = ("recordid", "id")
+AIME_ID = ("id", "problemidx", "problemid", "idx", "index")
+SUPER_STRATA = ("discipline", "field", "subfield", "difficulty", "iscalculation")
+AIME_MAX = 999
+# 2025-I-7, I-14, AIME_2024 II 3, ...
+_PAPER_ID = re.compile(
+    r"(?:(?:aime[-_ ]?)?(20[0-9]{2})[-_ ])?(?:aime[-_ ]?)?(II|I)[-_ ]([0-9]{1,2})", re.IGNORECASE
+)
+
+
+def detect(fields: Fields) -> str:
+    """Data set that a file's columns tell, '' when they tell none."""
+    if fields.has("correctanswer", *WRONG):
+        return "gpqa-diamond"
+    options = fields.first(OPTIONS) is not None
+    if options and (fields.first(ANSWER_LETTER) or fields.has("discipline")):
+        return "supergpqa"
+    if options and fields.first(QUESTION) and fields.first(ANSWER):
+        return "gpqa-diamond"
+    if fields.has("title", "question", "answer") and not fields.has("problem"):
+        return "compsec"
+    if fields.first(QUESTION) and fields.first(ANSWER) and not options:
+        return "aime25"
+    return ""
+
+
+class Reader:
+    """Questions of one file. Findings gather beside them; damage raises DatasetError."""
+
+    def __init__(self, records: Records, fields: Fields) -> None:
+        self.records = records
+        self.fields = fields
+        self.findings: list[Finding] = []
+
+    def note(self, level: str, record: Record, id_: str, message: str) -> None:
+        self.findings.append(Finding(level, record.number, id_, message))
+
+    def make(self, record: Record, **parts: object) -> Question:
+        """A question, its own refusal turned into one that names file and record."""
+        try:
+            return Question(**parts)  # type: ignore[arg-type]
+        except QuestionError as error:
+            rule, _, found = error.message.removeprefix("expected ").partition(", found ")
+            raise self.fields.error(record, error.field, rule, _Shown(found)) from None
+
+    # GPQA ------------------------------------------------------------------------------------
+
+    def gpqa(self, record: Record) -> Question:
+        """The key is the choice's number, never its text: two choices may read alike."""
+        if not self.fields.has("correctanswer"):
+            return self._gpqa_formatted(record)
+        text = self.fields.text(record, QUESTION)
+        right = self.fields.text(record, ("correctanswer",))
+        wrong = [self.fields.text(record, (name,)) for name in WRONG]
+        return self._gpqa(record, text, (right, *wrong), 0)
+
+    def _gpqa_formatted(self, record: Record) -> Question:
+        text = self.fields.text(record, QUESTION)
+        choices = self.fields.texts(record, OPTIONS)
+        _, value = self.fields.value(record, ANSWER)
+        if isinstance(value, str) and value.strip().upper() in LETTERS[: len(choices)]:
+            place = LETTERS.index(value.strip().upper()) if value.strip() else -1
+        else:
+            place = int(self.fields.integer(record, ANSWER))
+        if not 0 <= place < len(choices):
+            raise self.fields.error(record, ANSWER[0], f"an index below {len(choices)}", value)
+        return self._gpqa(record, text, choices, place)
+
+    def _gpqa(self, record: Record, text: str, choices: tuple[str, ...], place: int) -> Question:
+        id_ = self.fields.text(record, RECORD_ID, required=False)
+        if not id_:
+            id_ = f"gpqa-{hashlib.sha256(text.encode('utf-8')).hexdigest()[:14]}"
+        if len(set(choices)) < len(choices):
+            self.note("note", record, id_, "two choices have the same text")
+        domain = self.fields.text(record, ("highleveldomain", "domain"), required=False)
+        sub = self.fields.text(record, ("subdomain",), required=False)
+        return self.make(
+            record,
+            id=id_,
+            source=LABELS["gpqa-diamond"],
+            text=text,
+            answer=LETTERS[place],
+            kind="letter",
+            choices=choices,
+            domain=domain or sub,
+            strata=_strata(domain=domain, subdomain=sub),
+        )
+
+    # SuperGPQA -------------------------------------------------------------------------------
+
+    def supergpqa(self, record: Record) -> Question:
+        """The letter is the key; where the answer's text disagrees, the row is flagged."""
+        id_ = self.fields.text(record, ("uuid", "id"))
+        text = self.fields.text(record, QUESTION)
+        choices = self.fields.texts(record, OPTIONS)
+        letter = self.fields.text(record, ANSWER_LETTER, required=False).upper()
+        answer = self.fields.text(record, ANSWER, required=False)
+        if not letter and answer:
+            places = [i for i, choice in enumerate(choices) if choice == answer]
+            if len(places) != 1:
+                found = f"{len(places)} choices equal to the answer"
+                raise self.fields.error(record, "answer", "the text of one choice", _Shown(found))
+            letter = LETTERS[places[0]]
+            self.note("note", record, id_, "no answer letter: derived from the answer's text")
+        question = self.make(
+            record,
+            id=id_,
+            source=LABELS["supergpqa"],
+            text=text,
+            answer=letter,
+            kind="letter",
+            choices=choices,
+            domain=self.fields.text(record, ("discipline",), required=False),
+            strata=self._super_strata(record),
+        )
+        if answer and choices[LETTERS.index(letter)] != answer:
+            message = f"the answer's text is not choice {letter}; the letter is trusted"
+            self.note("warning", record, id_, message)
+            question = question.noted("answer text and letter disagree")
+        if len(set(choices)) < len(choices):
+            self.note("note", record, id_, "two choices have the same text")
+        return question
+
+    def _super_strata(self, record: Record) -> tuple[tuple[str, str], ...]:
+        found = {}
+        for name in SUPER_STRATA:
+            _, value = self.fields.value(record, (name,))
+            if isinstance(value, bool):
+                found[name] = "yes" if value else "no"
+            elif value is not None:
+                text = self.fields.text(record, (name,), required=False)
+                found[name] = {"true": "yes", "false": "no"}.get(text.lower(), text)
+        return _strata(**found)
+
+    # Line sets -------------------------------------------------------------------------------
+
+    def compsec(self, record: Record) -> Question:
+        id_ = self.fields.text(record, ("id", "caseid"))
+        column, value = self.fields.value(record, ANSWER)
+        if isinstance(value, list):
+            value = ",".join(str(item) for item in value)
+        if isinstance(value, bool) or not isinstance(value, (str, int)):
+            raise self.fields.error(record, column, "lines such as 3 or 4-6,9", value)
+        try:
+            answer = canonical_answer(str(value), "lines")
+        except QuestionError:
+            raise self.fields.error(record, column, "lines such as 3 or 4-6,9", value) from None
+        return self.make(
+            record,
+            id=id_,
+            source=LABELS["compsec"],
+            text=self.fields.text(record, QUESTION),
+            answer=answer,
+            kind="lines",
+            domain=self.fields.text(record, ("domain",), required=False),
+            title=self.fields.text(record, ("title",), required=False),
+        )
+
+    # AIME ------------------------------------------------------------------------------------
+
+    def aime(self) -> list[Question]:
+        """Questions of one paper or of both; ids become aime<year>-NN, II-1 being 16."""
+        rows = self.records.records
+        answers = [self._aime_answer(record) for record in rows]
+        numbers = self._aime_numbers(answers)
+        questions = []
+        if self.fields.has("problemidx", "problemtype"):
+            terms = "the layout of MathArena's copy, which is CC BY-NC-SA 4.0: no commercial use"
+            self.findings.append(Finding("note", 0, "", terms))
+        for record, answer, (year, number) in zip(rows, answers, numbers):
+            id_ = f"aime{year}-{number:02d}"
+            kinds = self.fields.value(record, ("problemtype",))[1]
+            domain = ", ".join(map(str, kinds)) if isinstance(kinds, list) else ""
+            question = self.make(
+                record,
+                id=id_,
+                source=f"AIME{year}",
+                text=self.fields.text(record, QUESTION),
+                answer=answer,
+                kind="integer",
+                domain=domain,
+                strata=_strata(part="I" if number <= 15 else "II"),
+            )
+            questions.append(question)
+            known = KNOWN_KEYS.get(id_)
+            if known is not None and known != answer:
+                self.note("warning", record, id_, f"expected the key {known}, found {answer}")
+        return questions
+
+    def _aime_answer(self, record: Record) -> str:
+        answer = self.fields.integer(record, ANSWER)
+        if int(answer) > AIME_MAX:
+            raise self.fields.error(record, ANSWER[0], f"0 to {AIME_MAX}", answer)
+        return answer
+
+    def _aime_numbers(self, answers: list[str]) -> list[tuple[int, int]]:
+        """(year, number 1 to 30) of every record: from ids where they tell, else from order."""
+        rows = self.records.records
+        column = self.fields.first(AIME_ID)
+        found: list[tuple[int, int] | int | None] = []
+        for record in rows:
+            value = record.fields.get(column) if column else None
+            found.append(_aime_id(value))
+        if all(isinstance(item, tuple) for item in found):
+            return self._ranged([item for item in found if isinstance(item, tuple)])
+        year = self._year()
+        if all(isinstance(item, int) for item in found):
+            plain = [item for item in found if isinstance(item, int)]
+            # math-ai counts from 0 in `id`, MathArena from 1 in `problem_idx`.
+            zero = 0 in plain or (30 not in plain and column is not None and
+                                  column.casefold() == "id" and len(rows) != 15)  # fmt: skip
+            shift = int(zero) + self._paper_shift(answers, sorted(plain))
+            return self._ranged([(year, item + shift) for item in plain])
+        if len(rows) not in (15, 30):
+            raise self.fields.error(
+                rows[0], column or "id", "an id, or 15 or 30 records in order", len(rows)
+            )
+        shift = 1 + self._paper_shift(answers, list(range(len(rows))))
+        return self._ranged([(year, i + shift) for i in range(len(rows))])
+
+    def _paper_shift(self, answers: list[str], plain: list[int]) -> int:
+        """15 when 15 records are the second paper, told by known keys of both papers."""
+        if len(answers) != 15 or plain != list(range(plain[0], plain[0] + 15)) or plain[0] > 1:
+            return 0
+        score = {}
+        for shift in (0, 15):
+            known = [KNOWN_KEYS.get(f"aime2025-{i + 1 + shift:02d}") for i in range(15)]
+            score[shift] = sum(a == b for a, b in zip(answers, known))
+        return 15 if score[15] > score[0] else 0
+
+    def _year(self) -> int:
+        _, value = self.fields.value(self.records.records[0], ("year",))
+        text = str(value) if value is not None else ""
+        return int(text) if re.fullmatch(r"20[0-9]{2}", text) else 2025
+
+    def _ranged(self, numbers: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        for record, (_, number) in zip(self.records.records, numbers):
+            if not 1 <= number <= 30:
+                raise self.fields.error(record, "id", "a problem of 1 to 30", number)
+        return numbers
+
+    # -----------------------------------------------------------------------------------------
+
+    def read(self, dataset: str, keep_going: bool = False) -> list[Question]:
+        """All questions of the file as one data set.
+
+        With `keep_going`, records that are refused become findings of level 'error' instead.
+        """
+        one = {"gpqa-diamond": self.gpqa, "supergpqa": self.supergpqa, "compsec": self.compsec}
+        read: Callable[[Record], Question | None] = one.get(dataset, self._aime_check)
+        questions = []
+        for record in self.records.records:
+            try:
+                found = read(record)
+            except DatasetError as error:
+                if not keep_going:
+                    raise
+                self.note("error", record, "", str(error))
+                continue
+            if found is not None:
+                questions.append(found)
+        if dataset != "aime25" or any(finding.level == "error" for finding in self.findings):
+            return questions
+        try:
+            return self.aime()
+        except DatasetError as error:
+            if not keep_going:
+                raise
+            self.findings.append(Finding("error", 0, "", str(error)))
+            return []
+
+    def _aime_check(self, record: Record) -> None:
+        """Refuse a record of the AIME whatever its number; questions are made by `aime`."""
+        self._aime_answer(record)
+        self.fields.text(record, QUESTION)
+
+
+class _Shown(str):
+    """Text that an error shows as it is."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _strata(**values: str) -> tuple[tuple[str, str], ...]:
+    return tuple((name, value) for name, value in values.items() if value)
+
+
+def _aime_id(value: object) -> tuple[int, int] | int | None:
+    """(year, number) of an id that names its paper, a plain number as it is, None otherwise."""
+    if isinstance(value, bool) or value is None:
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    text = str(value).strip()
+    if re.fullmatch(r"[0-9]{1,2}", text):
+        return int(text)
+    match = re.fullmatch(r"aime(20[0-9]{2})-([0-9]{2})", text)
+    if match:
+        return int(match[1]), int(match[2])
+    match = re.fullmatch(r"aime25-([0-9]{1,2})", text)
+    if match:
+        # NVIDIA's copy counts from 0.
+        return 2025, int(match[1]) + 1
+    match = _PAPER_ID.fullmatch(text)
+    if match:
+        number = int(match[3]) + (15 if match[2].upper() == "II" else 0)
+        return int(match[1] or 2025), number
+    return None
+
+
+def relabelled(question: Question, label: str) -> Question:
+    return replace(question, source=label)

@@ -1,0 +1,134 @@
+"""Which questions a command line asks: a suite, named or chosen by what data there are; a part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ds4eval.questions.errors import DatasetError
+from ds4eval.questions.loaders import LOADER_VERSION, local_paths
+from ds4eval.questions.nano import GENERATOR_VERSION
+from ds4eval.questions.presets import PRESETS
+from ds4eval.questions.question import Question
+from ds4eval.questions.suites import Suite, load_suite, select
+from engine.errors import OptionError
+from engine.tooling.exits import say
+
+if TYPE_CHECKING:
+    from ds4eval.commands.run import Request
+
+HINT = (
+    "the real exams: `ds4-eval fetch aime25`, `fetch gpqa-diamond`, `fetch supergpqa`, "
+    "then --suite NAME; `ds4-eval list` shows all"
+)
+# What a data set that was named alone stands for; all 26,529 of SuperGPQA would take weeks.
+_ALONE = {"supergpqa": "supergpqa-500"}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Chosen questions and where they come from."""
+
+    suite: str
+    questions: tuple[Question, ...]
+    whole: Suite
+    choice_seed: int
+    errata: bool
+
+    def config(self) -> dict[str, Any]:
+        """The data's part of a run's configuration."""
+        return {
+            "suite": self.suite,
+            "datasets": {part.name: part.sha256 for part in self.whole.datasets},
+            "choice_seed": self.choice_seed if self.whole.datasets else 0,
+            "errata": self.errata,
+            "loader": LOADER_VERSION,
+            "generator": GENERATOR_VERSION if self.suite == "nano" else "",
+        }
+
+    def provenance(self) -> dict[str, Any]:
+        """Files, hashes, counts and findings, for the manifest. No question text."""
+        return {
+            "suite": self.suite,
+            "questions": len(self.questions),
+            "of": len(self.whole.questions),
+            "files": [
+                {"dataset": part.name, "path": str(f.path), "sha256": f.sha256, "rows": f.rows}
+                for part in self.whole.datasets
+                for f in part.files
+            ],
+            "findings": [str(finding) for finding in self.whole.findings],
+            "strata": list(self.whole.strata),
+            "population": dict(self.whole.population),
+        }
+
+
+# Questions of the nano suite: 1.5 s of drawing; 1 draw in 50 of aime repeats a text by then.
+MOST_DRAWN = 3000
+
+
+def choose_source(request: Request) -> Source:
+    """Load the suite and take the part that was asked for.
+
+    Raises
+    ------
+    OptionError, DatasetError
+    """
+    name = request.suite or _default_suite(request)
+    whole = load_suite(
+        name,
+        request.datasets,
+        request.choice_seed,
+        errata=not request.no_errata,
+        nano_per_family=_per_family(request),
+    )
+    unused = set(request.datasets) - {part.name for part in whole.datasets}
+    if unused:
+        raise OptionError(
+            f"--dataset: expected data that suite {name} uses, found {sorted(unused)[0]}"
+        )
+    for finding in whole.findings:
+        if finding.level != "note":
+            say(str(finding))
+    questions = select(whole.questions, request.ids, request.filters, request.offset, request.limit)
+    if request.questions is not None:
+        if request.questions > len(questions):
+            raise OptionError(
+                f"--questions: expected at most {len(questions)}, found {request.questions}"
+            )
+        questions = questions[: request.questions]
+    return Source(whole.name, tuple(questions), whole, request.choice_seed, not request.no_errata)
+
+
+def _per_family(request: Request) -> int:
+    """Length of the nano suite, which is drawn, so it reaches as far as is asked for."""
+    count = request.questions or request.limit
+    if request.ids or (request.filters and count):
+        wanted = MOST_DRAWN  # how far the chosen ones lie apart is known once they are drawn
+    else:
+        wanted = request.offset + count if count else 0
+    return max(20, -(-min(wanted, MOST_DRAWN) // 3))  # the three families take turns
+
+
+def _default_suite(request: Request) -> str:
+    named = set(request.datasets)
+    if len(named) == 1:
+        name = next(iter(named))
+        return _ALONE.get(name, name)
+    if named:
+        if named == set(PRESETS["ds4-23"].datasets):
+            return "ds4-23"
+        raise OptionError("--suite: expected one with several data sets, found none")
+    from engine.tooling.options.model import uses_bundled
+
+    if request.remote is None and uses_bundled(request.model, request.nano):
+        say(f"suite nano (no --suite, no data set, bundled model); {HINT}")
+        return "nano"
+    try:
+        for name in PRESETS["ds4-23"].datasets:
+            local_paths(name)
+    except DatasetError:
+        say(f"suite practice (no --suite, no data set); {HINT}")
+        return "practice"
+    say("suite ds4-23 (no --suite; its data sets are here)")
+    return "ds4-23"

@@ -1,0 +1,389 @@
+"""One record per answered question and repeat, and the run folder that holds them.
+
+`samples.jsonl` (an `engine.tooling.results.journal`) is the source of truth; `results.csv` and
+`results.parquet` are views without any question or reply text; `manifest.json` repeats the
+journal's header for people and adds what changed while the run went on.
+
+SCHEMA_VERSION history:
+    1  first version
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ds4eval.records.entries import merge_selection
+from engine.errors import OptionError, StoreError
+
+SCHEMA = "ds4eval.records.samples"
+SCHEMA_VERSION = 1
+JOURNAL, MANIFEST = "samples.jsonl", "manifest.json"
+CSV, PARQUET, REPORT = "results.csv", "results.parquet", "report.txt"
+
+# How generation ended.
+EOS, LIMIT, STOPPED, SKIPPED, ERROR = "eos", "limit", "stopped", "skipped", "error"
+STOPS = (EOS, LIMIT, STOPPED, SKIPPED, ERROR)
+# Of these another run makes a new attempt; the others are final.
+UNFINISHED = frozenset({STOPPED, ERROR})
+# Close kinds, as the C program ds4-eval names them.
+NATURAL, SOFT, HARD, NOT_CLOSED = "natural", "soft_forced", "hard_forced", "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What happened to one question in one repeat.
+
+    Parameters
+    ----------
+    key : str
+        Hash of everything that decides the reply; one per (configuration, question, repeat).
+    n : int
+        1-based place in the run's list, only for people.
+    source, id, domain, kind : str
+        Of the question.
+    strata : dict of str to str
+    chance : float
+        Probability of a blind guess.
+    repeat : int
+        From 0.
+    seed, stream : int or None
+        Of the sampler; the stream is derived from question and repeat.
+    permutation : list of int
+        Order of the choices shown, as indices into the published order.
+    question_sha256, prompt_sha256 : str
+        Of what was asked, and of the token ids (remote: of the message texts).
+    stop : str
+        'eos', 'limit', 'stopped' (by the user), 'skipped' (does not fit) or 'error'.
+    state : str
+        PASSED, FAILED, TRUNCATED (the limit came before an answer line), INCOMPLETE (ended by
+        itself without one), SKIPPED, STOPPED or ERROR; by the headline grader.
+    prompt_tokens, gen_tokens, think_tokens, limit_tokens : int or None
+        The end token is not counted; None where a server does not say.
+    special_in_data : int
+        Texts of control tokens that the question contained; all became ordinary text.
+    close, close_index, close_remaining, close_rank
+        How thinking first closed, the 1-based place of the tag, budget left there, and the tag's
+        place among the logits (0: forced without looking).
+    expected, given, verdict, rule : str
+        Headline (strict) grade; verdicts are 'pass', 'fail', 'none' and '' (not graded).
+    lenient_*, classic_* : str
+        The other two graders.
+    precision, recall : float or None
+        Of line sets.
+    thinking : str
+        'none', 'closed' or 'open', as the grader saw the text.
+    output_sha256 : str
+        Of the generated token ids (remote: of the text).
+    error : str
+    drafted, accepted : int
+        Tokens proposed and kept by speculative decoding.
+    started : str
+        UTC time. This and the fields below may differ between equal runs.
+    prefill_s, decode_s : float
+        Seconds, pauses excluded.
+    prefill_tokens : int
+        Prompt tokens that were computed and not reused.
+    session, worker, attempt : int
+        Which opening of the run folder, which worker, which attempt at this question.
+    question : dict
+        Its title, text and choices: stays in the journal.
+    output : str
+        The reply as text, think tags included: stays in the journal.
+    """
+
+    key: str
+    n: int
+    source: str
+    id: str
+    domain: str
+    kind: str
+    chance: float
+    repeat: int
+    stop: str
+    state: str
+    expected: str
+    question_sha256: str
+    prompt_sha256: str = ""
+    strata: dict[str, str] = field(default_factory=dict)
+    seed: int | None = None
+    stream: int | None = None
+    permutation: list[int] = field(default_factory=list)
+    prompt_tokens: int | None = None
+    gen_tokens: int | None = None
+    think_tokens: int | None = None
+    limit_tokens: int | None = None
+    special_in_data: int = 0
+    close: str = NOT_CLOSED
+    close_index: int | None = None
+    close_remaining: int | None = None
+    close_rank: int | None = None
+    given: str = ""
+    verdict: str = ""
+    rule: str = ""
+    lenient_given: str = ""
+    lenient_verdict: str = ""
+    lenient_rule: str = ""
+    classic_given: str = ""
+    classic_verdict: str = ""
+    classic_rule: str = ""
+    precision: float | None = None
+    recall: float | None = None
+    thinking: str = ""
+    grader_version: str = ""
+    output_sha256: str = ""
+    error: str = ""
+    started: str = ""
+    prefill_s: float | None = None
+    decode_s: float | None = None
+    prefill_tokens: int | None = None
+    drafted: int = 0
+    accepted: int = 0
+    session: int = 0
+    worker: int = 0
+    attempt: int = 1
+    question: dict[str, Any] = field(default_factory=dict)
+    output: str = ""
+
+    @property
+    def graded(self) -> bool:
+        """Whether it counts in the number of graded questions."""
+        return self.verdict != ""
+
+    @property
+    def passed(self) -> bool:
+        return self.state == "PASSED"
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the token budget cut the reply or closed its thinking."""
+        return self.stop == LIMIT or self.close == HARD
+
+    @property
+    def final(self) -> bool:
+        """Whether a resumed run leaves it alone."""
+        return self.stop not in UNFINISHED
+
+    def record(self) -> dict[str, Any]:
+        """The journal's form."""
+        return {"type": "sample", **dataclasses.asdict(self)}
+
+
+FIELDS = tuple(f.name for f in dataclasses.fields(Sample))
+# Equal runs may differ in these and in nothing else.
+VOLATILE = (
+    "started",
+    "prefill_s",
+    "decode_s",
+    "prefill_tokens",
+    "session",
+    "worker",
+    "attempt",
+    "n",
+    "drafted",
+    "accepted",
+)
+TABLE_FIELDS = tuple(name for name in FIELDS if name not in ("question", "output"))
+
+
+def state_of(stop: str, verdict: str) -> str:
+    """State of a sample from how it ended and what the headline grader said."""
+    if stop in (SKIPPED, STOPPED, ERROR):
+        return stop.upper()
+    if verdict == "pass":
+        return "PASSED"
+    if verdict == "fail":
+        return "FAILED"
+    return "TRUNCATED" if stop == LIMIT else "INCOMPLETE"
+
+
+def sample_from(record: dict[str, Any]) -> Sample:
+    """A sample from its journal record; fields that a later version added are dropped.
+
+    Raises
+    ------
+    StoreError
+        If a field that every version has is missing.
+    """
+    try:
+        return Sample(**{name: record[name] for name in FIELDS if name in record})
+    except TypeError as error:
+        raise StoreError(f"sample: expected every field of version 1, found {error}") from None
+
+
+def comparable(sample: Sample) -> dict[str, Any]:
+    """A sample without what may differ between equal runs."""
+    record = dataclasses.asdict(sample)
+    for name in VOLATILE:
+        del record[name]
+    return record
+
+
+def sample_key(config: dict[str, Any], question_sha256: str, source: str, id: str, r: int) -> str:
+    """Resume key: SHA-256, 32 hex digits, over configuration, question and repeat."""
+    parts = json.dumps([config, question_sha256, source, id, r], sort_keys=True)
+    return hashlib.sha256(parts.encode()).hexdigest()[:32]
+
+
+# What a `grade` record may change in an earlier sample.
+GRADE_FIELDS = (
+    "state",
+    "given",
+    "verdict",
+    "rule",
+    "lenient_given",
+    "lenient_verdict",
+    "lenient_rule",
+    "classic_given",
+    "classic_verdict",
+    "classic_rule",
+    "precision",
+    "recall",
+    "thinking",
+    "grader_version",
+)
+
+
+@dataclass(slots=True)
+class Replay:
+    """State of a run after its journal's records, one by one.
+
+    Of a key's samples the last final one counts, or the last one while none is final: a question
+    that is asked again and then stopped keeps its answer.
+    """
+
+    samples: dict[str, Sample] = field(default_factory=dict)
+    selected: list[dict[str, Any]] = field(default_factory=list)
+    sessions: int = 0
+
+    def take(self, record: dict[str, Any]) -> None:
+        """One record more; kinds that a later version added are passed over."""
+        kind = record.get("type")
+        if kind == "sample":
+            self.add(sample_from(record))
+        elif kind == "grade":
+            sample = self.samples.get(record.get("key", ""))
+            if sample is not None:
+                changed = {name: record[name] for name in GRADE_FIELDS if name in record}
+                self.samples[sample.key] = dataclasses.replace(sample, **changed)
+        elif kind == "selection":
+            self.selected = merge_selection(self.selected, record.get("questions", []))
+        elif kind == "session":
+            self.sessions += 1
+
+    def add(self, sample: Sample) -> None:
+        before = self.samples.get(sample.key)
+        if before is None or sample.final or not before.final:
+            self.samples[sample.key] = sample
+
+    def ordered(self) -> list[Sample]:
+        """Samples in the order of the selection, then others."""
+        place = {entry["key"]: i for i, entry in enumerate(self.selected)}
+        return sorted(self.samples.values(), key=lambda s: place.get(s.key, len(place)))
+
+
+def grade_record(sample: Sample) -> dict[str, Any]:
+    """The journal's form of a new grade of an earlier sample."""
+    grades = {name: getattr(sample, name) for name in GRADE_FIELDS}
+    return {"type": "grade", "key": sample.key, **grades}
+
+
+# What the user set comes first, what follows from it last.
+_RANK = {"temp": 0, "tokens": 0, "mode": 2, "draft": 2}
+
+
+def difference(old: Any, new: Any, path: str = "") -> tuple[str, Any, Any] | None:
+    """First place where two configurations part: dotted field, old value, new value."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = sorted({*old, *new}, key=lambda name: (_RANK.get(name, 1), name))
+        for name in names:
+            inner = difference(old.get(name), new.get(name), f"{path}.{name}" if path else name)
+            if inner is not None:
+                return inner
+        return None
+    return None if old == new else (path, old, new)
+
+
+def check_config(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Refuse to continue a run under other conditions.
+
+    Raises
+    ------
+    OptionError
+        Naming the field.
+    """
+    changed = difference(old, json.loads(json.dumps(new)))
+    if changed is not None:
+        name, before, after = changed
+        raise OptionError(
+            f"{folder}: expected the run's own {name} {before!r}, found {after!r} "
+            "(another --out starts another run; --force moves this one aside)"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run folder as read.
+
+    Attributes
+    ----------
+    folder : Path
+    run_id : str
+    config : dict
+        Everything that decides a reply; see `ds4eval.plan`.
+    selected : list of dict
+        `source`, `id`, `repeat`, `key` and more of every question of the newest selection.
+    samples : list of Sample
+        The latest of each key, in the selection's order, then others.
+    manifest : dict
+        `manifest.json`, or {} when it is missing.
+    dropped_bytes : int
+        Damaged tail of the journal that was ignored.
+    """
+
+    folder: Path
+    run_id: str
+    config: dict[str, Any]
+    selected: list[dict[str, Any]]
+    samples: list[Sample]
+    manifest: dict[str, Any]
+    dropped_bytes: int
+
+
+def journal_path(path: Path) -> Path:
+    """The journal of a run folder, or `path` itself when it names a journal."""
+    return path / JOURNAL if path.is_dir() else path
+
+
+def read_run(path: Path) -> Run:
+    """Read a run folder (or its `samples.jsonl`) without locking or changing it.
+
+    Raises
+    ------
+    StoreError
+        If there is no readable journal.
+    """
+    from engine.tooling.results.journal import read_journal
+
+    journal = journal_path(path)
+    contents = read_journal(journal, SCHEMA, SCHEMA_VERSION)
+    replay = Replay()
+    for record in contents.records:
+        replay.take(record)
+    try:
+        manifest = json.loads(journal.with_name(MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        manifest = {}
+    return Run(
+        journal.parent,
+        str(contents.header.get("run_id", "")),
+        contents.header.get("config", {}),
+        replay.selected,
+        replay.ordered(),
+        manifest,
+        contents.dropped_bytes,
+    )

@@ -1,0 +1,218 @@
+"""A run folder open for writing: one process, resumed by default, every record durable at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ds4eval.plan import Job, selection
+from ds4eval.records import record as records
+from ds4eval.records.record import Sample
+from ds4eval.records.tables import write_tables
+from engine.errors import OptionError, StoreError
+from engine.tooling.results.journal import Journal
+from engine.tooling.results.publish import publish_bytes, remove_stale
+
+PUBLISH_EVERY_S = 30.0
+
+
+def utc_now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def peek_config(folder: Path) -> dict[str, Any] | None:
+    """Configuration of the run that a folder holds; None when it holds none.
+
+    Raises
+    ------
+    StoreError
+        If there is a journal that cannot be read.
+    """
+    path = folder / records.JOURNAL
+    if not path.exists():
+        return None
+    from engine.tooling.results.journal import read_journal
+
+    try:
+        return read_journal(path, records.SCHEMA, records.SCHEMA_VERSION).header.get("config", {})
+    except StoreError:
+        if path.stat().st_size == 0:
+            return None
+        raise
+
+
+class RunStore:
+    """Use `RunStore.open`, then `begin`; close it, or use it as a context manager.
+
+    Attributes
+    ----------
+    folder : Path
+    run_id : str
+    session : int
+        Which opening of the folder this is, from 1.
+    notices : list of str
+    """
+
+    def __init__(self, folder: Path, journal: Journal) -> None:
+        self.folder = folder
+        self.journal = journal
+        self.run_id = str(journal.header.get("run_id", ""))
+        self.config: dict[str, Any] = journal.header.get("config", {})
+        self._replay = records.Replay()
+        for record in journal.records:
+            self._replay.take(record)
+        self.session = self._replay.sessions + 1
+        self.manifest: dict[str, Any] = {}
+        self._published = 0.0
+        self.notices: list[str] = []
+        if journal.moved_aside is not None:
+            self.notices.append(f"{journal.path}: a damaged end was moved to {journal.moved_aside}")
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        config: dict[str, Any],
+        *,
+        force: bool = False,
+        allow_network_fs: bool = False,
+    ) -> RunStore:
+        """Create a run folder, or go on with the run that it holds.
+
+        Raises
+        ------
+        OptionError
+            If the folder holds a run of another configuration, or cannot be one.
+        StoreError
+            If another process writes it, or the disk refuses.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OptionError(
+                f"--out: expected a folder that can be made, found {error.strerror}: "
+                f"{str(folder)!r}"
+            ) from None
+        path = folder / records.JOURNAL
+        header = {
+            "run_id": f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(4)}",
+            "created": utc_now(),
+            "config": config,
+        }
+
+        def journal_at() -> Journal:
+            return Journal.open(
+                path,
+                records.SCHEMA,
+                records.SCHEMA_VERSION,
+                header,
+                allow_network_fs=allow_network_fs,
+            )
+
+        journal = journal_at()
+        if force and (journal.records or journal.header.get("config") != config):
+            # Holding the lock, so that no living run is moved away.
+            _set_aside(folder)
+            journal.close()
+            journal = journal_at()
+        try:
+            records.check_config(folder, journal.header.get("config", {}), config)
+            return cls(folder, journal)
+        except BaseException:
+            journal.close()
+            raise
+
+    def begin(self, jobs: Sequence[Job], environment: dict[str, Any]) -> None:
+        """Write down this opening: machine, code, and what is to be asked."""
+        for name in (records.CSV, records.PARQUET, records.MANIFEST, records.REPORT):
+            remove_stale(self.folder / name)
+        chosen = selection(jobs)
+        self._append({"type": "session", "session": self.session, "time": utc_now(), **environment})
+        if chosen != self._replay.selected[: len(chosen)]:
+            self._append({"type": "selection", "questions": chosen})
+        self.manifest = {
+            "schema": records.SCHEMA,
+            "version": records.SCHEMA_VERSION,
+            "run_id": self.run_id,
+            "created": self.journal.header.get("created", ""),
+            "config": self.config,
+            **environment,
+        }
+        self.publish(force=True)
+
+    def append(self, sample: Sample) -> None:
+        """Make a sample durable."""
+        self._append(sample.record())
+
+    def add_grade(self, sample: Sample) -> None:
+        """Make a new grade of a sample durable."""
+        self._append(records.grade_record(sample))
+
+    def _append(self, record: dict[str, Any]) -> None:
+        self.journal.append(record)
+        self._replay.take(record)
+
+    @property
+    def samples(self) -> dict[str, Sample]:
+        """Samples that count, by key."""
+        return self._replay.samples
+
+    @property
+    def selected(self) -> list[dict[str, Any]]:
+        """Every question ever selected, the newest selection first."""
+        return self._replay.selected
+
+    def ordered(self) -> list[Sample]:
+        """Samples in the order of the selection."""
+        return self._replay.ordered()
+
+    def publish(self, force: bool = False, report: str | None = None) -> None:
+        """Write manifest and tables, at most every PUBLISH_EVERY_S seconds unless forced."""
+        now = time.monotonic()
+        if not force and now - self._published < PUBLISH_EVERY_S:
+            return
+        samples = self.ordered()
+        manifest = {
+            **self.manifest,
+            "progress": {
+                "selected": len(self.selected),
+                "final": sum(sample.final for sample in samples),
+                "graded": sum(sample.graded for sample in samples),
+                "passed": sum(sample.passed for sample in samples),
+            },
+        }
+        text = json.dumps(manifest, indent=1, sort_keys=False) + "\n"
+        publish_bytes(self.folder / records.MANIFEST, text.encode())
+        write_tables(self.folder, samples, manifest)
+        if report is not None:
+            publish_bytes(self.folder / records.REPORT, report.encode("utf-8", "replace"))
+        self._published = time.monotonic()
+
+    def close(self) -> None:
+        self.journal.close()
+
+    def __enter__(self) -> RunStore:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _set_aside(folder: Path) -> None:
+    """Give the old run's files names of their own; nothing is deleted."""
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    names = (records.CSV, records.PARQUET, records.MANIFEST, records.REPORT, records.JOURNAL)
+    for name in names:
+        path = folder / name
+        if not path.exists():
+            continue
+        for n in range(1000):
+            aside = folder / (f"{name}.old-{stamp}" + (f"-{n}" if n else ""))
+            if not aside.exists():
+                os.rename(path, aside)
+                break

@@ -1,0 +1,81 @@
+"""`results.csv` and `results.parquet` from samples: no question text, no reply text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import typing
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ds4eval.records.record import CSV, PARQUET, TABLE_FIELDS, Sample
+from engine.tooling.results.publish import publish, publish_bytes
+
+_NUMBER = re.compile(r"-?[0-9]{1,31}\Z")
+
+
+def cell(value: Any) -> str:
+    """One CSV cell; text that a spreadsheet would take for a formula gets a leading quote."""
+    if value is None:
+        return ""
+    if isinstance(value, (dict, list)):
+        value = json.dumps(value, ensure_ascii=True) if value else ""
+    if isinstance(value, float):
+        return repr(value)
+    text = str(value).replace("\r", " ").replace("\n", " ").replace("\0", "")
+    risky = text.startswith(("=", "+", "-", "@", "\t")) and not _NUMBER.match(text)
+    return "'" + text if risky else text
+
+
+def to_csv(samples: Iterable[Sample]) -> bytes:
+    """A whole CSV file, every cell quoted, LF line ends, UTF-8."""
+    sink = io.StringIO()
+    writer = csv.writer(sink, quoting=csv.QUOTE_ALL, lineterminator="\n")
+    writer.writerow(TABLE_FIELDS)
+    for sample in samples:
+        writer.writerow([cell(getattr(sample, name)) for name in TABLE_FIELDS])
+    return sink.getvalue().encode("utf-8", "replace")
+
+
+def to_table(samples: Iterable[Sample], manifest: dict[str, Any]) -> Any:
+    """An Arrow table of the same columns; the manifest lies in its metadata under `ds4eval`."""
+    import pyarrow as pa
+
+    hints = typing.get_type_hints(Sample)
+    rows = list(samples)
+    arrays, fields = [], []
+    for name in TABLE_FIELDS:
+        values = [getattr(row, name) for row in rows]
+        kind: Any = pa.string()
+        if hints[name] in (int, int | None):
+            kind = pa.uint64() if name in ("seed", "stream") else pa.int64()
+        elif hints[name] in (float, float | None):
+            kind = pa.float64()
+        elif name == "permutation":
+            kind = pa.list_(pa.int64())
+        elif name == "strata":
+            values = [json.dumps(value, sort_keys=True) for value in values]
+        else:
+            values = [value.encode("utf-8", "replace").decode() for value in values]
+        arrays.append(pa.array(values, kind))
+        fields.append(pa.field(name, kind))
+    metadata = {b"ds4eval": json.dumps(manifest).encode()}
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata=metadata))
+
+
+def write_tables(folder: Path, samples: list[Sample], manifest: dict[str, Any]) -> None:
+    """Publish both files, whole or not at all.
+
+    Raises
+    ------
+    StoreError
+        If the disk refuses.
+    """
+    import pyarrow.parquet as pq
+
+    publish_bytes(folder / CSV, to_csv(samples))
+    table = to_table(samples, manifest)
+    publish(folder / PARQUET, lambda file: pq.write_table(table, file, compression="zstd"))

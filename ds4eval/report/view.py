@@ -1,0 +1,216 @@
+"""Scores of runs as tables of text, shared by terminal, Markdown and page; and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from ds4eval.compare.result import Comparison
+from ds4eval.compare.view import (
+    finite,
+    interval_text,
+    markdown_table,
+    p_text,
+    points,
+    to_json,
+    to_markdown,
+)
+from ds4eval.report.scores import RunScores, Score
+from engine.tooling.report.labels import clean_label, escape_markdown
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SCHEMA, VERSION = "ds4eval.report.page", 1
+
+
+def headings(run: RunScores) -> tuple[str, ...]:
+    """Column names of `cells_of`; columns about repeats only where there are any."""
+    k = run.arm.repeats
+    repeats = () if k == 1 else (*(f"pass@{n}" for n in _passes(run)), f"maj@{k}", "decoding SE")
+    score = "score" if k == 1 else f"avg@{k}"
+    return (
+        *(run.by, "n", "right", score, "95 % interval"),
+        *repeats,
+        *("guess", "lenient", "classic", "cut", "no answer", "tokens"),
+    )
+
+
+def _passes(run: RunScores) -> list[int]:
+    """The k of pass@k worth a column: 1 is the score itself."""
+    return [k for k in run.overall.pass_at if k > 1]
+
+
+def cells_of(score: Score, run: RunScores) -> tuple[str, ...]:
+    """One row under `headings`; shares in per cent."""
+    repeats = (
+        ()
+        if run.arm.repeats == 1
+        else (
+            *(points(score.pass_at.get(k), sign=False) for k in _passes(run)),
+            points(score.majority, sign=False),
+            points(score.decoding_se, 2, sign=False),
+        )
+    )
+    return (
+        clean_label(score.name),
+        str(score.n),
+        f"{score.passed}/{score.answers}",
+        points(score.interval.estimate, sign=False),
+        interval_text(score.interval, sign=False),
+        *repeats,
+        points(score.chance, sign=False),
+        points(score.graders["lenient"], sign=False),
+        points(score.graders["ds4-classic"], sign=False),
+        str(score.cut),
+        str(score.no_answer),
+        "-" if score.tokens is None else f"{score.tokens:,.0f}",
+    )
+
+
+def rows_of(run: RunScores) -> list[tuple[str, ...]]:
+    """All rows; the last is over all questions, where there is more than one group."""
+    groups = [cells_of(group, run) for group in run.groups]
+    return [*groups, cells_of(run.overall, run)] if len(groups) > 1 else groups
+
+
+def headline(run: RunScores) -> str:
+    """One line: label, score, interval, counts."""
+    score = run.overall
+    text = (
+        f"{run.arm.label}: {points(score.interval.estimate, sign=False)} % "
+        f"[{interval_text(score.interval, sign=False)}], {score.passed} of {score.answers} "
+        "answers right"
+    )
+    if run.arm.repeats > 1:
+        text += f", {score.n} questions"
+    if run.arm.unfinished:
+        text += f"; unfinished, {run.arm.unfinished} of {run.arm.selected} are missing"
+    return text
+
+
+def remarks(run: RunScores) -> list[str]:
+    """What a reader must know beside the table."""
+    score, out = run.overall, []
+    if run.grader != "strict":
+        out.append(f"graded by {run.grader}, not by the strict rule")
+    share = 100 * score.cut / score.answers
+    text = f"{score.cut} replies ({share:.1f} %) ended at their token limit"
+    if score.closed:
+        text += f"; thinking was closed by force in {score.closed}"
+    out.append(text)
+    if score.skipped:
+        out.append(f"did not fit into the context and count as wrong: {score.skipped}")
+    if run.high > run.low:
+        out.append(
+            f"with every missing or cut answer wrong {points(run.low, sign=False)} %, "
+            f"right {points(run.high, sign=False)} %"
+        )
+    if score.without_cut is not None and score.without_cut[1] < score.answers:
+        right, n = score.without_cut
+        out.append(f"replies that no budget touched: {points(right, sign=False)} % of {n}")
+    if score.missed:
+        out.append(
+            f"right, but not in the form asked for (strict: no answer, lenient: right): "
+            f"{score.missed}"
+        )
+    if run.macro is not None:
+        out.append(
+            f"macro mean over {len(run.groups)} groups {points(run.macro.estimate, sign=False)} % "
+            f"[{interval_text(run.macro, sign=False)}]"
+        )
+    if run.whole is not None:
+        interval, size = run.whole
+        out.append(
+            f"estimate for all {size:,} questions that these are a stratified sample of: "
+            f"{points(interval.estimate, sign=False)} % [{interval_text(interval, sign=False)}]"
+        )
+    if score.guess_p is not None:
+        out.append(
+            f"blind guessing scores {points(score.chance, sign=False)} % and does as well with "
+            f"p {p_text(score.guess_p)}"
+        )
+    if score.seconds:
+        out.append(f"{duration(score.seconds)} of prefill and decode")
+    return out
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, whichever reads best."""
+    for unit, size in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} seconds"
+
+
+def print_rich(
+    runs: Sequence[RunScores], comparisons: Sequence[Comparison], console: Console
+) -> None:
+    """Tables for people; plain text where the output is no terminal."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from ds4eval.compare import view as compare_view
+
+    for run in runs:
+        console.print(Text(headline(run), style="bold"))
+        table = Table(box=None, pad_edge=False, show_edge=False)
+        for place, name in enumerate(headings(run)):
+            table.add_column(Text(clean_label(name)), justify="right" if place else "left")
+        for row in rows_of(run):
+            table.add_row(*map(Text, row))
+        console.print(table)
+        for text in remarks(run):
+            console.print(Text(f"  {text}", style="dim"))
+        console.print()
+    for comparison in comparisons:
+        compare_view.print_rich(comparison, console)
+        console.print()
+
+
+def to_summary(runs: Sequence[RunScores], comparisons: Sequence[Comparison]) -> str:
+    """Markdown for a CI job's page. Holds no question, no reply and no key."""
+    out = []
+    for run in runs:
+        names = tuple(escape_markdown(clean_label(name)) for name in headings(run))
+        out += [f"## {escape_markdown(headline(run))}", ""]
+        out += markdown_table(names, rows_of(run), {0})
+        out += ["", *(f"- {escape_markdown(text)}" for text in remarks(run))]
+        facts = "; ".join(f"{name}: {text}" for name, text in run.facts)
+        out += ["", f"<sub>{escape_markdown(facts)}</sub>", ""]
+    out += [to_markdown(comparison) for comparison in comparisons]
+    return "\n".join(out).rstrip() + "\n"
+
+
+def report_json(runs: Sequence[RunScores], comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    """Everything as plain values for strict JSON; shares are fractions of 1."""
+    return finite(
+        {
+            "schema": SCHEMA,
+            "version": VERSION,
+            "runs": [
+                {
+                    "label": run.arm.label,
+                    "run_id": run.arm.run.run_id,
+                    "grader": run.grader,
+                    "by": run.by,
+                    "selected": run.arm.selected,
+                    "unfinished": run.arm.unfinished,
+                    "repeats": run.arm.repeats,
+                    "overall": asdict(run.overall),
+                    "groups": [asdict(group) for group in run.groups],
+                    "macro": None if run.macro is None else asdict(run.macro),
+                    "whole": None
+                    if run.whole is None
+                    else {**asdict(run.whole[0]), "population": run.whole[1]},
+                    "low": run.low,
+                    "high": run.high,
+                    "closes": run.closes,
+                    "facts": dict(run.facts),
+                }
+                for run in runs
+            ],
+            "comparisons": [to_json(comparison) for comparison in comparisons],
+        }
+    )

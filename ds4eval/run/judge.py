@@ -1,0 +1,91 @@
+"""From a finished run to an exit status: incomplete, thresholds, regression against a baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ds4eval.records.entries import Entry
+from ds4eval.records.record import Run, Sample, read_run
+from ds4eval.report.text import tallies
+from engine.errors import OptionError, StoreError
+from engine.tooling.exits import say
+
+if TYPE_CHECKING:
+    from ds4eval.commands.run import Request
+
+OK, THRESHOLD, INCOMPLETE = 0, 1, 5
+
+
+def check_baseline(path: Path | None) -> Run | None:
+    """The baseline, read before anything is computed.
+
+    Raises
+    ------
+    OptionError
+        If there is no run.
+    """
+    if path is None:
+        return None
+    try:
+        return read_run(path)
+    except StoreError as error:
+        raise OptionError(f"--baseline: {error}") from None
+
+
+def judge(
+    entries: Sequence[Entry], samples: dict[int, Sample], request: Request, baseline: Run | None
+) -> int:
+    """Exit status of a run that was not interrupted; reasons are said on stderr.
+
+    An incomplete run is told as such before any threshold: its score is not the suite's.
+    """
+    whole, _ = tallies(entries, samples)
+    if whole.open:
+        say(f"incomplete: {whole.open} of {whole.selected} questions have no final answer")
+        return INCOMPLETE
+    score = 100 * whole.passed / whole.selected
+    cut = 100 * whole.truncated / whole.selected
+    if request.max_truncated is not None and cut > request.max_truncated:
+        say(f"--max-truncated: expected at most {request.max_truncated:g} %, found {cut:.1f} %")
+        return INCOMPLETE
+    status = OK
+    if request.fail_under is not None and score < request.fail_under:
+        say(f"--fail-under: expected at least {request.fail_under:g} %, found {score:.1f} %")
+        status = THRESHOLD
+    if baseline is not None and _regressed(entries, samples, request, baseline):
+        status = THRESHOLD
+    if request.strict_exit and whole.passed < whole.selected:
+        say(f"--strict-exit: {whole.selected - whole.passed} answers are wrong")
+        status = THRESHOLD
+    return status
+
+
+def _regressed(
+    entries: Sequence[Entry], samples: dict[int, Sample], request: Request, baseline: Run
+) -> bool:
+    """Whether the score on shared questions fell by more than is allowed."""
+    before = {(s.source, s.id, s.repeat): s for s in baseline.samples if s.final}
+    pairs = []
+    for entry in entries:
+        old = before.get((entry.source, entry.id, entry.repeat))
+        if old is not None:
+            pairs.append((old, samples[entry.n]))
+    if not pairs:
+        say(f"--baseline: expected shared questions, found none in {baseline.folder}")
+        return True
+    other = [old.id for old, new in pairs if old.question_sha256 != new.question_sha256]
+    if other:
+        say(f"--baseline: expected the same questions, found {len(other)} that differ: {other[0]}")
+        return True
+    fell = sum(old.passed for old, _ in pairs) - sum(new.passed for _, new in pairs)
+    points = 100 * fell / len(pairs)
+    allowed = request.max_regression or 0.0
+    worse = sum(old.passed and not new.passed for old, new in pairs)
+    better = sum(new.passed and not old.passed for old, new in pairs)
+    say(
+        f"baseline: {-points:+.1f} points on {len(pairs)} shared questions "
+        f"({better} better, {worse} worse; `ds4-eval compare` judges whether that is noise)"
+    )
+    return points > allowed

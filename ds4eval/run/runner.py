@@ -1,0 +1,290 @@
+"""The run: which question is next, what control asked for, what is recorded; yields events.
+
+    pending --asked--> running --answer--> recorded          (next: first pending behind it)
+                       running --jump-->   pending again     (next: the one jumped to)
+                       running --quit-->   recorded STOPPED  (end)
+
+Serial runs answer in this process; parallel ones hand jobs to a pool of workers. Both make the
+same records, since nothing in a reply depends on order or place.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from ds4eval.plan import Job, Settings
+from ds4eval.records.record import ERROR, STOPPED, Sample
+from ds4eval.records.samples import make_sample
+from ds4eval.records.store import RunStore, utc_now
+from ds4eval.run.events import Answer, Dropped, Ended, Event, Finished, Notice, Opened, Started
+
+# After this many failures in a row the fault is not the questions'.
+MAX_ERRORS = 3
+# A question whose worker dies this often is given up.
+MAX_ATTEMPTS = 3
+POLL_S = 0.1
+
+
+class Control:
+    """What the user asked for; set by the screen or a signal handler, read by the run."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self.paused = False
+        self.quitting = False
+        self._jump: int | None = None
+
+    def pause(self, on: bool | None = None) -> None:
+        """Pause or go on; None changes over."""
+        with self._changed:
+            self.paused = not self.paused if on is None else on
+            self._changed.notify_all()
+
+    def quit(self) -> None:
+        # Called from signal handlers too, where waiting for a lock could be for ever.
+        self.quitting = True
+        self.paused = False
+
+    def jump(self, n: int) -> None:
+        """Answer job n now."""
+        with self._changed:
+            self._jump = n
+            self._changed.notify_all()
+
+    def take_jump(self) -> int | None:
+        with self._changed:
+            n, self._jump = self._jump, None
+            return n
+
+    def interrupts(self) -> bool:
+        """Whether the reply in progress is to be left."""
+        return self.quitting or self._jump is not None
+
+    def wait_while_paused(self) -> None:
+        with self._changed:
+            while self.paused and not self.interrupts():
+                self._changed.wait(POLL_S)
+
+
+class Backend(Protocol):
+    """Answers one job at a time; see `ds4eval.answering.local`."""
+
+    def answer(self, job: Job, stop: Callable[[], bool]) -> Generator[Event, None, Answer]:
+        """Yield what happens and return the answer."""
+
+
+class Schedule:
+    """Which job is next: the first pending one behind the last, wrapping.
+
+    Parameters
+    ----------
+    jobs : sequence of Job
+        Numbered from 1 in order.
+    done : iterable of int
+        Numbers that need no answer.
+    """
+
+    def __init__(self, jobs: Sequence[Job], done: Sequence[int] = ()) -> None:
+        self.jobs = list(jobs)
+        self.pending = {job.n for job in jobs} - set(done)
+        self._last = 0
+
+    def next(self, jump: int | None = None) -> Job | None:
+        if jump is not None and 1 <= jump <= len(self.jobs):
+            self.pending.discard(jump)
+            self._last = jump
+            return self.jobs[jump - 1]
+        if not self.pending:
+            return None
+        behind = [n for n in self.pending if n > self._last]
+        n = min(behind or self.pending)
+        self.pending.discard(n)
+        self._last = n
+        return self.jobs[n - 1]
+
+    def put_back(self, n: int) -> None:
+        """A job whose answer did not come about is pending again."""
+        self.pending.add(n)
+
+    def prefer(self, n: int) -> None:
+        """Make job n the next one."""
+        self.pending.add(n)
+        self._last = n - 1
+
+
+@dataclass(slots=True)
+class Recorder:
+    """Turns answers into durable records, and into lines of the trace where one is written."""
+
+    store: RunStore
+    settings: Settings
+    total: int
+    trace: Any = None
+    now: Callable[[], str] = utc_now
+    errors: int = field(default=0)
+
+    def record(self, job: Job, answer: Answer, started: str, worker: int = 0) -> Sample:
+        sample = make_sample(
+            job, answer, self.settings.sampling, started, self.store.session, worker
+        )
+        self.store.append(sample)
+        if self.trace is not None:
+            self.trace.case(job, self.total, sample)
+        self.store.publish()
+        self.errors = self.errors + 1 if sample.stop == ERROR else 0
+        return sample
+
+    def switched(self, job: Job, answer: Answer) -> None:
+        if self.trace is not None:
+            sample = make_sample(job, answer, self.settings.sampling, self.now())
+            self.trace.case(job, self.total, sample, switched=True)
+
+    @property
+    def hopeless(self) -> bool:
+        return self.errors >= MAX_ERRORS
+
+
+def done_jobs(jobs: Sequence[Job], store: RunStore) -> dict[int, Sample]:
+    """Samples that an earlier opening of the folder left, by job number."""
+    found = {job.n: store.samples.get(job.key) for job in jobs}
+    return {n: sample for n, sample in found.items() if sample is not None and sample.final}
+
+
+def run_serial(
+    jobs: Sequence[Job], backend: Backend, recorder: Recorder, control: Control, ctx: int
+) -> Iterator[Event]:
+    """Answer every job that has no final record.
+
+    Yields
+    ------
+    Event
+        `Opened` first, `Ended` last.
+    """
+    done = done_jobs(jobs, recorder.store)
+    schedule = Schedule(jobs, list(done))
+    yield Opened(list(jobs), done, ctx, recorder.settings.budget.tokens)
+    while True:
+        control.wait_while_paused()
+        if control.quitting:
+            yield Ended("quit")
+            return
+        job = schedule.next(control.take_jump())
+        if job is None:
+            yield Ended("done")
+            return
+        yield Started(job.n)
+        started = recorder.now()
+        answer = yield from _relay(backend.answer(job, control.interrupts), control)
+        if answer.stop == STOPPED and not control.quitting:
+            recorder.switched(job, answer)
+            schedule.put_back(job.n)
+            yield Dropped(job.n, "switched")
+            continue
+        sample = recorder.record(job, answer, started)
+        yield Finished(job.n, sample)
+        if recorder.hopeless:
+            yield Ended("failed", f"{MAX_ERRORS} questions in a row failed: {sample.error}")
+            return
+
+
+def _relay(
+    answering: Generator[Event, None, Answer], control: Control
+) -> Generator[Event, None, Answer]:
+    """Pass events on; between them a pause holds the reply."""
+    while True:
+        try:
+            event = next(answering)
+        except StopIteration as end:
+            return end.value
+        yield event
+        control.wait_while_paused()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a pool says about a job: an event on the way, its answer, or that it was lost."""
+
+    n: int
+    worker: int
+    event: Event | None = None
+    answer: Answer | None = None
+    lost: str = ""
+
+
+class Pool(Protocol):
+    """Workers that answer jobs side by side: `ds4eval.answering` has three kinds."""
+
+    def free(self) -> int:
+        """Jobs that could be given out now."""
+
+    def submit(self, job: Job) -> int:
+        """Give a job to a worker; its number."""
+
+    def poll(self, timeout: float) -> list[Outcome]:
+        """What happened, waiting at most `timeout` seconds for something."""
+
+    def close(self) -> None:
+        """End the workers; jobs in progress are dropped."""
+
+
+def run_parallel(
+    jobs: Sequence[Job], pool: Pool, recorder: Recorder, control: Control, ctx: int
+) -> Iterator[Event]:
+    """As `run_serial`, over a pool. A job whose worker is lost is given out again.
+
+    Raises
+    ------
+    EngineError
+        If workers cannot be started at all.
+    """
+    done = done_jobs(jobs, recorder.store)
+    schedule = Schedule(jobs, list(done))
+    running: dict[int, tuple[Job, str]] = {}
+    attempts: dict[int, int] = {}
+    yield Opened(list(jobs), done, ctx, recorder.settings.budget.tokens)
+    try:
+        while True:
+            if control.quitting:
+                for n in running:
+                    yield Dropped(n, "stopped")
+                yield Ended("quit")
+                return
+            jump = control.take_jump()
+            while not control.paused and pool.free() > 0:
+                if jump in running:
+                    jump = None
+                job = schedule.next(jump)
+                jump = None
+                if job is None:
+                    break
+                attempts[job.n] = attempts.get(job.n, 0) + 1
+                job = replace(job, attempt=attempts[job.n])
+                running[job.n] = (job, recorder.now())
+                yield Started(job.n, pool.submit(job))
+            if jump is not None and jump not in running:
+                # No worker is free: the question is next in line.
+                schedule.prefer(jump)
+            if not running and not schedule.pending:
+                yield Ended("done")
+                return
+            for outcome in pool.poll(POLL_S):
+                if outcome.event is not None:
+                    yield outcome.event
+                    continue
+                job, started = running.pop(outcome.n)
+                if outcome.answer is None and attempts[job.n] < MAX_ATTEMPTS:
+                    schedule.put_back(job.n)
+                    yield Notice(f"question {job.n}: {outcome.lost}; it is asked again")
+                    yield Dropped(job.n, outcome.lost)
+                    continue
+                answer = outcome.answer or Answer(ERROR, error=outcome.lost)
+                sample = recorder.record(job, answer, started, outcome.worker)
+                yield Finished(job.n, sample)
+                if recorder.hopeless:
+                    yield Ended("failed", f"{MAX_ERRORS} questions in a row failed: {sample.error}")
+                    return
+    finally:
+        pool.close()

@@ -1,0 +1,75 @@
+"""Which screen shows a run: the full one on a terminal that carries it, otherwise lines of text."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Protocol
+
+from ds4eval.run.events import Ended, Event
+from engine.tooling.exits import say
+
+if TYPE_CHECKING:
+    from ds4eval.commands.run import Request
+    from ds4eval.run.runner import Control
+
+MIN_COLUMNS, MIN_LINES = 40, 10
+
+
+class Screen(Protocol):
+    """Shows events and passes on what the user asks for."""
+
+    def show(self, events: Iterable[Event], control: Control) -> Ended:
+        """Consume all events; returns the last one."""
+
+
+class PlainScreen:
+    """`ds4eval.screen.plain` on standard output."""
+
+    def __init__(self, stream: bool) -> None:
+        self.stream = stream
+
+    def show(self, events: Iterable[Event], control: Control) -> Ended:
+        from ds4eval.screen.plain import Plain
+
+        return Plain(sys.stdout, self.stream).show(events)
+
+
+def why_plain() -> str:
+    """Why the full screen cannot be used here; '' when it can."""
+    # Textual draws on standard error; the report goes to standard output.
+    if not all(stream and stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
+        return "not a terminal"
+    if _in_background():
+        return "in the background"
+    if os.environ.get("TERM", "") in ("", "dumb"):
+        return "the terminal says it is dumb"
+    size = os.get_terminal_size()
+    if size.columns < MIN_COLUMNS or size.lines < MIN_LINES:
+        return f"below {MIN_COLUMNS}x{MIN_LINES}"
+    if importlib.util.find_spec("textual") is None:
+        return "the package 'textual' is not installed"
+    return ""
+
+
+def _in_background() -> bool:
+    """Whether the terminal belongs to another job: taking it over would stop this one."""
+    try:
+        return os.tcgetpgrp(sys.stdin.fileno()) != os.getpgrp()
+    except OSError:
+        return False  # a terminal that is not ours to control, such as a test's
+
+
+def open_screen(request: Request, serial: bool) -> Screen:
+    """The screen for this run, saying why when it is not the full one."""
+    if request.plain:
+        return PlainScreen(serial)
+    reason = why_plain()
+    if reason:
+        say(f"plain output ({reason})")
+        return PlainScreen(serial)
+    from ds4eval.screen.app import TuiScreen
+
+    return TuiScreen(request.pause_ms / 1000)

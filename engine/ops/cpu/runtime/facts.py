@@ -1,0 +1,39 @@
+"""What this kernel set is running on, for records."""
+
+from __future__ import annotations
+
+import llvmlite
+import llvmlite.binding
+import numba
+
+from engine.ops.cpu.runtime import jit
+from engine.ops.cpu.runtime.kernel_cache import is_cold
+from engine.ops.cpu.simd.ir import isa
+
+
+def facts() -> dict[str, str | int]:
+    """Plain values: instruction set of the dot products, compiler, threading layer.
+
+    The layer is unknown ('') until the first parallel kernel has run.
+    """
+    try:
+        layer: str = numba.threading_layer()
+    except ValueError:
+        layer = ""
+    return {
+        "isa": isa(),
+        "cpu_name": llvmlite.binding.get_host_cpu_name(),
+        "numba": numba.__version__,
+        "llvmlite": llvmlite.__version__,
+        "threading_layer": layer,
+        "kernel_cache": jit.numba_config.CACHE_DIR.rsplit("/", 1)[-1],
+    }
+
+
+def notices() -> list[str]:
+    """What a user should know before the first kernel runs."""
+    if is_cold(jit.numba_config.CACHE_DIR):
+        return [
+            "kernels: compiled as they are first used, about a minute in all; later runs are quick"
+        ]
+    return []

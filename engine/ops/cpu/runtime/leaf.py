@@ -1,0 +1,128 @@
+"""Compiled pieces that call each other by address, and the memory access they need.
+
+A matmul is one driver compiled once, plus a few leaves per format; a leaf is compiled when the
+first weight of its format is prepared, so a model pays for the formats that it has.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numba
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from engine.ops.cpu.runtime import jit  # noqa: F401  sets numba up before anything is compiled
+
+_I64 = ir.IntType(64)
+
+
+class Leaf:
+    """A function of int64 arguments with a C address, compiled on first use and cached on disk."""
+
+    def __init__(self, function):
+        self._function = function
+        self._n_args = function.__code__.co_argcount
+
+    @cached_property
+    def _compiled(self):
+        signature = types.void(*[types.int64] * self._n_args)
+        return numba.cfunc(signature, cache=True, error_model="numpy")(self._function)
+
+    @property
+    def address(self) -> int:
+        return self._compiled.address
+
+
+leaf = Leaf
+
+
+def _memory(element, numba_type, n_bytes):
+    """Intrinsics that load and store one value at an address, unaligned."""
+
+    def load_value(typingctx, address):
+        def codegen(context, builder, signature, args):
+            got = builder.load(builder.inttoptr(args[0], element.as_pointer()))
+            got.align = 1
+            return got
+
+        return numba_type(types.int64), codegen
+
+    def store_value(typingctx, address, value):
+        def codegen(context, builder, signature, args):
+            put = builder.store(args[1], builder.inttoptr(args[0], element.as_pointer()))
+            put.align = 1
+            return context.get_dummy_value()
+
+        return types.void(types.int64, numba_type), codegen
+
+    return intrinsic(load_value), intrinsic(store_value)
+
+
+load_i64, store_i64 = _memory(ir.IntType(64), types.int64, 8)
+load_i32, store_i32 = _memory(ir.IntType(32), types.int32, 4)
+load_u16, store_u16 = _memory(ir.IntType(16), types.uint16, 2)
+load_u32, store_u32 = _memory(ir.IntType(32), types.uint32, 4)
+load_f32, store_f32 = _memory(ir.FloatType(), types.float32, 4)
+
+
+def _calling(n_args):
+    def call(typingctx, *args):
+        def codegen(context, builder, signature, values):
+            # numba's cfunc wrapper of a void function returns nothing and takes plain int64.
+            kind = ir.FunctionType(ir.VoidType(), [_I64] * n_args)
+            builder.call(builder.inttoptr(values[0], kind.as_pointer()), values[1:])
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * (n_args + 1)), codegen
+
+    return call
+
+
+@intrinsic
+def call3(typingctx, fn, a, b, c):
+    """Call the leaf at address fn."""
+    return _calling(3)(typingctx)
+
+
+@intrinsic
+def call4(typingctx, fn, a, b, c, d):
+    return _calling(4)(typingctx)
+
+
+@intrinsic
+def call5(typingctx, fn, a, b, c, d, e):
+    return _calling(5)(typingctx)
+
+
+@intrinsic
+def call6(typingctx, fn, a, b, c, d, e, f):
+    return _calling(6)(typingctx)
+
+
+@intrinsic
+def fetch_add(typingctx, address, amount):
+    """Atomically add to an int64; returns the value before."""
+
+    def codegen(context, builder, signature, args):
+        pointer = builder.inttoptr(args[0], _I64.as_pointer())
+        return builder.atomic_rmw("add", pointer, args[1], "monotonic")
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic
+def stack(typingctx, n_bytes):
+    """Address of n_bytes (a literal) of this call's stack, aligned to 64."""
+    if not isinstance(n_bytes, types.IntegerLiteral):
+        return None
+
+    def codegen(context, builder, signature, args):
+        # Not alloca_once: that clears, one store per byte, which takes LLVM minutes.
+        with builder.goto_entry_block():
+            slot = builder.alloca(ir.ArrayType(ir.IntType(8), n_bytes.literal_value))
+            slot.align = 64
+        return builder.ptrtoint(slot, _I64)
+
+    return types.int64(n_bytes), codegen

@@ -1,0 +1,96 @@
+"""Attention over the raw window and compressed rows; one row is both key and value.
+
+Many rows of a call: a block walks over a query's whole list. Few rows: every chunk of 32 entries
+has a block of its own, and a second launch joins the chunks in the same order, to the same bits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from engine.ops.cuda.attention import attention_f16, attention_f32
+from engine.ops.cuda.attention.attention_parts import CHUNK, JOIN_THREADS, attention_join
+from engine.ops.cuda.device.array import DeviceArray
+from engine.ops.cuda.device.context import Context
+
+SPLIT_ROWS = 16  # calls of up to this many rows are split into chunks
+SPLIT_BYTES = 64 << 20  # of chunks' results at most; beyond, lists are walked whole
+
+
+def attend(
+    ctx: Context,
+    out: DeviceArray,
+    q: DeviceArray,
+    ring: DeviceArray,
+    rows: DeviceArray | None,
+    sel: DeviceArray | None,
+    n_sel: DeviceArray | None,
+    sinks: DeviceArray,
+    pos0: int,
+    n_swa: int,
+    ratio: int,
+    turn: tuple[DeviceArray, DeviceArray] | None = None,
+) -> None:
+    """Softmax attention of every head over its visible rows, with one sink logit per head.
+
+    A query at position p sees the raw rows of the last min(n_swa, p + 1) positions, oldest first,
+    then compressed rows in ascending order. s = q.k / sqrt(head_dim);
+    out = sum exp(s - m) k / (sum exp(s - m) + exp(sink - m)) with m the greatest of all s and
+    the sink.
+
+    Parameters
+    ----------
+    out : float32 DeviceArray of shape (n, n_head, head_dim), overwritten
+        Not q.
+    q : float32 DeviceArray of shape (n, n_head, head_dim)
+        head_dim up to 512, a multiple of 8. Over float16 rows magnitudes stay below 65504.
+    ring : DeviceArray of shape (cap, head_dim), float16 or float32
+        Raw rows, position % cap; holds every row that the call's queries see.
+    rows : DeviceArray of shape (comp_cap, head_dim) of the ring's dtype, or None
+        Compressed rows; None when ratio is 0.
+    sel : int32 DeviceArray of shape (n, top_k), or None
+        Compressed rows to see, ascending; None means all (p + 1) // ratio of them.
+    n_sel : int32 DeviceArray of shape (n,), or None
+        How many of sel count.
+    sinks : float32 DeviceArray of shape (n_head,)
+    pos0 : int
+        Not looked at: the position is `ctx.pos`.
+    n_swa : int
+    ratio : int
+        0: raw rows only.
+    turn : (cos, sin), optional
+        float32 DeviceArrays of shape (n_positions, n_rot // 2): also turn the outputs' tails
+        back, as ``rope_tail(out, cos, sin, True)`` does.
+    """
+    n, n_head, d = q.shape
+    cap = len(ring)
+    assert out.shape == q.shape and ring.shape[1] == d and sinks.shape == (n_head,), (out, q, ring)
+    assert d % 8 == 0 and d <= attention_f32.MAX_DIM, d
+    assert n_swa <= cap, (n_swa, ring)
+    most, top_k = n_swa, 0
+    if ratio:
+        assert rows is not None and rows.shape[1] == d and rows.dtype == ring.dtype, (rows, ring)
+        top_k = sel.shape[1] if sel is not None else 0
+        most += top_k if sel is not None else len(rows)
+    cos, sin = turn if turn is not None else (None, None)
+    half = cos.shape[1] if cos is not None else 0
+    chunks = -(-most // CHUNK)
+    chosen = int(bool(ratio) and sel is not None)
+    scale = float(np.float32(1 / np.sqrt(np.float64(d))))
+    arrays = (q, ring, rows, sel, n_sel, sinks, ctx.pos, cos, sin)
+    sizes = (n_head, d, cap, top_k, chunks, n_swa, ratio, chosen, half, scale)
+    packed = ring.dtype == np.float16
+    if n <= SPLIT_ROWS and n * chunks * n_head * (d + 2) * 4 <= SPLIT_BYTES:
+        kernel = attention_f16.PART if packed else attention_f32.PART
+        heads = attention_f16.PART_HEADS if packed else attention_f32.HEADS
+        parts = ctx.scratch("attention parts", (n, chunks, n_head, d))
+        tops = ctx.scratch("attention tops", (n, chunks, n_head, 2))
+        ctx.launch(kernel, (chunks, -(-n_head // heads), n), parts, tops, *arrays, *sizes)
+        grid = (-(-d // (2 * JOIN_THREADS)), n_head, n)
+        joined = (n_head, d, chunks, n_swa, ratio, chosen, half)
+        ctx.launch(attention_join, grid, out, parts, tops, sinks, n_sel, ctx.pos, cos, sin, *joined)
+    else:
+        kernel = attention_f16.WHOLE if packed else attention_f32.WHOLE
+        heads = attention_f16.WHOLE_HEADS if packed else attention_f32.HEADS
+        ctx.launch(kernel, (n, -(-n_head // heads)), out, None, *arrays, *sizes)
+    ctx.wrote(out)

@@ -1,0 +1,188 @@
+"""Attention over float32 rows without tensor cores: one warp a head, eight heads a block.
+
+Rows that are kept as computed have no narrower exact form; correct first, and fast enough to
+compare with. A chunk's rows are staged in shared memory, each padded by four values so that lanes
+that read the same dims of different rows meet in no bank.
+"""
+
+from __future__ import annotations
+
+from numba import cuda, float32, int32, uint32
+
+from engine.ops.cuda.attention.attention_parts import (
+    CHUNK,
+    LOWEST,
+    ONE,
+    ZERO,
+    entry_row,
+    joined,
+    joined_value,
+    seen_rows,
+    store_pair,
+)
+from engine.ops.cuda.build.kernel import F32, F32P, I32P, U32, Kernel, kernel
+from engine.ops.cuda.build.ptx import (
+    add_rn,
+    address,
+    fma_rn,
+    ld_nc_v4_f32,
+    lds_v4_f32,
+    mul_rn,
+    shared_address,
+    shfl_f32,
+    shfl_i32,
+    shfl_xor_f32,
+    st_v2_f32,
+    sts_v4_f32,
+    sub_rn,
+)
+from engine.ops.cuda.build.reduce import warp_sum
+from engine.ops.cuda.build.scalar import exp
+
+THREADS = 256
+HEADS = THREADS // 32
+MAX_DIM = 512
+PAD = 4
+QUADS = MAX_DIM // 128  # groups of four values of a lane
+
+
+def _kernel(split: bool) -> Kernel:
+    """Kernel over all chunks, or of one chunk a block if split."""
+    n_o = 4 * QUADS
+
+    @kernel(
+        *(F32P, F32P, F32P, F32P, F32P, I32P, I32P, F32P, I32P, F32P, F32P),
+        *(U32,) * 8,
+        *(U32, F32),
+        threads=THREADS,
+        dynamic_smem=(CHUNK * (MAX_DIM + PAD) + HEADS * MAX_DIM) * 4,
+        name=f"attention_f32_{'part' if split else 'whole'}",
+    )
+    def attention_f32(
+        out,
+        tops,
+        q,
+        ring,
+        rows,
+        sel,
+        n_sel,
+        sinks,
+        pos,
+        cos,
+        sin,
+        n_head,
+        d,
+        cap,
+        top_k,
+        max_chunks,
+        n_swa,
+        ratio,
+        chosen,
+        half,
+        scale,
+    ):
+        shared = cuda.shared.array(0, int32)
+        held = shared_address(shared)
+        lane, warp = uint32(cuda.threadIdx.x) & uint32(31), uint32(cuda.threadIdx.x) >> uint32(5)
+        i = uint32(cuda.blockIdx.z) if split else uint32(cuda.blockIdx.x)
+        head = uint32(uint32(cuda.blockIdx.y) * uint32(HEADS) + warp)
+        valid = head < n_head
+        p, raw, total = seen_rows(pos, i, n_swa, ratio, n_sel, chosen)
+        begin = uint32(cuda.blockIdx.x * CHUNK) if split else uint32(0)
+        stop = min(uint32(begin + uint32(CHUNK)), total) if split else total
+        if begin >= total:
+            return
+        first = uint32(i * top_k)
+        stride = uint32((d + uint32(PAD)) * uint32(4))
+        query = uint32(held + uint32(CHUNK * (MAX_DIM + PAD) * 4) + warp * uint32(MAX_DIM * 4))
+        if valid:
+            source = address(q) + uint32(uint32(i * n_head + head) * d) * 4
+            for j in range(lane * uint32(4), d, 128):
+                a, b, c, e = ld_nc_v4_f32(source + j * 4)
+                sts_v4_f32(uint32(query + uint32(j) * uint32(4)), a, b, c, e)
+        o = cuda.local.array(n_o, float32)
+        part = cuda.local.array(n_o, float32)
+        for k in range(n_o):
+            o[k] = ZERO
+        m, mass = LOWEST, ONE
+        if valid and not split:
+            m = sinks[head]
+
+        for start in range(begin, stop, CHUNK):
+            count = min(uint32(CHUNK), uint32(total - uint32(start)))
+            cuda.syncthreads()
+            mine = int32(-1)
+            if lane < count:
+                mine = entry_row(uint32(start + lane), p, raw, cap, sel, first, chosen)
+            for step in range(CHUNK // HEADS):
+                row = uint32(uint32(HEADS * step) + warp)
+                found = shfl_i32(mine, int32(row))
+                source = address(rows) if found >= 0 else address(ring)
+                source += (found if found >= 0 else ~found) * (d * 4)
+                target = uint32(held + row * stride)
+                if row < count:
+                    for j in range(lane * uint32(4), d, 128):
+                        a, b, c, e = ld_nc_v4_f32(source + j * 4)
+                        sts_v4_f32(uint32(target + uint32(j) * uint32(4)), a, b, c, e)
+            cuda.syncthreads()
+
+            a, b, c, e = ZERO, ZERO, ZERO, ZERO
+            s = LOWEST
+            if valid and lane < count:
+                row = uint32(held + lane * stride)
+                for j in range(0, d * uint32(4), 16):
+                    k0, k1, k2, k3 = lds_v4_f32(uint32(row + uint32(j)))
+                    q0, q1, q2, q3 = lds_v4_f32(uint32(query + uint32(j)))
+                    a, b = fma_rn(q0, k0, a), fma_rn(q1, k1, b)
+                    c, e = fma_rn(q2, k2, c), fma_rn(q3, k3, e)
+                s = mul_rn(add_rn(add_rn(a, b), add_rn(c, e)), scale)
+            top = s
+            for step in range(5):
+                top = max(top, shfl_xor_f32(top, 16 >> step))
+            # A warp without a head has no score at all.
+            weight = exp(sub_rn(s, top)) if valid else ZERO
+            whole = warp_sum(weight)
+            for k in range(n_o):
+                part[k] = ZERO
+            for r in range(count):
+                w = shfl_f32(weight, int32(r))
+                row = uint32(held + uint32(r) * stride)
+                for k in range(QUADS):
+                    dim = uint32(uint32(128 * k) + lane * uint32(4))
+                    if dim < d:
+                        k0, k1, k2, k3 = lds_v4_f32(uint32(row + dim * uint32(4)))
+                        part[4 * k] = fma_rn(w, k0, part[4 * k])
+                        part[4 * k + 1] = fma_rn(w, k1, part[4 * k + 1])
+                        part[4 * k + 2] = fma_rn(w, k2, part[4 * k + 2])
+                        part[4 * k + 3] = fma_rn(w, k3, part[4 * k + 3])
+            if split:
+                for k in range(n_o):
+                    o[k] = part[k]
+                m, mass = top, whole
+            else:
+                m, f, g = joined(m, top)
+                mass = joined_value(mass, f, whole, g)
+                for k in range(n_o):
+                    o[k] = joined_value(o[k], f, part[k], g)
+
+        if valid:
+            at = uint32(uint32(i * n_head + head) * d)
+            share = ONE / mass
+            chunk = uint32(uint32(i * max_chunks) + uint32(cuda.blockIdx.x))
+            row = uint32(chunk * n_head + head)
+            if split and lane == uint32(0):
+                st_v2_f32(address(tops) + row * 8, m, mass)
+            for k in range(2 * QUADS):
+                dim = uint32(uint32(128 * (k // 2) + 2 * (k % 2)) + lane * uint32(4))
+                if dim < d:
+                    a, b = o[2 * k], o[2 * k + 1]
+                    if split:
+                        st_v2_f32(address(out) + row * (d * 4) + dim * 4, a, b)
+                    else:
+                        a, b = mul_rn(a, share), mul_rn(b, share)
+                        store_pair(out, at, dim, d, a, b, p, cos, sin, half)
+
+    return attention_f32
+
+
+WHOLE, PART = _kernel(False), _kernel(True)

@@ -1,0 +1,295 @@
+"""Which compressed rows each query attends to: scores, then an exact choice of the greatest.
+
+A block finds the top_k-th greatest of a query's scores two bits at a time, by counting: integers
+that order as the scores do, compared with three candidates a round. The choice is exact; equal
+scores go to the lower row, NaN is lower than everything.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import cuda, float32, int32, uint32
+
+from engine.ops.cuda.attention import scores as scoring
+from engine.ops.cuda.attention.indexer import IndexRows
+from engine.ops.cuda.build.kernel import F32P, I32P, U32, device, kernel
+from engine.ops.cuda.build.ptx import (
+    add_rn,
+    ballot,
+    bits_f32,
+    f32_bits,
+    popc,
+    redux_add,
+    redux_max,
+    sub_rn,
+)
+from engine.ops.cuda.device.array import DeviceArray
+from engine.ops.cuda.device.context import Context
+
+THREADS = 1024
+WARPS = THREADS // 32
+PARTS = 6 * WARPS
+HELD = 16  # scores of a thread that stay in registers
+COUNTS = HELD * WARPS
+MOST = 0x7FFF  # top_k is less
+SCORE_BYTES = 64 << 20  # of the scores at hand
+INFINITY = float32(math.inf)
+MAGNITUDE = int32(0x7FFFFFFF)
+NONE = int32(-0x80000000)  # key of NaN and of no row
+
+
+@device
+def _key(score):
+    """Integer that orders as the score does, -0 like 0; NaN lowest."""
+    bits = f32_bits(add_rn(score, float32(0)))
+    key = int32(bits ^ int32(int32(bits >> int32(31)) & MAGNITUDE))
+    return key if score == score else NONE
+
+
+@device
+def _score_of(key):
+    bits = int32(key ^ int32(int32(key >> int32(31)) & MAGNITUDE))
+    return float32(math.nan) if key == NONE else bits_f32(bits)
+
+
+@device
+def _counted(key, edge, seen):
+    """Keys above the edge in a warp, and in the upper half of the word those equal to it."""
+    above = popc(ballot(int32(seen and key > edge)))
+    return int32(above | int32(popc(ballot(int32(seen and key == edge))) << int32(16)))
+
+
+@device
+def _placed(sel, out, counts, before, key, edge, ties, r, visible, lane, warp):
+    """Write row r if it is kept; `before` and the warps' counts say what comes before it.
+
+    Both count rows above the edge in the lower half, rows equal to it in the upper half, where
+    MOST of them and more are the same: `ties` is less.
+    """
+    is_above, is_tie = r < visible and key > edge, r < visible and key == edge
+    lower = int32(int32(int32(1) << int32(lane)) - int32(1))
+    ahead = redux_add(counts if lane < warp else int32(0))
+    above = int32(int32(before + ahead) & int32(0xFFFF))
+    equal = int32(int32(before >> int32(16)) + int32(ahead >> int32(16)))
+    above = int32(above + popc(int32(ballot(int32(is_above)) & lower)))
+    equal = int32(equal + popc(int32(ballot(int32(is_tie)) & lower)))
+    if is_above or (is_tie and equal < ties):
+        sel[uint32(out + uint32(int32(above + min(equal, ties))))] = int32(r)
+    whole = redux_add(counts)
+    equal = min(int32(int32(before >> int32(16)) + int32(whole >> int32(16))), int32(MOST))
+    above = int32(int32(before & int32(0xFFFF)) + int32(whole & int32(0xFFFF)))
+    return int32(above | int32(equal << int32(16)))
+
+
+@kernel(
+    *(I32P, I32P, F32P, F32P, I32P),
+    *(U32,) * 5,
+    threads=THREADS,
+)
+def indexer_top(sel, n_sel, margin, scores, pos, row0, top_k, cap, ratio, edged):
+    """Grid (queries): the rows of query row0 + block, ascending."""
+    parts = cuda.shared.array(PARTS, int32)
+    counts = cuda.shared.array(COUNTS, int32)
+    thread = uint32(cuda.threadIdx.x)
+    lane, warp = thread & uint32(31), thread >> uint32(5)
+    i = uint32(row0 + uint32(cuda.blockIdx.x))
+    out = uint32(i * top_k)
+    visible = uint32(uint32(uint32(pos[0]) + i + uint32(1)) // ratio)
+    if visible <= top_k:
+        for r in range(thread, visible, THREADS):
+            sel[uint32(out + uint32(r))] = int32(r)
+        if thread == uint32(0):
+            n_sel[i] = int32(visible)
+            if edged:
+                margin[i] = INFINITY
+        return
+    row = uint32(uint32(cuda.blockIdx.x) * cap)
+    keys = cuda.local.array(HELD, int32)
+    for k in range(HELD):
+        r = uint32(uint32(k * THREADS) + thread)
+        keys[k] = NONE
+        if r < visible:
+            keys[k] = _key(scores[uint32(row + r)])
+
+    # edge: greatest integer that at least top_k keys reach. Rows past `visible` have the lowest
+    # key and are never counted above the first candidates, since those are greater.
+    edge = NONE
+    wanted = int32(top_k)
+    for turn in range(16):
+        shift = int32(int32(30) - int32(2) * int32(turn))
+        step = int32(int32(1) << shift)
+        c1 = int32(edge + step)
+        c2 = int32(c1 + step)
+        c3 = int32(c2 + step)
+        n1, n2, n3 = int32(0), int32(0), int32(0)
+        for k in range(HELD):
+            n1 = int32(n1 + int32(keys[k] >= c1))
+            n2 = int32(n2 + int32(keys[k] >= c2))
+            n3 = int32(n3 + int32(keys[k] >= c3))
+        for r in range(uint32(HELD * THREADS) + thread, visible, THREADS):
+            key = _key(scores[uint32(row + uint32(r))])
+            n1 = int32(n1 + int32(key >= c1))
+            n2 = int32(n2 + int32(key >= c2))
+            n3 = int32(n3 + int32(key >= c3))
+        n1, n2, n3 = redux_add(n1), redux_add(n2), redux_add(n3)
+        slot = uint32(uint32(turn & 1) * uint32(3 * WARPS))
+        if lane == uint32(0):
+            parts[uint32(slot + warp)] = n1
+            parts[uint32(slot + uint32(WARPS) + warp)] = n2
+            parts[uint32(slot + uint32(2 * WARPS) + warp)] = n3
+        cuda.syncthreads()
+        n1 = redux_add(parts[uint32(slot + lane)])
+        n2 = redux_add(parts[uint32(slot + uint32(WARPS) + lane)])
+        n3 = redux_add(parts[uint32(slot + uint32(2 * WARPS) + lane)])
+        if n3 >= wanted:
+            edge = c3
+        elif n2 >= wanted:
+            edge = c2
+        elif n1 >= wanted:
+            edge = c1
+    cuda.syncthreads()
+
+    # Keys above the edge, the greatest below it, and how many of the edge's own are kept.
+    above, below = int32(0), NONE
+    for k in range(HELD):
+        above = int32(above + int32(keys[k] > edge))
+        below = keys[k] if below < keys[k] < edge else below
+    for r in range(uint32(HELD * THREADS) + thread, visible, THREADS):
+        key = _key(scores[uint32(row + uint32(r))])
+        above = int32(above + int32(key > edge))
+        below = key if below < key < edge else below
+    above, below = redux_add(above), redux_max(below)
+    if lane == uint32(0):
+        parts[warp] = above
+        parts[uint32(uint32(WARPS) + warp)] = below
+    cuda.syncthreads()
+    ties = int32(wanted - redux_add(parts[lane]))
+    below = redux_max(parts[uint32(uint32(WARPS) + lane)])
+
+    # Tiles of THREADS rows, in order: how many each warp keeps, then where they go.
+    before = int32(0)
+    for k in range(HELD):
+        if uint32(k * THREADS) < visible:
+            r = uint32(uint32(k * THREADS) + thread)
+            counts[uint32(uint32(k * WARPS) + warp)] = _counted(keys[k], edge, r < visible)
+    cuda.syncthreads()
+    for k in range(HELD):
+        if uint32(k * THREADS) < visible:
+            r = uint32(uint32(k * THREADS) + thread)
+            seen = counts[uint32(uint32(k * WARPS) + lane)]
+            before = _placed(sel, out, seen, before, keys[k], edge, ties, r, visible, lane, warp)
+    cuda.syncthreads()
+    slot = uint32(0)
+    for begin in range(uint32(HELD * THREADS), visible, THREADS):
+        r = uint32(begin + thread)
+        key = NONE
+        if r < visible:
+            key = _key(scores[uint32(row + r)])
+        # Two sets of counts in turn: one barrier a tile.
+        slot = uint32(uint32(WARPS) - slot)
+        counts[uint32(slot + warp)] = _counted(key, edge, r < visible)
+        cuda.syncthreads()
+        before = _placed(
+            sel, out, counts[uint32(slot + lane)], before, key, edge, ties, r, visible, lane, warp
+        )
+    if thread == uint32(0):
+        n_sel[i] = wanted
+        if edged:
+            # More of the edge's own than are kept: the first dropped is one of them.
+            following = edge if int32(before >> int32(16)) > ties else below
+            margin[i] = sub_rn(_score_of(edge), _score_of(following))
+
+
+def indexer_select(
+    ctx: Context,
+    sel: DeviceArray,
+    n_sel: DeviceArray,
+    q: DeviceArray | None,
+    head_w: DeviceArray | None,
+    rows: IndexRows,
+    pos0: int,
+    ratio: int,
+    margin: DeviceArray | None,
+) -> None:
+    """Choose the compressed rows that each query attends to, ascending.
+
+    Query i, at position p, sees (p + 1) // ratio rows. Up to top_k of them: all. More: the top_k of
+    score(c) = sum_h relu(q_h . k_c) * head_w_h / sqrt(idx_head_dim * n_idx_head), equal scores
+    going to the lower row, NaN below every number.
+
+    Parameters
+    ----------
+    sel : int32 DeviceArray of shape (n, top_k)
+        Overwritten up to n_sel; the rest is unspecified.
+    n_sel : int32 DeviceArray of shape (n,), overwritten
+    q : float32 DeviceArray of shape (n, n_idx_head, idx_head_dim), or None
+        As `indexer_query` left it; None if no query sees more than top_k rows.
+    head_w : float32 DeviceArray of shape (n, n_idx_head), or None
+        Raw projection; None together with q.
+    rows : IndexRows
+    pos0 : int
+        Not looked at: the position is `ctx.pos`.
+    ratio : int
+    margin : float32 DeviceArray of shape (n,), overwritten, or None
+        Score of the last row kept minus that of the first dropped; infinity when nothing is
+        dropped.
+    """
+    n, top_k = sel.shape
+    cap, d = rows.rows.shape
+    edged = int(margin is not None)
+    assert n_sel.shape == (n,) and top_k < MOST, (sel, n_sel)
+    if q is None or head_w is None:
+        ctx.launch(indexer_top, n, sel, n_sel, margin, None, ctx.pos, 0, top_k, 0, ratio, edged)
+    else:
+        n_head = q.shape[1]
+        assert q.shape == (n, n_head, d) and head_w.shape == (n, n_head), (q, head_w, rows.rows)
+        at_once = max(min(n, SCORE_BYTES // (cap * 4)), 1)
+        scores = ctx.scratch("indexer scores", (at_once, cap))
+        narrow = _narrow(ctx, q) if rows.packed else None
+        share = float(np.float32(1 / np.sqrt(np.float64(d * n_head))))
+        for row0 in range(0, n, at_once):
+            count = min(at_once, n - row0)
+            _score(ctx, scores, narrow or q, head_w, rows, row0, count, ratio, top_k, share)
+            ctx.launch(
+                indexer_top, count, sel, n_sel, margin, scores, ctx.pos, row0, top_k, cap, ratio,
+                edged,
+            )  # fmt: skip
+    ctx.wrote(sel, n_sel)
+    if margin is not None:
+        ctx.wrote(margin)
+
+
+def _narrow(ctx: Context, q: DeviceArray) -> DeviceArray:
+    """The queries as bfloat16: what `indexer_query` kept, or made now."""
+    narrow = ctx.companion(q, "bf16")
+    if narrow is None:
+        narrow = ctx.scratch("indexer query", q.shape, np.uint16)
+        quads = q.size // 4
+        ctx.launch(scoring.indexer_narrow, -(-quads // scoring.THREADS), narrow, q, quads)
+    return narrow
+
+
+def _score(
+    ctx: Context,
+    scores: DeviceArray,
+    q: DeviceArray,
+    head_w: DeviceArray,
+    rows: IndexRows,
+    row0: int,
+    count: int,
+    ratio: int,
+    top_k: int,
+    share: float,
+) -> None:
+    """Scores of queries row0 .. row0 + count - 1, of all rows that they see."""
+    cap, d = rows.rows.shape
+    args = (scores, q, head_w, rows.rows, ctx.pos, row0, count, q.shape[1], cap, ratio, top_k)
+    if rows.packed:
+        grid = (-(-cap // scoring.ROWS), -(-count // scoring.QUERIES))
+        ctx.launch(scoring.indexer_scores_bf16, grid, *args, share)
+    else:
+        assert d % 4 == 0, d
+        grid = (-(-cap // scoring.THREADS), count)
+        ctx.launch(scoring.indexer_scores_f32, grid, *args, d, share)

@@ -1,0 +1,249 @@
+"""A sublayer's entry in two launches: spread what came before, mix the streams, norm, quantise.
+
+`hc_mix` leaves partial logits per 64 columns; here one block per row adds them up, mixes the
+streams, norms the mixed row and writes the forms that products will want of it, while another
+block works out how the sublayer's output will be spread. The same for the output head.
+
+Arithmetic is that of `hc_expand`, `hc_split` and `rms_norm`, of `act` for the forms, and float32
+sums for the logits; the norm of the flattened streams is a factor applied to the sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from numba import cuda, float32, int32, uint32
+
+from engine.ops.cuda.build.kernel import F32, F32P, U32, Kernel, kernel
+from engine.ops.cuda.build.ptx import (
+    add_rn,
+    address,
+    fma_rn,
+    ld_nc_f32,
+    ld_v4_f32,
+    mul_rn,
+    shfl_xor_f32,
+    st_v4_f32,
+)
+from engine.ops.cuda.build.reduce import block_sum, inverse_rms, square_quad
+from engine.ops.cuda.device.array import DeviceArray
+from engine.ops.cuda.device.context import Context
+from engine.ops.cuda.hyper.forms import ARGS, forms_of, row_writer
+from engine.ops.cuda.hyper.hc import STREAMS, check_streams, pre_weights, spread
+from engine.ops.cuda.hyper.hc_mix import COLUMNS, kind_of, mix
+from engine.ops.cuda.products.pack import UNIT, Weight
+from engine.ops.cuda.rows.norm import WIDE
+
+LOGITS = STREAMS * (2 + STREAMS) + 1  # and the sum of squares
+GROUP = 8  # lanes that add up one logit's parts
+
+
+def _entry(threads: int, with_spread: bool) -> Kernel:
+    warps = threads // 32
+    passes = -(-LOGITS * GROUP // threads)
+    write_row = row_writer(threads)
+
+    @kernel(
+        *(F32P,) * 8,
+        *ARGS,
+        *(U32,) * 5,
+        *(F32, F32),
+        threads=threads,
+        min_blocks=1024 // threads,
+        name=f"hc_{'enter' if with_spread else 'head'}_{threads}",
+    )
+    def hc_rows(
+        a,
+        post,
+        comb,
+        parts,
+        state,
+        scale,
+        base,
+        weight,
+        codes_32,
+        scales_32,
+        codes_256,
+        scales_256,
+        halves,
+        halves_scale,
+        n_pad,
+        forms,
+        d,
+        n_hc,
+        count,
+        pieces,
+        n_iter,
+        hc_eps,
+        rms_eps,
+    ):
+        """Grid (rows, 2 with spread): block 0 mixes, norms and quantises, block 1 spreads."""
+        logits = cuda.shared.array(32, float32)
+        shared = cuda.shared.array(32, float32)
+        tops = cuda.shared.array(32, int32)
+        row = uint32(cuda.blockIdx.x)
+        t = uint32(cuda.threadIdx.x)
+
+        # Eight lanes add up one logit's parts: a lane takes every eighth, then the lanes meet.
+        for i in range(passes):
+            k = uint32((uint32(i * threads) + t) // uint32(GROUP))
+            total = float32(0)
+            if k <= count:
+                source = address(parts) + uint32(uint32(row * (count + uint32(1)) + k) * pieces) * 4
+                for p in range(t % uint32(GROUP), pieces, GROUP):
+                    total = add_rn(total, ld_nc_f32(source + p * 4))
+            total = add_rn(total, shfl_xor_f32(total, 4))
+            total = add_rn(total, shfl_xor_f32(total, 2))
+            total = add_rn(total, shfl_xor_f32(total, 1))
+            if k <= count and t % uint32(GROUP) == uint32(0):
+                logits[k] = total
+        cuda.syncthreads()
+        factor = inverse_rms(logits[count], n_hc * d, rms_eps)
+        cuda.syncthreads()
+        if t < count:
+            logits[t] = mul_rn(logits[t], factor)
+        cuda.syncthreads()
+
+        if cuda.blockIdx.y == 0:
+            p0, p1, p2, p3 = pre_weights(logits, uint32(0), scale, base, n_hc, hc_eps)
+            quads = d >> uint32(2)
+            source = address(state) + uint32(uint32(row * n_hc) * d) * 4
+            target = address(a) + uint32(row * d) * 4
+            total = float32(0)
+            for q in range(t, quads, threads):
+                x0, x1, x2, x3 = ld_v4_f32(source + q * 16)
+                y0, y1, y2, y3 = mul_rn(p0, x0), mul_rn(p0, x1), mul_rn(p0, x2), mul_rn(p0, x3)
+                if n_hc > uint32(1):
+                    x0, x1, x2, x3 = ld_v4_f32(source + q * 16 + d * 4)
+                    y0, y1 = fma_rn(p1, x0, y0), fma_rn(p1, x1, y1)
+                    y2, y3 = fma_rn(p1, x2, y2), fma_rn(p1, x3, y3)
+                if n_hc > uint32(2):
+                    x0, x1, x2, x3 = ld_v4_f32(source + q * 16 + d * 8)
+                    y0, y1 = fma_rn(p2, x0, y0), fma_rn(p2, x1, y1)
+                    y2, y3 = fma_rn(p2, x2, y2), fma_rn(p2, x3, y3)
+                if n_hc > uint32(3):
+                    x0, x1, x2, x3 = ld_v4_f32(source + q * 16 + d * 12)
+                    y0, y1 = fma_rn(p3, x0, y0), fma_rn(p3, x1, y1)
+                    y2, y3 = fma_rn(p3, x2, y2), fma_rn(p3, x3, y3)
+                total = square_quad(total, y0, y1, y2, y3)
+                st_v4_f32(target + q * 16, y0, y1, y2, y3)
+            norm = inverse_rms(block_sum(total, shared, warps), d, rms_eps)
+            to = (codes_32, scales_32, codes_256, scales_256, halves, halves_scale, n_pad, forms)
+            write_row(target, target, row, weight, norm, d, tops, to)
+        elif with_spread and t == uint32(0):
+            spread(post, comb, logits, uint32(0), scale, base, row, n_hc, n_iter, hc_eps)
+
+    return hc_rows
+
+
+_KERNELS = {(threads, s): _entry(threads, s) for threads in (256, 1024) for s in (False, True)}
+
+
+def can_enter(fn: Weight, n_embd: int) -> bool:
+    """Whether `hc_enter` and `hc_head` read this matrix; otherwise the single ops do."""
+    return kind_of(fn) is not None and n_embd % UNIT == 0
+
+
+def _run(
+    ctx: Context,
+    a: DeviceArray,
+    spreading: tuple[DeviceArray, DeviceArray, int] | None,
+    state: DeviceArray,
+    fn: Weight,
+    scale: DeviceArray,
+    base: DeviceArray,
+    norm: DeviceArray,
+    hc_eps: float,
+    rms_eps: float,
+    formats: Collection[str],
+    before: tuple[DeviceArray, DeviceArray, DeviceArray] | None,
+) -> None:
+    n, n_hc, d = state.shape
+    assert a.shape == (n, d) and norm.shape == (d,) and can_enter(fn, d), (a, norm, fn)
+    check_streams(n_hc, hc_eps)
+    pieces = -(-d // COLUMNS)
+    parts = ctx.scratch("hc parts", (n, fn.rows + 1, pieces))
+    mix(ctx, parts, state, fn, before)
+    forms = forms_of(ctx, a, formats)
+    post, comb, n_iter = spreading or (None, None, 0)
+    body = _KERNELS[256 if d <= WIDE else 1024, spreading is not None]
+    sizes = (d, n_hc, fn.rows, pieces, n_iter)
+    ctx.launch(
+        body,
+        (n, 2 if spreading else 1),
+        *(a, post, comb, parts, state, scale, base, norm, *forms.args, *sizes, hc_eps, rms_eps),
+    )
+    ctx.wrote(*(v for v in (post, comb) if v is not None))
+    forms.keep(ctx, a)
+
+
+def hc_enter(
+    ctx: Context,
+    a: DeviceArray,
+    post: DeviceArray,
+    comb: DeviceArray,
+    state: DeviceArray,
+    fn: Weight,
+    scale: DeviceArray,
+    base: DeviceArray,
+    norm: DeviceArray,
+    n_iter: int,
+    hc_eps: float,
+    rms_eps: float,
+    formats: Collection[str] = (),
+    before: tuple[DeviceArray, DeviceArray, DeviceArray] | None = None,
+) -> None:
+    """`rms_norm`, `matmul`, `hc_split` and `rms_norm` of a sublayer's entry; forms of the result.
+
+    Parameters
+    ----------
+    a : float32 DeviceArray of shape (n, n_embd), overwritten
+        The sublayer's normed input.
+    post, comb : float32 DeviceArrays of shapes (n, n_hc) and (n, n_hc, n_hc), overwritten
+    state : float32 DeviceArray of shape (n, n_hc, n_embd)
+        Spread in place first if `before` is given.
+    fn : Weight of shape (n_hc * (2 + n_hc), n_hc * n_embd)
+        See `can_enter`.
+    scale, base, norm : float32 DeviceArrays of shapes (3,), (n_hc * (2 + n_hc),), (n_embd,)
+    n_iter : int
+    hc_eps, rms_eps : float
+    formats : collection of str
+        Formats of the weights that will be multiplied with `a`: their forms of it are made here.
+    before : (y, post, comb), optional
+        `hc_expand(state, y, post, comb, state)` is done first; post and comb may be the outputs.
+    """
+    n, n_hc, _ = state.shape
+    assert post.shape == (n, n_hc) and comb.shape == (n, n_hc, n_hc), (post, comb)
+    assert fn.rows == n_hc * (2 + n_hc) and n_iter >= 1, (fn, n_iter)
+    _run(
+        ctx, a, (post, comb, n_iter), state, fn, scale, base, norm, hc_eps, rms_eps, formats, before
+    )
+
+
+def hc_head(
+    ctx: Context,
+    a: DeviceArray,
+    state: DeviceArray,
+    fn: Weight,
+    scale: DeviceArray,
+    base: DeviceArray,
+    norm: DeviceArray,
+    hc_eps: float,
+    rms_eps: float,
+    formats: Collection[str] = (),
+    before: tuple[DeviceArray, DeviceArray, DeviceArray] | None = None,
+) -> None:
+    """`rms_norm`, `matmul`, `hc_collapse` and `rms_norm` of the output head.
+
+    Parameters
+    ----------
+    a : float32 DeviceArray of shape (n, n_embd), overwritten
+    state : float32 DeviceArray of shape (n, n_hc, n_embd)
+    fn : Weight of shape (n_hc, n_hc * n_embd)
+    scale, base, norm : float32 DeviceArrays of shapes (1,), (n_hc,), (n_embd,)
+    hc_eps, rms_eps : float
+    formats, before
+        As for `hc_enter`.
+    """
+    assert fn.rows == state.shape[1], (fn, state)
+    _run(ctx, a, None, state, fn, scale, base, norm, hc_eps, rms_eps, formats, before)

@@ -1,0 +1,245 @@
+"""Logits of the hyper-connections straight from the streams, after spreading what came before.
+
+The matrix has few rows and very long ones, so a block takes 64 columns of every stream: it writes
+their new values if a sublayer's output is to be spread first, multiplies them with every row of
+the matrix and adds up their squares. The sums of all blocks meet in `hc_enter`; the norm, one
+factor per row, is applied there.
+
+One order of summation per output: lane l's values, lanes, streams, then blocks as `hc_enter` says.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import cuda, float32, int64, uint32
+
+from engine.ops.cuda.build.kernel import F32P, U32, U64, Kernel, device, kernel
+from engine.ops.cuda.build.ptx import (
+    add_rn,
+    fma_rn,
+    ld_nc_v4,
+    ld_nc_v4_f32,
+    lds_v4_f32,
+    shared_address,
+    shfl_xor_f32,
+    unpack_f16,
+)
+from engine.ops.cuda.device.array import DeviceArray
+from engine.ops.cuda.device.context import Context
+from engine.ops.cuda.hyper.hc import STREAMS, ZERO, expanded
+from engine.ops.cuda.products.pack import TILE, UNIT, Weight
+
+COLUMNS = 64  # of a block, in every stream
+UNITS = COLUMNS // UNIT
+THREADS = 32 * STREAMS  # a warp per stream
+MANY = 8  # rows of a block when there are more than a few
+FEW_ROWS = 16
+KINDS = ("f16", "raw", "f32")
+
+
+@device
+def _sixteen_bit(address):
+    """Eight float16 values from an address on."""
+    i, j, k, m = ld_nc_v4(address)
+    a, b = unpack_f16(i)
+    c, d = unpack_f16(j)
+    e, f = unpack_f16(k)
+    g, h = unpack_f16(m)
+    return a, b, c, d, e, f, g, h
+
+
+@device
+def _single(address):
+    """Eight float32 values from an address on."""
+    a, b, c, d = ld_nc_v4_f32(address)
+    e, f, g, h = ld_nc_v4_f32(address + 16)
+    return a, b, c, d, e, f, g, h
+
+
+def _address(kind: str) -> Any:
+    """Device function: where a lane's eight values of a row of the matrix begin."""
+    width = 4 if kind == "f32" else 2
+
+    @device
+    def tiled(fn, tile, half, unit, units, lane, count, length):
+        place = uint32(uint32(tile * units + unit) * uint32(32) + lane)
+        return int64(fn) + int64(uint32(place * uint32(2) + half)) * 16
+
+    @device
+    def plain(fn, tile, half, unit, units, lane, count, length):
+        row = uint32(tile * uint32(TILE) + half * uint32(8) + (lane >> uint32(2)))
+        # Rows past the last are computed from the last one and never looked at.
+        row = row if row < count else uint32(count - uint32(1))
+        k = uint32(unit * uint32(UNIT) + (lane & uint32(3)) * uint32(8))
+        return int64(fn) + (int64(row) * int64(length) + int64(k)) * width
+
+    return tiled if kind == "f16" else plain
+
+
+def _mixer(kind: str, tiles: int, rows_each: int) -> Kernel:
+    where = _address(kind)
+    eight = _single if kind == "f32" else _sixteen_bit
+    halves = 2 * tiles
+    n_sums = halves + 1
+    weights = UNITS * halves * 8
+    slots = rows_each * STREAMS
+    span = n_sums * 8
+    values = UNITS * 8
+
+    @kernel(
+        *(F32P,) * 5,
+        *(U64, U32, U32, U32, U32, U32, U32),
+        threads=THREADS,
+        min_blocks=4,
+        name=f"hc_mix_{kind}_{tiles}_{rows_each}",
+    )
+    def hc_mix(parts, state, y, post, comb, fn, n, d, n_hc, count, pieces, spread):
+        """Grid (pieces of 64 columns, groups of rows): parts (row, count + 1, piece)."""
+        stage = cuda.shared.array((slots, COLUMNS), float32, alignment=16)
+        sums = cuda.shared.array((slots, span), float32)
+        t = uint32(cuda.threadIdx.x)
+        lane, stream = t & uint32(31), t >> uint32(5)
+        piece = uint32(cuda.blockIdx.x)
+        first_row = uint32(uint32(cuda.blockIdx.y) * uint32(rows_each))
+        # Weights first: they take longest and depend on nothing.
+        w = cuda.local.array(weights, float32)
+        units = uint32(uint32(n_hc * d) // uint32(UNIT))
+        own = stream if stream < n_hc else uint32(0)
+        for u in range(UNITS):
+            column = uint32(piece * uint32(COLUMNS) + uint32(u * UNIT))
+            column = column if column < d else uint32(0)
+            unit = uint32(uint32(own * d + column) // uint32(UNIT))
+            for h in range(halves):
+                at = where(fn, uint32(h >> 1), uint32(h & 1), unit, units, lane, count, n_hc * d)
+                k = (u * halves + h) * 8
+                w[k], w[k + 1], w[k + 2], w[k + 3], w[k + 4], w[k + 5], w[k + 6], w[k + 7] = eight(
+                    at
+                )
+
+        # Columns of the streams, spread first if there is something to spread.
+        column = uint32(piece * uint32(COLUMNS) + (t & uint32(COLUMNS - 1)))
+        for r in range(t >> uint32(6), rows_each, THREADS // COLUMNS):
+            row = uint32(first_row + uint32(r))
+            s0, s1, s2, s3 = ZERO, ZERO, ZERO, ZERO
+            if row < n and column < d:
+                at = uint32(uint32(row * n_hc) * d + column)
+                s0 = state[at]
+                s1 = state[at + d] if n_hc > uint32(1) else ZERO
+                s2 = state[at + uint32(2) * d] if n_hc > uint32(2) else ZERO
+                s3 = state[at + uint32(3) * d] if n_hc > uint32(3) else ZERO
+                if spread:
+                    value = y[uint32(row * d + column)]
+                    n0 = expanded(value, post, comb, row, uint32(0), n_hc, s0, s1, s2, s3)
+                    n1, n2, n3 = ZERO, ZERO, ZERO
+                    state[at] = n0
+                    if n_hc > uint32(1):
+                        n1 = expanded(value, post, comb, row, uint32(1), n_hc, s0, s1, s2, s3)
+                        state[at + d] = n1
+                    if n_hc > uint32(2):
+                        n2 = expanded(value, post, comb, row, uint32(2), n_hc, s0, s1, s2, s3)
+                        state[at + uint32(2) * d] = n2
+                    if n_hc > uint32(3):
+                        n3 = expanded(value, post, comb, row, uint32(3), n_hc, s0, s1, s2, s3)
+                        state[at + uint32(3) * d] = n3
+                    s0, s1, s2, s3 = n0, n1, n2, n3
+            slot = uint32(uint32(r) * uint32(STREAMS))
+            k = t & uint32(COLUMNS - 1)
+            stage[slot, k] = s0
+            stage[slot + uint32(1), k] = s1
+            stage[slot + uint32(2), k] = s2
+            stage[slot + uint32(3), k] = s3
+        cuda.syncthreads()
+
+        base = shared_address(stage)
+        for r in range(rows_each):
+            slot = uint32(uint32(r * STREAMS) + stream)
+            x = cuda.local.array(values, float32)
+            squares = ZERO
+            for u in range(UNITS):
+                k = uint32(uint32(u * UNIT) + (lane & uint32(3)) * uint32(8))
+                at = uint32(base + (slot * uint32(COLUMNS) + k) * uint32(4))
+                x[8 * u], x[8 * u + 1], x[8 * u + 2], x[8 * u + 3] = lds_v4_f32(at)
+                x[8 * u + 4], x[8 * u + 5], x[8 * u + 6], x[8 * u + 7] = lds_v4_f32(
+                    uint32(at + uint32(16))
+                )
+            for k in range(values):
+                squares = fma_rn(x[k], x[k], squares)
+            for h in range(n_sums):
+                total = squares
+                if h < halves:
+                    total = ZERO
+                    for u in range(UNITS):
+                        for k in range(8):
+                            total = fma_rn(x[8 * u + k], w[(u * halves + h) * 8 + k], total)
+                total = add_rn(total, shfl_xor_f32(total, 1))
+                total = add_rn(total, shfl_xor_f32(total, 2))
+                if lane & uint32(3) == uint32(0):
+                    sums[slot, uint32(uint32(h * 8) + (lane >> uint32(2)))] = total
+        cuda.syncthreads()
+
+        # Row h * 8 + g of the matrix is at h * 8 + g; the squares follow the last half.
+        for k in range(t, uint32(rows_each) * (count + uint32(1)), THREADS):
+            r = uint32(uint32(k) // uint32(count + uint32(1)))
+            out = uint32(uint32(k) - r * (count + uint32(1)))
+            row = uint32(first_row + r)
+            if row < n:
+                source = out if out < count else uint32(halves * 8)
+                slot = uint32(r * uint32(STREAMS))
+                total = sums[slot, source]
+                for s in range(1, n_hc):
+                    total = add_rn(total, sums[slot + uint32(s), source])
+                at = uint32(uint32(row * (count + uint32(1)) + out) * pieces + piece)
+                parts[at] = total
+
+    return hc_mix
+
+
+_KERNELS = {
+    (kind, tiles, rows): _mixer(kind, tiles, rows)
+    for kind in KINDS
+    for tiles in (1, 2)
+    for rows in (1, MANY)
+}
+
+
+def kind_of(fn: Weight) -> str | None:
+    """How the kernels read a matrix; None: they do not."""
+    if fn.format == "F32":
+        return "f32"
+    if fn.format == "F16":
+        return "f16" if fn.tiled else "raw"
+    return None
+
+
+def mix(
+    ctx: Context,
+    parts: DeviceArray,
+    state: DeviceArray,
+    fn: Weight,
+    spread: tuple[DeviceArray, DeviceArray, DeviceArray] | None,
+) -> None:
+    """Partial logits of every 64 columns, and partial sums of squares.
+
+    Parameters
+    ----------
+    parts : float32 DeviceArray of shape (n, fn.rows + 1, pieces), overwritten
+    state : float32 DeviceArray of shape (n, n_hc, n_embd)
+        Changed in place if something is spread; n_embd is a multiple of 32.
+    fn : Weight of shape (at most 32, n_hc * n_embd)
+    spread : (y, post, comb), optional
+        As `hc_expand` takes them.
+    """
+    n, n_hc, d = state.shape
+    kind = kind_of(fn)
+    assert kind is not None and d % UNIT == 0 and fn.cols == n_hc * d, (fn, state)
+    assert fn.rows <= 2 * TILE and parts.shape == (n, fn.rows + 1, -(-d // COLUMNS)), (fn, parts)
+    rows = 1 if n <= FEW_ROWS else MANY
+    body = _KERNELS[kind, 1 if fn.rows <= TILE else 2, rows]
+    pieces = parts.shape[2]
+    arrays = (parts, state, *(spread or (None, None, None)))
+    sizes = (n, d, n_hc, fn.rows, pieces, int(spread is not None))
+    ctx.launch(body, (pieces, -(-n // rows)), *arrays, fn.codes, *sizes)
+    ctx.charge(body, fn.file_bytes)
+    if spread is not None:
+        ctx.wrote(state)

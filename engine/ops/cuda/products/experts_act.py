@@ -1,0 +1,98 @@
+"""What both down products of a layer take, in one launch: int8 of the routed pairs' rows and of the
+shared expert's SwiGLU, which otherwise are three launches of a few microseconds each.
+"""
+
+from __future__ import annotations
+
+from numba import cuda, float32, uint32
+
+from engine.ops.cuda.build.kernel import F32, F32P, I8P, U32, Kernel, kernel
+from engine.ops.cuda.device.array import DeviceArray
+from engine.ops.cuda.device.context import Context
+from engine.ops.cuda.products.act import lane_quantiser, padded, quantised_room
+from engine.ops.cuda.products.experts_kernels import gated
+from engine.ops.cuda.products.generate import THREADS
+from engine.ops.cuda.products.pack import SIZES, Weight
+
+# Formats whose products take int8 rows, in blocks of 32 or 256.
+_INT8 = ("Q8_0", "MXFP4", "Q4_K", "Q2_K", "IQ2_XXS")
+
+
+def _forms(routed: int, shared: int) -> Kernel:
+    routed_lane, shared_lane = lane_quantiser(routed), lane_quantiser(shared)
+
+    @kernel(
+        I8P, F32P, F32P, U32, U32, U32, I8P, F32P, F32P, F32P, U32, U32, F32,
+        threads=THREADS, name=f"moe_forms_{routed}_{shared}",
+    )  # fmt: skip
+    def moe_forms(
+        codes, scales, middle, cols, n_pad, m,
+        shared_codes, shared_scales, gate, up, shared_cols, shared_pad, limit,
+    ):  # fmt: skip
+        """Grid (pieces of 2048 columns, m pairs and then n rows): a lane quantises 8 values."""
+        row = uint32(cuda.blockIdx.y)
+        at = uint32(uint32(cuda.blockIdx.x) * uint32(THREADS) + uint32(cuda.threadIdx.x))
+        k = uint32(at * uint32(8))
+        values = cuda.local.array(8, float32)
+        for i in range(8):
+            values[i] = float32(0)
+        if row < m:
+            if k < cols:
+                for i in range(8):
+                    values[i] = middle[uint32(uint32(row * cols + k) + uint32(i))]
+            routed_lane(codes, scales, values, row, k, cols, n_pad)
+        else:
+            row = uint32(row - m)
+            if k < shared_cols:
+                for i in range(8):
+                    source = uint32(uint32(row * shared_cols + k) + uint32(i))
+                    values[i] = gated(gate[source], up[source], limit)
+            shared_lane(shared_codes, shared_scales, values, row, k, shared_cols, shared_pad)
+
+    return moe_forms
+
+
+_FORMS = {(a, b): _forms(a, b) for a in (32, 256) for b in (32, 256)}
+
+
+def middle_forms(
+    ctx: Context,
+    middle: DeviceArray,
+    down: Weight,
+    gate: DeviceArray,
+    up: DeviceArray,
+    shared_down: Weight,
+    limit: float,
+) -> bool:
+    """Keep the int8 forms of `middle` and of swiglu(gate, up), for which `gate` then stands.
+
+    Parameters
+    ----------
+    middle : float32 DeviceArray of shape (pairs, n_ff)
+    gate, up : float32 DeviceArrays of shape (n, n_ff of the shared expert)
+    down, shared_down : Weight
+        What the two are multiplied with.
+    limit : float
+        The shared expert's clamp.
+
+    Returns
+    -------
+    bool
+        False: one of the products takes another form; nothing was done.
+    """
+    if down.format not in _INT8 or shared_down.format not in _INT8:
+        return False
+    m, cols = middle.shape
+    n, shared_cols = gate.shape
+    blocks = SIZES[down.format].block, SIZES[shared_down.format].block
+    kind, room = quantised_room(ctx, middle, blocks[0], padded(m))
+    shared_kind, shared_room = quantised_room(ctx, gate, blocks[1], padded(n))
+    ctx.launch(
+        _FORMS[blocks], (-(-max(cols, shared_cols) // (8 * THREADS)), m + n),
+        room.codes, room.scales, middle, cols, room.n_pad, m,
+        shared_room.codes, shared_room.scales, gate, up, shared_cols, shared_room.n_pad, limit,
+    )  # fmt: skip
+    ctx.keep(middle, kind, room)
+    ctx.wrote(gate)
+    ctx.keep(gate, shared_kind, shared_room)
+    return True

@@ -1,0 +1,268 @@
+"""Products of experts with the rows of (row, slot) pairs: generated tensor core kernels.
+
+A pair is a column of its expert's product; `two` kernels multiply gate and up and write
+swiglu(gate, up) * weight, the others multiply down. Pairs come as tiles of `moe_plan`: up to 8 that
+blocks find for themselves (few) or up to 32 that were sorted (many). A value is summed as in
+`products`, so a pair's bits depend neither on the kernel nor on who shares its tile.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import float32
+
+from engine.ops.cuda.build.kernel import F32, F32P, I32P, I64P, U32, U64, Kernel, device, kernel
+from engine.ops.cuda.build.ptx import add_rn, mul_rn
+from engine.ops.cuda.build.scalar import exp
+from engine.ops.cuda.products.blocks import BLOCKS, PARTS
+from engine.ops.cuda.products.generate import (
+    SEGMENT,
+    SLOTS,
+    THREADS,
+    WARPS,
+    accumulators,
+    compiled,
+    few_blocks,
+    indented,
+    names,
+    row_lines,
+    segment_value,
+    table_lines,
+)
+from engine.ops.cuda.products.moe_plan import few_pairs
+from engine.ops.cuda.products.pack import SIZES, TILE
+
+WIDTH = 32  # pairs of a sorted tile
+# (format, two) of which, tiled, three blocks of few pairs fit a multiprocessor without spills
+LEAN = (("IQ2_XXS", True), ("IQ2_XXS", False), ("Q2_K", False))
+MANY_TILES = WARPS  # row tiles of a block over sorted tiles
+NO_LIMIT = 1e-6
+ONE = float32(1)
+
+
+@device
+def gated(g, u, limit):
+    """silu(g) * u with g clamped above and u on both sides; a limit up to 1e-6 is none."""
+    if limit > float32(NO_LIMIT):
+        g = limit if g > limit else g
+        u = limit if u > limit else u
+        u = -limit if u < -limit else u
+    return mul_rn(g / add_rn(ONE, exp(-g)), u)
+
+
+_SHARED_ARGS = (
+    "grid, xq, dq, ids, weights, m, used, rows, blocks, segments, row_bytes, block_bytes, plane, "
+    "xcol, dcol, dstep, codes0, scales0, factors0, codes1, scales1, factors1, "
+    "codes_stride, scales_stride, factors_stride, limit, out"
+)
+_SHARED_TYPES = (
+    I64P, U64, U64, I32P, F32P, U32, U32, U32, U32, U32, U32, U32, U64,
+    U32, U32, U32, U64, U64, U64, U64, U64, U64,
+    U64, U64, U64, F32, F32P,
+)  # fmt: skip
+
+
+def _scope() -> dict[str, Any]:
+    return names() | dict(few_pairs=few_pairs, gated=gated)
+
+
+def _matrix_lines(two: bool) -> list[str]:
+    lines = ["cb, sb, fb = codes0, scales0, factors0"]
+    if two:
+        lines += ["if matrix == 1:", "    cb, sb, fb = codes1, scales1, factors1"]
+    for base, part in (("cb", "codes"), ("sb", "scales"), ("fb", "factors")):
+        lines.append(f"{base} = int64({base}) + int64(expert) * int64({part}_stride)")
+    return lines
+
+
+def _column(j: int, c: str, two: bool) -> str:
+    """Row of activations that column `c` of tile j takes: the pair's token, or the pair itself."""
+    return f"uint32(pairs[uint32({8 * j} + {c})])" + (" // used" if two else "")
+
+
+def _columns(nt: int, two: bool) -> list[str]:
+    lines = []
+    for j in range(nt):
+        lines += [
+            f"xa{j} = int64(int64(xq) + int64({_column(j, 'g', two)}) * int64(xcol)"
+            " + int64(t) * int64(xquad))",
+        ]
+        lines += [
+            f"da{j}_{i} = int64(int64(dq) + int64({_column(j, f'2 * t + {i}', two)}) * int64(dcol))"
+            for i in range(2)
+        ]
+    return lines
+
+
+def _start(name: str) -> list[str]:
+    return [
+        "t_all = uint32(cuda.threadIdx.x)",
+        "lane, warp = t_all & uint32(31), t_all >> uint32(5)",
+        "g, t = uint32(lane >> uint32(2)), uint32(lane & uint32(3))",
+        f"xquad = {16 if name in PARTS else 8}",
+        *table_lines(name),
+    ]
+
+
+def _finish(two: bool, value: str, other: str) -> str:
+    if not two:
+        return value
+    return f"mul_rn(gated({value}, {other}, limit), weights[pair])"
+
+
+def _blocks(name: str, tiled: bool, two: bool) -> int:
+    """Blocks of few pairs that share a multiprocessor."""
+    if name == "BF16" and two and not tiled:
+        return 1
+    return 3 if tiled and (name, two) in LEAN else few_blocks(name, 1, tiled)
+
+
+def _held(k: int) -> str:
+    return f"uint32({k * THREADS} + t_all)"
+
+
+def _few(name: str, tiled: bool, two: bool) -> Kernel:
+    """Grid (row tiles, pairs): pair p's block takes its expert's tile of up to 8 pairs, if any."""
+    kind = "in" if two else "out"
+    title = f"moe_{kind}_{name.lower()}_{'tiled' if tiled else 'raw'}_few"
+    bps = SEGMENT // SIZES[name].block
+    n_matrix = 2 if two else 1
+    size = SLOTS * TILE * 8
+    body = [
+        "pairs = cuda.shared.array(8, int32)",
+        f"sums = cuda.shared.array({n_matrix * size}, float32)",
+        "count = few_pairs(pairs, ids, m, uint32(cuda.blockIdx.y))",
+        "if count == int32(0):",
+        "    return",
+        *_start(name),
+        "cuda.syncthreads()",
+        "expert = uint32(ids[uint32(cuda.blockIdx.y)])",
+        f"per = uint32(max(uint32({WARPS}) // segments, uint32(1)))",
+        "mine, first = uint32(warp // segments), uint32(warp % segments)",
+        f"if segments >= uint32({WARPS}):",
+        "    mine, first = uint32(0), warp",
+        "tile = uint32(uint32(cuda.blockIdx.x) * per + mine)",
+        "if mine < per and tile * 16 < rows:",
+        *("    " + line for line in _columns(1, two)),
+        f"    for matrix in range({n_matrix}):",
+        *("        " + line for line in _matrix_lines(two)),
+        f"        for s_all in range(first, segments, uint32({WARPS})):",
+        "            s = uint32(s_all)",
+        *(f"            {a} = float32(0)" for a in accumulators(name, 1)),
+        f"            last = uint32(min(uint32((s + 1) * {bps}), blocks))",
+        f"            for b_all in range(uint32(s * {bps}), last):",
+        "                b = uint32(b_all)",
+    ]
+    source = f"def {title}({_SHARED_ARGS}):\n" + indented(body, 1)
+    source += indented(row_lines(name, tiled) + BLOCKS[name](1, tiled), 5)
+    store = []
+    for i in range(4):
+        at = f"((uint32(matrix) * {SLOTS} + mine * segments + s) * {TILE} + g + {8 * (i >> 1)}) * 8"
+        store.append(f"sums[uint32({at} + 2 * t + {i & 1})] = {segment_value(name, 0, i)}")
+    source += indented(store, 4)
+    values = ["value", "other"][:n_matrix]
+    tail = [
+        "cuda.syncthreads()",
+        f"for k_all in range(t_all, uint32(per * {TILE * 8}), uint32({THREADS})):",
+        "    k = uint32(k_all)",
+        f"    own, inside = uint32(k // uint32({TILE * 8})), uint32(k % uint32({TILE * 8}))",
+        f"    row, column = uint32(inside % {TILE}), uint32(inside // {TILE})",
+        "    row_all = uint32((uint32(cuda.blockIdx.x) * per + own) * 16 + row)",
+        "    if column < uint32(count) and row_all < rows:",
+        "        pair = uint32(pairs[column])",
+    ]
+    for v, value in enumerate(values):
+        tail += [
+            f"        {value} = float32(0)",
+            "        for s_all in range(segments):",
+            f"            at = uint32({v * SLOTS} + own * segments + uint32(s_all))",
+            f"            at = uint32(at * {TILE} + row)",
+            f"            {value} = add_rn({value}, sums[uint32(at * 8 + column)])",
+        ]
+        if name in PARTS:
+            at = "pair // used" if two else "pair"
+            scale = f"ld_nc_f32(int64(dq) + int64({at}) * int64(dcol))"
+            tail.append(f"        {value} = mul_rn({value}, {scale})")
+    tail.append(f"        out[uint32(pair * rows + row_all)] = {_finish(two, 'value', 'other')}")
+    source += indented(tail, 1)
+    function = compiled(title, source, _scope())
+    return kernel(
+        *_SHARED_TYPES,
+        threads=THREADS,
+        min_blocks=_blocks(name, tiled, two),
+        name=title,
+        file=__file__,
+    )(function)
+
+
+def _many(name: str, tiled: bool, two: bool) -> Kernel:
+    """Grid (row tiles / 8, sorted tiles): a warp takes 16 rows and up to 32 pairs."""
+    kind = "in" if two else "out"
+    title = f"moe_{kind}_{name.lower()}_{'tiled' if tiled else 'raw'}_many"
+    bps = SEGMENT // SIZES[name].block
+    nt = WIDTH // 8
+    parts = [f"{j}_{i}" for j in range(nt) for i in range(4)]
+    body = [
+        f"pairs = cuda.shared.array({WIDTH}, int32)",
+        # The gate's sums wait here, a thread's own beside its neighbours', while up is computed.
+        *([f"hold = cuda.shared.array({len(parts) * THREADS}, float32)"] if two else []),
+        "entry = uint32(uint32(cuda.blockIdx.y) * 3)",
+        "expert = uint32(tiles[entry])",
+        "place0 = uint32(tiles[uint32(entry + 1)])",
+        "count = uint32(tiles[uint32(entry + 2)])",
+        "if count == uint32(0):",
+        "    return",
+        *_start(name),
+        f"if t_all < uint32({WIDTH}):",
+        "    pairs[t_all] = order[uint32(place0 + min(t_all, uint32(count - 1)))]",
+        "cuda.syncthreads()",
+        f"tile = uint32(uint32(cuda.blockIdx.x) * {MANY_TILES} + warp)",
+        "if tile * 16 < rows:",
+        *("    " + line for line in _columns(nt, two)),
+        *(f"    o{p} = float32(0)" for p in parts),
+        f"    for matrix in range({2 if two else 1}):",
+        *("        " + line for line in _matrix_lines(two)),
+        *(f"        hold[{_held(k)}] = o{p}" for k, p in enumerate(parts) if two),
+        *(f"        o{p} = float32(0)" for p in parts),
+        "        for s_all in range(segments):",
+        "            s = uint32(s_all)",
+        *(f"            {a} = float32(0)" for a in accumulators(name, nt)),
+        f"            last = uint32(min(uint32((s + 1) * {bps}), blocks))",
+        f"            for b_all in range(uint32(s * {bps}), last):",
+        "                b = uint32(b_all)",
+    ]
+    source = f"def {title}({_SHARED_ARGS}, order, tiles):\n" + indented(body, 1)
+    source += indented(row_lines(name, tiled) + BLOCKS[name](nt, tiled), 5)
+    source += indented(
+        [
+            f"o{j}_{i} = add_rn(o{j}_{i}, {segment_value(name, j, i)})"
+            for j in range(nt)
+            for i in range(4)
+        ],
+        4,
+    )
+    store = []
+    for j in range(nt):
+        for i in range(4):
+            o, h = f"o{j}_{i}", f"hold[{_held(4 * j + i)}]"
+            if name in PARTS:
+                scale = f"ld_nc_f32(da{j}_{i & 1})"
+                o, h = f"mul_rn({o}, {scale})", f"mul_rn({h}, {scale})"
+            store += [
+                f"row, column = uint32(tile * 16 + g + {8 * (i >> 1)}), "
+                f"uint32({8 * j + (i & 1)} + 2 * t)",
+                "if row < rows and column < count:",
+                "    pair = uint32(pairs[column])",
+                f"    st_f32(address(out) + (int64(pair) * int64(rows) + int64(row)) * 4, "
+                f"{_finish(two, h if two else o, o)})",
+            ]
+    source += indented(store, 2)
+    function = compiled(title, source, _scope())
+    types = (*_SHARED_TYPES, I32P, I32P)
+    return kernel(*types, threads=THREADS, min_blocks=1, name=title, file=__file__)(function)
+
+
+_KINDS = [(n, tiled, two) for n in BLOCKS for tiled in (True, False) for two in (True, False)]
+FEW = {kind: _few(*kind) for kind in _KINDS}
+MANY = {kind: _many(*kind) for kind in _KINDS}

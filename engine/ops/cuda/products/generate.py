@@ -1,0 +1,97 @@
+"""What generated product kernels have in common: their names, sums, and the rows of a block.
+
+The kernels of `products` and `experts` are Python source, written line by line around the lines of
+`blocks`, because no loop over registers may be left to a compiler.
+"""
+
+from __future__ import annotations
+
+import linecache
+from collections.abc import Sequence
+from typing import Any
+
+from numba import cuda, float32, int32, int64, uint32
+
+from engine.ops.cuda.build import ptx
+from engine.ops.cuda.products import decode_bits
+from engine.ops.cuda.products.blocks import PARTS
+from engine.ops.cuda.products.pack import SIZES
+
+SEGMENT = 512
+WARPS = 8
+THREADS = 32 * WARPS
+JOBS = 6  # weights of one launch
+SLOTS = 16  # segments that meet in shared memory
+
+
+def names() -> dict[str, Any]:
+    """What generated functions see."""
+    found = {n: getattr(ptx, n) for n in dir(ptx) if not n.startswith("__")}
+    found |= {n: getattr(decode_bits, n) for n in dir(decode_bits) if not n.startswith("__")}
+    found |= dict(cuda=cuda, float32=float32, int32=int32, int64=int64, uint32=uint32)
+    return found
+
+
+def compiled(name: str, source: str, scope: dict[str, Any]) -> Any:
+    """The function that the source defines, with its source kept for tracebacks and cache keys."""
+    file = f"<generated {name}>"
+    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
+    exec(compile(source, file, "exec"), scope)
+    return scope[name]
+
+
+def indented(lines: Sequence[str], depth: int) -> str:
+    return "".join("    " * depth + line + "\n" for line in lines)
+
+
+def accumulators(name: str, nt: int, letters: str | None = None) -> list[str]:
+    return [
+        f"{p}{j}_{i}" for p in letters or PARTS.get(name, "s") for j in range(nt) for i in range(4)
+    ]
+
+
+def segment_value(name: str, j: int, i: int) -> str:
+    """A segment's sum from its accumulators."""
+    if name == "F16":
+        return f"fma_rn(r{j}_{i}, float32({2.0**-11}), s{j}_{i})"
+    if name == "BF16":
+        return f"add_rn(add_rn(u{j}_{i}, r{j}_{i}), s{j}_{i})"
+    return f"s{j}_{i}"
+
+
+def table_lines(name: str) -> list[str]:
+    """The codebook as nibbles in shared memory, where the format has one."""
+    if name != "IQ2_XXS":
+        return []
+    return [
+        "grid_copy = cuda.shared.array(256, int32)",
+        "for k in range(uint32(cuda.threadIdx.x), uint32(256), uint32(cuda.blockDim.x)):",
+        "    grid_copy[k] = selectors(grid[k])",
+        "table = shared_address(grid_copy)",
+        "cuda.syncthreads()",
+    ]
+
+
+def row_lines(name: str, tiled: bool) -> list[str]:
+    """Per block of a row: where it lies. Reads tile, b, rows; addresses cb and, raw, row_bytes."""
+    size = SIZES[name].block
+    step = 2 if name in PARTS else 1
+    lines = [
+        "place = int64(int64(tile) * int64(blocks) + int64(b))",
+        f"kx = int64(int64(b) * int64({size * step}))",
+        "kd = int64(int64(b) * int64(dstep))",
+    ]
+    if not tiled:
+        lines += [
+            f"{r} = int64(cb + int64(min(uint32(tile * 16 + g + {o}), uint32(rows - 1)))"
+            f" * int64(row_bytes) + int64(b) * int64(block_bytes))"
+            for r, o in (("ra", 0), ("rb", 8))
+        ]
+    return lines
+
+
+def few_blocks(name: str, nt: int, tiled: bool) -> int:
+    """Blocks of few rows that share a multiprocessor: what the registers allow without spills."""
+    if name in PARTS or name == "Q4_K" or (name == "IQ2_XXS" and not tiled):
+        return 3 - nt
+    return 3 if SIZES[name].block == 32 and nt == 1 and tiled else 2

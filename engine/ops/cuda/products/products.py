@@ -1,0 +1,360 @@
+"""Products of rows with weights: generated tensor core kernels of one order of summation.
+
+A value of the result is the sum of its segments of 512 values in ascending order; a segment is
+summed block by block. Few rows (up to 16): the warps of a block take the segments of one or more
+row tiles, sums meet in shared memory. Many: a warp takes 16 rows of weights and up to 32 rows of
+activations through all segments. Long rows of few matrices are spread over blocks, with their
+segment sums in memory until a second launch adds them. All three give the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from engine.ops.cuda.build.kernel import I64P, U32, U64, Kernel, kernel
+from engine.ops.cuda.device.array import DeviceArray
+from engine.ops.cuda.device.context import Context
+from engine.ops.cuda.products.act import PAD_FEW, Quantised, Split, padded, quantised, split
+from engine.ops.cuda.products.blocks import BLOCKS, PARTS
+from engine.ops.cuda.products.generate import (
+    JOBS,
+    SEGMENT,
+    SLOTS,
+    THREADS,
+    WARPS,
+    accumulators,
+    compiled,
+    few_blocks,
+    indented,
+    names,
+    row_lines,
+    segment_value,
+    table_lines,
+)
+from engine.ops.cuda.products.pack import SIZES, TILE, Weight, codebook
+from engine.ops.cuda.products.products_plain import mm_f32, mm_join
+
+MANY_TILES = 4  # row tiles of a block for many rows
+
+
+def _width(name: str, tiled: bool) -> int:
+    """Columns of a warp for many rows: as many as registers hold on sm_121a, which spills first."""
+    return 16 if name == "Q4_K" or (name == "IQ2_XXS" and not tiled) else 32
+
+
+_JOB = ("out", "codes", "scales", "factors", "rows")
+_JOB_TYPES = (U64, U64, U64, U64, U32)
+_COMMON = (
+    "grid, xq, dq, n, n_group, blocks, segments, row_bytes, block_bytes, plane, xcol, dcol, dstep"
+)
+_COMMON_TYPES = (I64P, U64, U64, U32, U32, U32, U32, U32, U32, U64, U32, U32, U32)
+
+
+def _job_lines() -> list[str]:
+    """Find the job of a global row tile: cb, sb, fb, out, rows, tile within it."""
+    lines = ["tile = uint32(wanted)", "found = uint32(0)"]
+    lines += ["out, cb, sb, fb, rows = out0, codes0, scales0, factors0, rows0"]
+    for k in range(JOBS):
+        lines += [
+            f"size = uint32((uint32(rows{k}) + uint32(15)) >> uint32(4))",
+            "if found == uint32(0):",
+            "    if tile < size:",
+            "        found = uint32(1)",
+            f"        out, cb, sb, fb, rows = out{k}, codes{k}, scales{k}, factors{k}, rows{k}",
+            "    else:",
+            "        tile = uint32(tile - size)",
+        ]
+    lines += ["cb, sb, fb = int64(cb), int64(sb), int64(fb)"]
+    return lines
+
+
+def _column_lines(nt: int, first: str) -> list[str]:
+    """Addresses of the columns of nt tiles from column `first` on, of the tile's group."""
+    lines = [
+        "group = uint32(uint32(tile * 16) // uint32(uint32(rows) // n_group))",
+        "xbase = int64(int64(xq) + int64(group) * int64(xcol) // int64(n_group)"
+        " + int64(t) * int64(xquad))",
+        "dbase = int64(int64(dq) + int64(group) * int64(dcol) // int64(n_group))",
+    ]
+    for j in range(nt):
+        column = f"int64({first} + {8 * j} + g)"
+        lines.append(f"xa{j} = int64(xbase + {column} * int64(xcol))")
+        for i in range(2):
+            column = f"int64({first} + {8 * j + i} + 2 * t)"
+            lines.append(f"da{j}_{i} = int64(dbase + {column} * int64(dcol))")
+    return lines
+
+
+def _scaled_out(name: str, value: str, j: int, i: int) -> str:
+    """Split rows carry a power of two each."""
+    return f"mul_rn({value}, ld_nc_f32(da{j}_{i & 1}))" if name in PARTS else value
+
+
+def _head(kernel_name: str) -> str:
+    jobs = ", ".join(f"{a}{k}" for k in range(JOBS) for a in _JOB)
+    return f"def {kernel_name}({_COMMON}, {jobs}):\n"
+
+
+def _few(name: str, tiled: bool, nt: int, spread: bool) -> Kernel:
+    """Up to 8 nt rows. `spread`: segment sums go to memory (out0), one warp each."""
+    title = f"mm_{name.lower()}_{'tiled' if tiled else 'raw'}_{8 * nt}{'_spread' if spread else ''}"
+    zero = [f"{a} = float32(0)" for a in accumulators(name, nt)]
+    quad = 16 if name in PARTS else 8
+    bps = SEGMENT // SIZES[name].block
+    body = [
+        "t_all = uint32(cuda.threadIdx.x)",
+        "lane, warp = t_all & uint32(31), t_all >> uint32(5)",
+        "g, t = uint32(lane >> uint32(2)), uint32(lane & uint32(3))",
+        f"xquad = {quad}",
+        *table_lines(name),
+    ]
+    if spread:
+        body += [
+            "wanted = uint32(cuda.blockIdx.x)",
+            *_job_lines(),
+            f"s = uint32(uint32(cuda.blockIdx.y) * uint32({WARPS}) + warp)",
+            "if found != uint32(0) and s < segments:",
+        ]
+        depth = 2
+    else:
+        body += [
+            f"sums = cuda.shared.array({SLOTS * TILE * 8 * nt}, float32)",
+            f"per = uint32(max(uint32({WARPS}) // segments, uint32(1)))",
+            "mine = uint32(warp // segments)",
+            "first = uint32(warp % segments)",
+            f"if segments >= uint32({WARPS}):",
+            "    mine, first = uint32(0), warp",
+            "wanted = uint32(uint32(cuda.blockIdx.x) * per + mine)",
+            *_job_lines(),
+            "if found != uint32(0) and mine < per:",
+            "    s = first",
+            "    while s < segments:",
+        ]
+        depth = 3
+    work = [
+        *_column_lines(nt, "uint32(0)"),
+        *zero,
+        f"b = uint32(s * {bps})",
+        f"last = uint32(min(uint32(b + {bps}), blocks))",
+        "while b < last:",
+    ]
+    inner = [*row_lines(name, tiled), *BLOCKS[name](nt, tiled), "b = uint32(b + 1)"]
+    source = _head(title) + indented(body, 1)
+    if not spread:
+        depth = 3
+    source += indented(work, depth) + indented(inner, depth + 1)
+    store = []
+    for j in range(nt):
+        for i in range(4):
+            row = f"(g + {8 * (i >> 1)})"
+            column = f"({8 * j + (i & 1)} + 2 * t)"
+            value = segment_value(name, j, i)
+            if spread:
+                # (segment, column, row) of all jobs' tiles
+                at = f"(int64(s) * {8 * nt} + {column}) * int64(cuda.gridDim.x) + int64(wanted)"
+                store.append(f"st_f32(int64(partial) + int64(({at}) * 16 + {row}) * 4, {value})")
+            else:
+                at = f"((mine * segments + s) * {TILE} + {row}) * {8 * nt} + {column}"
+                store.append(f"sums[uint32({at})] = {value}")
+    source += indented(store, depth)
+    if not spread:
+        source += indented([f"s = uint32(s + {WARPS})"], depth)
+        scale = "value = mul_rn(value, ld_nc_f32(int64(dq) + int64(column * n_group + group) * 4))"
+        tail = [
+            "cuda.syncthreads()",
+            f"for k_all in range(t_all, uint32(per * {TILE * 8 * nt}), uint32({THREADS})):",
+            "    k = uint32(k_all)",
+            f"    own = uint32(k // uint32({TILE * 8 * nt}))",
+            f"    inside = uint32(k % uint32({TILE * 8 * nt}))",
+            f"    row, column = uint32(inside % {TILE}), uint32(inside // {TILE})",
+            "    wanted = uint32(uint32(cuda.blockIdx.x) * per + own)",
+            *("    " + line for line in _job_lines()),
+            "    row_all = uint32(tile * 16 + row)",
+            "    if found != uint32(0) and column < n and row_all < rows:",
+            "        value = float32(0)",
+            "        for s_all in range(segments):",
+            f"            at = uint32((own * segments + uint32(s_all)) * {TILE} + row)",
+            f"            value = add_rn(value, sums[uint32(at * {8 * nt} + column)])",
+            "        group = uint32(uint32(tile * 16) // uint32(uint32(rows) // n_group))",
+            *(["        " + scale] if name in PARTS else []),
+            "        at = int64(int64(column) * int64(rows) + int64(row_all))",
+            "        st_f32(int64(out) + at * 4, value)",
+        ]
+        source += indented(tail, 1)
+    if spread:
+        source = source.replace(f"{_COMMON}, ", f"{_COMMON}, partial, ", 1)
+    scope = names()
+    function = compiled(title, source, scope)
+    blocks = 1 if spread and nt == 2 else few_blocks(name, nt, tiled)
+    types = _COMMON_TYPES + ((U64,) if spread else ()) + _JOB_TYPES * JOBS
+    return kernel(*types, threads=THREADS, min_blocks=blocks, name=title, file=__file__)(function)
+
+
+def _many(name: str, tiled: bool) -> Kernel:
+    """More than 16 rows: 4 row tiles and twice `_width` columns a block."""
+    title = f"mm_{name.lower()}_{'tiled' if tiled else 'raw'}_many"
+    width = _width(name, tiled)
+    nt = width // 8
+    quad = 16 if name in PARTS else 8
+    bps = SEGMENT // SIZES[name].block
+    totals = [f"o{j}_{i}" for j in range(nt) for i in range(4)]
+    body = [
+        "t_all = uint32(cuda.threadIdx.x)",
+        "lane, warp = t_all & uint32(31), t_all >> uint32(5)",
+        "g, t = uint32(lane >> uint32(2)), uint32(lane & uint32(3))",
+        f"xquad = {quad}",
+        *table_lines(name),
+        f"wanted = uint32(uint32(cuda.blockIdx.y) * {MANY_TILES} + (warp >> uint32(1)))",
+        *_job_lines(),
+        f"start = uint32((uint32(cuda.blockIdx.x) * 2 + (warp & uint32(1))) * {width})",
+        "if found != uint32(0) and start < n:",
+    ]
+    work = [
+        *_column_lines(nt, "start"),
+        *[f"{o} = float32(0)" for o in totals],
+        "b = uint32(0)",
+        "while b < blocks:",
+        *[f"    {a} = float32(0)" for a in accumulators(name, nt)],
+        f"    last = uint32(min(uint32(b + {bps}), blocks))",
+        "    while b < last:",
+    ]
+    inner = [*row_lines(name, tiled), *BLOCKS[name](nt, tiled), "b = uint32(b + 1)"]
+    after = [
+        f"    o{j}_{i} = add_rn(o{j}_{i}, {segment_value(name, j, i)})"
+        for j in range(nt)
+        for i in range(4)
+    ]
+    store = []
+    for j in range(nt):
+        for i in range(4):
+            value = _scaled_out(name, f"o{j}_{i}", j, i)
+            store += [
+                f"row, column = uint32(tile * 16 + g + {8 * (i >> 1)}), "
+                f"uint32(start + {8 * j + (i & 1)} + 2 * t)",
+                "if row < rows and column < n:",
+                f"    st_f32(int64(out) + (int64(column) * int64(rows) + int64(row)) * 4, {value})",
+            ]
+    source = _head(title) + indented(body, 1) + indented(work, 2) + indented(inner, 4)
+    source += indented(after, 2) + indented(store, 2)
+    function = compiled(title, source, names())
+    return kernel(
+        *_COMMON_TYPES, *_JOB_TYPES * JOBS, threads=THREADS, min_blocks=1, name=title, file=__file__
+    )(function)
+
+
+_FEW = {
+    (name, tiled, nt, spread): _few(name, tiled, nt, spread)
+    for name in BLOCKS
+    for tiled in (True, False)
+    for nt in (1, 2)
+    for spread in (False, True)
+}
+_MANY = {(name, tiled): _many(name, tiled) for name in BLOCKS for tiled in (True, False)}
+
+
+def activations(ctx: Context, x: DeviceArray, name: str, n_group: int = 1) -> Quantised | Split:
+    """Rows of x in the form that products with a format take."""
+    n_pad = padded(x.shape[0] // n_group) * n_group
+    if name in PARTS:
+        return split(ctx, x, name, n_pad)
+    return quantised(ctx, x, SIZES[name].block, n_pad)
+
+
+def matmul(ctx: Context, out: DeviceArray, x: DeviceArray, w: Weight) -> None:
+    """out = x @ w.T
+
+    Parameters
+    ----------
+    out : float32 DeviceArray of shape (n, rows)
+    x : float32 DeviceArray of shape (n, cols)
+    w : Weight of shape (rows, cols)
+    """
+    matmul_multi(ctx, [out], x, [w])
+
+
+def matmul_multi(
+    ctx: Context, outs: Sequence[DeviceArray], x: DeviceArray, ws: Sequence[Weight]
+) -> None:
+    """`matmul` of the same x with several weights; those of one format share launches."""
+    kinds: dict[tuple[str, bool], list[tuple[DeviceArray, Weight]]] = {}
+    for out, w in zip(outs, ws):
+        assert out.shape == (x.shape[0], w.rows) and x.shape[1] == w.cols, (out, x, w)
+        kinds.setdefault((w.format, w.tiled), []).append((out, w))
+    for jobs in kinds.values():
+        for start in range(0, len(jobs), JOBS):
+            _run(ctx, jobs[start : start + JOBS], x, x.shape[0], 1)
+    ctx.wrote(*outs)
+
+
+def matmul_grouped(ctx: Context, out: DeviceArray, x: DeviceArray, w: Weight) -> None:
+    """Block-diagonal product: group g of x meets rows g*r .. g*r + r - 1 of w.
+
+    Parameters
+    ----------
+    out : float32 DeviceArray of shape (n, g, r)
+    x : float32 DeviceArray of shape (n, g, cols)
+    w : Weight of shape (g * r, cols)
+    """
+    n, n_group, cols = x.shape
+    assert out.shape == (n, n_group, w.rows // n_group) and cols == w.cols, (out, x, w)
+    assert out.shape[2] % TILE == 0 or n_group == 1, out
+    _run(ctx, [(out, w)], x.reshape(n * n_group, cols), n, n_group)
+    ctx.wrote(out)
+
+
+def _run(
+    ctx: Context, jobs: list[tuple[DeviceArray, Weight]], x: DeviceArray, n: int, n_group: int
+) -> None:
+    w = jobs[0][1]
+    name, cols = w.format, w.cols
+    if name == "F32":
+        for out, each in jobs:
+            data = DeviceArray(ctx, each.codes, (1,), np.float32)
+            grid = (-(-each.rows // WARPS), -(-n // 8))
+            ctx.launch(mm_f32, grid, out, x, data, n, each.rows, cols, n_group)
+            ctx.charge(mm_f32, each.file_bytes)
+        return
+    block = SIZES[name].block
+    assert cols % 32 == 0, (w.name, cols)
+    rows = activations(ctx, x, name, n_group)
+    if isinstance(rows, Split):
+        codes, width, plane, dstep = rows.parts, 2, rows.n_pad * cols * 2, 0
+    else:
+        codes, width, plane, dstep = rows.codes, 1, 0, rows.n_pad * 4
+    segments = -(-cols // SEGMENT)
+    row_bytes = w.file_bytes // (w.rows * w.n_expert)
+    common = (
+        codebook(ctx), codes.address, rows.scales.address, n, n_group, cols // block, segments,
+        row_bytes, row_bytes * block // cols, plane, width * cols * n_group, 4 * n_group, dstep,
+    )  # fmt: skip
+    described = []
+    for k in range(JOBS):
+        if k < len(jobs):
+            out, each = jobs[k]
+            described += [out.address, each.codes, each.scales, each.factors, each.rows]
+        else:
+            described += [0, 0, 0, 0, 0]
+    tiles = sum(-(-each.rows // TILE) for _, each in jobs)
+    if n > PAD_FEW:
+        body = _MANY[name, w.tiled]
+        grid = (-(-n // (2 * _width(name, w.tiled))), -(-tiles // MANY_TILES))
+        ctx.launch(body, grid, *common, *described)
+    elif segments > SLOTS:
+        nt = 1 if n <= 8 else 2
+        body = _FEW[name, w.tiled, nt, True]
+        partial = ctx.scratch("segment sums", (segments, 8 * nt, tiles * TILE))
+        grid = (tiles, -(-segments // WARPS))
+        ctx.launch(body, grid, *common, partial.address, *described)
+        outs = [v for k in range(JOBS) for v in (described[5 * k], described[5 * k + 4])]
+        ctx.launch(
+            mm_join, tiles, partial.address, rows.scales.address, int(name in PARTS), n, 8 * nt,
+            tiles, segments, n_group, *outs,
+        )  # fmt: skip
+    else:
+        nt = 1 if n <= 8 else 2
+        body = _FEW[name, w.tiled, nt, False]
+        per = max(WARPS // segments, 1)
+        ctx.launch(body, -(-tiles // per), *common, *described)
+    ctx.charge(body, sum(each.file_bytes for _, each in jobs))

@@ -1,0 +1,163 @@
+"""The first maximum of each row of logits, and whether all of a row's values are finite."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import cuda, float32, int32, uint32
+
+from engine.errors import NonFiniteError
+from engine.ops.cuda.build.kernel import F32P, I32P, U32, device, kernel
+from engine.ops.cuda.build.ptx import redux_max, shfl_xor_f32, shfl_xor_i32
+from engine.ops.cuda.device.array import DeviceArray
+from engine.ops.cuda.device.context import Context
+
+THREADS = 256
+PIECE = 2048  # values of a block of the first pass
+INFINITY = float32(math.inf)
+NOBODY = int32(0x7FFFFFFF)  # id of no candidate: it loses every tie
+
+
+@device
+def _better(value, at, other, other_at):
+    """Whether the other candidate wins: it is larger, or as large with a lower id."""
+    return other > value or (other == value and other_at < at)
+
+
+@device
+def _is_banned(at, banned, n_banned):
+    found = False
+    for k in range(n_banned):
+        found = found or banned[k] == at
+    return found
+
+
+@device
+def _lanes(value, at, bad, values, ids, bads, n_warps):
+    """Winner of a block, in thread 0; `bad` in every thread of warp 0."""
+    for step in range(5):
+        other = shfl_xor_f32(value, 16 >> step)
+        other_at = shfl_xor_i32(at, 16 >> step)
+        if _better(value, at, other, other_at):
+            value, at = other, other_at
+    bad = redux_max(bad)
+    t = uint32(cuda.threadIdx.x)
+    if t & uint32(31) == uint32(0):
+        values[t >> uint32(5)] = value
+        ids[t >> uint32(5)] = at
+        bads[t >> uint32(5)] = bad
+    cuda.syncthreads()
+    for w in range(1, n_warps):
+        if _better(value, at, values[w], ids[w]):
+            value, at = values[w], ids[w]
+        bad = int32(bad | bads[w])
+    return value, at, bad
+
+
+@kernel(F32P, I32P, I32P, F32P, I32P, U32, U32, threads=THREADS)
+def argmax_pieces(part_value, part_id, part_bad, logits, banned, n_banned, d):
+    """Grid (pieces, rows): best candidate of PIECE values of a row."""
+    values = cuda.shared.array(32, float32)
+    ids = cuda.shared.array(32, int32)
+    bads = cuda.shared.array(32, int32)
+    row = uint32(uint32(cuda.blockIdx.y) * d)
+    begin = int32(cuda.blockIdx.x * PIECE)
+    stop = int32(min(begin + PIECE, int32(d)))
+    value, at, bad = -INFINITY, NOBODY, int32(0)
+    for j in range(begin + cuda.threadIdx.x, stop, THREADS):
+        v = logits[uint32(row + uint32(j))]
+        if not abs(v) < INFINITY:
+            bad = int32(1)
+        elif v > value and not _is_banned(int32(j), banned, n_banned):
+            value, at = v, int32(j)
+    value, at, bad = _lanes(value, at, bad, values, ids, bads, THREADS // 32)
+    if cuda.threadIdx.x == 0:
+        k = uint32(cuda.blockIdx.y * cuda.gridDim.x + cuda.blockIdx.x)
+        part_value[k] = value
+        part_id[k] = at
+        part_bad[k] = bad
+
+
+@kernel(I32P, I32P, F32P, I32P, I32P, U32, threads=THREADS)
+def argmax_join(out_ids, out_flags, part_value, part_id, part_bad, pieces):
+    """One block per row: best of the pieces."""
+    values = cuda.shared.array(32, float32)
+    ids = cuda.shared.array(32, int32)
+    bads = cuda.shared.array(32, int32)
+    row = uint32(uint32(cuda.blockIdx.x) * pieces)
+    value, at, bad = -INFINITY, NOBODY, int32(0)
+    for k in range(uint32(cuda.threadIdx.x), pieces, THREADS):
+        i = uint32(row + k)
+        if _better(value, at, part_value[i], part_id[i]):
+            value, at = part_value[i], part_id[i]
+        bad = int32(bad | part_bad[i])
+    value, at, bad = _lanes(value, at, bad, values, ids, bads, THREADS // 32)
+    if cuda.threadIdx.x == 0:
+        out_ids[cuda.blockIdx.x] = at
+        out_flags[cuda.blockIdx.x] = bad
+
+
+def argmax_rows(
+    ctx: Context,
+    out_ids: DeviceArray,
+    out_flags: DeviceArray,
+    logits: DeviceArray,
+    banned: DeviceArray | None = None,
+) -> None:
+    """First maximum of each row, banned ids left out.
+
+    Parameters
+    ----------
+    out_ids : int32 DeviceArray of shape (n,), overwritten
+    out_flags : int32 DeviceArray of shape (n,), overwritten
+        1 where any value of the row is NaN or infinite; the id then means nothing.
+    logits : float32 DeviceArray of shape (n, n_vocab)
+    banned : int32 DeviceArray of shape (k,), optional
+        Fewer than n_vocab ids.
+    """
+    n, d = logits.shape
+    n_banned = 0 if banned is None else len(banned)
+    assert out_ids.shape == out_flags.shape == (n,) and n_banned < d, (out_ids, out_flags, logits)
+    pieces = -(-d // PIECE)
+    value = ctx.scratch("argmax value", (n, pieces))
+    ids = ctx.scratch("argmax id", (n, pieces), np.int32)
+    bad = ctx.scratch("argmax bad", (n, pieces), np.int32)
+    ctx.launch(argmax_pieces, (pieces, n), value, ids, bad, logits, banned, n_banned, d)
+    ctx.launch(argmax_join, n, out_ids, out_flags, value, ids, bad, pieces)
+    ctx.wrote(out_ids, out_flags)
+
+
+def first_maxima(
+    ctx: Context, logits: DeviceArray, banned: DeviceArray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """First maximum of each row on the host; waits for the device.
+
+    Returns
+    -------
+    ids : int32 array of shape (n,)
+    finite : bool array of shape (n,)
+    """
+    n = len(logits)
+    out = ctx.scratch("argmax out", (2, n), np.int32)
+    argmax_rows(ctx, out[0], out[1], logits, banned)
+    ids, flags = np.asarray(out)
+    return ids, flags == 0
+
+
+def argmax(ctx: Context, logits: DeviceArray) -> int:
+    """Index of the first maximum of a float32 vector.
+
+    Raises
+    ------
+    NonFiniteError
+        If any value is NaN or infinite.
+    """
+    ids, finite = first_maxima(ctx, logits.reshape(1, -1))
+    if not finite[0]:
+        values = np.asarray(logits).reshape(-1)
+        at = int(np.argmin(np.isfinite(values)))
+        raise NonFiniteError(
+            f"logits: expected finite values, found {float(values[at])!r} at token {at}"
+        )
+    return int(ids[0])

@@ -1,0 +1,59 @@
+"""Rows kept by position, and rows added to residual streams."""
+
+from __future__ import annotations
+
+from numba import cuda, uint32
+
+from engine.ops.cuda.build.kernel import F32P, I32P, U32, kernel
+from engine.ops.cuda.build.ptx import add_rn
+from engine.ops.cuda.device.array import DeviceArray
+from engine.ops.cuda.device.context import Context
+
+THREADS = 256
+
+
+@kernel(F32P, F32P, I32P, U32, U32, U32, threads=THREADS)
+def ring_rows(ring, rows, pos, cap, width, skip):
+    """Grid (rows written, pieces of a row)."""
+    i = uint32(uint32(cuda.blockIdx.x) + skip)
+    j = uint32(cuda.blockIdx.y * THREADS + cuda.threadIdx.x)
+    if j < width:
+        at = uint32(uint32(uint32(pos[0]) + i) % cap)
+        ring[uint32(at * width + j)] = rows[uint32(i * width + j)]
+
+
+@kernel(F32P, F32P, U32, U32, U32, threads=THREADS)
+def stream_sums(state, y, count, d, n_hc):
+    """One thread adds one value of y to every stream."""
+    k = uint32(cuda.blockIdx.x * THREADS + cuda.threadIdx.x)
+    if k < count:
+        row = uint32(k // d)
+        at = uint32(uint32(row * n_hc) * d + (k - row * d))
+        for _ in range(n_hc):
+            state[at] = add_rn(state[at], y[k])
+            at = uint32(at + d)
+
+
+def ring_put(ctx: Context, ring: DeviceArray, rows: DeviceArray, skip: int = 0) -> None:
+    """Write rows[skip:] to a ring indexed by position; rows[0] is at position `ctx.pos`.
+
+    Parameters
+    ----------
+    ring : float32 DeviceArray of shape (cap, ...)
+    rows : float32 DeviceArray of shape (n, ...)
+    skip : int
+        At least n - cap: no row of the ring is written twice.
+    """
+    n, cap = len(rows), len(ring)
+    width = rows.size // n
+    assert ring.shape[1:] == rows.shape[1:] and n - skip <= cap, (ring, rows, skip)
+    ctx.launch(ring_rows, (n - skip, -(-width // THREADS)), ring, rows, ctx.pos, cap, width, skip)
+    ctx.wrote(ring)
+
+
+def add_streams(ctx: Context, state: DeviceArray, y: DeviceArray) -> None:
+    """Add y (n, n_embd) to every stream of state (n, n_hc, n_embd); float32."""
+    n, n_hc, d = state.shape
+    assert y.shape == (n, d), (state, y)
+    ctx.launch(stream_sums, -(-n * d // THREADS), state, y, n * d, d, n_hc)
+    ctx.wrote(state)

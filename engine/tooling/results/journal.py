@@ -1,0 +1,277 @@
+"""An append-only log of records that survives kill -9, power loss and a full disk.
+
+One line per record: ``crc32 SP json LF``, the checksum in eight hex digits over the JSON bytes.
+The first record names schema and version. An append has happened when `append` returns: one
+write, then fsync. CSV and Parquet are views of it (`engine.tooling.results.publish`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import time
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engine.errors import StoreError
+from engine.tooling.results import locks
+from engine.tooling.results.publish import free_bytes, sync_folder
+
+Record = dict[str, Any]
+
+
+def encode(record: Record) -> bytes:
+    """One line of the journal. NaN and infinity are refused: strict JSON has neither.
+
+    Raises
+    ------
+    ValueError
+        If a number is not finite.
+    """
+    body = json.dumps(record, allow_nan=False, separators=(",", ":")).encode("ascii")
+    return b"%08x %s\n" % (zlib.crc32(body), body)
+
+
+def decode(line: bytes) -> Record | None:
+    """The record of one line without its LF, or None if it is damaged."""
+    if len(line) < 11 or line[8:9] != b" ":
+        return None
+    try:
+        if int(line[:8], 16) != zlib.crc32(line[9:]):
+            return None
+        record = json.loads(line[9:])
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def scan(data: bytes) -> tuple[list[Record], int]:
+    """Records of the longest good prefix of a journal, and that prefix's length in bytes."""
+    records: list[Record] = []
+    good = 0
+    while (end := data.find(b"\n", good)) >= 0:
+        record = decode(data[good:end])
+        if record is None:
+            break
+        records.append(record)
+        good = end + 1
+    return records, good
+
+
+def is_journal(head: bytes) -> bool:
+    """Whether a file that starts with `head` looks like a journal and not like CSV or Parquet."""
+    return len(head) > 9 and head[8:10] == b" {" and all(c in b"0123456789abcdef" for c in head[:8])
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a reader finds: the header record, the records behind it, and what was unreadable."""
+
+    header: Record
+    records: list[Record]
+    dropped_bytes: int
+
+
+def read_journal(path: Path, schema: str, version: int) -> Contents:
+    """Read a journal without locking or changing it, also while it is being written.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be read, is empty, or is of another schema or a newer version.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"{path}: expected a readable journal, found {error.strerror}") from error
+    records, good = scan(data)
+    if not records:
+        raise StoreError(f"{path}: expected a journal, found no good record in {len(data)} bytes")
+    _check_header(path, records[0], schema, version)
+    return Contents(records[0], records[1:], len(data) - good)
+
+
+@dataclass(slots=True)
+class Journal:
+    """An open journal, locked for this process.
+
+    Use `Journal.open`; close it, or use it as a context manager.
+
+    Attributes
+    ----------
+    path : Path
+    header : dict
+        First record, as found or as just written.
+    records : list of dict
+        Every record behind the header, those appended since included.
+    moved_aside : Path or None
+        Where a damaged tail was put.
+    """
+
+    path: Path
+    header: Record
+    records: list[Record] = field(default_factory=list)
+    moved_aside: Path | None = None
+    _fd: int = -1
+    _size: int = 0
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        schema: str,
+        version: int,
+        header: Record | None = None,
+        *,
+        allow_network_fs: bool = False,
+    ) -> Journal:
+        """Create a journal or recover one: good prefix kept, the rest moved to ``.bad-<time>``.
+
+        Parameters
+        ----------
+        path : Path
+        schema, version : str, int
+            What this program writes; an existing file must carry the same schema and a version
+            that is not newer.
+        header : dict or None
+            Further fields of the first record of a new journal.
+        allow_network_fs : bool
+            Go on where locks are not reliable.
+
+        Raises
+        ------
+        StoreError
+            If another process writes it, it is not a regular file, or the disk refuses.
+        """
+        if not allow_network_fs:
+            locks.refuse_network_file_system(path.parent if not path.exists() else path)
+        # O_NONBLOCK: opening a FIFO must not wait for a peer.
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
+        try:
+            fd = os.open(path, flags, 0o666)
+        except OSError as error:
+            raise StoreError(
+                f"{path}: expected a journal that can be written, found {error.strerror}"
+            ) from error
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise StoreError(f"{path}: expected a regular file, found something else")
+            locks.lock(fd, path)
+        except BaseException:
+            os.close(fd)
+            raise
+        journal = cls(path, {}, _fd=fd)
+        try:
+            journal._recover(schema, version, header or {})
+        except OSError as error:
+            journal.close()
+            raise StoreError(f"{path}: expected to recover it, found {error}") from error
+        except BaseException:
+            journal.close()
+            raise
+        return journal
+
+    def append(self, record: Record) -> None:
+        """Make one record durable; when this returns, no crash can take it away.
+
+        Raises
+        ------
+        StoreError
+            If it could not be written in whole. The file then ends where it ended before.
+        """
+        if self._fd < 0:
+            raise StoreError(f"{self.path}: expected an open journal, found a closed one")
+        self._write(encode(record))
+        self.records.append(record)
+
+    def close(self) -> None:
+        """Drop the lock; safe to call twice."""
+        if self._fd >= 0:
+            locks.unlock(self._fd, self.path)
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _write(self, line: bytes) -> None:
+        try:
+            written = os.write(self._fd, line)
+            if written != len(line):
+                raise OSError(f"{written} of {len(line)} bytes written")
+            os.fsync(self._fd)
+            if os.fstat(self._fd).st_nlink == 0:
+                raise OSError("the file was deleted while it was in use")
+        except OSError as error:
+            self._cut_back()
+            raise StoreError(
+                f"{self.path}: expected to append {len(line)} bytes, found "
+                f"{error.strerror or error} ({free_bytes(self.path.parent)} bytes free; "
+                "earlier rows are safe, --resume goes on)"
+            ) from error
+        self._size += len(line)
+
+    def _cut_back(self) -> None:
+        # Leave no torn line: the next reader must not have to guess.
+        try:
+            os.ftruncate(self._fd, self._size)
+            os.fsync(self._fd)
+        except OSError:
+            pass  # recovery at the next open cuts the tail by its checksum
+
+    def _recover(self, schema: str, version: int, header: Record) -> None:
+        with open(self._fd, "rb", closefd=False) as file:
+            file.seek(0)
+            data = file.read()
+        records, good = scan(data)
+        if records:
+            _check_header(self.path, records[0], schema, version)
+        elif data and not _is_torn_header(data):
+            # Not one good line: somebody else's file, which we must not cut.
+            raise StoreError(f"{self.path}: expected a journal, found something else")
+        if good < len(data):
+            self.moved_aside = _save_tail(self.path, data[good:])
+            os.ftruncate(self._fd, good)
+            os.fsync(self._fd)
+        self._size = good
+        if records:
+            self.header, self.records = records[0], records[1:]
+            return
+        self.header = {"schema": schema, "version": version, **header}
+        self._write(encode(self.header))
+        sync_folder(Path(os.path.realpath(self.path)).parent)
+
+
+def _check_header(path: Path, header: Record, schema: str, version: int) -> None:
+    if header.get("schema") != schema:
+        raise StoreError(f"{path}: expected schema {schema!r}, found {header.get('schema')!r}")
+    found = header.get("version")
+    if not isinstance(found, int) or isinstance(found, bool) or not 1 <= found <= version:
+        raise StoreError(f"{path}: expected version 1 to {version}, found {found!r}")
+
+
+def _is_torn_header(data: bytes) -> bool:
+    """A first line that a crash cut short: no LF yet, and nothing but our own beginning."""
+    return b"\n" not in data and (is_journal(data[:10]) or len(data) < 10 or not any(data))
+
+
+def _save_tail(path: Path, tail: bytes) -> Path:
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    for n in range(1000):
+        aside = path.with_name(f"{path.name}.bad-{stamp}" + (f"-{n}" if n else ""))
+        try:
+            with open(aside, "xb") as file:
+                file.write(tail)
+                file.flush()
+                os.fsync(file.fileno())
+        except FileExistsError:
+            continue
+        sync_folder(aside.parent)
+        return aside
+    raise OSError(f"no free name beside {path}")
