@@ -24,6 +24,7 @@ def import_trace_command(trace: Path, out: Path) -> int:
     """
     from ds4eval.exchange.import_trace import samples_from
     from ds4eval.exchange.trace import read_trace
+    from ds4eval.records.entries import entry_of
     from ds4eval.records.record import JOURNAL
     from ds4eval.records.store import RunStore
 
@@ -36,7 +37,7 @@ def import_trace_command(trace: Path, out: Path) -> int:
         store.begin(jobs, {"imported_from": trace.name})
         for sample in samples:
             store.append(sample)
-        entries = [job.entry for job in jobs]
+        entries = [entry_of(job) for job in jobs]
         text = report_text.report(entries, dict(enumerate(samples, 1)))
         store.publish(force=True, report=text)
     click.echo(text, nl=False)

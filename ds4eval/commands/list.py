@@ -13,8 +13,8 @@ from ds4eval.commands.data_options import (
     selection_options,
     split_ids,
 )
+from ds4eval.exchange.preset import preset_from_trace
 from ds4eval.questions.presets import Preset
-from ds4eval.questions.presets_trace import preset_from_trace
 from ds4eval.questions.question import Question
 from ds4eval.questions.suites import load_suite, preset_text, select, suite_names
 from engine.errors import OptionError, StoreError
