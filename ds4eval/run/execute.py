@@ -90,14 +90,7 @@ def execute(request: Request) -> int:
         store.begin(plan.jobs, _environment(plan))
         say(f"run folder: {plan.folder}")
         control = Control()
-
-        def stop(number: int, earlier: int) -> None:
-            """End between tokens; a second signal ends at once."""
-            if earlier:
-                raise KeyboardInterrupt
-            control.quit()
-
-        with StopSignals(stop) as signals:
+        with stop_signals(control) as signals:
             ended = _ask(plan, store, trace, control)
         samples = _samples(plan, store)
         entries = [entry_of(job) for job in plan.jobs]
@@ -116,6 +109,17 @@ def execute(request: Request) -> int:
         say(error_line("ds4-eval", ended.message))
         return ERROR
     return judge(entries, samples, request.gates, baseline)
+
+
+def stop_signals(control: Control) -> StopSignals:
+    """SIGINT, SIGTERM and SIGHUP end a run between tokens; a second one ends it at once."""
+
+    def stop(number: int, earlier: int) -> None:
+        if earlier:
+            raise KeyboardInterrupt
+        control.quit()
+
+    return StopSignals(stop)
 
 
 def make_plan(request: Request) -> RunPlan:

@@ -14,7 +14,7 @@ from ds4eval.answering import remote
 from ds4eval.events import Text
 from ds4eval.plan import Budget, ReplySettings, Sampling
 from ds4eval.request import ServerOptions
-from engine.errors import BackendError, OptionError
+from engine.errors import BackendError
 from tests.ds4eval.fakes import jobs, question
 
 GREEDY = ReplySettings(sampling=Sampling(temp=0.0), budget=Budget(tokens=50))
