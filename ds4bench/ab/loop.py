@@ -22,7 +22,7 @@ from ds4bench.report.curves import clean_label
 from engine.errors import EngineError, OptionError
 from engine.tooling.results.journal import Journal
 
-SCHEMA = "ds4bench.ab.loop"
+SCHEMA = "ds4bench.ab"
 SCHEMA_VERSION = 1
 
 # Runs one sweep of side 'a' or 'b' into a folder; raises EngineError when it did not measure.

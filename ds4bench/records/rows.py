@@ -16,7 +16,7 @@ from typing import Any
 
 from engine.options import MODES
 
-SCHEMA = "ds4bench.sweep.run"
+SCHEMA = "ds4bench.sweep"
 SCHEMA_VERSION = 1
 
 # Fields of a row that hold one value per step or depth.

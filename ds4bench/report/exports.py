@@ -35,24 +35,20 @@ def _comparison_suite(root: ET.Element, comparison: Comparison) -> None:
     name = clean_label(f"{comparison.head} against {comparison.base}", 120)
     suite = ET.SubElement(root, "testsuite", name=name)
     if comparison.unlike:
-        case = ET.SubElement(
-            suite, "testcase", classname="ds4bench.compare.judge", name="comparable"
-        )
+        case = ET.SubElement(suite, "testcase", classname="ds4bench.compare", name="comparable")
         for difference in comparison.unlike:
             _child(case, "error", f"unlike in {difference}")
     else:
         for line in [*comparison.curves, *comparison.cells]:
             case = ET.SubElement(
-                suite, "testcase", classname=f"ds4bench.compare.judge.{line.metric}", name=line.name
+                suite, "testcase", classname=f"ds4bench.compare.{line.metric}", name=line.name
             )
             if line.judgement.verdict is Verdict.REGRESSED:
                 _child(case, "failure", _sentence(line))
             elif line.judgement.verdict is not Verdict.FINE:
                 _child(case, "skipped", f"{line.judgement.verdict}: {_sentence(line)}")
     for text in comparison.broken:
-        case = ET.SubElement(
-            suite, "testcase", classname="ds4bench.compare.judge.broken", name=text
-        )
+        case = ET.SubElement(suite, "testcase", classname="ds4bench.compare.broken", name=text)
         _child(case, "failure", text)
     ET.SubElement(suite, "system-out").text = clean_label(headline(comparison), 300)
     _count(suite)
@@ -65,7 +61,7 @@ def _run_suite(root: ET.Element, source: Source) -> None:
         case = ET.SubElement(
             suite,
             "testcase",
-            classname=f"ds4bench.sweep.run.{row.mode}",
+            classname=f"ds4bench.sweep.{row.mode}",
             name=f"{row.ctx_tokens} tokens, run {row.run}",
             time=f"{seconds:.6f}",
         )

@@ -20,7 +20,7 @@ from typing import Any
 from ds4eval.records.entries import merge_selection
 from engine.errors import OptionError, StoreError
 
-SCHEMA = "ds4eval.records.samples"
+SCHEMA = "ds4eval.samples"
 SCHEMA_VERSION = 1
 JOURNAL, MANIFEST = "samples.jsonl", "manifest.json"
 CSV, PARQUET, REPORT = "results.csv", "results.parquet", "report.txt"

@@ -22,7 +22,7 @@ from engine.tooling.report.labels import clean_label, escape_markdown
 if TYPE_CHECKING:
     from rich.console import Console
 
-SCHEMA, VERSION = "ds4eval.report.page", 1
+SCHEMA, VERSION = "ds4eval.report", 1
 
 
 def headings(run: RunScores) -> tuple[str, ...]:

@@ -95,7 +95,7 @@ def test_resume_extends_a_sweep(bench):
 
 
 def test_a_newer_journal_is_not_touched(bench):
-    line = encode({"schema": "ds4bench.sweep.run", "version": 99})
+    line = encode({"schema": "ds4bench.sweep", "version": 99})
     (bench.folder / "a.jsonl").write_bytes(line)
     result = bench(*SIZE, "--csv", "a.csv", "--resume")
     assert result.exit_code == exits.STORE and "version 1 to 1, found 99" in result.stderr

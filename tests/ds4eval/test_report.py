@@ -250,7 +250,7 @@ def test_folder_of_a_report(tmp_path):
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before  # the same again
     found = json.loads(before["report.json"], parse_constant=lambda name: pytest.fail(name))
     assert (found["schema"], len(found["runs"]), len(found["comparisons"])) == (
-        "ds4eval.report.page",
+        "ds4eval.report",
         2,
         1,
     )
