@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from ds4bench import exits
-from ds4bench.plan import SweepPlan, check_model, check_prompt, check_same, digest, fingerprint
+from ds4bench.plan import SweepPlan
 from ds4bench.records import csv_text as records_csv
 from ds4bench.records.files import environment_of, is_greedy, machine_bandwidth, publish_views
 from ds4bench.records.rows import SCHEMA, SCHEMA_VERSION, SpeedRow, stamped
 from ds4bench.sweep.cells import FIRST_TIMEOUT_S, Runner
+from ds4bench.sweep.checks import check_model, check_prompt, check_same, digest, fingerprint
 from ds4bench.sweep.files import make_folder, set_aside, write_stdout
-from ds4bench.sweep.messages import dry_run_text, findings, prediction_text
+from ds4bench.sweep.findings import dry_run_text, findings, prediction_text
 from ds4bench.sweep.progress import Screen
+from ds4bench.sweep.stop import StopSignals
 from ds4bench.telemetry.machines import Machine
 from ds4bench.telemetry.nvml import Gpu
 from ds4bench.telemetry.sampler import Sampler
-from ds4bench.worker.child import Child, ChildDied, Interrupted
-from ds4bench.worker.main import DEFAULT
+from ds4bench.worker.child import DEFAULT, Child, ChildDied, Interrupted
+from ds4bench.worker.messages import Encode, Inspect, MeasureBandwidth, ModelFacts, PromptFacts
 from engine.errors import EngineError, OptionError
 from engine.tooling.results.environment import command_line, cpu, environment, sources_sha256
 from engine.tooling.results.journal import Journal
@@ -35,8 +35,9 @@ from engine.tooling.results.publish import check_output, remove_stale
 
 # Publishing rewrites whole files, so it happens rarely and between timed windows.
 PUBLISH_EVERY_S = 10.0
-# Beside the engine, what the worker runs.
-TIMED = ("worker/main.py", "worker/model.py", "worker/modes.py", "worker/protocol.py")
+ROOT = Path(__file__).resolve().parents[2]  # the folder of the packages
+# Of ds4bench, what the timed process imports beside `ds4bench.worker`.
+WORKER_NEEDS = ("__init__.py", "plan.py", "telemetry/__init__.py", "telemetry/roofline.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,41 +74,6 @@ class Request:
     telemetry_s: float = 1.0
 
 
-class Signals:
-    """Ctrl-C once: finish the row; twice, SIGTERM or SIGHUP: stop now. Old handlers come back.
-
-    While the model is still being loaded there is no row to finish, and one Ctrl-C stops, too.
-    """
-
-    _NOW = (signal.SIGTERM, signal.SIGHUP)
-
-    def __init__(self) -> None:
-        self.number: int | None = None
-        self.now = False
-        self.measuring = False
-        self._old: dict[int, Any] = {}
-
-    def __enter__(self) -> Signals:
-        for number in (signal.SIGINT, *self._NOW):
-            self._old[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: Any) -> None:
-        self.now = self.now or number in self._NOW or self.number is not None or not self.measuring
-        self.number = self.number or number
-        if number == signal.SIGINT and not self.now:
-            with contextlib.suppress(OSError):  # nobody may be there to read it
-                os.write(2, b"\nfinishing this row; Ctrl-C again stops at once\n")
-
-    @property
-    def exit_code(self) -> int | None:
-        return None if self.number is None else 128 + self.number
-
-
 def execute(request: Request) -> int:
     """Run a sweep.
 
@@ -123,28 +89,27 @@ def execute(request: Request) -> int:
     """
     plan = request.plan
     _check_outputs(request)
-    with Signals() as signals, contextlib.ExitStack() as stack:
+    with StopSignals() as signals, contextlib.ExitStack() as stack:
         gpu = Gpu(ordinal=plan.device)
         sampler = Sampler(gpu if plan.backend == "cuda" else None, interval_s=request.telemetry_s)
         child = stack.enter_context(
             Child(request.worker, tick=sampler.tick, stop_now=lambda: signals.now)
         )
         sampler.pid = lambda: child.pid
-        settings = worker_settings(plan)
         try:
             limit = request.row_timeout_s or FIRST_TIMEOUT_S
             # Headers, then the prompt; weights are not touched yet.
-            facts = child.request(limit, "inspect", settings=settings)
+            facts = child.request(limit, Inspect(plan))
             check_model(plan, facts, psutil.virtual_memory().available)
-            facts.update(child.request(limit, "encode"))
-            check_prompt(plan, facts["n_prompt_tokens"])
+            prompt = child.request(limit, Encode())
+            check_prompt(plan, prompt.n_tokens)
             if request.dry_run:
-                bandwidth = child.request(limit, "bandwidth")
-                print(dry_run_text(plan, facts, bandwidth, request.predict))
+                bandwidth = child.request(limit, MeasureBandwidth())
+                print(dry_run_text(plan, facts, prompt, bandwidth, request.predict))
                 return exits.OK
-            facts["machine"] = _machine(plan, gpu)
-            journal = stack.enter_context(_open_journal(request, facts))
-            sweep = _Sweep(request, settings, facts, journal, child, sampler, gpu, signals)
+            machine = _machine(plan, gpu)
+            journal = stack.enter_context(_open_journal(request, facts, machine))
+            sweep = _Sweep(request, facts, prompt, journal, child, sampler, gpu, signals)
             return sweep.run()
         except Interrupted:
             return signals.exit_code or exits.INTERRUPTED
@@ -166,29 +131,14 @@ def _check_outputs(request: Request) -> None:
             check_output(path, option, replace=replace)
 
 
-def _machine(plan: SweepPlan, gpu: Gpu) -> dict[str, Any]:
+def _machine(plan: SweepPlan, gpu: Gpu) -> dict[str, object]:
     """What computes: a journal records it once, so that rows of another one must not join them."""
     found = cpu()
-    machine = {"cpu": found.get("name"), "cores": found.get("usable_cores")}
+    machine: dict[str, object] = {"cpu": found.get("name"), "cores": found.get("usable_cores")}
     if plan.backend == "cuda":
         device = gpu.facts()
         machine.update(gpu=device.get("name"), driver=device.get("driver"))
     return machine
-
-
-def worker_settings(plan: SweepPlan) -> dict[str, Any]:
-    """What the worker needs to know of a plan."""
-    record = plan.to_record()
-    prompt = plan.prompt
-    record["prompt"] = {
-        "text": None if prompt.path is None else prompt.text,
-        "chat": prompt.chat,
-        "system": prompt.system,
-        "repeat": prompt.repeat,
-        "seed": prompt.seed,
-    }
-    record["frontiers"] = list(plan.frontiers)
-    return record
 
 
 class _Sweep:
@@ -197,16 +147,17 @@ class _Sweep:
     def __init__(
         self,
         request: Request,
-        settings: dict[str, Any],
-        facts: dict[str, Any],
+        facts: ModelFacts,
+        prompt: PromptFacts,
         journal: Journal,
         child: Child,
         sampler: Sampler,
         gpu: Gpu,
-        signals: Signals,
+        signals: StopSignals,
     ) -> None:
         self.request = request
         self.facts = facts
+        self.prompt = prompt
         self.journal = journal
         self.child = child
         self.gpu = gpu
@@ -216,12 +167,11 @@ class _Sweep:
         plan = request.plan
         self.runner = Runner(
             plan,
-            settings,
             journal,
             journal.header["fingerprint_digest"],
             child,
             sampler,
-            [entry for file in facts["files"] for entry in file["stat"]],
+            [entry for file in facts.files for entry in file.stat],
             retry_failed=request.retry_failed,
             timeout_s=request.row_timeout_s,
             stop=lambda: signals.number is not None,
@@ -270,17 +220,18 @@ class _Sweep:
         return self._status(rows, finished)
 
     def _start(self) -> None:
-        bandwidth = self.child.request(self.request.row_timeout_s or FIRST_TIMEOUT_S, "bandwidth")
+        limit = self.request.row_timeout_s or FIRST_TIMEOUT_S
+        bandwidth = self.child.request(limit, MeasureBandwidth())
         engine = self.runner.prepare()
         record = {
             **environment(),
             "gpu": self.gpu.facts(),
-            "bandwidth": bandwidth,
+            "bandwidth": asdict(bandwidth),
             "engine": engine,
-            "model": self.facts["files"],
-            "model_name": self.facts["name"],
-            "prompt_tokens_sha256": self.facts["prompt_tokens_sha256"],
-            "memory": self.facts["memory"],
+            "model": [asdict(file) for file in self.facts.files],
+            "model_name": self.facts.name,
+            "prompt_tokens_sha256": self.prompt.tokens_sha256,
+            "memory": asdict(self.facts.memory),
             "command": command_line(),
         }
         self.journal.append({"kind": "start", "at": time.time(), "environment": record})
@@ -329,10 +280,12 @@ class _Sweep:
 
 
 @contextlib.contextmanager
-def _open_journal(request: Request, facts: dict[str, Any]) -> Iterator[Journal]:
+def _open_journal(
+    request: Request, facts: ModelFacts, machine: dict[str, object]
+) -> Iterator[Journal]:
     """The journal of a new or resumed sweep, locked, with stale temporary files removed."""
     plan, outputs = request.plan, request.outputs
-    same = fingerprint(plan, facts, timed_code())
+    same = fingerprint(plan, facts, machine, timed_code())
     header = {"plan": plan.to_record(), "fingerprint": same, "fingerprint_digest": digest(same)}
     with contextlib.ExitStack() as stack:
         path = outputs.journal
@@ -362,6 +315,11 @@ def _open_journal(request: Request, facts: dict[str, Any]) -> Iterator[Journal]:
 
 def timed_code() -> str:
     """Hash of the sources that run in the timed process: rows of another code never mix."""
-    root = Path(__file__).resolve().parents[1]
-    engine = sorted((root.parent / "engine").rglob("*.py"))
-    return sources_sha256([*engine, *(root / name for name in TIMED)], root.parent)
+    return sources_sha256(timed_sources(), ROOT)
+
+
+def timed_sources() -> list[Path]:
+    """The files that `timed_code` hashes: all of the engine, and what the worker needs of ours."""
+    package = ROOT / "ds4bench"
+    ours = [*package.joinpath("worker").rglob("*.py"), *(package / name for name in WORKER_NEEDS)]
+    return [*sorted((ROOT / "engine").rglob("*.py")), *sorted(ours)]

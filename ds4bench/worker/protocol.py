@@ -11,14 +11,24 @@ import struct
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 from engine.errors import EngineError
 
 Clock = Callable[[], int]  # nanoseconds, monotonic
 
 
-class Timeline(Protocol):
+class SavedTimeline(Protocol):
+    """The part of `engine.cache.snapshot.Snapshot` that a measurement uses."""
+
+    @property
+    def n_bytes(self) -> int: ...
+
+
+S = TypeVar("S", bound=SavedTimeline)
+
+
+class Timeline(Protocol[S]):
     """The part of `engine.session.Session` that a measurement uses."""
 
     @property
@@ -26,9 +36,34 @@ class Timeline(Protocol):
 
     def sync(self, tokens: Sequence[int]) -> int: ...
 
-    def save(self) -> Any: ...
+    def save(self) -> S: ...
 
-    def restore(self, saved: Any) -> None: ...
+    def restore(self, saved: S) -> None: ...
+
+
+class Step(Protocol):
+    """The part of `engine.spec.protocol.StepResult` that a measurement uses."""
+
+    @property
+    def tokens(self) -> Sequence[int]: ...
+
+    @property
+    def next(self) -> int: ...
+
+    @property
+    def drafted(self) -> int: ...
+
+    @property
+    def accepted(self) -> int: ...
+
+    @property
+    def draft_s(self) -> float: ...
+
+    @property
+    def verify_s(self) -> float: ...
+
+    @property
+    def rollback_s(self) -> float: ...
 
 
 class Decoder(Protocol):
@@ -36,7 +71,10 @@ class Decoder(Protocol):
 
     def start(self) -> int: ...
 
-    def step(self, first: int, budget: int) -> Any: ...
+    def step(self, first: int, budget: int) -> Step: ...
+
+
+T = TypeVar("T", bound="Timeline[SavedTimeline]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +112,7 @@ def quiet() -> Iterator[None]:
             gc.enable()
 
 
-def timed_prefill(timeline: Timeline, tokens: Sequence[int], clock: Clock) -> float:
+def timed_prefill(timeline: Timeline[S], tokens: Sequence[int], clock: Clock) -> float:
     """Seconds to extend the timeline to `tokens`.
 
     The CPU engine returns when its work is done, so both clock reads see an idle device.
@@ -102,7 +140,7 @@ def timed_decode(
         If a step emits nothing, too much, or a forbidden token.
     """
     stamps = [0] * (n_tokens + 1)
-    results: list[Any] = []
+    results: list[Step] = []
     done = 0
     with quiet():
         stamps[0] = clock()
@@ -169,8 +207,8 @@ def settled(rounds: Sequence[Warmup], tolerance: float = 0.05) -> bool:
 
 
 def warm_up(
-    make_timeline: Callable[[], Timeline],
-    make_decoder: Callable[[Timeline, str], Decoder],
+    make_timeline: Callable[[], T],
+    make_decoder: Callable[[T, str], Decoder],
     tokens: Sequence[int],
     modes: Sequence[str],
     clock: Clock,

@@ -6,12 +6,16 @@ import hashlib
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from ds4bench.plan import Prompt, SweepPlan
 from ds4bench.records.rows import read_rows
-from ds4bench.worker.main import handle
+from ds4bench.worker.messages import Failure, Inspect
 from ds4bench.worker.model import FileModel, open_worker, read_through
+from ds4bench.worker.worker import answer
 from engine.models.shapes import named_shape
 from engine.models.write import write_model
 from engine.nano import prose
@@ -26,38 +30,34 @@ def files(tmp_path_factory):
     return folder
 
 
-def settings(folder, **more):
-    prompt = {"text": None, "chat": False, "system": "", "repeat": False, "seed": 3}
-    return {
-        "model": str(folder / "base.gguf"), "mtp": str(folder / "mtp.gguf"), "threads": 1,
-        "activations": "int8", "kv": "official", "repack": "auto", "warm_weights": False,
-        "backend": "cpu", "launch": "graph", "device": 0,
-        "residency": "auto", "residency_gib": None,
-        "context": 300, "frontiers": [64, 128, 256], "gen_tokens": 4, "modes": ["plain"],
-        "mtp_draft": 1, "mtp_adaptive": False, "mtp_margin": 0.0, "prompt": prompt,
-        "sampling": {"temp": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 1}, **more,
+def plan(folder, **more):
+    options = {
+        "model": folder / "base.gguf", "mtp": folder / "mtp.gguf", "threads": 1,
+        "ctx_start": 64, "ctx_max": 256, "step_mul": 2.0, "gen_tokens": 4, "ctx_alloc": 300,
+        "prompt": Prompt(seed=3), **more,
     }  # fmt: skip
+    return SweepPlan(**options)
 
 
 def test_inspect_reads_headers_and_hashes_small_files(files):
-    facts = FileModel().inspect(settings(files))
+    facts = FileModel().inspect(plan(files))
 
     digest = hashlib.sha256((files / "base.gguf").read_bytes()).hexdigest()
-    assert facts["model_id"] == f"sha256:{digest}"
-    assert facts["has_mtp"] and tuple(facts["implemented_modes"]) == MODES
-    assert set(facts["decode_bytes"]) == {64, 128, 256}
-    assert facts["memory"]["context"] > 0 and facts["memory"]["snapshot"] > 0
+    assert facts.model_id == f"sha256:{digest}"
+    assert facts.has_mtp and tuple(facts.implemented_modes) == MODES
+    assert set(facts.decode_bytes) == {64, 128, 256}
+    assert facts.memory.context > 0 and facts.memory.snapshot > 0
     info = os.stat(files / "base.gguf")
-    assert facts["files"][0]["stat"][0][1:] == [
+    assert facts.files[0].stat[0][1:] == (
         info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns,
-    ]  # fmt: skip
+    )  # fmt: skip
 
 
 def test_inspect_does_not_import_numba(files):
     code = (
-        "import sys\nfrom tests.ds4bench.test_worker_model import settings, open_worker\n"
+        "import sys\nfrom tests.ds4bench.test_worker_model import plan, open_worker\n"
         "from pathlib import Path\n"
-        "w = open_worker(); w.inspect(settings(Path(sys.argv[1]))); w.encode()\n"
+        "w = open_worker(); w.inspect(plan(Path(sys.argv[1]))); w.encode()\n"
         "assert 'numba' not in sys.modules\n"
     )
     env = {**os.environ, "PYTHONPATH": os.getcwd()}
@@ -66,10 +66,10 @@ def test_inspect_does_not_import_numba(files):
 
 def test_generated_prompt_is_long_enough_and_repeats_itself(files):
     worker = open_worker()
-    worker.inspect(settings(files, frontiers=[64, 5000]))
+    worker.inspect(plan(files, ctx_max=5000, step_mul=100.0, ctx_alloc=None))
     first = worker.encode()
     tokens = worker.tokens
-    assert len(tokens) == 5000 <= first["n_prompt_tokens"]
+    assert len(tokens) == 5000 <= first.n_tokens
     assert worker.encode() == first and worker.tokens == tokens
     text = prose.text(3, 40_000)
     assert worker.model._tokenizer.encode(text).ids[:5000] == tokens
@@ -77,14 +77,14 @@ def test_generated_prompt_is_long_enough_and_repeats_itself(files):
 
 def test_chat_prompt_is_wrapped_and_a_short_text_repeated(files):
     worker = open_worker()
-    prompt = {"text": "Say A.", "chat": True, "system": "Be brief", "repeat": False, "seed": 0}
-    worker.inspect(settings(files, prompt=prompt))
-    chat = worker.encode()["n_prompt_tokens"]
-    plain = {**prompt, "chat": False, "repeat": True}
-    worker.inspect(settings(files, prompt=plain))
+    prompt = Prompt(Path("a.txt"), "Say A.", chat=True, system="Be brief")
+    worker.inspect(plan(files, prompt=prompt))
+    chat = worker.encode().n_tokens
+    plain = replace(prompt, chat=False, repeat=True)
+    worker.inspect(plan(files, prompt=plain))
     facts = worker.encode()
-    assert facts["n_prompt_tokens_once"] < chat
-    assert facts["n_prompt_tokens"] >= 256 == len(worker.tokens)
+    assert facts.n_tokens_once < chat
+    assert facts.n_tokens >= 256 == len(worker.tokens)
 
 
 @pytest.mark.parametrize("content", [b"", b"GGUF", b"not a model" * 10])
@@ -92,13 +92,13 @@ def test_bad_files_are_exit_3(files, content):
     path = files / "bad.gguf"
     path.write_bytes(content)
     worker = open_worker()
-    reply = handle(worker, {"cmd": "inspect", "settings": settings(files, model=str(path))})
-    assert (reply["ok"], reply["exit_code"]) == (False, 3), reply
+    reply = answer(worker, Inspect(plan(files, model=path)))
+    assert isinstance(reply, Failure) and reply.exit_code == 3, reply
 
 
 def test_an_mtp_file_alone_is_no_model(files):
-    other = settings(files, model=str(files / "mtp.gguf"), mtp=None)
-    assert handle(open_worker(), {"cmd": "inspect", "settings": other})["exit_code"] == 3
+    other = plan(files, model=files / "mtp.gguf", mtp=None)
+    assert answer(open_worker(), Inspect(other)).exit_code == 3
 
 
 def test_reading_through_a_file(tmp_path):
