@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from engine.errors import OptionError
-from engine.options import MODES
+from engine.options import CUDA_FIELDS, MODES
 
 MAX_FRONTIERS = 100_000
 INT_MAX = 2**31 - 1
@@ -65,7 +65,7 @@ class Sampling:
 
 
 # What a sweep of another backend than the processor also depends on.
-DEVICE_FIELDS = ("backend", "launch", "residency", "residency_gib", "device")
+DEVICE_FIELDS = ("backend", *CUDA_FIELDS)
 
 
 @dataclass(frozen=True, slots=True)

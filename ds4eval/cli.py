@@ -15,7 +15,7 @@ import click
 from engine.errors import EngineError, OptionError
 from engine.models.bundled import RECIPES as NANO_RECIPES
 from engine.options import ACTIVATIONS, BACKENDS, KV_MODES, MODES, REPACK
-from engine.tooling.options.finite import Finite
+from engine.tooling.options.types import Number as Finite
 
 # Subcommand -> module:attribute, summary.
 COMMANDS = {

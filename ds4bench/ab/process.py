@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ds4bench import exits
 from ds4bench.ab.plan import AbPlan
 from engine.errors import EngineError
+from engine.tooling import exits
 
 _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.25

@@ -12,7 +12,6 @@ from typing import Any
 
 import psutil
 
-from ds4bench import exits
 from ds4bench.plan import SweepPlan
 from ds4bench.records import csv_text as records_csv
 from ds4bench.records.files import environment_of, is_greedy, machine_bandwidth, publish_views
@@ -29,6 +28,7 @@ from ds4bench.telemetry.sampler import Sampler
 from ds4bench.worker.child import DEFAULT, Child, ChildDied, Interrupted
 from ds4bench.worker.messages import Encode, Inspect, MeasureBandwidth, ModelFacts, PromptFacts
 from engine.errors import EngineError, OptionError
+from engine.tooling import exits
 from engine.tooling.results.environment import command_line, cpu, environment, sources_sha256
 from engine.tooling.results.journal import Journal
 from engine.tooling.results.publish import check_output, remove_stale
@@ -80,7 +80,7 @@ def execute(request: Request) -> int:
     Returns
     -------
     int
-        An exit status of `ds4bench.exits`.
+        An exit status of `engine.tooling.exits`.
 
     Raises
     ------
