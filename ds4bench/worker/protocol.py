@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from engine.errors import EngineError
+from engine.generate import Generation, Steps
+from engine.spec.protocol import StepResult
 
 Clock = Callable[[], int]  # nanoseconds, monotonic
 
@@ -29,14 +31,6 @@ class Timeline(Protocol):
     def save(self) -> Any: ...
 
     def restore(self, saved: Any) -> None: ...
-
-
-class Decoder(Protocol):
-    """A decode mode over a timeline (`engine.spec.protocol.Decoder`)."""
-
-    def start(self) -> int: ...
-
-    def step(self, first: int, budget: int) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +81,7 @@ def timed_prefill(timeline: Timeline, tokens: Sequence[int], clock: Clock) -> fl
 
 
 def timed_decode(
-    decoder: Decoder, n_tokens: int, clock: Clock, forbidden: Collection[int] = ()
+    decoder: Steps, n_tokens: int, clock: Clock, forbidden: Collection[int] = ()
 ) -> Decode:
     """Exactly `n_tokens` tokens from the timeline's end; choosing tokens is inside the clock.
 
@@ -102,23 +96,14 @@ def timed_decode(
         If a step emits nothing, too much, or a forbidden token.
     """
     stamps = [0] * (n_tokens + 1)
-    results: list[Any] = []
-    done = 0
+    results: list[StepResult] = []
+    steps = iter(Generation(decoder, n_tokens))
     with quiet():
         stamps[0] = clock()
-        first = decoder.start()
-        while done < n_tokens:
-            result = decoder.step(first, n_tokens - done)
+        for result in steps:
             results.append(result)
             # One clock read per step keeps latencies; it costs tens of nanoseconds.
             stamps[len(results)] = clock()
-            n = len(result.tokens)
-            if not 1 <= n <= n_tokens - done:
-                raise EngineError(
-                    f"decode: expected 1 to {n_tokens - done} tokens from a step, found {n}"
-                )
-            done += n
-            first = result.next
     emitted = [token for result in results for token in result.tokens]
     bad = next((token for token in emitted if token in forbidden), None)
     if bad is not None:
@@ -170,7 +155,7 @@ def settled(rounds: Sequence[Warmup], tolerance: float = 0.05) -> bool:
 
 def warm_up(
     make_timeline: Callable[[], Timeline],
-    make_decoder: Callable[[Timeline, str], Decoder],
+    make_decoder: Callable[[Timeline, str], Steps],
     tokens: Sequence[int],
     modes: Sequence[str],
     clock: Clock,
