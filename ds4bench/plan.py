@@ -282,9 +282,10 @@ def check_model(plan: SweepPlan, facts: Mapping[str, Any], free_bytes: int) -> N
     Parameters
     ----------
     facts : mapping
-        What the worker's `inspect` found: n_ctx_train, implemented_modes, has_mtp, memory.
+        What the worker's `inspect` found: n_ctx_train, implemented_modes, has_mtp, memory,
+        weight_bytes (held beside the files), free_device_bytes (None: all is on the host).
     free_bytes : int
-        Memory that a new process may take.
+        Memory of the host that a new process may take.
 
     Raises
     ------
@@ -304,10 +305,20 @@ def check_model(plan: SweepPlan, facts: Mapping[str, Any], free_bytes: int) -> N
             f"{facts['n_ctx_train']} tokens, found {plan.context}"
         )
     memory = facts["memory"]
-    need = memory["context"] + memory["scratch"] + memory["snapshot"]
-    if need > free_bytes:
+    # A device's memory holds weights and session, the host's always the snapshot.
+    need = facts["weight_bytes"] + memory["context"] + memory["scratch"]
+    free_device = facts["free_device_bytes"]
+    if free_device is None:
+        _check_fits(plan, need + memory["snapshot"], free_bytes, "free memory")
+    else:
+        _check_fits(plan, need, free_device, "the device's free memory")
+        _check_fits(plan, memory["snapshot"], free_bytes, "free memory")
+
+
+def _check_fits(plan: SweepPlan, need: int, free: int, where: str) -> None:
+    if need > free:
         raise MemoryBudgetError(
-            f"--ctx-max: expected a context that fits in {free_bytes >> 20} MiB of free memory, "
+            f"--ctx-max: expected a context that fits in {free >> 20} MiB of {where}, "
             f"found {need >> 20} MiB for {plan.context} tokens and a snapshot"
         )
 

@@ -37,17 +37,15 @@ class FileModel:
         ModelFileError
             If a file is not a model that can be run.
         """
-        from engine.cache.kv import ROLLBACK, context_bytes
         from engine.cache.snapshot import snapshot_bytes
-        from engine.forward.scratch import scratch_bytes
-        from engine.gguf.reader import open_gguf
+        from engine.memory import free_bytes, open_device, plan_memory
         from engine.text.tokenizer import Tokenizer
-        from engine.weights.bind import bind_mtp, bind_trunk
+        from engine.weights.files import open_files
         from engine.weights.traffic import INDEX_VALUE_BYTES, decode_traffic
 
         options = self._options(settings)
-        with open_gguf(options.path) as file:
-            shape, trunk = bind_trunk(file)
+        with open_files(options.path, options.mtp_path) as opened:
+            shape, trunk = opened.weights.shape, opened.weights.trunk
             # Tensors are views of the mapping: everything that needs them happens before closing.
             decode_bytes = {
                 frontier: decode_traffic(
@@ -55,19 +53,13 @@ class FileModel:
                 ).total
                 for frontier in _few(settings["frontiers"])
             }
+            device = open_device(options)
+            memory = plan_memory(opened, options, settings["context"], device=device)
+            self._tokenizer = Tokenizer.from_metadata(opened.trunk.metadata)
+            files = [_file_facts(file.identity) for file in opened.all()]
             del trunk
-            self._tokenizer = Tokenizer.from_metadata(file.metadata)
-            files = [_file_facts(file.identity)]
-            mapped = sum(t.n_bytes for t in file.tensors.values())
         has_mtp = options.mtp_path is not None
-        if options.mtp_path is not None:
-            with open_gguf(options.mtp_path) as file:
-                bind_mtp(file, shape)
-                files.append(_file_facts(file.identity))
-                mapped += sum(t.n_bytes for t in file.tensors.values())
         self.forbidden = frozenset(self._tokenizer.eos_ids)
-        ctx = settings["context"]
-        chunk = min(options.prefill_chunk, ctx)
         return {
             "name": shape.name,
             "n_ctx_train": shape.n_ctx_train,
@@ -80,11 +72,13 @@ class FileModel:
             "files": files,
             "decode_bytes": decode_bytes,
             "memory": {
-                "mapped": mapped,
-                "context": context_bytes(shape, ctx, chunk, options.kv == "official"),
-                "scratch": scratch_bytes(shape, max(chunk, ROLLBACK)) + 8 * shape.n_vocab,
+                "mapped": memory.mapped,
+                "context": memory.context,
+                "scratch": memory.session - memory.context,
                 "snapshot": snapshot_bytes(shape, settings["frontiers"][-1]),
             },
+            "weight_bytes": memory.weights,
+            "free_device_bytes": free_bytes(device) if memory.on_device else None,
         }
 
     def encode_prompt(self, prompt: dict[str, Any], n_tokens: int) -> list[int]:
@@ -105,20 +99,14 @@ class FileModel:
         """Open the engine; returns its facts and notices."""
         from ds4bench.telemetry.roofline import DecodeBytes
         from engine.engine import open_engine
-        from engine.gguf.reader import open_gguf
-        from engine.weights.bind import bind_mtp, bind_trunk
 
         options = self._options(settings)
         if settings["warm_weights"]:
             for path in filter(None, (options.path, options.mtp_path)):
                 read_through(path)
         self.engine = open_engine(options)
-        trunk_shape, trunk = bind_trunk(self.engine.file)
-        mtp = None
-        if options.mtp_path is not None:
-            self._mtp_file = open_gguf(options.mtp_path)
-            mtp = bind_mtp(self._mtp_file, trunk_shape)
-        self._bytes = DecodeBytes(trunk_shape, trunk, mtp, options.kv)
+        bound = self.engine.weights
+        self._bytes = DecodeBytes(bound.shape, bound.trunk, bound.mtp, options.kv)
         return {**self.engine.facts(), "notices": list(self.engine.notices)}
 
     def bandwidth(self, settings: dict[str, Any]) -> dict[str, Any]:

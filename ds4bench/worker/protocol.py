@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from engine.errors import EngineError
-from engine.generate import Generation, Steps
+from engine.generation import Generation, Steps
 from engine.spec.protocol import StepResult
 
 Clock = Callable[[], int]  # nanoseconds, monotonic

@@ -17,7 +17,7 @@ from engine.errors import EngineError
 
 if TYPE_CHECKING:
     from engine.engine import Engine
-    from engine.generate import Generation, Steer
+    from engine.generation import Generation, Steer
     from engine.session import Session
     from engine.spec.protocol import Decoder
 
@@ -137,7 +137,7 @@ class EngineBackend:
         self, session: Session, job: Job, limit: int, steer: Steer
     ) -> Generation[Decoder]:
         """The reply to the prompt that the session holds, in the settings' decode mode."""
-        from engine.generate import generate
+        from engine.generation import generate
         from engine.sample import Sampler
         from engine.spec.policy import Greedy, Sampled
         from engine.spec.protocol import Policy

@@ -272,7 +272,7 @@ def _generate(
     engine: Engine, session: Session, plan: _Plan, interrupt: _Interrupt, thinking: bool
 ) -> int:
     """Print tokens until the model, the limit, the context or the user says stop."""
-    from engine.generate import generate
+    from engine.generation import generate
     from engine.spec.policy import Sampled
     from engine.text.stream import TextStream
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from engine.engine import Engine, open_engine
 from engine.errors import EngineError, OptionError
-from engine.generate import generate
+from engine.generation import generate
 from engine.models.bundled import KINDS, TOKENIZER
 from engine.models.vocab import BOS
 from engine.nano.chat import PROMPT, RECALL, render_chat

@@ -187,6 +187,8 @@ class FakeModel:
                 "scratch": 1000,
                 "snapshot": 1000,
             },
+            "weight_bytes": 1000,
+            "free_device_bytes": None,
         }
 
     def encode_prompt(self, prompt: dict, n_tokens: int) -> list[int]:
