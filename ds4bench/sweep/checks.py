@@ -75,7 +75,7 @@ def check_model(plan: SweepPlan, facts: ModelFacts, free_bytes: int) -> None:
     ----------
     facts : ModelFacts
     free_bytes : int
-        Memory that a new process may take.
+        Memory of the host that a new process may take.
 
     Raises
     ------
@@ -95,10 +95,19 @@ def check_model(plan: SweepPlan, facts: ModelFacts, free_bytes: int) -> None:
             f"{facts.n_ctx_train} tokens, found {plan.context}"
         )
     memory = facts.memory
-    need = memory.context + memory.scratch + memory.snapshot
-    if need > free_bytes:
+    # A device's memory holds weights and session, the host's always the snapshot.
+    need = facts.weight_bytes + memory.context + memory.scratch
+    if facts.free_device_bytes is None:
+        _check_fits(plan, need + memory.snapshot, free_bytes, "free memory")
+    else:
+        _check_fits(plan, need, facts.free_device_bytes, "the device's free memory")
+        _check_fits(plan, memory.snapshot, free_bytes, "free memory")
+
+
+def _check_fits(plan: SweepPlan, need: int, free: int, where: str) -> None:
+    if need > free:
         raise MemoryBudgetError(
-            f"--ctx-max: expected a context that fits in {free_bytes >> 20} MiB of free memory, "
+            f"--ctx-max: expected a context that fits in {free >> 20} MiB of {where}, "
             f"found {need >> 20} MiB for {plan.context} tokens and a snapshot"
         )
 

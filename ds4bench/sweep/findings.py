@@ -35,8 +35,8 @@ def dry_run_text(
         f"{plan.gen_tokens} tokens",
         f"prompt    {plan.prompt.source}, {prompt.n_tokens} tokens",
         f"memory    context {memory.context / MIB:.0f} MiB ({plan.context} tokens), scratch "
-        f"{memory.scratch / MIB:.0f} MiB, snapshot {memory.snapshot / MIB:.0f} MiB; "
-        "repacked weights come on top (--repack)",
+        f"{memory.scratch / MIB:.0f} MiB, snapshot {memory.snapshot / MIB:.0f} MiB, "
+        f"copies of weights {facts.weight_bytes / MIB:.0f} MiB",
         f"bandwidth {rate / 1e9:.1f} GB/s measured",
     ]
     seconds = least_seconds(plan, facts, rate)

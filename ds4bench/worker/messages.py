@@ -88,6 +88,10 @@ class ModelFacts:
     decode_bytes : dict
         Bytes that a plain decode step reads, by context length; of at most 32 frontiers.
     memory : MemoryNeed
+    weight_bytes : int
+        Copies of weights that are held beside the files: repacked ones, or a device's.
+    free_device_bytes : int or None
+        Of the device that holds weights and session; None where all is on the host.
     """
 
     name: str
@@ -101,6 +105,8 @@ class ModelFacts:
     files: tuple[FileFacts, ...]
     decode_bytes: dict[int, float]
     memory: MemoryNeed
+    weight_bytes: int
+    free_device_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,13 +23,11 @@ from ds4bench.worker.messages import (
 )
 from ds4bench.worker.modes import open_mode
 from ds4bench.worker.worker import Worker
-from engine.cache.kv import ROLLBACK, context_bytes
 from engine.cache.snapshot import snapshot_bytes
 from engine.engine import Engine, open_engine
 from engine.errors import EngineError
-from engine.forward.scratch import scratch_bytes
 from engine.gguf.identity import FileIdentity
-from engine.gguf.reader import GGUFFile, open_gguf
+from engine.memory import free_bytes, open_device, plan_memory
 from engine.nano import prose
 from engine.options import MODES, EngineOptions
 from engine.session import Session
@@ -37,7 +35,7 @@ from engine.spec.protocol import Decoder
 from engine.text.chat import Message, render_chat
 from engine.text.tokenizer import Tokenizer
 from engine.tooling.diagnose.gpu_speed import copy_bandwidth
-from engine.weights.bind import bind_mtp, bind_trunk
+from engine.weights.files import open_files
 from engine.weights.traffic import INDEX_VALUE_BYTES, decode_traffic
 
 # Up to this size a file is hashed whole for its identity; beyond, header, size and time count.
@@ -57,7 +55,6 @@ class FileModel:
         self._opened: Engine | None = None
         self._tokenizer: Tokenizer | None = None
         self._bytes: DecodeBytes | None = None
-        self._mtp_file: GGUFFile | None = None
 
     @property
     def engine(self) -> Engine:
@@ -80,10 +77,9 @@ class FileModel:
         ModelFileError
             If a file is not a model that can be run.
         """
-
         options = _options(plan)
-        with open_gguf(options.path) as file:
-            shape, trunk = bind_trunk(file)
+        with open_files(options.path, options.mtp_path) as opened:
+            shape, trunk = opened.weights.shape, opened.weights.trunk
             # Tensors are views of the mapping: everything that needs them happens before closing.
             decode_bytes = {
                 frontier: decode_traffic(
@@ -91,16 +87,12 @@ class FileModel:
                 ).total
                 for frontier in _few(plan.frontiers)
             }
+            device = open_device(options)
+            memory = plan_memory(opened, options, plan.context, device=device)
+            self._tokenizer = Tokenizer.from_metadata(opened.trunk.metadata)
+            files = [_file_facts(file.identity) for file in opened.all()]
             del trunk
-            self._tokenizer = Tokenizer.from_metadata(file.metadata)
-            files = [_file_facts(file.identity)]
-            mapped = sum(t.n_bytes for t in file.tensors.values())
         has_mtp = options.mtp_path is not None
-        if options.mtp_path is not None:
-            with open_gguf(options.mtp_path) as file:
-                bind_mtp(file, shape)
-                files.append(_file_facts(file.identity))
-                mapped += sum(t.n_bytes for t in file.tensors.values())
         self.forbidden = frozenset(self._tokenizer.eos_ids)
         chunk = min(options.prefill_chunk, plan.context)
         return ModelFacts(
@@ -115,11 +107,13 @@ class FileModel:
             files=tuple(files),
             decode_bytes=decode_bytes,
             memory=MemoryNeed(
-                mapped=mapped,
-                context=context_bytes(shape, plan.context, chunk, options.kv == "official"),
-                scratch=scratch_bytes(shape, max(chunk, ROLLBACK)) + 8 * shape.n_vocab,
+                mapped=memory.mapped,
+                context=memory.context,
+                scratch=memory.session - memory.context,
                 snapshot=snapshot_bytes(shape, plan.ctx_max),
             ),
+            weight_bytes=memory.weights,
+            free_device_bytes=free_bytes(device) if memory.on_device else None,
         )
 
     def encode_prompt(self, prompt: Prompt, n_tokens: int) -> list[int]:
@@ -142,12 +136,8 @@ class FileModel:
             for path in filter(None, (options.path, options.mtp_path)):
                 read_through(path)
         engine = self._opened = open_engine(options)
-        trunk_shape, trunk = bind_trunk(engine.file)
-        mtp = None
-        if options.mtp_path is not None:
-            self._mtp_file = open_gguf(options.mtp_path)
-            mtp = bind_mtp(self._mtp_file, trunk_shape)
-        self._bytes = DecodeBytes(trunk_shape, trunk, mtp, options.kv)
+        bound = engine.weights
+        self._bytes = DecodeBytes(bound.shape, bound.trunk, bound.mtp, options.kv)
         return EngineFacts(engine.facts(), tuple(engine.notices))
 
     def bandwidth(self, plan: SweepPlan) -> Bandwidth:

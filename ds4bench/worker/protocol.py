@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from engine.errors import EngineError
+from engine.generation import Generation, Steps
+from engine.spec.protocol import StepResult
 
 Clock = Callable[[], int]  # nanoseconds, monotonic
 
@@ -39,39 +41,6 @@ class Timeline(Protocol[S]):
     def save(self) -> S: ...
 
     def restore(self, saved: S) -> None: ...
-
-
-class Step(Protocol):
-    """The part of `engine.spec.protocol.StepResult` that a measurement uses."""
-
-    @property
-    def tokens(self) -> Sequence[int]: ...
-
-    @property
-    def next(self) -> int: ...
-
-    @property
-    def drafted(self) -> int: ...
-
-    @property
-    def accepted(self) -> int: ...
-
-    @property
-    def draft_s(self) -> float: ...
-
-    @property
-    def verify_s(self) -> float: ...
-
-    @property
-    def rollback_s(self) -> float: ...
-
-
-class Decoder(Protocol):
-    """A decode mode over a timeline (`engine.spec.protocol.Decoder`)."""
-
-    def start(self) -> int: ...
-
-    def step(self, first: int, budget: int) -> Step: ...
 
 
 T = TypeVar("T", bound="Timeline[SavedTimeline]")
@@ -125,7 +94,7 @@ def timed_prefill(timeline: Timeline[S], tokens: Sequence[int], clock: Clock) ->
 
 
 def timed_decode(
-    decoder: Decoder, n_tokens: int, clock: Clock, forbidden: Collection[int] = ()
+    decoder: Steps, n_tokens: int, clock: Clock, forbidden: Collection[int] = ()
 ) -> Decode:
     """Exactly `n_tokens` tokens from the timeline's end; choosing tokens is inside the clock.
 
@@ -140,23 +109,14 @@ def timed_decode(
         If a step emits nothing, too much, or a forbidden token.
     """
     stamps = [0] * (n_tokens + 1)
-    results: list[Step] = []
-    done = 0
+    results: list[StepResult] = []
+    steps = iter(Generation(decoder, n_tokens))
     with quiet():
         stamps[0] = clock()
-        first = decoder.start()
-        while done < n_tokens:
-            result = decoder.step(first, n_tokens - done)
+        for result in steps:
             results.append(result)
             # One clock read per step keeps latencies; it costs tens of nanoseconds.
             stamps[len(results)] = clock()
-            n = len(result.tokens)
-            if not 1 <= n <= n_tokens - done:
-                raise EngineError(
-                    f"decode: expected 1 to {n_tokens - done} tokens from a step, found {n}"
-                )
-            done += n
-            first = result.next
     emitted = [token for result in results for token in result.tokens]
     bad = next((token for token in emitted if token in forbidden), None)
     if bad is not None:
@@ -208,7 +168,7 @@ def settled(rounds: Sequence[Warmup], tolerance: float = 0.05) -> bool:
 
 def warm_up(
     make_timeline: Callable[[], T],
-    make_decoder: Callable[[T, str], Decoder],
+    make_decoder: Callable[[T, str], Steps],
     tokens: Sequence[int],
     modes: Sequence[str],
     clock: Clock,

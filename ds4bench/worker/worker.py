@@ -32,7 +32,6 @@ from ds4bench.worker.messages import (
     WarmedUp,
 )
 from ds4bench.worker.protocol import (
-    Decoder,
     Timeline,
     hash_tokens,
     timed_decode,
@@ -40,6 +39,7 @@ from ds4bench.worker.protocol import (
     warm_up,
 )
 from engine.errors import EngineError
+from engine.generation import Steps
 
 WARM_DECODE = 16
 WARM_CHUNK = 512
@@ -70,7 +70,7 @@ class BenchModel(Protocol[T]):
 
     def session(self, ctx: int) -> T: ...
 
-    def decoder(self, session: T, mode: str, plan: SweepPlan) -> Decoder: ...
+    def decoder(self, session: T, mode: str, plan: SweepPlan) -> Steps: ...
 
     def step_bytes(
         self, mode: str, n_ctx: int, tokens: Sequence[int], drafted: Sequence[int]

@@ -30,23 +30,9 @@ from ds4bench.worker.messages import (
 from ds4bench.worker.worker import Worker
 from engine.errors import DeviceLostError, EngineError, MemoryBudgetError, NonFiniteError
 from engine.options import MODES
+from engine.spec.protocol import StepResult
 
 EOS = 1
-
-
-@dataclass
-class FakeStep:
-    """As `engine.spec.protocol.StepResult`, which would import numpy into each fake worker."""
-
-    tokens: list[int]
-    next: int
-    drafted: int
-    accepted: int
-    draft_s: float
-    verify_s: float
-    rollback_s: float
-
-
 SAVE_S = 1000  # seconds that the fake clock charges for each save and restore
 
 
@@ -111,7 +97,7 @@ class FakeDecoder:
     def start(self) -> int:
         return self._token(self.session.n_past)
 
-    def step(self, first: int, budget: int) -> FakeStep:
+    def step(self, first: int, budget: int) -> StepResult:
         session, model = self.session, self.session.model
         model.strike(self.mode, self.base)
         wide = self.mode != "plain" and budget > 1 and not model.faults.get("zero_accept")
@@ -122,7 +108,7 @@ class FakeDecoder:
         cold = 2 if session.n_past - n == self.base else 1
         model.clock.charge(cold * (0.05 + 0.02 * (n - 1) + session.n_past * 1e-6))
         drafted = 0 if self.mode == "plain" else 1
-        return FakeStep(
+        return StepResult(
             tokens=tokens,
             next=self._token(session.n_past),
             drafted=drafted,
@@ -208,6 +194,8 @@ class FakeModel:
                 scratch=1000,
                 snapshot=1000,
             ),
+            weight_bytes=self.faults.get("weight_bytes", 1000),
+            free_device_bytes=None,
         )
 
     def encode_prompt(self, prompt: Prompt, n_tokens: int) -> list[int]:

@@ -132,6 +132,7 @@ def test_least_time_is_bytes_over_rate():
     facts = ModelFacts(
         name="m", n_ctx_train=1000, n_vocab=10, n_layer=1, has_mtp=False, implemented_modes=(),
         model_id="m", mtp_id=None, files=(), decode_bytes={100: 1e9, 200: 3e9}, memory=memory,
+        weight_bytes=0, free_device_bytes=None,
     )  # fmt: skip
     assert least_seconds(plan, facts, 1e9) == 2 * 10 * 2 + 1 * 4
     assert least_seconds(plan, replace(facts, decode_bytes={}), 1e9) is None

@@ -42,6 +42,8 @@ FACTS = ModelFacts(
     files=(),
     decode_bytes={},
     memory=MemoryNeed(mapped=1 << 40, context=1 << 20, scratch=1 << 20, snapshot=1 << 20),
+    weight_bytes=0,
+    free_device_bytes=None,
 )
 
 
@@ -204,11 +206,25 @@ def test_worker_errors_come_back_as_ours():
     assert (foreign.exit_code, foreign.worker_trace) == (1, "Traceback")
 
 
-@pytest.mark.parametrize("part", ["context", "scratch", "snapshot"])
+@pytest.mark.parametrize("part", ["context", "scratch", "snapshot", "weights"])
 def test_each_part_of_the_memory_counts_and_exactly_enough_is_enough(part):
     """A check that leaves one part out, or that refuses an exact fit, is wrong by this test."""
-    parts = {"context": 0, "scratch": 0, "snapshot": 0, part: 1 << 30}
-    facts = replace(FACTS, memory=MemoryNeed(mapped=1 << 40, **parts))
+    parts = {"context": 0, "scratch": 0, "snapshot": 0, "weights": 0, part: 1 << 30}
+    weights = parts.pop("weights")
+    facts = replace(FACTS, memory=MemoryNeed(mapped=1 << 40, **parts), weight_bytes=weights)
     check_model(plan(), facts, 1 << 30)
-    with pytest.raises(MemoryBudgetError, match="1023 MiB"):
+    with pytest.raises(MemoryBudgetError, match="1023 MiB of free memory"):
         check_model(plan(), facts, (1 << 30) - 1)
+
+
+@pytest.mark.parametrize("part", ["context", "scratch", "weights"])
+def test_a_device_holds_weights_and_session_and_the_host_the_snapshot(part):
+    parts = {"context": 0, "scratch": 0, "weights": 0, part: 1 << 30}
+    weights = parts.pop("weights")
+    memory = MemoryNeed(mapped=1 << 40, snapshot=1 << 20, **parts)
+    facts = replace(FACTS, memory=memory, weight_bytes=weights, free_device_bytes=1 << 30)
+    check_model(plan(), facts, 1 << 20)
+    with pytest.raises(MemoryBudgetError, match="1023 MiB of the device's free memory"):
+        check_model(plan(), replace(facts, free_device_bytes=(1 << 30) - 1), 1 << 20)
+    with pytest.raises(MemoryBudgetError, match="of free memory"):
+        check_model(plan(), facts, (1 << 20) - 1)

@@ -166,6 +166,9 @@ def filled(record) -> None:
     """Every field of a record, and of records in it, has a value."""
     for field in fields(record):
         value = getattr(record, field.name)
+        if field.name == "free_device_bytes":
+            assert value is None, "both compute on the host"
+            continue
         assert value is not None and value != () and value != {}, field.name
         for item in value if isinstance(value, tuple) else (value,):
             if is_dataclass(item):
