@@ -18,8 +18,8 @@ from ds4bench.ab.plan import AbPlan
 from ds4bench.compare import stats
 from ds4bench.compare.judge import Comparison, compare_pairs
 from ds4bench.compare.samples import ON_DEVICE, TREATMENT, Arm, Difference, load_arm
-from ds4bench.report.curves import clean_label
 from engine.errors import EngineError, OptionError
+from engine.tooling.report.labels import clean_label
 from engine.tooling.results.journal import Journal
 
 SCHEMA = "ds4bench.ab"
@@ -45,7 +45,7 @@ class Pair:
 
 
 @dataclass
-class Session:
+class AbSession:
     """The state of an A/B measurement over a folder.
 
     Parameters

@@ -19,7 +19,7 @@ _OURS = ("--out", "--resume", "--force", "--csv", "--parquet", "--dry-run")
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class Setup:
     """One set-up.
 
     Attributes
@@ -61,8 +61,8 @@ class Side:
 class AbPlan:
     """Both sides and when to stop. `budget_s` bounds the start of pairs, not their end."""
 
-    a: Side
-    b: Side
+    a: Setup
+    b: Setup
     seed: int
     min_pairs: int = MIN_PAIRS
     max_pairs: int = MAX_PAIRS
@@ -90,7 +90,7 @@ def side(
     folder: str | None,
     arguments: str,
     common: tuple[str, ...],
-) -> Side:
+) -> Setup:
     """One side out of its options.
 
     Parameters
@@ -126,13 +126,13 @@ def side(
         program = tuple(_split(f"--{name}", command))
         if not program:
             raise OptionError(f"--{name}: expected a command, found nothing")
-        return Side(program, "", options)
+        return Setup(program, "", options)
     # Without a folder, the code that is running now; its parent is importable either way.
     root = Path(target or folder or Path(__file__).parents[2])
     python = root / "bin" / "python"
     if python.exists():
         # Its own folder holds no ds4bench, so the working folder cannot hide what is installed.
-        return Side((str(python.absolute()), *_MODULE), str(python.parent.absolute()), options)
+        return Setup((str(python.absolute()), *_MODULE), str(python.parent.absolute()), options)
     if not (root / "ds4bench" / "cli.py").is_file():
         raise OptionError(
             f"--{name}-dir: expected a checkout (ds4bench/cli.py) or a virtual environment "
@@ -140,7 +140,7 @@ def side(
         )
     python = root / ".venv" / "bin" / "python"
     program = (str(python.absolute()) if python.exists() else sys.executable, *_MODULE)
-    return Side(program, str(root.resolve()), options)
+    return Setup(program, str(root.resolve()), options)
 
 
 def _absolute(options: tuple[str, ...]) -> tuple[str, ...]:

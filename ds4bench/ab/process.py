@@ -31,8 +31,8 @@ class Stopped(KeyboardInterrupt):
         self.exit_code = exit_code
 
 
-class Signals:
-    """Signals that end a session, remembered.
+class SessionSignals:
+    """SessionSignals that end a session, remembered.
 
     The exception alone is not enough: raised while the interpreter runs its hooks behind a fork,
     it is printed and forgotten.
@@ -51,9 +51,11 @@ class Signals:
             raise Stopped(128 + self.number)
 
 
-def sweep_runner(plan: AbPlan, signals: Signals | None = None) -> Callable[[str, Path], None]:
+def sweep_runner(
+    plan: AbPlan, signals: SessionSignals | None = None
+) -> Callable[[str, Path], None]:
     """A function that measures one sweep of side 'a' or 'b' into a folder."""
-    signals = signals or Signals()
+    signals = signals or SessionSignals()
 
     def run(letter: str, folder: Path) -> None:
         side = plan.a if letter == "a" else plan.b
@@ -92,7 +94,7 @@ def sweep_runner(plan: AbPlan, signals: Signals | None = None) -> Callable[[str,
 
 
 def _wait(
-    child: subprocess.Popen[bytes], letter: str, timeout_s: float | None, signals: Signals
+    child: subprocess.Popen[bytes], letter: str, timeout_s: float | None, signals: SessionSignals
 ) -> int:
     start = time.monotonic()
     while True:
@@ -140,9 +142,9 @@ def quiet_machine(
 
 
 @contextlib.contextmanager
-def terminable() -> Iterator[Signals]:
+def terminable() -> Iterator[SessionSignals]:
     """Ctrl-C, SIGTERM and SIGHUP as `Stopped`, with their own exit status."""
-    signals = Signals()
+    signals = SessionSignals()
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, signals) for number in numbers}
     try:

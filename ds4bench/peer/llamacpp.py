@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib
 import importlib.util
 from pathlib import Path
 from types import ModuleType
@@ -30,12 +31,12 @@ def require_llama_cpp() -> ModuleType:
     if importlib.util.find_spec("llama_cpp") is None:
         raise BackendError(f"llama.cpp: expected llama-cpp-python ({INSTALL}), found no llama_cpp")
     try:
-        import llama_cpp
+        found = importlib.import_module("llama_cpp")
     except (ImportError, OSError, RuntimeError) as error:
         raise BackendError(
             f"llama.cpp: expected a llama-cpp-python that loads, found {error}"
         ) from error
-    return llama_cpp
+    return found
 
 
 @functools.cache

@@ -236,7 +236,7 @@ class SpeedRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class SweepResult:
     """The rows of one sweep and its circumstances, wherever they were read from.
 
     Attributes
@@ -324,10 +324,3 @@ def _ratio(amount: float | None, per: float | None) -> float | None:
         return None
     value = amount / per
     return value if math.isfinite(value) else None
-
-
-def read_rows(path: str | Path) -> Run:
-    """Rows of a journal, CSV, Parquet file or sweep folder; see `records_io.read_rows`."""
-    from ds4bench.records.files import read_rows as read
-
-    return read(path)

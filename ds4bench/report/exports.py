@@ -15,7 +15,8 @@ from ds4bench.compare.view import headline, interval_text, percent
 from ds4bench.records.csv_text import COLUMNS
 from ds4bench.records.files import machine_bandwidth
 from ds4bench.report import curves as plot_data
-from ds4bench.report.curves import Source, clean_label
+from ds4bench.report.curves import Source
+from engine.tooling.report.labels import clean_label
 
 
 def to_junit(comparisons: Sequence[Comparison], sources: Sequence[Source]) -> bytes:
@@ -28,7 +29,8 @@ def to_junit(comparisons: Sequence[Comparison], sources: Sequence[Source]) -> by
     for name in ("tests", "failures", "errors", "skipped"):
         root.set(name, str(sum(int(suite.get(name, 0)) for suite in root)))
     ET.indent(root)
-    return ET.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n"
+    text: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
+    return text + b"\n"
 
 
 def _comparison_suite(root: ET.Element, comparison: Comparison) -> None:

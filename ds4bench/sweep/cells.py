@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from ds4bench.plan import GIVE_UP_AFTER, PARK_AFTER, Cell, SweepPlan
 from ds4bench.records.rows import SpeedRow, Telemetry
 from ds4bench.sweep.checks import row_key
-from ds4bench.telemetry.sampler import Sampler
+from ds4bench.telemetry.sampler import TelemetrySampler
 from ds4bench.worker.child import Child, ChildDied
 from ds4bench.worker.messages import (
     Begin,
@@ -85,7 +85,7 @@ class Runner:
     fingerprint : str
         Digest that row keys are made of.
     child : Child
-    sampler : Sampler
+    sampler : TelemetrySampler
     watched : sequence of FileStat
         Model files as they were when inspected.
     retry_failed : bool
@@ -104,7 +104,7 @@ class Runner:
         journal: Journal,
         fingerprint: str,
         child: Child,
-        sampler: Sampler,
+        sampler: TelemetrySampler,
         watched: Sequence[FileStat],
         *,
         retry_failed: bool = False,

@@ -10,7 +10,7 @@ from statistics import median
 
 from ds4bench.plan import SweepPlan
 from ds4bench.records.rows import SpeedRow
-from ds4bench.telemetry.machines import Machine
+from ds4bench.telemetry.machines import KnownMachine
 from ds4bench.worker.messages import Bandwidth, ModelFacts, PromptFacts
 
 MIB = 1 << 20
@@ -22,7 +22,7 @@ def dry_run_text(
     facts: ModelFacts,
     prompt: PromptFacts,
     bandwidth: Bandwidth,
-    machines: Sequence[Machine] = (),
+    machines: Sequence[KnownMachine] = (),
 ) -> str:
     """The plan, its memory, and the least time that this machine's memory allows for it."""
     frontiers = plan.frontiers
@@ -115,7 +115,7 @@ def kv_affine(rows: Sequence[SpeedRow]) -> bool:
     return all((y - y0) * (x1 - x0) == (y1 - y0) * (x - x0) for x, y in points) and x1 > x0
 
 
-def prediction_text(rows: Sequence[SpeedRow], machines: Sequence[Machine]) -> str:
+def prediction_text(rows: Sequence[SpeedRow], machines: Sequence[KnownMachine]) -> str:
     """Upper bounds of decode on other machines, from the bytes that these rows had to read."""
     lines = []
     for machine in machines:
@@ -129,7 +129,7 @@ def prediction_text(rows: Sequence[SpeedRow], machines: Sequence[Machine]) -> st
 
 
 def bounds_text(
-    machine: Machine, frontier: int, mode: str, n_bytes: float, tokens_per_step: float
+    machine: KnownMachine, frontier: int, mode: str, n_bytes: float, tokens_per_step: float
 ) -> str:
     """One line: at most so many tokens per second on a machine."""
     nominal = machine.nominal / n_bytes * tokens_per_step

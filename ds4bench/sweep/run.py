@@ -20,11 +20,11 @@ from ds4bench.sweep.cells import FIRST_TIMEOUT_S, Runner
 from ds4bench.sweep.checks import check_model, check_prompt, check_same, digest, fingerprint
 from ds4bench.sweep.files import make_folder, set_aside, write_stdout
 from ds4bench.sweep.findings import dry_run_text, findings, prediction_text
-from ds4bench.sweep.progress import Screen
+from ds4bench.sweep.progress import ProgressScreen
 from ds4bench.sweep.stop import StopSignals
-from ds4bench.telemetry.machines import Machine
+from ds4bench.telemetry.machines import KnownMachine
 from ds4bench.telemetry.nvml import Gpu
-from ds4bench.telemetry.sampler import Sampler
+from ds4bench.telemetry.sampler import TelemetrySampler
 from ds4bench.worker.child import DEFAULT, Child, ChildDied, Interrupted
 from ds4bench.worker.messages import Encode, Inspect, MeasureBandwidth, ModelFacts, PromptFacts
 from engine.errors import EngineError, OptionError
@@ -58,7 +58,7 @@ class Outputs:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class SweepRequest:
     """A sweep as the command line asked for it, beyond the plan itself."""
 
     plan: SweepPlan
@@ -69,12 +69,12 @@ class Request:
     dry_run: bool = False
     row_timeout_s: float | None = None
     allow_network_fs: bool = False
-    predict: tuple[Machine, ...] = ()
+    predict: tuple[KnownMachine, ...] = ()
     worker: str = DEFAULT
     telemetry_s: float = 1.0
 
 
-def execute(request: Request) -> int:
+def execute(request: SweepRequest) -> int:
     """Run a sweep.
 
     Returns
@@ -91,7 +91,9 @@ def execute(request: Request) -> int:
     _check_outputs(request)
     with StopSignals() as signals, contextlib.ExitStack() as stack:
         gpu = Gpu(ordinal=plan.device)
-        sampler = Sampler(gpu if plan.backend == "cuda" else None, interval_s=request.telemetry_s)
+        sampler = TelemetrySampler(
+            gpu if plan.backend == "cuda" else None, interval_s=request.telemetry_s
+        )
         child = stack.enter_context(
             Child(request.worker, tick=sampler.tick, stop_now=lambda: signals.now)
         )
@@ -117,7 +119,7 @@ def execute(request: Request) -> int:
             raise EngineError(f"{plan.model}: expected a model that loads, found {death}") from None
 
 
-def _check_outputs(request: Request) -> None:
+def _check_outputs(request: SweepRequest) -> None:
     """Refuse paths that cannot be written, or hold results that nobody gave leave to replace."""
     folder = request.outputs.folder
     fresh = folder is not None and not folder.exists()
@@ -146,12 +148,12 @@ class _Sweep:
 
     def __init__(
         self,
-        request: Request,
+        request: SweepRequest,
         facts: ModelFacts,
         prompt: PromptFacts,
         journal: Journal,
         child: Child,
-        sampler: Sampler,
+        sampler: TelemetrySampler,
         gpu: Gpu,
         signals: StopSignals,
     ) -> None:
@@ -179,7 +181,7 @@ class _Sweep:
             note=lambda text: self.screen.note(text),
         )
         todo = len(self.runner.todo())
-        self.screen = Screen(plan.n_rows, plan.n_rows - todo)
+        self.screen = ProgressScreen(plan.n_rows, plan.n_rows - todo)
 
     def run(self) -> int:
         """Measure, publish, say what was found."""
@@ -265,7 +267,7 @@ class _Sweep:
         plot = self.request.outputs.plot
         if plot is None or not any(row.ok for row in self.runner.rows):
             return
-        from ds4bench.commands.plot import draw
+        from ds4bench.report.draw import draw  # matplotlib: only where a plot was asked for
 
         draw((self.journal.path,), None, (plot,), dark=False, title="")
 
@@ -281,7 +283,7 @@ class _Sweep:
 
 @contextlib.contextmanager
 def _open_journal(
-    request: Request, facts: ModelFacts, machine: dict[str, object]
+    request: SweepRequest, facts: ModelFacts, machine: dict[str, object]
 ) -> Iterator[Journal]:
     """The journal of a new or resumed sweep, locked, with stale temporary files removed."""
     plan, outputs = request.plan, request.outputs

@@ -102,7 +102,7 @@ class Gpu:
         listed = self._call(lambda: self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle))
         if listed is None:
             return None
-        return sum(process.pid != pid for process in listed)
+        return sum(bool(process.pid != pid) for process in listed)
 
     def _call(self, read: Callable[[], Any]) -> Any:
         # NVMLError_NotSupported on GB10 and in MIG, and whatever a driver update brings.

@@ -94,7 +94,6 @@ class FileModel:
             del trunk
         has_mtp = options.mtp_path is not None
         self.forbidden = frozenset(self._tokenizer.eos_ids)
-        chunk = min(options.prefill_chunk, plan.context)
         return ModelFacts(
             name=shape.name,
             n_ctx_train=shape.n_ctx_train,

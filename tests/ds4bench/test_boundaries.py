@@ -15,7 +15,7 @@ from ds4bench.compare.changes import MIN_EFFECT, changes
 from ds4bench.compare.samples import Arm
 from ds4bench.compare.stats import MIN_VERDICT, Verdict, enough, judge, mde_of, paired
 from ds4bench.plan import SweepPlan
-from ds4bench.records.rows import Run, Telemetry
+from ds4bench.records.rows import SweepResult, Telemetry
 from ds4bench.sweep.cells import FIRST_TIMEOUT_S, LEAST_TIMEOUT_S, Watchdog
 from engine.errors import OptionError
 from engine.options import MODES
@@ -61,7 +61,7 @@ def test_three_dropped_pairs_of_ten_are_still_fit(valid, dropped, expected):
 
 def arm(**telemetry) -> Arm:
     rows = [replace(row, telemetry=Telemetry(**telemetry)) for row in sweep(runs=1, ctx=(2048,))]
-    return Arm("x", (Run(tuple(rows), ENVIRONMENT, None),))
+    return Arm("x", (SweepResult(tuple(rows), ENVIRONMENT, None),))
 
 
 def test_clocks_sleep_and_swap_may_reach_their_limits():
@@ -78,7 +78,7 @@ def test_clocks_sleep_and_swap_may_reach_their_limits():
 
 def test_a_tolerance_of_exactly_what_the_machine_can_show_is_taken(tmp_path):
     rows = tuple(sweep(runs=1, ctx=(2048,), modes=("plain",)))
-    measured = Arm("x", (Run(rows, ENVIRONMENT, None),))
+    measured = Arm("x", (SweepResult(rows, ENVIRONMENT, None),))
     from ds4bench.ab.noise import machine_id
 
     floor = Floor("decode", "plain", 0.004, 8, 0.0)

@@ -9,7 +9,7 @@ import pytest
 
 import ds4bench.sweep.run as sweep_module
 from ds4bench.records.csv_text import UPSTREAM
-from ds4bench.records.rows import read_rows
+from ds4bench.records.files import read_rows
 from engine.options import MODES
 from engine.tooling import exits
 from engine.tooling.results.journal import scan

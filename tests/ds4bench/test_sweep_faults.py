@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ds4bench.plan import GIVE_UP_AFTER, PARK_AFTER
-from ds4bench.records.rows import read_rows
+from ds4bench.records.files import read_rows
 from engine.errors import DEVICE_HUNG
 from engine.options import MODES
 from engine.tooling import exits

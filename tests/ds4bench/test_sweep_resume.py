@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import ds4bench.sweep.run as sweep_module
-from ds4bench.records.rows import read_rows
+from ds4bench.records.files import read_rows
 from engine.tooling import exits
 from engine.tooling.results.journal import encode
 from tests.ds4bench.sweeps import ALL, SIZE, measured, table

@@ -14,7 +14,7 @@ from typing import get_args, get_origin
 import pytest
 
 from ds4bench.plan import Prompt, Sampling, SweepPlan
-from ds4bench.records.rows import read_rows
+from ds4bench.records.files import read_rows
 from ds4bench.worker import model as worker_model
 from ds4bench.worker.messages import (
     COMMANDS,

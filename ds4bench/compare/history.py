@@ -19,7 +19,7 @@ from statistics import median
 
 from ds4bench.compare.changes import Change, changes
 from ds4bench.compare.samples import Key, facts, row_logs
-from ds4bench.records.rows import Run
+from ds4bench.records.rows import SweepResult
 from engine.errors import EngineError, StoreError
 
 MIGRATIONS = (
@@ -116,7 +116,7 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
         raise
 
 
-def digest(run: Run) -> str:
+def digest(run: SweepResult) -> str:
     """Hash of what a run measured; journal and Parquet file of one sweep have the same."""
     measured = [
         [
@@ -132,7 +132,7 @@ def _exact(value: float | None) -> str | None:
     return None if value is None else float(value).hex()
 
 
-def setup_of(run: Run) -> str:
+def setup_of(run: SweepResult) -> str:
     """Hash of everything that two runs must share to lie on one curve."""
     known = facts(run.environment)
     if not known:
@@ -145,7 +145,7 @@ def setup_of(run: Run) -> str:
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def add(connection: sqlite3.Connection, run: Run) -> bool:
+def add(connection: sqlite3.Connection, run: SweepResult) -> bool:
     """Store a run; False if it is there already.
 
     Raises
@@ -193,7 +193,7 @@ def add(connection: sqlite3.Connection, run: Run) -> bool:
     return added
 
 
-def started_at(run: Run) -> float:
+def started_at(run: SweepResult) -> float:
     """When a run began: its earliest row, else the time of its file."""
     times = [row.started_at for row in run.rows if row.started_at is not None]
     if times:
