@@ -9,9 +9,7 @@ from ds4bench.sweep import run
 from tests.ds4bench.fakes import SPEC
 
 if __name__ == "__main__":
-    ds4bench.sweep.run.SweepRequest = functools.partial(
-        ds4bench.sweep.run.SweepRequest, worker=SPEC
-    )
+    run.SweepRequest = functools.partial(run.SweepRequest, worker=SPEC)
     # Sources may change under a long test; what is tested is not their hash.
     run.timed_code = lambda: "code"
     main()

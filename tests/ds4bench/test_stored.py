@@ -15,10 +15,11 @@ import pytest
 from click.testing import CliRunner
 
 import ds4bench.sweep.run as sweep_module
-from ds4bench import cli, exits
+from ds4bench import cli
 from ds4bench.ab import loop
 from ds4bench.records import rows as records
 from ds4bench.records.files import read_rows
+from engine.tooling import exits
 from engine.tooling.results.journal import read_journal
 
 STORED = Path(__file__).parent / "data" / "sweep-version-1"
