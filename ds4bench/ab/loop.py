@@ -17,7 +17,16 @@ from ds4bench.ab import validity as ab_valid
 from ds4bench.ab.plan import AbPlan
 from ds4bench.compare import stats
 from ds4bench.compare.judge import Comparison, compare_pairs
-from ds4bench.compare.samples import ON_DEVICE, TREATMENT, Arm, Difference, load_arm
+from ds4bench.compare.samples import (
+    ON_DEVICE,
+    TREATMENT,
+    Arm,
+    Difference,
+    common_keys,
+    load_arm,
+    sample_of,
+)
+from ds4bench.compare.view import percent
 from engine.errors import EngineError, OptionError
 from engine.tooling.report.labels import clean_label
 from engine.tooling.results.journal import Journal
@@ -143,8 +152,6 @@ class AbSession:
         return notes
 
     def _drift_notes(self) -> list[str]:
-        from ds4bench.compare.samples import common_keys, sample_of
-
         notes = []
         for name in "ab":
             sweeps = [sample_of(getattr(pair, name).rows) for pair in self.valid]
@@ -245,8 +252,6 @@ class AbSession:
             return "warm-up pair measured and discarded"
         if pair.reasons:
             return f"pair {pair.index} {pair.order} dropped: {'; '.join(pair.reasons)}"
-        from ds4bench.compare.view import percent
-
         parts = []
         for line in self.result().curves:
             half = line.judgement.interval.half_width

@@ -7,7 +7,6 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ds4bench.compare.stats import MAX_PAIRS, MIN_PAIRS, STOP_HALF_WIDTH
 from engine.errors import OptionError
@@ -49,7 +48,7 @@ class Setup:
             found["PYTHONPATH"] = self.checkout + (os.pathsep + rest if rest else "")
         return found
 
-    def to_record(self) -> dict[str, Any]:
+    def to_record(self) -> dict[str, object]:
         return {
             "command": list(self.command),
             "checkout": self.checkout,
@@ -78,7 +77,7 @@ class AbPlan:
                 f"--min-pairs: expected 2 to --max-pairs {self.max_pairs}, found {self.min_pairs}"
             )
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """What a resumed session must share."""
         return {"a": self.a.to_record(), "b": self.b.to_record(), "seed": self.seed}
 

@@ -8,7 +8,7 @@ import importlib
 import importlib.util
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -39,6 +39,12 @@ def require_llama_cpp() -> ModuleType:
     return found
 
 
+class SystemInfo(Protocol):
+    """The part of llama_cpp that says what it was built for."""
+
+    def llama_print_system_info(self) -> bytes: ...
+
+
 @functools.cache
 def _quiet(lib: Any) -> Any:
     """A log callback that says nothing.
@@ -49,7 +55,7 @@ def _quiet(lib: Any) -> Any:
     return lib.llama_log_callback(lambda *_: None)
 
 
-def built_with_amx(lib: Any) -> bool:
+def built_with_amx(lib: SystemInfo) -> bool:
     """Whether the library repacks 8-bit and 4-bit weights for AMX.
 
     On such a build this architecture's files with Q8_0 weights abort the process: the graph views
