@@ -1,6 +1,7 @@
-"""Interleaved A/B measurement: pairs of fresh processes in ABBA order until the answer is known.
+"""Measures two set-ups in turns, pair by pair in ABBA order, until every curve is decided.
 
-The journal ``pairs.jsonl`` holds one record per finished pair, so that a killed session resumes;
+The loop knows when to go on and which pairs count; it does not know how a sweep is run (its caller
+gives it a function for that), nor how to judge (`ds4bench.compare`). The journal ``pairs.jsonl`` holds one record per finished pair, so that a killed session resumes;
 a half-finished pair is measured again, since its halves would no longer lie side by side.
 """
 

@@ -1,4 +1,7 @@
-"""What `ab` runs: two set-ups, each a command that measures one sweep into a folder."""
+"""What `ab` runs: two set-ups, each a command that measures one sweep into a folder.
+
+The plan is built from command-line words and starts nothing.
+"""
 
 from __future__ import annotations
 

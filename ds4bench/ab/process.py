@@ -1,4 +1,7 @@
-"""Sweeps of `ab` as child processes, and the wait for a quiet machine before each."""
+"""Runs the sweeps of `ab` as child processes, and waits for a quiet machine before each.
+
+Nothing here looks at results; a child is judged by its exit status alone.
+"""
 
 from __future__ import annotations
 

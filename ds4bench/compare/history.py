@@ -1,4 +1,7 @@
-"""Past runs in one SQLite file: each run once, medians per cell, series over commits.
+"""Keeps results of many sweeps in one SQLite file, and reads them as series over commits.
+
+A sweep is stored once, however often it is added; of each cell the median is kept. Who judges a
+series is `ds4bench.compare.changes`.
 
 user_version history:
     1  runs and points

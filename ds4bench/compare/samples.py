@@ -1,4 +1,8 @@
-"""Runs to comparable samples: loading an arm, what two arms must share, cells and their logs."""
+"""Loads the arms of a comparison, checks that they can be compared, and takes their samples.
+
+An arm is one side (base or head); a sample is the logarithms of the rates of one process or repeat.
+Nothing here judges.
+"""
 
 from __future__ import annotations
 

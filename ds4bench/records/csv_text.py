@@ -1,4 +1,8 @@
-"""Rows as CSV: upstream's six columns to the byte, more columns behind them, and back."""
+"""Writes rows as CSV and reads them back: upstream's six columns first, ours behind them.
+
+"Upstream" is ds4_bench.c, whose file a single plain run reproduces to the byte. What a CSV cannot
+hold (raw seconds, the environment) is in the journal and in the Parquet file.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Rows from and to files: the journal, its published views, and one reader for all of them."""
+"""Reads rows from any results file, and writes the CSV and Parquet views of a journal.
+
+The journal itself is written row by row while a sweep runs (`ds4bench.sweep.cells`).
+"""
 
 from __future__ import annotations
 

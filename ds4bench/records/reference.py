@@ -1,4 +1,7 @@
-"""The library of published curves: names, what they are, and where they were published."""
+"""Speed curves that others published: their names, and where each comes from.
+
+The curves are drawn beside own results as context; they are never judged against them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Walks the cells of a plan with a worker that may die, and makes each row durable at once."""
+"""Measures the cells of a plan one by one, with a worker that may die, into a journal.
+
+Each row is durable before the next cell begins. How a row is timed is the worker's matter; how it
+is shown or published is the caller's.
+"""
 
 from __future__ import annotations
 

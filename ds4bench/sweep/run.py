@@ -1,4 +1,7 @@
-"""One sweep from validated plan to exit status: inspect, check, measure, publish."""
+"""Runs one sweep from a validated plan to an exit status: inspect, check, measure, publish.
+
+This module orders the steps; each step is another module's. It does not parse options.
+"""
 
 from __future__ import annotations
 

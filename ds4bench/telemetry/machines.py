@@ -1,4 +1,7 @@
-"""Memory bandwidth of named machines, nominal and as somebody measured it, with sources."""
+"""Memory bandwidth of machines that people name: by data sheet, and as somebody measured it.
+
+The table serves predictions only (`--predict`); this machine's own rate is always measured.
+"""
 
 from __future__ import annotations
 

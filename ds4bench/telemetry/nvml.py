@@ -1,4 +1,7 @@
-"""One NVIDIA GPU through NVML, where each call may be missing, refused or not supported."""
+"""Reads one NVIDIA GPU through NVML, where each call may be missing, refused or not supported.
+
+A reading that fails is left out. Nothing here computes on the GPU or changes its settings.
+"""
 
 from __future__ import annotations
 

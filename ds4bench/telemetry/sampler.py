@@ -1,5 +1,6 @@
-"""Temperature, clocks, power, load and memory around each row, read outside the timed process.
+"""Samples temperature, clocks, power, load and memory while a row is measured.
 
+The sampler runs in the process that waits, never in the one that is timed.
 Every source is optional and every read is guarded: a value that a machine does not give is None.
 """
 
