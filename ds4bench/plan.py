@@ -1,16 +1,18 @@
-"""What a sweep will do: frontiers, cells, keys and the checks that need no model."""
+"""What a sweep will do: its options, validated, and from them frontiers and cells in order.
+
+A plan knows nothing of the model, the machine or earlier results; `ds4bench.sweep.checks` holds
+what can be said only beside those.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-from engine.errors import ContextError, EngineError, MemoryBudgetError, OptionError
+from engine.errors import OptionError
 from engine.options import CUDA_FIELDS, MODES
 
 MAX_FRONTIERS = 100_000
@@ -185,17 +187,17 @@ class SweepPlan:
                     yield Cell(run, frontier, frontier - before, mode)
                 before = frontier
 
-    def to_record(self) -> dict[str, Any]:
+    def to_record(self) -> dict[str, object]:
         """JSON-ready form for the journal's header; the prompt's text is left out."""
-        record = asdict(self)
+        record: dict[str, object] = asdict(self)
+        prompt = {name: value for name, value in asdict(self.prompt).items() if name != "text"}
+        prompt["path"] = None if self.prompt.path is None else str(self.prompt.path)
+        prompt["source"] = self.prompt.source
+        record["prompt"] = prompt
         record["model"] = str(self.model)
         record["mtp"] = None if self.mtp is None else str(self.mtp)
         record["modes"] = list(self.modes)
         record["context"] = self.context
-        prompt = record["prompt"]
-        del prompt["text"]
-        prompt["path"] = None if self.prompt.path is None else str(self.prompt.path)
-        prompt["source"] = self.prompt.source
         return record
 
 
@@ -223,117 +225,3 @@ def _count(start: int, stop: int, incr: int, mul: float) -> int:
         if n > MAX_FRONTIERS:
             break
     return n
-
-
-def fingerprint(plan: SweepPlan, facts: Mapping[str, Any], code: str) -> dict[str, Any]:
-    """What rows of one journal must have in common; extent of the sweep is not part of it."""
-    return {
-        "model": facts["model_id"],
-        "mtp": facts.get("mtp_id"),
-        "prompt": plan.prompt.source,
-        "chat": plan.prompt.chat,
-        "system": plan.prompt.system if plan.prompt.chat else "",
-        "repeat_prompt": plan.prompt.repeat,
-        "sampling": asdict(plan.sampling),
-        "mtp_draft": plan.mtp_draft,
-        "mtp_adaptive": plan.mtp_adaptive,
-        "mtp_margin": plan.mtp_margin,
-        "gen_tokens": plan.gen_tokens,
-        "threads": plan.threads,
-        "activations": plan.activations,
-        "kv": plan.kv,
-        "repack": plan.repack,
-        "machine": facts.get("machine"),
-        **{name: getattr(plan, name) for name in DEVICE_FIELDS if plan.backend != "cpu"},
-        "code": code,
-    }
-
-
-def digest(value: Any) -> str:
-    """Short hash of a JSON value."""
-    text = json.dumps(value, sort_keys=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def row_key(fingerprint_digest: str, cell: Cell) -> str:
-    """Identity of a row: its cell and everything that the fingerprint holds."""
-    return digest([fingerprint_digest, asdict(cell)])
-
-
-def check_same(found: Mapping[str, Any], expected: Mapping[str, Any], where: str) -> None:
-    """Refuse to resume a sweep of something else.
-
-    Raises
-    ------
-    OptionError
-        Naming the first field that differs.
-    """
-    for name in expected:
-        if found.get(name) != expected[name]:
-            raise OptionError(
-                f"--resume: expected {where} to have {name} {expected[name]!r}, "
-                f"found {found.get(name)!r} (--force starts over)"
-            )
-
-
-def check_model(plan: SweepPlan, facts: Mapping[str, Any], free_bytes: int) -> None:
-    """Refuse what the model or the memory does not allow, before weights are read.
-
-    Parameters
-    ----------
-    facts : mapping
-        What the worker's `inspect` found: n_ctx_train, implemented_modes, has_mtp, memory.
-    free_bytes : int
-        Memory that a new process may take.
-
-    Raises
-    ------
-    OptionError, ContextError, MemoryBudgetError
-    """
-    for mode in plan.modes:
-        if mode not in facts["implemented_modes"]:
-            raise OptionError(
-                f"--mode: expected one of {', '.join(facts['implemented_modes'])}, which this "
-                f"engine implements, found {mode!r}"
-            )
-        if mode != "plain" and not facts["has_mtp"]:
-            raise OptionError(f"--mode: expected --mtp FILE for {mode}, found a model without MTP")
-    if plan.context > facts["n_ctx_train"]:
-        raise ContextError(
-            f"--ctx-max: expected --ctx-max + --gen-tokens + 1 within the model's "
-            f"{facts['n_ctx_train']} tokens, found {plan.context}"
-        )
-    memory = facts["memory"]
-    need = memory["context"] + memory["scratch"] + memory["snapshot"]
-    if need > free_bytes:
-        raise MemoryBudgetError(
-            f"--ctx-max: expected a context that fits in {free_bytes >> 20} MiB of free memory, "
-            f"found {need >> 20} MiB for {plan.context} tokens and a snapshot"
-        )
-
-
-def check_prompt(plan: SweepPlan, n_tokens: int) -> None:
-    """Refuse a prompt that is too short, before weights are read.
-
-    Raises
-    ------
-    OptionError
-        Saying how short it is.
-    """
-    if n_tokens < plan.ctx_max:
-        raise OptionError(
-            f"--prompt-file: expected at least --ctx-max {plan.ctx_max} tokens, found {n_tokens} "
-            f"({plan.ctx_max - n_tokens} short; --repeat-prompt repeats the text)"
-        )
-
-
-def error_named(name: str, message: str, exit_code: int) -> EngineError:
-    """The exception that a worker reported, as one of ours with its exit code."""
-    import engine.errors as errors
-
-    kind = getattr(errors, name, None)
-    if isinstance(kind, type) and issubclass(kind, EngineError):
-        return kind(message)
-    error = EngineError(f"{name}: {message}" if name else message)
-    error.exit_code = exit_code
-    return error

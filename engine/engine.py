@@ -2,50 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
-from engine.cache import kv, session_file
-from engine.errors import ContextError, LayoutError, MemoryBudgetError
-from engine.forward.model import VECTOR_SUFFIXES, Model, MtpModel, Preparer
-from engine.forward.scratch import scratch_bytes
+from engine.cache import session_file
+from engine.errors import ContextError, LayoutError, OptionError
+from engine.forward.model import Model, MtpModel, Preparer
+from engine.memory import MemoryPlan, WeightPlan, check_memory, matrices, plan_memory, plan_weights
 from engine.options import MODES, EngineOptions
 from engine.session import Session
 from engine.shape import Shape
+from engine.text.chat import DEFAULT_SYSTEM, Message, render_chat
 
 if TYPE_CHECKING:
     from engine.gguf.reader import GGUFFile
     from engine.text.tokenizer import Tokenizer
+    from engine.weights.files import ModelFiles, ModelWeights
     from engine.weights.tensor import Tensor
-
-# Interpreter, numba's compiler and libraries; measured, see LOG.md.
-RUNTIME_BYTES = 250 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryEstimate:
-    """Bytes by purpose, computed before anything large is allocated."""
-
-    mapped: int  # the files, paged in as they are read
-    repacked: int
-    context: int  # rows of one session, full
-    scratch: int  # activations of one session
-
-    def __str__(self) -> str:
-        parts = [f"context {self.context / 2**20:.2f} MiB", f"activations {self.scratch >> 20} MiB"]
-        if self.repacked:
-            parts.append(f"repacked weights {self.repacked >> 20} MiB")
-        return f"{', '.join(parts)}; mapped files {self.mapped >> 20} MiB"
-
-    @property
-    def resident(self) -> int:
-        """What this process adds to the mapped files."""
-        return self.repacked + self.context + self.scratch
 
 
 class Engine:
@@ -54,21 +30,19 @@ class Engine:
     def __init__(
         self,
         options: EngineOptions,
-        file: GGUFFile,
-        mtp_file: GGUFFile | None,
-        shape: Shape,
+        files: ModelFiles,
         ops: Any,
     ) -> None:
         self.options = options
-        self.shape = shape
+        self.shape: Shape = files.weights.shape
         self.ops = ops
         self.notices: list[str] = []
         self.threads = 0
         self.model: Model
         self.mtp: MtpModel | None = None
         self.repacked_bytes = 0
-        self._file = file
-        self._mtp_file = mtp_file
+        self.weight_bytes = 0  # all that is held of the weights beside the files' pages
+        self._files = files
 
     def __enter__(self) -> Engine:
         return self
@@ -84,51 +58,64 @@ class Engine:
     def close(self) -> None:
         """Release the mappings; sessions must not be used afterwards."""
         self.ops.close()
-        self._file.close()
-        if self._mtp_file is not None:
-            self._mtp_file.close()
+        self._files.close()
 
     @property
     def identity(self) -> Any:
         """`FileIdentity` of the trunk file."""
-        return self._file.identity
+        return self.file.identity
 
     @property
     def file(self) -> GGUFFile:
         """The trunk file: metadata and tensor table."""
-        return self._file
+        return self._files.trunk
+
+    @property
+    def weights(self) -> ModelWeights:
+        """The tensors of trunk and draft block by their role, as the files hold them."""
+        return self._files.weights
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The file's tokenizer, built at first use."""
         from engine.text.tokenizer import Tokenizer
 
-        return Tokenizer.from_metadata(self._file.metadata)
+        return Tokenizer.from_metadata(self.file.metadata)
+
+    def chat(self, message: str, *, system: str = DEFAULT_SYSTEM, think: str = "high") -> list[int]:
+        """A user's message as the first turn of a conversation, up to where the model answers.
+
+        Parameters
+        ----------
+        message : str
+            Its text never becomes a control token.
+        system : str
+            What precedes it; '' for nothing.
+        think : {'none', 'high'}
+            Whether the reply begins with a think block.
+
+        Returns
+        -------
+        list of int
+            Token ids for `engine.generate`.
+
+        Raises
+        ------
+        OptionError
+            If there is no such think mode.
+        """
+        if think not in ("none", "high"):
+            raise OptionError(f"think: expected none or high, found {think!r}")
+        turns = [Message("system", system), Message("user", message)]
+        return list(self.tokenizer.encode_spans(render_chat(turns, think, 0)).ids)
 
     def modes(self) -> tuple[str, ...]:
         """Decode modes that this engine can run with the files it has."""
         return MODES if self.mtp is not None else MODES[:1]
 
-    def memory_estimate(self, ctx: int) -> MemoryEstimate:
-        """Bytes that a session of `ctx` tokens needs."""
-        options, shape = self.options, self.shape
-        chunk = min(options.prefill_chunk, ctx)
-        files = [self._file] + ([self._mtp_file] if self._mtp_file else [])
-        return MemoryEstimate(
-            mapped=sum(f.identity.size for f in files),
-            repacked=self.repacked_bytes,
-            context=kv.context_bytes(shape, ctx, chunk, options.kv == "official"),
-            scratch=scratch_bytes(shape, max(chunk, kv.ROLLBACK))
-            + 8 * shape.n_vocab
-            + self._kernel_bytes(chunk),
-        )
-
-    def _kernel_bytes(self, rows: int) -> int:
-        """Working memory of the largest op, with the quarter by which it grows ahead."""
-        used = self.shape.n_expert_used
-        layers = {id(x.gate_exps): x for x in self.model.layers}.values()
-        most = max(self.ops.moe_bytes(rows, used, x.gate_exps, x.down_exps) for x in layers)
-        return most * 5 // 4
+    def memory_estimate(self, ctx: int) -> MemoryPlan:
+        """Bytes that the weights hold and a session of `ctx` tokens needs."""
+        return plan_memory(self._files, self.options, ctx, weight_bytes=self.weight_bytes)
 
     def check_context(self, ctx: int) -> None:
         """Refuse a context that the model or the free memory does not allow.
@@ -141,14 +128,7 @@ class Engine:
         limit = self.shape.n_ctx_train
         if not 1 <= ctx <= limit:
             raise ContextError(f"context: expected 1 to {limit} tokens, found {ctx}")
-        estimate = self.memory_estimate(ctx)
-        need = estimate.context + estimate.scratch
-        free = self.ops.free_bytes()
-        if need > free:
-            raise MemoryBudgetError(
-                f"context: expected at most {free >> 20} MiB of free memory to be needed, "
-                f"found {need >> 20} MiB for {ctx} tokens"
-            )
+        check_memory(self.memory_estimate(ctx).session, self.ops.free_bytes(), ctx)
 
     def session(self, ctx: int) -> Session:
         """A new, empty timeline of at most `ctx` tokens."""
@@ -180,8 +160,8 @@ class Engine:
             "model_bytes": self.identity.size,
             "shape": {f.name: getattr(self.shape, f.name) for f in fields(self.shape)},
         }
-        if self._mtp_file is not None:
-            facts["mtp_header_sha256"] = self._mtp_file.identity.header_sha256
+        if self._files.mtp is not None:
+            facts["mtp_header_sha256"] = self._files.mtp.identity.header_sha256
         facts.update(self.ops.facts())
         return facts
 
@@ -224,15 +204,6 @@ def _check_dims(shape: Shape, options: EngineOptions) -> None:
             )
 
 
-def _want_repack(options: EngineOptions, need: int) -> bool:
-    """Whether to make the interleaved copy; 'auto' makes it within half of the free memory."""
-    if options.backend != "cpu" or options.activations != "int8" or options.repack == "off":
-        return False
-    if options.repack == "on":
-        return True
-    return need <= psutil.virtual_memory().available // 2
-
-
 def open_engine(options: EngineOptions) -> Engine:
     """Open, check and prepare a model.
 
@@ -251,42 +222,30 @@ def open_engine(options: EngineOptions) -> Engine:
     BackendError
         If the backend is not available.
     """
-    from engine.gguf.reader import open_gguf
     from engine.quant.registry import to_q8_0
-    from engine.weights.bind import bind_mtp, bind_trunk, check_values, iter_tensors
+    from engine.weights.bind import check_values
+    from engine.weights.files import open_files
 
-    file = open_gguf(options.path)
-    mtp_file = None
+    files = open_files(options.path, options.mtp_path)
     try:
-        shape, bound = bind_trunk(file)
-        _check_dims(shape, options)
-        bound_mtp = None
-        if options.mtp_path is not None:
-            mtp_file = open_gguf(options.mtp_path)
-            bound_mtp = bind_mtp(mtp_file, shape)
-        tensors = list(iter_tensors(bound))
-        block: list[Tensor] = []
+        weights = files.weights
+        _check_dims(weights.shape, options)
         if options.check_values:
-            check_values(file.path.name, tensors)
-        if bound_mtp is not None and mtp_file is not None:
-            # A copy of the trunk's matrices, which some layouts carry, is not used.
-            unused = {id(bound_mtp.token_embd), id(bound_mtp.output)}
-            block = [t for t in iter_tensors(bound_mtp) if id(t) not in unused]
-            if options.check_values:
-                check_values(mtp_file.path.name, block)
-            tensors += block
+            check_values(files.trunk.path.name, weights.trunk_tensors)
+            if files.mtp is not None:
+                check_values(files.mtp.path.name, weights.draft_tensors)
 
         ops = _load_ops(options)
-        engine = Engine(options, file, mtp_file, shape, ops)
+        engine = Engine(options, files, ops)
         engine.threads = ops.set_threads(options.threads)
-        matrices = [t for t in tensors if not t.name.endswith(VECTOR_SUFFIXES)]
+        plan = _plan_weights(engine)
+        tensors = matrices(weights.tensors)
         if options.backend == "cuda":
-            ops.arrange(matrices, {t.name for t in block}, options)
+            ops.arrange(tensors, {t.name for t in weights.draft_tensors}, options)
         engine.notices += ops.notices()
-        foreign = sorted({t.format.name for t in matrices if not t.format.native})
+        foreign = sorted({t.format.name for t in tensors if not t.format.native})
         if foreign:
             engine.notices.append(f"{', '.join(foreign)}: no kernel; converted to Q8_0 in memory")
-        repack = _want_repack(options, sum(map(ops.repack_bytes, matrices)))
 
         def prepare(tensor: Tensor) -> Any:
             if not tensor.format.native:
@@ -295,14 +254,21 @@ def open_engine(options: EngineOptions) -> Engine:
             engine.repacked_bytes += weight.repacked_bytes
             return weight
 
-        build = partial(ops.prepare, activations=options.activations, repack=repack)
+        build = partial(ops.prepare, activations=options.activations, repack=plan.repack)
         preparer = Preparer(prepare, ops.vector)
-        engine.model = preparer.trunk(shape, bound)
-        if bound_mtp is not None:
-            engine.mtp = preparer.mtp(shape, bound_mtp)
+        engine.model = preparer.trunk(weights.shape, weights.trunk)
+        if weights.mtp is not None:
+            engine.mtp = preparer.mtp(weights.shape, weights.mtp)
+        # A driver may refuse to read the file in place, so that more is copied than was planned.
+        on_device = options.backend == "cuda"
+        engine.weight_bytes = (engine.repacked_bytes if on_device else plan.copies) + plan.vectors
         return engine
     except BaseException:
-        file.close()
-        if mtp_file is not None:
-            mtp_file.close()
+        files.close()
         raise
+
+
+def _plan_weights(engine: Engine) -> WeightPlan:
+    """What is to be made of an engine's weights, where its kernel set keeps them."""
+    device = engine.ops.ctx.device if engine.options.backend == "cuda" else None
+    return plan_weights(engine.weights, engine.options, device)

@@ -1,6 +1,7 @@
-"""Interleaved A/B measurement: pairs of fresh processes in ABBA order until the answer is known.
+"""Measures two set-ups in turns, pair by pair in ABBA order, until every curve is decided.
 
-The journal ``pairs.jsonl`` holds one record per finished pair, so that a killed session resumes;
+The loop knows when to go on and which pairs count; it does not know how a sweep is run (its caller
+gives it a function for that), nor how to judge (`ds4bench.compare`). The journal ``pairs.jsonl`` holds one record per finished pair, so that a killed session resumes;
 a half-finished pair is measured again, since its halves would no longer lie side by side.
 """
 
@@ -17,12 +18,21 @@ from ds4bench.ab import validity as ab_valid
 from ds4bench.ab.plan import AbPlan
 from ds4bench.compare import stats
 from ds4bench.compare.judge import Comparison, compare_pairs
-from ds4bench.compare.samples import ON_DEVICE, TREATMENT, Arm, Difference, load_arm
-from ds4bench.report.curves import clean_label
+from ds4bench.compare.samples import (
+    ON_DEVICE,
+    TREATMENT,
+    Arm,
+    Difference,
+    common_keys,
+    load_arm,
+    sample_of,
+)
+from ds4bench.compare.view import percent
 from engine.errors import EngineError, OptionError
+from engine.tooling.report.labels import clean_label
 from engine.tooling.results.journal import Journal
 
-SCHEMA = "ds4bench.ab.loop"
+SCHEMA = "ds4bench.ab"
 SCHEMA_VERSION = 1
 
 # Runs one sweep of side 'a' or 'b' into a folder; raises EngineError when it did not measure.
@@ -45,7 +55,7 @@ class Pair:
 
 
 @dataclass
-class Session:
+class AbSession:
     """The state of an A/B measurement over a folder.
 
     Parameters
@@ -143,8 +153,6 @@ class Session:
         return notes
 
     def _drift_notes(self) -> list[str]:
-        from ds4bench.compare.samples import common_keys, sample_of
-
         notes = []
         for name in "ab":
             sweeps = [sample_of(getattr(pair, name).rows) for pair in self.valid]
@@ -245,8 +253,6 @@ class Session:
             return "warm-up pair measured and discarded"
         if pair.reasons:
             return f"pair {pair.index} {pair.order} dropped: {'; '.join(pair.reasons)}"
-        from ds4bench.compare.view import percent
-
         parts = []
         for line in self.result().curves:
             half = line.judgement.interval.half_width

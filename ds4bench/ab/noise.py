@@ -1,4 +1,6 @@
-"""A machine's noise floor: what A against A scatters, kept per machine in the user's data.
+"""Keeps how much a machine scatters: the result of measuring the same code as A and as B.
+
+One file per machine lies in the user's data folder. Nothing is measured here.
 
 A tolerance below what a design can detect would turn noise into verdicts, so it is refused.
 """

@@ -1,4 +1,7 @@
-"""What `ab` runs: two set-ups, each a command that measures one sweep into a folder."""
+"""What `ab` runs: two set-ups, each a command that measures one sweep into a folder.
+
+The plan is built from command-line words and starts nothing.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ds4bench.compare.stats import MAX_PAIRS, MIN_PAIRS, STOP_HALF_WIDTH
 from engine.errors import OptionError
@@ -19,7 +21,7 @@ _OURS = ("--out", "--resume", "--force", "--csv", "--parquet", "--dry-run")
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class Setup:
     """One set-up.
 
     Attributes
@@ -49,7 +51,7 @@ class Side:
             found["PYTHONPATH"] = self.checkout + (os.pathsep + rest if rest else "")
         return found
 
-    def to_record(self) -> dict[str, Any]:
+    def to_record(self) -> dict[str, object]:
         return {
             "command": list(self.command),
             "checkout": self.checkout,
@@ -61,8 +63,8 @@ class Side:
 class AbPlan:
     """Both sides and when to stop. `budget_s` bounds the start of pairs, not their end."""
 
-    a: Side
-    b: Side
+    a: Setup
+    b: Setup
     seed: int
     min_pairs: int = MIN_PAIRS
     max_pairs: int = MAX_PAIRS
@@ -78,7 +80,7 @@ class AbPlan:
                 f"--min-pairs: expected 2 to --max-pairs {self.max_pairs}, found {self.min_pairs}"
             )
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """What a resumed session must share."""
         return {"a": self.a.to_record(), "b": self.b.to_record(), "seed": self.seed}
 
@@ -90,7 +92,7 @@ def side(
     folder: str | None,
     arguments: str,
     common: tuple[str, ...],
-) -> Side:
+) -> Setup:
     """One side out of its options.
 
     Parameters
@@ -126,13 +128,13 @@ def side(
         program = tuple(_split(f"--{name}", command))
         if not program:
             raise OptionError(f"--{name}: expected a command, found nothing")
-        return Side(program, "", options)
+        return Setup(program, "", options)
     # Without a folder, the code that is running now; its parent is importable either way.
     root = Path(target or folder or Path(__file__).parents[2])
     python = root / "bin" / "python"
     if python.exists():
         # Its own folder holds no ds4bench, so the working folder cannot hide what is installed.
-        return Side((str(python.absolute()), *_MODULE), str(python.parent.absolute()), options)
+        return Setup((str(python.absolute()), *_MODULE), str(python.parent.absolute()), options)
     if not (root / "ds4bench" / "cli.py").is_file():
         raise OptionError(
             f"--{name}-dir: expected a checkout (ds4bench/cli.py) or a virtual environment "
@@ -140,7 +142,7 @@ def side(
         )
     python = root / ".venv" / "bin" / "python"
     program = (str(python.absolute()) if python.exists() else sys.executable, *_MODULE)
-    return Side(program, str(root.resolve()), options)
+    return Setup(program, str(root.resolve()), options)
 
 
 def _absolute(options: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,4 +1,7 @@
-"""Sweeps of `ab` as child processes, and the wait for a quiet machine before each."""
+"""Runs the sweeps of `ab` as child processes, and waits for a quiet machine before each.
+
+Nothing here looks at results; a child is judged by its exit status alone.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ class Stopped(KeyboardInterrupt):
         self.exit_code = exit_code
 
 
-class Signals(StopSignals):
+class SessionSignals(StopSignals):
     """Signals that end a session with `Stopped`, and are remembered.
 
     The exception alone is not enough: raised while the interpreter runs its hooks behind a fork,
@@ -52,9 +55,11 @@ class Signals(StopSignals):
             raise Stopped(self.exit_code)
 
 
-def sweep_runner(plan: AbPlan, signals: Signals | None = None) -> Callable[[str, Path], None]:
+def sweep_runner(
+    plan: AbPlan, signals: SessionSignals | None = None
+) -> Callable[[str, Path], None]:
     """A function that measures one sweep of side 'a' or 'b' into a folder."""
-    signals = signals or Signals()
+    signals = signals or SessionSignals()
 
     def run(letter: str, folder: Path) -> None:
         side = plan.a if letter == "a" else plan.b
@@ -93,7 +98,7 @@ def sweep_runner(plan: AbPlan, signals: Signals | None = None) -> Callable[[str,
 
 
 def _wait(
-    child: subprocess.Popen[bytes], letter: str, timeout_s: float | None, signals: Signals
+    child: subprocess.Popen[bytes], letter: str, timeout_s: float | None, signals: SessionSignals
 ) -> int:
     start = time.monotonic()
     while True:

@@ -1,4 +1,7 @@
-"""Which pairs may count: throttling, slow clocks, swap, other load. Pure over rows."""
+"""Decides which pairs may count: not those that throttling, slow clocks or swap disturbed.
+
+The rules see rows and their telemetry only; they read no sensor and no file.
+"""
 
 from __future__ import annotations
 

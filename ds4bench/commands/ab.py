@@ -16,9 +16,9 @@ from engine.tooling.options.types import Number, Whole
 from engine.tooling.program import Command
 
 if TYPE_CHECKING:
-    from ds4bench.ab.loop import Session
+    from ds4bench.ab.loop import AbSession
     from ds4bench.ab.plan import AbPlan
-    from ds4bench.ab.process import Signals
+    from ds4bench.ab.process import SessionSignals
 
 
 # Of `ab` and `calibrate`.
@@ -130,7 +130,7 @@ def ab_command(
             sweep_timeout_s=sweep_timeout,
         )
 
-    def body(signals: Signals) -> int:
+    def body(signals: SessionSignals) -> int:
         limits = parse_tolerances(tolerances)
         check_outputs(markdown, json_out)
         folder = out or Path(time.strftime("ab-%Y%m%dT%H%M%S"))
@@ -161,8 +161,8 @@ def split_targets(words: tuple[str, ...]) -> tuple[tuple[str, str] | None, tuple
 
 
 def open_session(
-    folder: Path, build: Any, seed: int | None, signals: Signals, *, resume: bool
-) -> Session:
+    folder: Path, build: Any, seed: int | None, signals: SessionSignals, *, resume: bool
+) -> AbSession:
     """A session over `folder`, with the seed of the one that is resumed.
 
     Raises
@@ -170,7 +170,7 @@ def open_session(
     EngineError
         If the folder's journal is damaged.
     """
-    from ds4bench.ab.loop import SCHEMA, SCHEMA_VERSION, Session
+    from ds4bench.ab.loop import SCHEMA, SCHEMA_VERSION, AbSession
     from ds4bench.ab.process import default_seed, quiet_machine, sweep_runner
     from engine.tooling.results.journal import read_journal
 
@@ -178,7 +178,7 @@ def open_session(
     if seed is None and resume and path.exists():
         seed = read_journal(path, SCHEMA, SCHEMA_VERSION).header.get("seed")
     plan = build(default_seed() if seed is None else seed)
-    return Session(
+    return AbSession(
         plan,
         folder,
         sweep_runner(plan, signals),
@@ -187,12 +187,12 @@ def open_session(
     )
 
 
-def guarded(body: Callable[[Signals], int]) -> int:
+def guarded(body: Callable[[SessionSignals], int]) -> int:
     """Run a command's body; a signal becomes its status."""
-    from ds4bench.ab.process import Signals, Stopped
+    from ds4bench.ab.process import SessionSignals, Stopped
 
     try:
-        with Signals() as signals:
+        with SessionSignals() as signals:
             return body(signals)
     except Stopped as stopped:
         click.echo("stopped; finished pairs are safe, --resume goes on", err=True)

@@ -18,7 +18,7 @@ from engine.tooling.program import Command
 if TYPE_CHECKING:
     from ds4bench.ab.noise import Calibration
     from ds4bench.ab.plan import AbPlan
-    from ds4bench.ab.process import Signals
+    from ds4bench.ab.process import SessionSignals
 
 
 @click.command("calibrate", cls=Command)
@@ -72,7 +72,7 @@ def calibrate_command(
             sweep_timeout_s=sweep_timeout,
         )
 
-    def body(signals: Signals) -> int:
+    def body(signals: SessionSignals) -> int:
         from ds4bench.ab import noise as calibrate
         from ds4bench.compare.stats import Verdict
 

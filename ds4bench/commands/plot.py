@@ -6,11 +6,8 @@ from pathlib import Path
 
 import click
 
-from engine.errors import OptionError
 from engine.tooling.options.group import option
 from engine.tooling.program import Command
-
-KINDS = {".svg": "svg", ".png": "png"}
 
 
 @click.command("plot", cls=Command)
@@ -37,55 +34,12 @@ def plot_command(
     title: str,
 ) -> None:
     """Draw results FILES (journal, CSV, Parquet, or the folder of a run)."""
+    # Their imports take a third of a second that --help need not wait for.
     from ds4bench.records import reference
+    from ds4bench.report.draw import draw
 
     if list_curves:
         for curve in reference.CURVES.values():
             click.echo(f"{curve.name:14} {curve.label:16} {curve.source} ({curve.date})")
         return
     draw(files, vs, outputs, dark=dark, title=title)
-
-
-def draw(
-    files: tuple[Path, ...],
-    vs: str | None,
-    outputs: tuple[Path, ...],
-    *,
-    dark: bool,
-    title: str,
-) -> None:
-    """Read, draw and publish; outputs are checked before anything is read.
-
-    Raises
-    ------
-    EngineError
-        If an input cannot be read or an output cannot be written.
-    """
-    from ds4bench.records import reference
-    from ds4bench.records.rows import read_rows
-    from ds4bench.report import curves as plot_data
-    from engine.tooling.results.publish import check_output, publish_bytes
-
-    names = reference.parse_names(vs)
-    if not files and not names:
-        raise OptionError("plot: expected results files or --vs, found neither")
-    if not outputs:
-        first = plot_data.label_of(files[0]) if files else names[0]
-        outputs = (Path(f"{first}.svg"),)
-    for out in outputs:
-        if out.suffix.lower() not in KINDS:
-            raise OptionError(f"--out: expected a name ending in .svg or .png, found {str(out)!r}")
-        check_output(out, "--out", replace=True)
-    labels = plot_data.unique_labels([plot_data.label_of(f) for f in files])
-    sources = [plot_data.Source(label, read_rows(path)) for label, path in zip(labels, files)] + [
-        plot_data.Source(reference.CURVES[name].label, reference.load(name), published=True)
-        for name in names
-    ]
-    # Importing matplotlib takes most of a second; bad names and files must not pay it.
-    from ds4bench.report import plot
-
-    theme = "dark" if dark else "light"
-    fig = plot.figure(sources, theme, title)
-    for out in outputs:
-        publish_bytes(out, plot.render(fig, KINDS[out.suffix.lower()], theme))
-        click.echo(f"wrote {out}", err=True)

@@ -83,18 +83,19 @@ def write(
         If an input cannot be read or an output cannot be written.
     """
     from ds4bench.ab import noise as calibrate
+    from ds4bench.compare import history as past
     from ds4bench.compare.judge import compare
     from ds4bench.compare.samples import load_arm
-    from ds4bench.records import history as past
     from ds4bench.records import reference
-    from ds4bench.records.rows import read_rows
+    from ds4bench.records.files import label_of, read_rows
     from ds4bench.report import curves as plot_data
     from ds4bench.report import exports as junit
     from ds4bench.report import page as report
+    from engine.tooling.report.labels import unique_labels
     from engine.tooling.results.publish import publish_bytes
 
     names = reference.parse_names(vs)
-    labels = plot_data.unique_labels([plot_data.label_of(path) for path in runs])
+    labels = unique_labels([label_of(path) for path in runs])
     sources = [plot_data.Source(label, read_rows(path)) for label, path in zip(labels, runs)]
     published = [
         plot_data.Source(reference.CURVES[name].label, reference.load(name), published=True)

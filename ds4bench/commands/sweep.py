@@ -24,7 +24,7 @@ from engine.tooling.program import Command
 
 if TYPE_CHECKING:
     from ds4bench.plan import Prompt
-    from ds4bench.sweep.run import Outputs, Request
+    from ds4bench.sweep.run import Outputs, SweepRequest
 
 COUNT = Whole(1, 2**31 - 1)
 FILE = click.Path(path_type=Path)
@@ -166,7 +166,7 @@ SAMPLING = sampling_options(
 @SPECULATION
 @SAMPLING
 @click.pass_context
-def sweep_command(ctx: click.Context, **values: Any) -> int:
+def sweep_command(ctx: click.Context, /, **values: Any) -> int:
     """Measure prefill and decode speed at growing context lengths.
 
     Results go to a journal that survives crashes (beside the CSV, ending in .jsonl) and are
@@ -187,7 +187,7 @@ def _is_given(ctx: click.Context, name: str) -> bool:
     return source is click.core.ParameterSource.COMMANDLINE
 
 
-def build_request(ctx: click.Context, values: dict[str, Any]) -> Request:
+def build_request(ctx: click.Context, values: dict[str, Any]) -> SweepRequest:
     """Validate everything that needs no model.
 
     Parameters
@@ -203,7 +203,7 @@ def build_request(ctx: click.Context, values: dict[str, Any]) -> Request:
         Naming the option.
     """
     from ds4bench.plan import Sampling, SweepPlan
-    from ds4bench.sweep.run import Request
+    from ds4bench.sweep.run import SweepRequest
     from ds4bench.telemetry.machines import machine
 
     model, kernels = MODEL.take(values), KERNELS.take(values)
@@ -238,7 +238,7 @@ def build_request(ctx: click.Context, values: dict[str, Any]) -> Request:
     mtp = spec.block(model)
     path = model.resolve(lambda line: click.echo(line, err=True))
     plan = SweepPlan(model=path, mtp=mtp, prompt=prompt, **plan_options)
-    return Request(
+    return SweepRequest(
         plan,
         outputs,
         resume=values["resume"],

@@ -1,4 +1,4 @@
-"""Change points of a series by energy distance (E-divisive), with a permutation test.
+"""Finds change points of a series by energy distance (E-divisive), with a permutation test.
 
 Method: Matteson and James, "A nonparametric approach for multiple change point analysis of
 multivariate data", arXiv 1306.4933. A slow creep of one per cent a week passes every gate between

@@ -1,4 +1,7 @@
-"""Two arms to a table of judged effects. Pure: reads no files and prints nothing."""
+"""Judges head against base: rows of two arms become a table of effects with verdicts.
+
+The statistics are those of `ds4bench.compare.stats`; nothing here reads files or prints.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Runs to comparable samples: loading an arm, what two arms must share, cells and their logs."""
+"""Loads the arms of a comparison, checks that they can be compared, and takes their samples.
+
+An arm is one side (base or head); a sample is the logarithms of the rates of one process or repeat.
+Nothing here judges.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ds4bench.records.rows import Run, SpeedRow, mode_rank, read_rows
-from ds4bench.report.curves import clean_label, label_of
+from ds4bench.records.files import label_of, read_rows
+from ds4bench.records.rows import SpeedRow, SweepResult, mode_rank
 from engine.errors import EngineError
 from engine.options import CUDA_FIELDS
+from engine.tooling.report.labels import clean_label
 
 # What a set-up may differ in because it is what is under test.
 TREATMENT = ("threads", "activations", "kv", "mtp_draft", "mtp_adaptive", "mtp_margin")
@@ -44,7 +49,7 @@ class Key:
     prefill_tokens: int
 
     @property
-    def order(self) -> tuple:
+    def order(self) -> tuple[int, int, str, int]:
         return (METRICS.index(self.metric), mode_rank(self.mode), self.mode, self.ctx_tokens)
 
 
@@ -55,12 +60,12 @@ class Arm:
     Attributes
     ----------
     label : str
-    runs : tuple of Run
+    runs : tuple of SweepResult
         One per process.
     """
 
     label: str
-    runs: tuple[Run, ...]
+    runs: tuple[SweepResult, ...]
 
     @property
     def rows(self) -> list[SpeedRow]:

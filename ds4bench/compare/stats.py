@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -345,12 +345,8 @@ def curve_differences(base: np.ndarray, head: np.ndarray) -> np.ndarray:
         Rates in tokens per second. Pooling the frontiers of a sweep as if they were samples
         gives 63 per cent false alarms; their mean is one sample.
     """
-    return (np.log(head) - np.log(base)).mean(axis=1)
-
-
-def with_verdict(judgement: Judgement, verdict: Verdict) -> Judgement:
-    """The same evidence under another verdict, as when a noise floor forbids a claim."""
-    return replace(judgement, verdict=verdict)
+    means: np.ndarray = (np.log(head) - np.log(base)).mean(axis=1)
+    return means
 
 
 def drift(values: Sequence[float], slots: Sequence[float]) -> tuple[float, float]:

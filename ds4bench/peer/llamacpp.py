@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib
 import importlib.util
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -30,12 +31,18 @@ def require_llama_cpp() -> ModuleType:
     if importlib.util.find_spec("llama_cpp") is None:
         raise BackendError(f"llama.cpp: expected llama-cpp-python ({INSTALL}), found no llama_cpp")
     try:
-        import llama_cpp
+        found = importlib.import_module("llama_cpp")
     except (ImportError, OSError, RuntimeError) as error:
         raise BackendError(
             f"llama.cpp: expected a llama-cpp-python that loads, found {error}"
         ) from error
-    return llama_cpp
+    return found
+
+
+class SystemInfo(Protocol):
+    """The part of llama_cpp that says what it was built for."""
+
+    def llama_print_system_info(self) -> bytes: ...
 
 
 @functools.cache
@@ -48,7 +55,7 @@ def _quiet(lib: Any) -> Any:
     return lib.llama_log_callback(lambda *_: None)
 
 
-def built_with_amx(lib: Any) -> bool:
+def built_with_amx(lib: SystemInfo) -> bool:
     """Whether the library repacks 8-bit and 4-bit weights for AMX.
 
     On such a build this architecture's files with Q8_0 weights abort the process: the graph views

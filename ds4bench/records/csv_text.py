@@ -1,4 +1,8 @@
-"""Rows as CSV: upstream's six columns to the byte, more columns behind them, and back."""
+"""Writes rows as CSV and reads them back: upstream's six columns first, ours behind them.
+
+"Upstream" is ds4_bench.c, whose file a single plain run reproduces to the byte. What a CSV cannot
+hold (raw seconds, the environment) is in the journal and in the Parquet file.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from ds4bench.records.rows import Run, SpeedRow, in_order, latest
+from ds4bench.records.rows import SpeedRow, SweepResult, in_order, latest
 from engine.errors import EngineError
 
 # Names, order and two decimals as ds4_bench.c prints them.
@@ -51,8 +55,8 @@ def _share(row: SpeedRow, machine_bytes_per_s: float | None) -> float | None:
 
 
 # Column name -> text of a cell; the second argument is the machine's bandwidth in bytes/s.
-Cell = Callable[[SpeedRow, "float | None"], str]
-COLUMNS: dict[str, Cell] = {
+CellText = Callable[[SpeedRow, "float | None"], str]
+COLUMNS: dict[str, CellText] = {
     "ctx_tokens": lambda r, _: str(r.ctx_tokens),
     "prefill_tokens": lambda r, _: str(r.prefill_tokens),
     "prefill_tps": lambda r, _: _rate(r.prefill_tps),
@@ -125,7 +129,7 @@ def to_csv(
     return text.encode("ascii")
 
 
-def from_csv(path: Path) -> Run:
+def from_csv(path: Path) -> SweepResult:
     """Read upstream's 6 or 9 columns or ours; BOM, CRLF and kvcache_bytes 0 are understood.
 
     Seconds are derived from rates of two decimals, so the run is marked as not exact.
@@ -165,7 +169,7 @@ def from_csv(path: Path) -> Run:
             )
         rows.append(_row(dict(zip(names, cells)), f"{path}:{number}"))
     kept = latest(rows)
-    return Run(tuple(kept), {}, path, exact=False, dropped=len(rows) - len(kept))
+    return SweepResult(tuple(kept), {}, path, exact=False, dropped=len(rows) - len(kept))
 
 
 def _row(cell: dict[str, str], where: str) -> SpeedRow:

@@ -1,4 +1,7 @@
-"""Rows from and to files: the journal, its published views, and one reader for all of them."""
+"""Reads rows from any results file, and writes the CSV and Parquet views of a journal.
+
+The journal itself is written row by row while a sweep runs (`ds4bench.sweep.cells`).
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,15 @@ from ds4bench.records.rows import (
     LISTS,
     SCHEMA,
     SCHEMA_VERSION,
-    Run,
     SpeedRow,
+    SweepResult,
     Telemetry,
     in_order,
     latest,
     stamped,
 )
 from engine.errors import EngineError, StoreError
+from engine.tooling.report.labels import clean_label
 from engine.tooling.results.journal import Record, is_journal, read_journal
 from engine.tooling.results.publish import publish, publish_bytes
 
@@ -37,7 +41,7 @@ _PARQUET_UNITS = {
 }
 
 
-def read_rows(path: str | Path) -> Run:
+def read_rows(path: str | Path) -> SweepResult:
     """Rows of a journal, CSV or Parquet file, or of the folder of a sweep (its rows.jsonl).
 
     Parameters
@@ -63,6 +67,14 @@ def read_rows(path: str | Path) -> Run:
     if is_journal(head):
         return _from_journal(path)
     return from_csv(path)
+
+
+def label_of(path: Path) -> str:
+    """What a results file is called in legends: its stem, or the folder of a journal."""
+    path = Path(path)
+    named = path if path.is_dir() or path.name != "rows.jsonl" else path.parent
+    name = named.resolve().name if named.is_dir() or named != path else path.stem
+    return clean_label(name or str(path))
 
 
 def rows_of(records: list[Record], where: str) -> list[SpeedRow]:
@@ -179,15 +191,17 @@ def _parquet_types(pa: Any) -> dict[str, Any]:
     return types
 
 
-def _from_journal(path: Path) -> Run:
+def _from_journal(path: Path) -> SweepResult:
     contents = read_journal(path, SCHEMA, SCHEMA_VERSION)
     warmups = tuple(r for r in contents.records if r.get("kind") == "warmup")
     environment = environment_of(contents.header, contents.records)
     rows = stamped(rows_of(contents.records, str(path)), is_greedy(environment))
-    return Run(tuple(rows), environment, path, warmups=warmups, dropped=contents.dropped_bytes)
+    return SweepResult(
+        tuple(rows), environment, path, warmups=warmups, dropped=contents.dropped_bytes
+    )
 
 
-def _from_parquet(path: Path) -> Run:
+def _from_parquet(path: Path) -> SweepResult:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -212,4 +226,4 @@ def _from_parquet(path: Path) -> Run:
             rows.append(SpeedRow.from_record({**given, "telemetry": state}))
     except (TypeError, ValueError) as error:
         raise EngineError(f"{path}: expected complete rows, found {error}") from error
-    return Run(tuple(latest(rows)), environment, path)
+    return SweepResult(tuple(latest(rows)), environment, path)

@@ -1,4 +1,7 @@
-"""The library of published curves: names, what they are, and where they were published."""
+"""Speed curves that others published: their names, and where each comes from.
+
+The curves are drawn beside own results as context; they are never judged against them.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ds4bench.records.rows import Run, read_rows
+from ds4bench.records.files import read_rows
+from ds4bench.records.rows import SweepResult
 from engine.errors import OptionError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True, slots=True)
-class Curve:
+class PublishedCurve:
     """A published sweep. `source` names repository and commit, `date` is as exact as known."""
 
     name: str
@@ -23,13 +27,13 @@ class Curve:
 
 
 _CURVES = (
-    Curve("gb10", "GB10", "TrevorS/ds4 @878a894", "2026-05-31"),
-    Curve("gb10_mtp", "GB10, MTP", "TrevorS/ds4 @878a894", "2026-05-31"),
-    Curve("gb10_2026_08", "GB10, Aug 2026", "antirez/ds4 @3e44ec3", "2026-08"),
-    Curve("m2_ultra", "M2 Ultra", "antirez/ds4, first version", "2026-05"),
-    Curve("m3_ultra", "M3 Ultra", "antirez/ds4 @3f90ee1", "2026"),
-    Curve("m4_max", "M4 Max", "antirez/ds4", "2026-05"),
-    Curve("m5_max", "M5 Max", "antirez/ds4 @7dc9680", "2026-05"),
+    PublishedCurve("gb10", "GB10", "TrevorS/ds4 @878a894", "2026-05-31"),
+    PublishedCurve("gb10_mtp", "GB10, MTP", "TrevorS/ds4 @878a894", "2026-05-31"),
+    PublishedCurve("gb10_2026_08", "GB10, Aug 2026", "antirez/ds4 @3e44ec3", "2026-08"),
+    PublishedCurve("m2_ultra", "M2 Ultra", "antirez/ds4, first version", "2026-05"),
+    PublishedCurve("m3_ultra", "M3 Ultra", "antirez/ds4 @3f90ee1", "2026"),
+    PublishedCurve("m4_max", "M4 Max", "antirez/ds4", "2026-05"),
+    PublishedCurve("m5_max", "M5 Max", "antirez/ds4 @7dc9680", "2026-05"),
 )
 CURVES = {curve.name: curve for curve in _CURVES}
 
@@ -40,7 +44,7 @@ def folder() -> Path:
     return checkout if checkout.is_dir() else _PACKAGE / "reference_data"
 
 
-def load(name: str) -> Run:
+def load(name: str) -> SweepResult:
     """Rows of a published curve; CSV precision, no environment.
 
     Raises

@@ -16,7 +16,7 @@ from typing import Any
 
 from engine.options import MODES
 
-SCHEMA = "ds4bench.sweep.run"
+SCHEMA = "ds4bench.sweep"
 SCHEMA_VERSION = 1
 
 # Fields of a row that hold one value per step or depth.
@@ -211,14 +211,15 @@ class SpeedRow:
     def prefill_joules_per_token(self) -> float | None:
         return _ratio(self.telemetry.prefill_energy_j, self.prefill_tokens)
 
-    def to_record(self) -> dict[str, Any]:
+    def to_record(self) -> dict[str, object]:
         """JSON-ready mapping without empty fields; `from_record` reads it back."""
-        flat = asdict(self)
-        flat["telemetry"] = {k: v for k, v in flat["telemetry"].items() if v is not None}
+        flat: dict[str, object] = asdict(self)
+        state = asdict(self.telemetry)
+        flat["telemetry"] = {k: v for k, v in state.items() if v is not None}
         return {k: v for k, v in flat.items() if v is not None and v != () and v != {}}
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> SpeedRow:
+    def from_record(cls, record: Mapping[str, object]) -> SpeedRow:
         """The row of a journal record; unknown fields of later minor versions are ignored.
 
         Raises
@@ -227,7 +228,7 @@ class SpeedRow:
             If a required field is missing or a value cannot be of its type.
         """
         known = {f.name for f in fields(cls)}
-        given = {k: v for k, v in record.items() if k in known}
+        given: dict[str, Any] = {k: v for k, v in record.items() if k in known}
         names = {f.name for f in fields(Telemetry)}
         state = {k: v for k, v in given.pop("telemetry", {}).items() if k in names}
         for name in LISTS:
@@ -236,7 +237,7 @@ class SpeedRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class SweepResult:
     """The rows of one sweep and its circumstances, wherever they were read from.
 
     Attributes
@@ -324,10 +325,3 @@ def _ratio(amount: float | None, per: float | None) -> float | None:
         return None
     value = amount / per
     return value if math.isfinite(value) else None
-
-
-def read_rows(path: str | Path) -> Run:
-    """Rows of a journal, CSV, Parquet file or sweep folder; see `records_io.read_rows`."""
-    from ds4bench.records.files import read_rows as read
-
-    return read(path)

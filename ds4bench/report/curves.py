@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from ds4bench.records.rows import Run, SpeedRow, mode_rank
-from engine.tooling.report.labels import clean_label
-from engine.tooling.report.labels import unique_labels as unique_labels
+from ds4bench.records.rows import SpeedRow, SweepResult, mode_rank
 
+Points = dict[int, list[float]]  # values of one mode by context length
 Metric = Callable[[SpeedRow], "float | None"]
 
 
@@ -49,7 +47,7 @@ class Source:
     """A run and the name that it is shown under."""
 
     label: str
-    run: Run
+    run: SweepResult
     published: bool = False
 
 
@@ -93,7 +91,7 @@ def speedups(source: Source) -> list[Curve]:
     return [_curve(source, mode, points) for mode, points in _by_mode(cells)]
 
 
-def _by_mode(cells: dict[str, dict[int, list[float]]]) -> Iterable[tuple[str, dict]]:
+def _by_mode(cells: dict[str, Points]) -> Iterable[tuple[str, Points]]:
     return sorted(cells.items(), key=lambda item: (mode_rank(item[0]), item[0]))
 
 
@@ -109,14 +107,6 @@ def _curve(source: Source, mode: str, points: dict[int, list[float]]) -> Curve:
         np.array([max(points[c]) for c in ctx]),
         max(len(points[c]) for c in ctx),
     )
-
-
-def label_of(path: Path) -> str:
-    """What a results file is called in legends: its stem, or the folder of a journal."""
-    path = Path(path)
-    named = path if path.is_dir() or path.name != "rows.jsonl" else path.parent
-    name = named.resolve().name if named.is_dir() or named != path else path.stem
-    return clean_label(name or str(path))
 
 
 def tick_text(ctx: float) -> str:

@@ -15,7 +15,8 @@ from ds4bench.compare.view import headline, interval_text, percent
 from ds4bench.records.csv_text import COLUMNS
 from ds4bench.records.files import machine_bandwidth
 from ds4bench.report import curves as plot_data
-from ds4bench.report.curves import Source, clean_label
+from ds4bench.report.curves import Source
+from engine.tooling.report.labels import clean_label
 
 
 def to_junit(comparisons: Sequence[Comparison], sources: Sequence[Source]) -> bytes:
@@ -28,31 +29,28 @@ def to_junit(comparisons: Sequence[Comparison], sources: Sequence[Source]) -> by
     for name in ("tests", "failures", "errors", "skipped"):
         root.set(name, str(sum(int(suite.get(name, 0)) for suite in root)))
     ET.indent(root)
-    return ET.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n"
+    text: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
+    return text + b"\n"
 
 
 def _comparison_suite(root: ET.Element, comparison: Comparison) -> None:
     name = clean_label(f"{comparison.head} against {comparison.base}", 120)
     suite = ET.SubElement(root, "testsuite", name=name)
     if comparison.unlike:
-        case = ET.SubElement(
-            suite, "testcase", classname="ds4bench.compare.judge", name="comparable"
-        )
+        case = ET.SubElement(suite, "testcase", classname="ds4bench.compare", name="comparable")
         for difference in comparison.unlike:
             _child(case, "error", f"unlike in {difference}")
     else:
         for line in [*comparison.curves, *comparison.cells]:
             case = ET.SubElement(
-                suite, "testcase", classname=f"ds4bench.compare.judge.{line.metric}", name=line.name
+                suite, "testcase", classname=f"ds4bench.compare.{line.metric}", name=line.name
             )
             if line.judgement.verdict is Verdict.REGRESSED:
                 _child(case, "failure", _sentence(line))
             elif line.judgement.verdict is not Verdict.FINE:
                 _child(case, "skipped", f"{line.judgement.verdict}: {_sentence(line)}")
     for text in comparison.broken:
-        case = ET.SubElement(
-            suite, "testcase", classname="ds4bench.compare.judge.broken", name=text
-        )
+        case = ET.SubElement(suite, "testcase", classname="ds4bench.compare.broken", name=text)
         _child(case, "failure", text)
     ET.SubElement(suite, "system-out").text = clean_label(headline(comparison), 300)
     _count(suite)
@@ -65,7 +63,7 @@ def _run_suite(root: ET.Element, source: Source) -> None:
         case = ET.SubElement(
             suite,
             "testcase",
-            classname=f"ds4bench.sweep.run.{row.mode}",
+            classname=f"ds4bench.sweep.{row.mode}",
             name=f"{row.ctx_tokens} tokens, run {row.run}",
             time=f"{seconds:.6f}",
         )

@@ -10,6 +10,7 @@ from pathlib import PurePath
 from statistics import median
 from typing import Any
 
+from ds4bench.compare import history as past
 from ds4bench.compare.judge import Comparison
 from ds4bench.compare.view import (
     TONES,
@@ -19,13 +20,12 @@ from ds4bench.compare.view import (
     table_of,
     to_markdown,
 )
-from ds4bench.records import history as past
-from ds4bench.records.files import machine_bandwidth
-from ds4bench.records.rows import Run, SpeedRow, mode_rank
+from ds4bench.records.files import label_of, machine_bandwidth
+from ds4bench.records.rows import SpeedRow, SweepResult, mode_rank
 from ds4bench.report import curves as plot_data
 from ds4bench.report import plot
 from ds4bench.report.curves import Source
-from engine.tooling.report.labels import escape_markdown
+from engine.tooling.report.labels import clean_label, escape_markdown
 from engine.tooling.report.pages import drawing, render_page
 from engine.tooling.report.tables import Column, Row, Summary, Table, Tone, table_markdown
 
@@ -82,7 +82,7 @@ class Report:
     series: list[past.Series] = field(default_factory=list)
 
 
-def run_id(run: Run) -> str:
+def run_id(run: SweepResult) -> str:
     """Name of a run's report folder: time, commit, content; the same for the same run."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(past.started_at(run)))
     commit = str((run.environment.get("code") or {}).get("commit") or "")[:9]
@@ -91,7 +91,7 @@ def run_id(run: Run) -> str:
     return "-".join(part for part in (stamp, safe, past.digest(run)[:8]) if part)
 
 
-def cells(run: Run) -> list[Cell]:
+def cells(run: SweepResult) -> list[Cell]:
     """One cell per mode and frontier, plain first."""
     bandwidth = machine_bandwidth(run.environment)
     groups: dict[tuple[str, int], list[SpeedRow]] = defaultdict(list)
@@ -145,7 +145,7 @@ def number(value: float | None) -> str:
     return f"{value:.{digits}f}"
 
 
-def rows_table(run: Run) -> Table:
+def rows_table(run: SweepResult) -> Table:
     """One row per mode and frontier; a value that no row has gets no column."""
     table = cells(run)
     used = [
@@ -176,7 +176,7 @@ def rows_table(run: Run) -> Table:
     )
 
 
-def failures(run: Run) -> list[str]:
+def failures(run: SweepResult) -> list[str]:
     """The failed rows, as many as a reader wants to see."""
     found = [
         f"failed: {cell.mode} at {cell.ctx_tokens}: {text}"
@@ -186,7 +186,7 @@ def failures(run: Run) -> list[str]:
     return found[:_SHOWN_FAILURES]
 
 
-def circumstances(run: Run) -> list[tuple[str, str]]:
+def circumstances(run: SweepResult) -> list[tuple[str, str]]:
     """What a reader must know of where the numbers come from, as label and text."""
     env = run.environment
     code, cpu, gpu, prints, engine = (
@@ -198,7 +198,7 @@ def circumstances(run: Run) -> list[tuple[str, str]]:
     speed = machine_bandwidth(env)
     rows: list[tuple[str, Any]] = [
         # Folders say more of their owner than of the run.
-        ("Results", plot_data.label_of(run.source)),
+        ("Results", label_of(run.source)),
         ("Commit", commit + (" with uncommitted changes" if code.get("dirty") else "")),
         ("Processor", cpu.get("name")),
         ("Cores used", engine.get("threads") or cpu.get("usable_cores")),
@@ -217,7 +217,7 @@ def circumstances(run: Run) -> list[tuple[str, str]]:
         rows.append(("Precision", "rates rounded to two decimals (CSV)"))
     if run.dropped:
         rows.append(("Unreadable", f"{run.dropped} bytes or lines dropped"))
-    return [(label, plot_data.clean_label(str(text), 200)) for label, text in rows if text]
+    return [(label, clean_label(str(text), 200)) for label, text in rows if text]
 
 
 def _part(environment: dict[str, Any], name: str) -> dict[str, Any]:
@@ -307,7 +307,7 @@ def spark(series: past.Series) -> Spark:
         for c in series.changes
     ]
     line = " ".join(f"{x:.2f},{y:.2f}" for x, y in zip(xs, ys))
-    dots = [(round(x, 2), round(y, 2), plot_data.clean_label(n, 80)) for x, y, n in
+    dots = [(round(x, 2), round(y, 2), clean_label(n, 80)) for x, y, n in
             zip(xs, ys, names)]  # fmt: skip
     return Spark(
         f"{key.metric} {key.mode} at {key.ctx_tokens}", line, dots, marks, rates[0], rates[-1]

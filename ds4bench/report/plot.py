@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import cycle
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,16 +17,22 @@ from engine.tooling.report import figures
 from engine.tooling.report.figures import CONTEXT
 from engine.tooling.report.figures import THEMES as THEMES
 from engine.tooling.report.figures import theme_variables as theme_variables
+from engine.tooling.report.labels import clean_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _DASHES = ((4, 1.6), (1.2, 1.4), (6, 1.5, 1.2, 1.5), (2.5, 1), (8, 2), (3, 1, 1, 1, 1, 1), (1, 3))
 _WIDTH, _ROW_HEIGHT = 8.0, 3.05  # inches at 100 dpi
 _BAND_ALPHA = 0.22
 _SPEED_UP = "Decode speed-up over plain"
+
+
+# Place in the legend, and the line to show there.
+Entry = tuple[tuple[int, int, int], "Line2D"]
 
 
 class _Styles:
@@ -50,7 +56,7 @@ class _Styles:
         self._published = dict(zip(published, cycle(grey if self.own else palette)))
         self._paper = figures.colour(theme, "axes.facecolor")
 
-    def line(self, curve: Curve) -> dict:
+    def line(self, curve: Curve) -> dict[str, Any]:
         if curve.published:
             return {
                 "color": self._published[curve.source],
@@ -76,7 +82,7 @@ class _Styles:
             return curve.source
         return f"{curve.source}: {curve.mode}" if len(self.own) > 1 else curve.mode
 
-    def legend_order(self, curve: Curve) -> tuple:
+    def legend_order(self, curve: Curve) -> tuple[int, int, int]:
         if curve.published:
             return (1, 0, 0)
         return (0, self.own.index(curve.source), self.modes.index(curve.mode))
@@ -109,13 +115,13 @@ def figure(sources: Sequence[Source], theme: str = "light", title: str = "") -> 
         FigureCanvasAgg(fig)
         styles = _Styles(sources, theme)
         grid = fig.subplots(n_rows, n_cols, squeeze=False)
-        entries: dict[str, tuple] = {}
+        entries: dict[str, Entry] = {}
         for axes, (name, unit, curves) in zip(grid.flat, panels):
             _panel(axes, name, unit, curves, styles, entries)
         for axes in list(grid.flat)[len(panels) :]:
             axes.set_axis_off()
         if title:
-            fig.suptitle(plot_data.clean_label(title, 90), fontsize=11.5, x=0.012, ha="left")
+            fig.suptitle(clean_label(title, 90), fontsize=11.5, x=0.012, ha="left")
         _legend(fig, entries, _note(panels, bool(styles.own)))
     return fig
 
@@ -145,7 +151,7 @@ def _panel(
     unit: str,
     curves: Sequence[Curve],
     styles: _Styles,
-    entries: dict[str, tuple],
+    entries: dict[str, Entry],
 ) -> None:
     for curve in curves:
         style = styles.line(curve)
@@ -232,7 +238,7 @@ def _context_axis(axes: Axes, curves: Sequence[Curve]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: tick_text(x)))
 
 
-def _legend(fig: Figure, entries: dict[str, tuple], note: str) -> None:
+def _legend(fig: Figure, entries: dict[str, Entry], note: str) -> None:
     ordered = sorted(entries.items(), key=lambda item: item[1][0])
     # A label that starts with an underscore would be dropped from the legend.
     names = [f" {name}" if name.startswith("_") else name for name, _ in ordered]

@@ -1,17 +1,34 @@
-"""Walks the cells of a plan with a worker that may die, and makes each row durable at once."""
+"""Measures the cells of a plan one by one, with a worker that may die, into a journal.
+
+Each row is durable before the next cell begins. How a row is timed is the worker's matter; how it
+is shown or published is the caller's.
+"""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
 
-from ds4bench.plan import GIVE_UP_AFTER, PARK_AFTER, Cell, SweepPlan, row_key
-from ds4bench.records.rows import LISTS, SpeedRow, Telemetry
-from ds4bench.telemetry.sampler import Sampler
+from ds4bench.plan import GIVE_UP_AFTER, PARK_AFTER, Cell, SweepPlan
+from ds4bench.records.rows import SpeedRow, Telemetry
+from ds4bench.sweep.checks import row_key
+from ds4bench.telemetry.sampler import TelemetrySampler
 from ds4bench.worker.child import Child, ChildDied
+from ds4bench.worker.messages import (
+    Begin,
+    Copies,
+    Decoded,
+    DecodeWindow,
+    Encode,
+    ExtendTo,
+    FileStat,
+    Inspect,
+    Load,
+    WarmedUp,
+    WarmUp,
+)
 from engine.errors import DeviceLostError, EngineError, MemoryBudgetError, NonFiniteError
 from engine.tooling.results.journal import Journal, Record
 
@@ -20,15 +37,24 @@ LEAST_TIMEOUT_S = 60.0
 TIMEOUT_FACTOR = 10.0
 
 
-@dataclass(slots=True)
-class Prefill:
+@dataclass(frozen=True, slots=True)
+class SharedPrefill:
     """A measured prefill that several modes share."""
 
     prefill_s: float
     kv_bytes: int | None
     telemetry: Telemetry = field(default_factory=Telemetry)
-    h2d_bytes: int | None = None
-    h2d_copies: int | None = None
+    copies: Copies | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try at a cell: what its row says whether it succeeds or not."""
+
+    cell: Cell
+    shared: bool = False  # another row has measured the prefill
+    resumed: bool = False  # the context was rebuilt outside the clock
+    started_at: float | None = None  # seconds since 1970
 
 
 class Watchdog:
@@ -59,14 +85,12 @@ class Runner:
     Parameters
     ----------
     plan : SweepPlan
-    settings : dict
-        What the worker's `inspect` gets; sent again to each new process.
     journal : Journal
     fingerprint : str
         Digest that row keys are made of.
     child : Child
-    sampler : Sampler
-    watched : sequence of [path, dev, ino, size, mtime_ns]
+    sampler : TelemetrySampler
+    watched : sequence of FileStat
         Model files as they were when inspected.
     retry_failed : bool
         Measure failed cells again, unless they crashed three times.
@@ -81,12 +105,11 @@ class Runner:
     def __init__(
         self,
         plan: SweepPlan,
-        settings: dict[str, Any],
         journal: Journal,
         fingerprint: str,
         child: Child,
-        sampler: Sampler,
-        watched: Sequence[Sequence[Any]],
+        sampler: TelemetrySampler,
+        watched: Sequence[FileStat],
         *,
         retry_failed: bool = False,
         timeout_s: float | None = None,
@@ -95,7 +118,6 @@ class Runner:
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.plan = plan
-        self.settings = settings
         self.journal = journal
         self.fingerprint = fingerprint
         self.child = child
@@ -106,12 +128,12 @@ class Runner:
         self.note = note
         self.watchdog = Watchdog(timeout_s)
         self.rows: list[SpeedRow] = []
-        self._prefills: dict[tuple[int, int], Prefill] = {}
+        self._prefills: dict[tuple[int, int], SharedPrefill] = {}
         self._position: tuple[int, int] | None = None  # (run, tokens) of the worker's timeline
         self._ready = False
-        self._took_over(journal.records, retry_failed)
+        self._learn_from(journal.records, retry_failed)
 
-    def _took_over(self, records: list[Record], retry_failed: bool) -> None:
+    def _learn_from(self, records: list[Record], retry_failed: bool) -> None:
         """Learn from earlier rows what is done, parked, and already prefilled."""
         found = [SpeedRow.from_record(r) for r in records if r.get("kind") == "row"]
         self.rows.extend(found)
@@ -125,13 +147,10 @@ class Runner:
             elif row.key in self.done:
                 self.done.discard(row.key)
             if row.prefill_s is not None:
-                known = Prefill(
-                    row.prefill_s,
-                    row.kv_bytes,
-                    row.telemetry,
-                    row.prefill_h2d_bytes,
-                    row.prefill_h2d_copies,
-                )
+                copies = None
+                if row.prefill_h2d_bytes is not None and row.prefill_h2d_copies is not None:
+                    copies = Copies(row.prefill_h2d_bytes, row.prefill_h2d_copies)
+                known = SharedPrefill(row.prefill_s, row.kv_bytes, row.telemetry, copies)
                 self._prefills.setdefault((row.run, row.ctx_tokens), known)
         self.parked = sorted(key for key, n in crashes.items() if n >= PARK_AFTER)
 
@@ -167,7 +186,8 @@ class Runner:
                 if self.stop():
                     return False
                 if self._model_changed():
-                    self._fail(cell, "model_changed", "the model file is not the one inspected")
+                    text = "the model file is not the one inspected"
+                    self._fail(Attempt(cell), "model_changed", text)
                     return False
                 self._measure(cell)
             barren = 0 if sum(row.ok for row in self.rows) > good_before else barren + 1
@@ -176,7 +196,7 @@ class Runner:
                 return False
         return True
 
-    def prepare(self) -> dict[str, Any]:
+    def prepare(self) -> dict[str, object]:
         """Start a worker, load the model and warm it up; its warm-up goes to the journal.
 
         A mode that kills the worker in the warm-up must cost its own rows only: the second try
@@ -185,86 +205,78 @@ class Runner:
         Returns
         -------
         dict
-            Facts of the loaded engine.
+            Facts of the loaded engine, JSON-ready.
         """
         try:
             facts = self._load()
-            warm = self._warm_up(list(self.plan.modes))
+            warm = self._warm_up(self.plan.modes)
         except ChildDied as death:
             self.note(f"warm-up: {death}; again without decoding")
             facts = self._load()
-            warm = self._warm_up([])
+            warm = self._warm_up(())
         # Passes are recorded, and some weights first touched, while warming up.
-        for name in ("first_touch", "launches"):
-            if warm.get(name):
-                facts[name] = warm[name]
-        rounds = warm["rounds"]
-        for number, one in enumerate(rounds):
-            self.journal.append({"kind": "warmup", "round": number, **one})
-        last = rounds[-1]
-        self.watchdog.observe("prefill", last["prefill_tokens"], last["prefill_s"])
+        if warm.first_touch is not None:
+            facts["first_touch"] = asdict(warm.first_touch)
+        if warm.launches:
+            facts["launches"] = warm.launches
+        for number, one in enumerate(warm.rounds):
+            self.journal.append({"kind": "warmup", "round": number, **asdict(one)})
+        last = warm.rounds[-1]
+        self.watchdog.observe("prefill", last.prefill_tokens, last.prefill_s)
         self._ready = True
         return facts
 
-    def _load(self) -> dict[str, Any]:
+    def _load(self) -> dict[str, object]:
         limit = self.watchdog.fixed_s or FIRST_TIMEOUT_S
         self._position = None
         if self.child.pid is None:
-            self.child.request(limit, "inspect", settings=self.settings)
-            self.child.request(limit, "encode")
-        loaded = self.child.request(limit, "load")
-        for text in loaded["facts"].get("notices", ()):
+            self.child.request(limit, Inspect(self.plan))
+            self.child.request(limit, Encode())
+        loaded = self.child.request(limit, Load())
+        for text in loaded.engine.notices:
             self.note(text)
-        return {"load_s": loaded["load_s"], **loaded["facts"]}
+        notices = list(loaded.engine.notices)
+        return {"load_s": loaded.load_s, **loaded.engine.facts, "notices": notices}
 
-    def _warm_up(self, modes: list[str]) -> dict[str, Any]:
-        limit = self.watchdog.fixed_s or FIRST_TIMEOUT_S
-        return self.child.request(limit, "warmup", modes=modes)
+    def _warm_up(self, modes: tuple[str, ...]) -> WarmedUp:
+        return self.child.request(self.watchdog.fixed_s or FIRST_TIMEOUT_S, WarmUp(modes))
 
     def _measure(self, cell: Cell, again: bool = False) -> None:
         """One cell to one row, whatever happens to the worker; `again` after a device's fault."""
-        started_at = time.time()
-        resumed = False
         self.sampler.begin()
         place = (cell.run, cell.ctx_tokens)
-        shared = place in self._prefills
+        attempt = Attempt(cell, place in self._prefills, started_at=time.time())
         try:
             if not self._ready:
                 self.prepare()
-            if shared:
-                resumed = self._reach(*place)
-            else:
-                resumed = self._reach(cell.run, cell.ctx_tokens - cell.prefill_tokens)
+            start = cell.ctx_tokens - (0 if attempt.shared else cell.prefill_tokens)
+            attempt = replace(attempt, resumed=self._reach(cell.run, start))
+            if not attempt.shared:
                 self._prefills[place] = self._prefill(cell)
             decoded = self._decode(cell)
         except ChildDied as death:
-            self._lost()
-            self._fail(cell, death.status, str(death), resumed, shared, started_at)
+            self._forget_worker()
+            self._fail(attempt, death.status, str(death))
         except DeviceLostError as error:
             # Its context is gone for that process; another one gets a fresh one.
             self.child.kill()
-            self._lost()
+            self._forget_worker()
             if not again:
                 self.note(f"{error}; once more in a new process")
                 self._measure(cell, again=True)
                 return
-            self._fail(cell, "gpu_fault", str(error), resumed, shared, started_at)
+            self._fail(attempt, "gpu_fault", str(error))
         except NonFiniteError as error:
-            self._restart_timeline()
-            self._fail(cell, "nonfinite", str(error), resumed, shared, started_at)
+            self._position = None
+            self._fail(attempt, "nonfinite", str(error))
         except EngineError as error:
             if not self._ready:
                 raise  # the model does not even load: no other cell would fare better
-            self._restart_timeline()
+            self._position = None
             status = "oom" if isinstance(error, MemoryBudgetError) else "error"
-            self._fail(cell, status, str(error), resumed, shared, started_at)
+            self._fail(attempt, status, str(error))
         else:
-            known = self._prefills[place]
-            self._append(
-                self._row(cell, "ok", resumed, shared, started_at),
-                **decoded,
-                telemetry=self.sampler.row(known.telemetry),
-            )
+            self._append(self._good_row(attempt, decoded))
 
     def _reach(self, run: int, tokens: int) -> bool:
         """Bring the worker's timeline to `tokens` tokens of a run, outside the clock.
@@ -279,94 +291,109 @@ class Runner:
         at_run, at = self._position or (0, 0)
         if at_run != run or at > tokens:
             self._position = None
-            self.child.request(self.watchdog.fixed_s or FIRST_TIMEOUT_S, "begin")
+            self.child.request(self.watchdog.fixed_s or FIRST_TIMEOUT_S, Begin())
             self._position, at = (run, 0), 0
         if at == tokens:
             return False
         self._position = None
         limit = self.watchdog.limit("prefill", tokens - at)
-        self.child.request(limit, "prefill", frontier=tokens)
+        self.child.request(limit, ExtendTo(tokens))
         self._position = (run, tokens)
         return True
 
-    def _prefill(self, cell: Cell) -> Prefill:
+    def _prefill(self, cell: Cell) -> SharedPrefill:
         limit = self.watchdog.limit("prefill", cell.prefill_tokens)
         self._position = None
         self.sampler.enter("prefill")
-        reply = self.child.request(limit, "prefill", frontier=cell.ctx_tokens)
+        reply = self.child.request(limit, ExtendTo(cell.ctx_tokens))
         self.sampler.leave()
         self._position = (cell.run, cell.ctx_tokens)
-        self.watchdog.observe("prefill", reply["prefill_tokens"], reply["prefill_s"])
-        return Prefill(
-            reply["prefill_s"],
-            reply["kv_bytes"],
-            self.sampler.row(),
-            reply.get("prefill_h2d_bytes"),
-            reply.get("prefill_h2d_copies"),
-        )
+        self.watchdog.observe("prefill", reply.prefill_tokens, reply.prefill_s)
+        return SharedPrefill(reply.prefill_s, reply.kv_bytes, self.sampler.row(), reply.copies)
 
-    def _decode(self, cell: Cell) -> dict[str, Any]:
+    def _decode(self, cell: Cell) -> Decoded:
         limit = self.watchdog.limit(cell.mode, self.plan.gen_tokens)
         self.sampler.enter("gen")
-        reply = self.child.request(limit, "decode", mode=cell.mode)
+        reply = self.child.request(limit, DecodeWindow(cell.mode))
         self.sampler.leave()
-        self.watchdog.observe(cell.mode, reply["gen_tokens"], reply["gen_s"])
-        reply.update({name: tuple(reply[name]) for name in LISTS})
-        reply["steps"] = len(reply["step_s"])
-        if cell.mode == "plain":
-            for name in ("drafted", "accepted", "draft_s", "verify_s", "rollback_s"):
-                reply[name] = None
+        self.watchdog.observe(cell.mode, reply.gen_tokens, reply.gen_s)
         return reply
 
-    def _row(
-        self, cell: Cell, status: str, resumed: bool, shared: bool, started_at: float | None
-    ) -> dict[str, Any]:
+    def _row(self, attempt: Attempt, status: str) -> SpeedRow:
+        """What a row says before its decode window: the cell and the prefill in front of it."""
+        cell = attempt.cell
+        row = SpeedRow(
+            run=cell.run,
+            ctx_tokens=cell.ctx_tokens,
+            prefill_tokens=cell.prefill_tokens,
+            mode=cell.mode,
+            status=status,
+            resumed=attempt.resumed,
+            started_at=attempt.started_at,
+            key=self.key(cell),
+        )
         known = self._prefills.get((cell.run, cell.ctx_tokens))
-        return {
-            **asdict(cell),
-            "status": status,
-            "prefill_s": known.prefill_s if known else None,
-            "kv_bytes": known.kv_bytes if known else None,
-            "prefill_h2d_bytes": known.h2d_bytes if known else None,
-            "prefill_h2d_copies": known.h2d_copies if known else None,
-            "prefill_shared": shared and known is not None,
-            "resumed": resumed,
-            "started_at": started_at,
-            "key": self.key(cell),
-        }
+        if known is None:
+            return row
+        copies = known.copies
+        return replace(
+            row,
+            prefill_s=known.prefill_s,
+            kv_bytes=known.kv_bytes,
+            prefill_h2d_bytes=None if copies is None else copies.h2d_bytes,
+            prefill_h2d_copies=None if copies is None else copies.h2d_copies,
+            prefill_shared=attempt.shared,
+        )
 
-    def _fail(
-        self,
-        cell: Cell,
-        status: str,
-        message: str,
-        resumed: bool = False,
-        shared: bool = False,
-        started_at: float | None = None,
-    ) -> None:
-        row = self._row(cell, status, resumed, shared, started_at)
-        self._append(row, message=message[:500], telemetry=self.sampler.row())
+    def _good_row(self, attempt: Attempt, window: Decoded) -> SpeedRow:
+        row = self._row(attempt, "ok")
+        known = self._prefills[row.run, row.ctx_tokens]
+        copies = window.copies
+        speculative = row.mode != "plain"
+        return replace(
+            row,
+            gen_tokens=window.gen_tokens,
+            gen_s=window.gen_s,
+            steps=len(window.step_s),
+            drafted=window.drafted if speculative else None,
+            accepted=window.accepted if speculative else None,
+            drafted_by_depth=window.drafted_by_depth,
+            accepted_by_depth=window.accepted_by_depth,
+            draft_s=window.draft_s if speculative else None,
+            verify_s=window.verify_s if speculative else None,
+            rollback_s=window.rollback_s if speculative else None,
+            step_s=window.step_s,
+            step_tokens=window.step_tokens,
+            token_hash=window.token_hash,
+            bytes_per_step=window.bytes_per_step,
+            gen_h2d_bytes=None if copies is None else copies.h2d_bytes,
+            gen_h2d_copies=None if copies is None else copies.h2d_copies,
+            telemetry=self.sampler.row(known.telemetry),
+        )
 
-    def _append(self, fields: dict[str, Any], **more: Any) -> None:
-        row = SpeedRow(**fields, **more)
+    def _fail(self, attempt: Attempt, status: str, message: str) -> None:
+        row = self._row(attempt, status)
+        self._append(replace(row, message=message[:500], telemetry=self.sampler.row()))
+
+    def _append(self, row: SpeedRow) -> None:
+        """Make a row durable, then count and show it."""
         self.journal.append({"kind": "row", **row.to_record()})
         self.rows.append(row)
         self.done.add(row.key)
         self.on_row(row)
 
-    def _lost(self) -> None:
+    def _forget_worker(self) -> None:
+        """The process is gone: nothing is loaded, and no timeline is anywhere."""
         self._ready = False
         self._position = None
 
-    def _restart_timeline(self) -> None:
-        self._position = None
-
     def _model_changed(self) -> bool:
-        for path, *known in self.watched:
+        for known in self.watched:
             try:
-                info = os.stat(path)
+                info = os.stat(known.path)
             except OSError:
                 return True
-            if [info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns] != list(known):
+            now = FileStat(known.path, info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
+            if now != known:
                 return True
         return False

@@ -1,4 +1,7 @@
-"""Where a sweep's rows go: standard output, a new folder, and old results set aside."""
+"""Prepares the places that results go to: standard output, a folder, earlier results set aside.
+
+Nothing here knows what a row is.
+"""
 
 from __future__ import annotations
 

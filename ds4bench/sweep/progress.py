@@ -34,7 +34,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
-class Screen:
+class ProgressScreen:
     """A rich progress bar on a terminal, plain lines otherwise.
 
     Parameters

@@ -1,43 +1,46 @@
-"""One sweep from validated plan to exit status: inspect, check, measure, publish."""
+"""Runs one sweep from a validated plan to an exit status: inspect, check, measure, publish.
+
+This module orders the steps; each step is another module's. It does not parse options.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from ds4bench.plan import SweepPlan, check_model, check_prompt, check_same, digest, fingerprint
+from ds4bench.plan import SweepPlan
 from ds4bench.records import csv_text as records_csv
 from ds4bench.records.files import environment_of, is_greedy, machine_bandwidth, publish_views
 from ds4bench.records.rows import SCHEMA, SCHEMA_VERSION, SpeedRow, stamped
 from ds4bench.sweep.cells import FIRST_TIMEOUT_S, Runner
+from ds4bench.sweep.checks import check_model, check_prompt, check_same, digest, fingerprint
 from ds4bench.sweep.files import make_folder, set_aside, write_stdout
-from ds4bench.sweep.messages import dry_run_text, findings, prediction_text
-from ds4bench.sweep.progress import Screen
-from ds4bench.telemetry.machines import Machine
+from ds4bench.sweep.findings import dry_run_text, findings, prediction_text
+from ds4bench.sweep.progress import ProgressScreen
+from ds4bench.sweep.stop import SweepSignals
+from ds4bench.telemetry.machines import KnownMachine
 from ds4bench.telemetry.nvml import Gpu
-from ds4bench.telemetry.sampler import Sampler
-from ds4bench.worker.child import Child, ChildDied, Interrupted
-from ds4bench.worker.main import DEFAULT
+from ds4bench.telemetry.sampler import TelemetrySampler
+from ds4bench.worker.child import DEFAULT, Child, ChildDied, Interrupted
+from ds4bench.worker.messages import Encode, Inspect, MeasureBandwidth, ModelFacts, PromptFacts
 from engine.errors import EngineError, OptionError
 from engine.tooling import exits
 from engine.tooling.results.environment import command_line, cpu, environment, sources_sha256
 from engine.tooling.results.journal import Journal
 from engine.tooling.results.publish import check_output, remove_stale
-from engine.tooling.signals import StopSignals
 
 # Publishing rewrites whole files, so it happens rarely and between timed windows.
 PUBLISH_EVERY_S = 10.0
-# Beside the engine, what the worker runs.
-TIMED = ("worker/main.py", "worker/model.py", "worker/modes.py", "worker/protocol.py")
+ROOT = Path(__file__).resolve().parents[2]  # the folder of the packages
+# Of ds4bench, what the timed process imports beside `ds4bench.worker`.
+WORKER_NEEDS = ("__init__.py", "plan.py", "telemetry/__init__.py", "telemetry/roofline.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class Outputs:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class SweepRequest:
     """A sweep as the command line asked for it, beyond the plan itself."""
 
     plan: SweepPlan
@@ -69,30 +72,12 @@ class Request:
     dry_run: bool = False
     row_timeout_s: float | None = None
     allow_network_fs: bool = False
-    predict: tuple[Machine, ...] = ()
+    predict: tuple[KnownMachine, ...] = ()
     worker: str = DEFAULT
     telemetry_s: float = 1.0
 
 
-class Signals(StopSignals):
-    """Ctrl-C once: finish the row; twice, SIGTERM or SIGHUP: stop now. Old handlers come back.
-
-    While the model is still being loaded there is no row to finish, and one Ctrl-C stops, too.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(self._stop)
-        self.now = False
-        self.measuring = False
-
-    def _stop(self, number: int, earlier: int) -> None:
-        self.now = self.now or number != signal.SIGINT or earlier > 0 or not self.measuring
-        if not self.now:
-            with contextlib.suppress(OSError):  # nobody may be there to read it
-                os.write(2, b"\nfinishing this row; Ctrl-C again stops at once\n")
-
-
-def execute(request: Request) -> int:
+def execute(request: SweepRequest) -> int:
     """Run a sweep.
 
     Returns
@@ -107,28 +92,29 @@ def execute(request: Request) -> int:
     """
     plan = request.plan
     _check_outputs(request)
-    with Signals() as signals, contextlib.ExitStack() as stack:
+    with SweepSignals() as signals, contextlib.ExitStack() as stack:
         gpu = Gpu(ordinal=plan.device)
-        sampler = Sampler(gpu if plan.backend == "cuda" else None, interval_s=request.telemetry_s)
+        sampler = TelemetrySampler(
+            gpu if plan.backend == "cuda" else None, interval_s=request.telemetry_s
+        )
         child = stack.enter_context(
             Child(request.worker, tick=sampler.tick, stop_now=lambda: signals.now)
         )
         sampler.pid = lambda: child.pid
-        settings = worker_settings(plan)
         try:
             limit = request.row_timeout_s or FIRST_TIMEOUT_S
             # Headers, then the prompt; weights are not touched yet.
-            facts = child.request(limit, "inspect", settings=settings)
+            facts = child.request(limit, Inspect(plan))
             check_model(plan, facts, psutil.virtual_memory().available)
-            facts.update(child.request(limit, "encode"))
-            check_prompt(plan, facts["n_prompt_tokens"])
+            prompt = child.request(limit, Encode())
+            check_prompt(plan, prompt.n_tokens)
             if request.dry_run:
-                bandwidth = child.request(limit, "bandwidth")
-                print(dry_run_text(plan, facts, bandwidth, request.predict))
+                bandwidth = child.request(limit, MeasureBandwidth())
+                print(dry_run_text(plan, facts, prompt, bandwidth, request.predict))
                 return exits.OK
-            facts["machine"] = _machine(plan, gpu)
-            journal = stack.enter_context(_open_journal(request, facts))
-            sweep = _Sweep(request, settings, facts, journal, child, sampler, gpu, signals)
+            machine = _machine(plan, gpu)
+            journal = stack.enter_context(_open_journal(request, facts, machine))
+            sweep = _Sweep(request, facts, prompt, journal, child, sampler, gpu, signals)
             return sweep.run()
         except Interrupted:
             return signals.exit_code or exits.INTERRUPTED
@@ -136,7 +122,7 @@ def execute(request: Request) -> int:
             raise EngineError(f"{plan.model}: expected a model that loads, found {death}") from None
 
 
-def _check_outputs(request: Request) -> None:
+def _check_outputs(request: SweepRequest) -> None:
     """Refuse paths that cannot be written, or hold results that nobody gave leave to replace."""
     folder = request.outputs.folder
     fresh = folder is not None and not folder.exists()
@@ -150,29 +136,14 @@ def _check_outputs(request: Request) -> None:
             check_output(path, option, replace=replace)
 
 
-def _machine(plan: SweepPlan, gpu: Gpu) -> dict[str, Any]:
+def _machine(plan: SweepPlan, gpu: Gpu) -> dict[str, object]:
     """What computes: a journal records it once, so that rows of another one must not join them."""
     found = cpu()
-    machine = {"cpu": found.get("name"), "cores": found.get("usable_cores")}
+    machine: dict[str, object] = {"cpu": found.get("name"), "cores": found.get("usable_cores")}
     if plan.backend == "cuda":
         device = gpu.facts()
         machine.update(gpu=device.get("name"), driver=device.get("driver"))
     return machine
-
-
-def worker_settings(plan: SweepPlan) -> dict[str, Any]:
-    """What the worker needs to know of a plan."""
-    record = plan.to_record()
-    prompt = plan.prompt
-    record["prompt"] = {
-        "text": None if prompt.path is None else prompt.text,
-        "chat": prompt.chat,
-        "system": prompt.system,
-        "repeat": prompt.repeat,
-        "seed": prompt.seed,
-    }
-    record["frontiers"] = list(plan.frontiers)
-    return record
 
 
 class _Sweep:
@@ -180,17 +151,18 @@ class _Sweep:
 
     def __init__(
         self,
-        request: Request,
-        settings: dict[str, Any],
-        facts: dict[str, Any],
+        request: SweepRequest,
+        facts: ModelFacts,
+        prompt: PromptFacts,
         journal: Journal,
         child: Child,
-        sampler: Sampler,
+        sampler: TelemetrySampler,
         gpu: Gpu,
-        signals: Signals,
+        signals: SweepSignals,
     ) -> None:
         self.request = request
         self.facts = facts
+        self.prompt = prompt
         self.journal = journal
         self.child = child
         self.gpu = gpu
@@ -200,12 +172,11 @@ class _Sweep:
         plan = request.plan
         self.runner = Runner(
             plan,
-            settings,
             journal,
             journal.header["fingerprint_digest"],
             child,
             sampler,
-            [entry for file in facts["files"] for entry in file["stat"]],
+            [entry for file in facts.files for entry in file.stat],
             retry_failed=request.retry_failed,
             timeout_s=request.row_timeout_s,
             stop=lambda: signals.number is not None,
@@ -213,7 +184,7 @@ class _Sweep:
             note=lambda text: self.screen.note(text),
         )
         todo = len(self.runner.todo())
-        self.screen = Screen(plan.n_rows, plan.n_rows - todo)
+        self.screen = ProgressScreen(plan.n_rows, plan.n_rows - todo)
 
     def run(self) -> int:
         """Measure, publish, say what was found."""
@@ -254,17 +225,18 @@ class _Sweep:
         return self._status(rows, finished)
 
     def _start(self) -> None:
-        bandwidth = self.child.request(self.request.row_timeout_s or FIRST_TIMEOUT_S, "bandwidth")
+        limit = self.request.row_timeout_s or FIRST_TIMEOUT_S
+        bandwidth = self.child.request(limit, MeasureBandwidth())
         engine = self.runner.prepare()
         record = {
             **environment(),
             "gpu": self.gpu.facts(),
-            "bandwidth": bandwidth,
+            "bandwidth": asdict(bandwidth),
             "engine": engine,
-            "model": self.facts["files"],
-            "model_name": self.facts["name"],
-            "prompt_tokens_sha256": self.facts["prompt_tokens_sha256"],
-            "memory": self.facts["memory"],
+            "model": [asdict(file) for file in self.facts.files],
+            "model_name": self.facts.name,
+            "prompt_tokens_sha256": self.prompt.tokens_sha256,
+            "memory": asdict(self.facts.memory),
             "command": command_line(),
         }
         self.journal.append({"kind": "start", "at": time.time(), "environment": record})
@@ -298,7 +270,7 @@ class _Sweep:
         plot = self.request.outputs.plot
         if plot is None or not any(row.ok for row in self.runner.rows):
             return
-        from ds4bench.commands.plot import draw
+        from ds4bench.report.draw import draw  # matplotlib: only where a plot was asked for
 
         draw((self.journal.path,), None, (plot,), dark=False, title="")
 
@@ -313,10 +285,12 @@ class _Sweep:
 
 
 @contextlib.contextmanager
-def _open_journal(request: Request, facts: dict[str, Any]) -> Iterator[Journal]:
+def _open_journal(
+    request: SweepRequest, facts: ModelFacts, machine: dict[str, object]
+) -> Iterator[Journal]:
     """The journal of a new or resumed sweep, locked, with stale temporary files removed."""
     plan, outputs = request.plan, request.outputs
-    same = fingerprint(plan, facts, timed_code())
+    same = fingerprint(plan, facts, machine, timed_code())
     header = {"plan": plan.to_record(), "fingerprint": same, "fingerprint_digest": digest(same)}
     with contextlib.ExitStack() as stack:
         path = outputs.journal
@@ -346,6 +320,11 @@ def _open_journal(request: Request, facts: dict[str, Any]) -> Iterator[Journal]:
 
 def timed_code() -> str:
     """Hash of the sources that run in the timed process: rows of another code never mix."""
-    root = Path(__file__).resolve().parents[1]
-    engine = sorted((root.parent / "engine").rglob("*.py"))
-    return sources_sha256([*engine, *(root / name for name in TIMED)], root.parent)
+    return sources_sha256(timed_sources(), ROOT)
+
+
+def timed_sources() -> list[Path]:
+    """The files that `timed_code` hashes: all of the engine, and what the worker needs of ours."""
+    package = ROOT / "ds4bench"
+    ours = [*package.joinpath("worker").rglob("*.py"), *(package / name for name in WORKER_NEEDS)]
+    return [*sorted((ROOT / "engine").rglob("*.py")), *sorted(ours)]

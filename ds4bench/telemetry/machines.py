@@ -1,4 +1,7 @@
-"""Memory bandwidth of named machines, nominal and as somebody measured it, with sources."""
+"""Memory bandwidth of machines that people name: by data sheet, and as somebody measured it.
+
+The table serves predictions only (`--predict`); this machine's own rate is always measured.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from engine.errors import OptionError
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class KnownMachine:
     """One machine's memory.
 
     Parameters
@@ -32,26 +35,30 @@ class Machine:
 MACHINES = {
     machine.name: machine
     for machine in (
-        Machine(
+        KnownMachine(
             "gb10",
             "NVIDIA GB10 (DGX Spark), 128 GB LPDDR5X",
             273e9,
             236e9,
             "data sheet; membw of TrevorS/ds4 tools/perf/gamut",
         ),
-        Machine("h100", "NVIDIA H100 SXM, 80 GB HBM3", 3.35e12, None, "data sheet"),
-        Machine("h200", "NVIDIA H200 SXM, 141 GB HBM3e", 4.8e12, None, "data sheet"),
-        Machine("b200", "NVIDIA B200, 192 GB HBM3e", 8.0e12, None, "data sheet"),
-        Machine("rtx-pro-6000", "NVIDIA RTX PRO 6000, 96 GB GDDR7", 1.792e12, None, "data sheet"),
-        Machine("m2-ultra", "Apple M2 Ultra", 800e9, None, "data sheet"),
-        Machine("m3-ultra", "Apple M3 Ultra", 819e9, None, "data sheet"),
-        Machine("m4-max", "Apple M4 Max (40 GPU cores)", 546e9, None, "data sheet"),
-        Machine("ai-max-395", "AMD Ryzen AI Max+ 395, 128 GB LPDDR5X", 256e9, None, "data sheet"),
+        KnownMachine("h100", "NVIDIA H100 SXM, 80 GB HBM3", 3.35e12, None, "data sheet"),
+        KnownMachine("h200", "NVIDIA H200 SXM, 141 GB HBM3e", 4.8e12, None, "data sheet"),
+        KnownMachine("b200", "NVIDIA B200, 192 GB HBM3e", 8.0e12, None, "data sheet"),
+        KnownMachine(
+            "rtx-pro-6000", "NVIDIA RTX PRO 6000, 96 GB GDDR7", 1.792e12, None, "data sheet"
+        ),
+        KnownMachine("m2-ultra", "Apple M2 Ultra", 800e9, None, "data sheet"),
+        KnownMachine("m3-ultra", "Apple M3 Ultra", 819e9, None, "data sheet"),
+        KnownMachine("m4-max", "Apple M4 Max (40 GPU cores)", 546e9, None, "data sheet"),
+        KnownMachine(
+            "ai-max-395", "AMD Ryzen AI Max+ 395, 128 GB LPDDR5X", 256e9, None, "data sheet"
+        ),
     )
 }
 
 
-def machine(name: str) -> Machine:
+def machine(name: str) -> KnownMachine:
     """The machine of that name.
 
     Raises

@@ -1,4 +1,7 @@
-"""One NVIDIA GPU through NVML, where each call may be missing, refused or not supported."""
+"""Reads one NVIDIA GPU through NVML, where each call may be missing, refused or not supported.
+
+A reading that fails is left out. Nothing here computes on the GPU or changes its settings.
+"""
 
 from __future__ import annotations
 
@@ -102,7 +105,7 @@ class Gpu:
         listed = self._call(lambda: self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle))
         if listed is None:
             return None
-        return sum(process.pid != pid for process in listed)
+        return sum(bool(process.pid != pid) for process in listed)
 
     def _call(self, read: Callable[[], Any]) -> Any:
         # NVMLError_NotSupported on GB10 and in MIG, and whatever a driver update brings.

@@ -1,4 +1,6 @@
-"""What memory allows: bytes per decode step from the tensor table, this machine's bandwidth.
+"""Computes how many bytes a decode step reads, and measures how fast this machine reads.
+
+Together they say how fast decoding could be if memory were the only limit.
 
 A percentage is never taken from a constant: bytes come from the file that ran, and the machine's
 rate from a read benchmark on the threads that the model uses.

@@ -1,5 +1,6 @@
-"""Temperature, clocks, power, load and memory around each row, read outside the timed process.
+"""Samples temperature, clocks, power, load and memory while a row is measured.
 
+The sampler runs in the process that waits, never in the one that is timed.
 Every source is optional and every read is guarded: a value that a machine does not give is None.
 """
 
@@ -21,7 +22,7 @@ INTERVAL_S = 1.0
 
 
 @dataclass(slots=True)
-class Sample:
+class Reading:
     """One reading of everything; None where there is no sensor."""
 
     at: float  # seconds of the monotonic clock
@@ -35,7 +36,7 @@ class Sample:
     gpu: dict[str, Any] = field(default_factory=dict)
 
 
-class Sampler:
+class TelemetrySampler:
     """Takes a sample at most every `interval_s`, and condenses them to one row's record.
 
     Parameters
@@ -59,7 +60,7 @@ class Sampler:
         self.interval_s = interval_s
         self.clock = clock
         self.phase = ""
-        self._samples: list[Sample] = []
+        self._samples: list[Reading] = []
         self._last = float("-inf")
         self._energy: dict[str, float] = {}
         self._phase_counter: float | None = None
@@ -92,7 +93,7 @@ class Sampler:
             self._energy[phase] = after - before
 
     def tick(self, waited: float = 0.0) -> None:
-        """Sample if it is time; costs about a millisecond when it does."""
+        """Reading if it is time; costs about a millisecond when it does."""
         now = self.clock()
         if not self.phase or now - self._last < self.interval_s:
             return
@@ -146,18 +147,18 @@ class Sampler:
         if phase in self._energy:
             return self._energy[phase]
         mine = [s for s in self._samples if s.phase == phase]
-        points = [(s.at, s.gpu["power_w"]) for s in mine if "power_w" in s.gpu]
+        points = [(s.at, float(s.gpu["power_w"])) for s in mine if "power_w" in s.gpu]
         if len(points) < 2 or len(points) < len(mine):
             return None
         return sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in pairwise(points))
 
-    def _read(self, now: float) -> Sample:
+    def _read(self, now: float) -> Reading:
         memory = _guard(psutil.virtual_memory)
         swap = _guard(psutil.swap_memory)
         frequency = _guard(psutil.cpu_freq)
         pid = self.pid()
         process = _guard(lambda: psutil.Process(pid).memory_info().rss) if pid else None
-        return Sample(
+        return Reading(
             now,
             self.phase,
             cpu_load_pct=_guard(psutil.cpu_percent),
@@ -173,7 +174,7 @@ class Sampler:
 def _hottest() -> float | None:
     sensors: dict[str, Any] = getattr(psutil, "sensors_temperatures", dict)()
     known = [
-        entry.current
+        float(entry.current)
         for name, entries in sensors.items()
         if name in ("coretemp", "k10temp", "zenpower", "cpu_thermal", "acpitz")
         for entry in entries

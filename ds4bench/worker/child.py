@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import signal
@@ -11,12 +10,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import IO, TypeVar
 
-from ds4bench.plan import error_named
-from ds4bench.worker.main import DEFAULT
+from ds4bench.worker.messages import Command, Failure, decode_reply, encode_command
 from engine.errors import DEVICE_HUNG
 
+W = TypeVar("W")
+R = TypeVar("R")
+
+DEFAULT = "ds4bench.worker.model:open_worker"
 _POLL_S = 0.25
 _TAIL = 2000
 _STATUS: dict[int, str] = {
@@ -69,7 +71,7 @@ class Child:
         self.stop_now = stop_now
         self.starts = 0
         self._process: subprocess.Popen[bytes] | None = None
-        self._stderr: Any = None
+        self._stderr: IO[bytes] | None = None
         self._buffer = b""
 
     @property
@@ -77,7 +79,7 @@ class Child:
         """Process id while one runs."""
         return self._process.pid if self._process else None
 
-    def request(self, timeout_s: float, cmd: str, **arguments: Any) -> dict[str, Any]:
+    def request(self, timeout_s: float, command: Command[W, R]) -> R:
         """Send one command and wait for its reply; starts the process if none runs.
 
         Raises
@@ -91,18 +93,15 @@ class Child:
         """
         process = self._process or self._start()
         try:
-            line = json.dumps({"cmd": cmd, **arguments}, allow_nan=False).encode() + b"\n"
             assert process.stdin is not None
-            process.stdin.write(line)
+            process.stdin.write(encode_command(command))
             process.stdin.flush()
         except BrokenPipeError:
             raise self._died() from None
-        reply = self._receive(timeout_s)
-        if reply.pop("ok"):
-            return reply
-        error = error_named(reply["kind"], reply["message"], reply["exit_code"])
-        error.worker_trace = reply.get("trace", "")  # type: ignore[attr-defined]
-        raise error
+        reply = decode_reply(self._receive(timeout_s), command)
+        if isinstance(reply, Failure):
+            raise reply.error()
+        return reply
 
     def kill(self) -> None:
         """End the process at once and wait for it."""
@@ -117,7 +116,8 @@ class Child:
                     pipe.close()
             except OSError:
                 pass  # the buffered command that nobody will read
-        self._stderr.close()
+        if self._stderr is not None:
+            self._stderr.close()
 
     def __enter__(self) -> Child:
         return self
@@ -139,7 +139,7 @@ class Child:
         self.starts += 1
         return self._process
 
-    def _receive(self, timeout_s: float) -> dict[str, Any]:
+    def _receive(self, timeout_s: float) -> bytes:
         process = self._process
         assert process is not None and process.stdout is not None
         fd = process.stdout.fileno()
@@ -160,7 +160,7 @@ class Child:
                 raise self._died()
             self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
-        return json.loads(line)
+        return line
 
     def _died(self) -> ChildDied:
         process = self._process
@@ -181,6 +181,7 @@ class Child:
         return ChildDied(status, f"timed process {reason}" + (f": {tail}" if tail else ""))
 
     def _tail(self) -> str:
+        assert self._stderr is not None
         size = self._stderr.seek(0, os.SEEK_END)
         self._stderr.seek(max(0, size - _TAIL))
         lines = self._stderr.read().decode(errors="replace").strip().splitlines()

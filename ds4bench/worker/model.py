@@ -1,21 +1,48 @@
-"""A GGUF file as the worker sees it: facts before loading, then sessions and decoders."""
+"""A GGUF file as the worker sees it: facts before loading, then sessions and decoders.
+
+`FileModel` knows the engine; it knows neither what is timed nor what a sweep is.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from ds4bench.plan import DEVICE_FIELDS
-from ds4bench.worker.main import Worker
-from ds4bench.worker.modes import implemented_modes, open_mode
+from ds4bench.plan import DEVICE_FIELDS, Prompt, SweepPlan
+from ds4bench.telemetry.roofline import DecodeBytes, read_bandwidth
+from ds4bench.worker.messages import (
+    Bandwidth,
+    Copies,
+    DeviceCounters,
+    EngineFacts,
+    FileFacts,
+    FileStat,
+    MemoryNeed,
+    ModelFacts,
+)
+from ds4bench.worker.modes import open_mode
+from ds4bench.worker.worker import Worker
+from engine.cache.snapshot import snapshot_bytes
+from engine.engine import Engine, open_engine
+from engine.errors import EngineError
+from engine.gguf.identity import FileIdentity
+from engine.memory import free_bytes, open_device, plan_memory
+from engine.nano import prose
+from engine.options import MODES, EngineOptions
+from engine.session import Session
+from engine.spec.protocol import Decoder
+from engine.text.chat import Message, render_chat
+from engine.text.tokenizer import Tokenizer
+from engine.tooling.diagnose.gpu_speed import copy_bandwidth
+from engine.weights.files import open_files
+from engine.weights.traffic import INDEX_VALUE_BYTES, decode_traffic
 
 # Up to this size a file is hashed whole for its identity; beyond, header, size and time count.
 HASH_WHOLE = 1 << 30
 
 
-def open_worker() -> Worker:
+def open_worker() -> Worker[Session]:
     """The worker of a real sweep."""
     return Worker(FileModel())
 
@@ -24,12 +51,25 @@ class FileModel:
     """The engine behind the worker's commands."""
 
     def __init__(self) -> None:
-        self.engine: Any = None
         self.forbidden: frozenset[int] = frozenset()
-        self._tokenizer: Any = None
-        self._bytes: Any = None
+        self._opened: Engine | None = None
+        self._tokenizer: Tokenizer | None = None
+        self._bytes: DecodeBytes | None = None
 
-    def inspect(self, settings: dict[str, Any]) -> dict[str, Any]:
+    @property
+    def engine(self) -> Engine:
+        """The opened engine.
+
+        Raises
+        ------
+        EngineError
+            Before `load`.
+        """
+        if self._opened is None:
+            raise EngineError("worker: expected the command 'load' first, found another")
+        return self._opened
+
+    def inspect(self, plan: SweepPlan) -> ModelFacts:
         """Shape, identity, memory and modes from headers alone.
 
         Raises
@@ -37,169 +77,149 @@ class FileModel:
         ModelFileError
             If a file is not a model that can be run.
         """
-        from engine.cache.kv import ROLLBACK, context_bytes
-        from engine.cache.snapshot import snapshot_bytes
-        from engine.forward.scratch import scratch_bytes
-        from engine.gguf.reader import open_gguf
-        from engine.text.tokenizer import Tokenizer
-        from engine.weights.bind import bind_mtp, bind_trunk
-        from engine.weights.traffic import INDEX_VALUE_BYTES, decode_traffic
-
-        options = self._options(settings)
-        with open_gguf(options.path) as file:
-            shape, trunk = bind_trunk(file)
+        options = _options(plan)
+        with open_files(options.path, options.mtp_path) as opened:
+            shape, trunk = opened.weights.shape, opened.weights.trunk
             # Tensors are views of the mapping: everything that needs them happens before closing.
             decode_bytes = {
                 frontier: decode_traffic(
                     shape, trunk, frontier, idx_value_bytes=INDEX_VALUE_BYTES[options.kv]
                 ).total
-                for frontier in _few(settings["frontiers"])
+                for frontier in _few(plan.frontiers)
             }
+            device = open_device(options)
+            memory = plan_memory(opened, options, plan.context, device=device)
+            self._tokenizer = Tokenizer.from_metadata(opened.trunk.metadata)
+            files = [_file_facts(file.identity) for file in opened.all()]
             del trunk
-            self._tokenizer = Tokenizer.from_metadata(file.metadata)
-            files = [_file_facts(file.identity)]
-            mapped = sum(t.n_bytes for t in file.tensors.values())
         has_mtp = options.mtp_path is not None
-        if options.mtp_path is not None:
-            with open_gguf(options.mtp_path) as file:
-                bind_mtp(file, shape)
-                files.append(_file_facts(file.identity))
-                mapped += sum(t.n_bytes for t in file.tensors.values())
         self.forbidden = frozenset(self._tokenizer.eos_ids)
-        ctx = settings["context"]
-        chunk = min(options.prefill_chunk, ctx)
-        return {
-            "name": shape.name,
-            "n_ctx_train": shape.n_ctx_train,
-            "n_vocab": shape.n_vocab,
-            "n_layer": shape.n_layer,
-            "has_mtp": has_mtp,
-            "implemented_modes": implemented_modes(),
-            "model_id": files[0]["id"],
-            "mtp_id": files[1]["id"] if has_mtp else None,
-            "files": files,
-            "decode_bytes": decode_bytes,
-            "memory": {
-                "mapped": mapped,
-                "context": context_bytes(shape, ctx, chunk, options.kv == "official"),
-                "scratch": scratch_bytes(shape, max(chunk, ROLLBACK)) + 8 * shape.n_vocab,
-                "snapshot": snapshot_bytes(shape, settings["frontiers"][-1]),
-            },
-        }
+        return ModelFacts(
+            name=shape.name,
+            n_ctx_train=shape.n_ctx_train,
+            n_vocab=shape.n_vocab,
+            n_layer=shape.n_layer,
+            has_mtp=has_mtp,
+            implemented_modes=MODES,
+            model_id=files[0].id,
+            mtp_id=files[1].id if has_mtp else None,
+            files=tuple(files),
+            decode_bytes=decode_bytes,
+            memory=MemoryNeed(
+                mapped=memory.mapped,
+                context=memory.context,
+                scratch=memory.session - memory.context,
+                snapshot=snapshot_bytes(shape, plan.ctx_max),
+            ),
+            weight_bytes=memory.weights,
+            free_device_bytes=free_bytes(device) if memory.on_device else None,
+        )
 
-    def encode_prompt(self, prompt: dict[str, Any], n_tokens: int) -> list[int]:
+    def encode_prompt(self, prompt: Prompt, n_tokens: int) -> list[int]:
         """Token ids of the prompt; a generated one is made long enough for `n_tokens`."""
-        if prompt["text"] is not None:
-            return self._encode(prompt["text"], prompt["chat"], prompt["system"], n_tokens)
-        from engine.nano import prose
-
+        if prompt.path is not None:
+            return self._encode(prompt, prompt.text, n_tokens)
         n_chars = 5 * n_tokens + 1000
         while True:
-            text = prose.text(prompt["seed"], n_chars)
-            ids = self._encode(text, prompt["chat"], prompt["system"], n_tokens)
+            text = prose.text(prompt.seed, n_chars)
+            ids = self._encode(prompt, text, n_tokens)
             if len(ids) >= n_tokens:
                 return ids
             n_chars = n_chars * max(n_tokens, 1) * 11 // (10 * max(len(ids), 1)) + 1000
 
-    def load(self, settings: dict[str, Any]) -> dict[str, Any]:
+    def load(self, plan: SweepPlan) -> EngineFacts:
         """Open the engine; returns its facts and notices."""
-        from ds4bench.telemetry.roofline import DecodeBytes
-        from engine.engine import open_engine
-        from engine.gguf.reader import open_gguf
-        from engine.weights.bind import bind_mtp, bind_trunk
 
-        options = self._options(settings)
-        if settings["warm_weights"]:
+        options = _options(plan)
+        if plan.warm_weights:
             for path in filter(None, (options.path, options.mtp_path)):
                 read_through(path)
-        self.engine = open_engine(options)
-        trunk_shape, trunk = bind_trunk(self.engine.file)
-        mtp = None
-        if options.mtp_path is not None:
-            self._mtp_file = open_gguf(options.mtp_path)
-            mtp = bind_mtp(self._mtp_file, trunk_shape)
-        self._bytes = DecodeBytes(trunk_shape, trunk, mtp, options.kv)
-        return {**self.engine.facts(), "notices": list(self.engine.notices)}
+        engine = self._opened = open_engine(options)
+        bound = engine.weights
+        self._bytes = DecodeBytes(bound.shape, bound.trunk, bound.mtp, options.kv)
+        return EngineFacts(engine.facts(), tuple(engine.notices))
 
-    def bandwidth(self, settings: dict[str, Any]) -> dict[str, Any]:
-        from ds4bench.telemetry.roofline import read_bandwidth
+    def bandwidth(self, plan: SweepPlan) -> Bandwidth:
+        """Read rate of the memory that holds the weights: the host's, or a device's own."""
+        if plan.backend == "cuda":
+            return Bandwidth(self._device_bandwidth(plan), 0)
+        threads = plan.threads or len(os.sched_getaffinity(0))
+        return Bandwidth(read_bandwidth(threads), threads)
 
-        if settings["backend"] == "cuda":
-            return {"read_bytes_per_s": self._device_bandwidth(settings), "threads": 0}
-        threads = settings["threads"] or len(os.sched_getaffinity(0))
-        return {"read_bytes_per_s": read_bandwidth(threads), "threads": threads}
-
-    def _device_bandwidth(self, settings: dict[str, Any]) -> float:
+    def _device_bandwidth(self, plan: SweepPlan) -> float:
         """Of the device's memory, by a copy within it: bytes read plus bytes written."""
-        from engine.tooling.diagnose.gpu_speed import copy_bandwidth
+        if self._opened is not None:
+            return copy_bandwidth(self._opened.ops)
+        from engine.ops.cuda import open_ops  # needs packages that only CUDA users have
 
-        if self.engine is not None:
-            return copy_bandwidth(self.engine.ops)
-        from engine.ops.cuda import open_ops
+        return copy_bandwidth(open_ops(_options(plan)))
 
-        return copy_bandwidth(open_ops(self._options(settings)))
-
-    def counters(self) -> dict[str, Any]:
-        """Copies and launches of the device so far; empty without one."""
+    def counters(self) -> DeviceCounters | None:
+        """Copies and launches of the device so far; None without one."""
         facts = self.engine.facts()
-        return {name: facts[name] for name in ("transfers", "launches") if name in facts}
+        if "transfers" not in facts:
+            return None
+        copied = facts["transfers"]
+        copies = Copies(copied["h2d_bytes"], copied["h2d_copies"])
+        return DeviceCounters(copies, dict(facts["launches"]))
 
-    def session(self, ctx: int) -> Any:
+    def session(self, ctx: int) -> Session:
+        """A fresh timeline with room for `ctx` tokens."""
         return self.engine.session(ctx)
 
-    def decoder(self, session: Any, mode: str, settings: dict[str, Any]) -> Any:
+    def decoder(self, session: Session, mode: str, plan: SweepPlan) -> Decoder:
+        """A decode mode over a timeline, as the plan's options shape it."""
         return open_mode(
             session,
             mode,
-            draft=settings["mtp_draft"],
-            adaptive=settings["mtp_adaptive"],
-            margin=settings["mtp_margin"],
+            draft=plan.mtp_draft,
+            adaptive=plan.mtp_adaptive,
+            margin=plan.mtp_margin,
             forbidden=self.forbidden,
-            sampling=settings["sampling"],
+            sampling=plan.sampling,
         )
 
     def step_bytes(
         self, mode: str, n_ctx: int, tokens: Sequence[int], drafted: Sequence[int]
     ) -> float:
         """Bytes that a step of a finished window had to read, on average."""
+        assert self._bytes is not None, "load was not called"
         return self._bytes.per_step(mode, n_ctx, tokens, drafted)
 
-    def _encode(self, text: str, chat: bool, system: str, ctx: int) -> list[int]:
-        if not chat:
+    def _encode(self, prompt: Prompt, text: str, ctx: int) -> list[int]:
+        assert self._tokenizer is not None, "inspect was not called"
+        if not prompt.chat:
             return list(self._tokenizer.encode(text).ids)
-        from engine.text.chat import Message, render_chat
-
-        turns = [Message("system", system)] if system else []
+        turns = [Message("system", prompt.system)] if prompt.system else []
         spans = render_chat([*turns, Message("user", text)], "none", ctx)
         return list(self._tokenizer.encode_spans(spans).ids)
 
-    def _options(self, settings: dict[str, Any]) -> Any:
-        from engine.options import EngineOptions
 
-        return EngineOptions(
-            path=Path(settings["model"]),
-            mtp_path=Path(settings["mtp"]) if settings["mtp"] else None,
-            threads=settings["threads"],
-            activations=settings["activations"],
-            kv=settings["kv"],
-            repack=settings["repack"],
-            **{name: settings[name] for name in DEVICE_FIELDS},
-        )
+def _options(plan: SweepPlan) -> EngineOptions:
+    return EngineOptions(
+        path=plan.model,
+        mtp_path=plan.mtp,
+        threads=plan.threads,
+        activations=plan.activations,
+        kv=plan.kv,
+        repack=plan.repack,
+        **{name: getattr(plan, name) for name in DEVICE_FIELDS},
+    )
 
 
-def _file_facts(identity: Any) -> dict[str, Any]:
-    """Identity of a model file as plain values; `id` is what must be equal to resume."""
+def _file_facts(identity: FileIdentity) -> FileFacts:
+    """Identity of a model file; a very large one is told by its header, size and time."""
     whole = identity.sha256() if identity.size <= HASH_WHOLE else None
     loose = f"{identity.header_sha256}:{identity.size}:{identity.mtime_ns}"
     parts = identity.parts or (identity,)
-    return {
-        "id": f"sha256:{whole}" if whole else f"header:{loose}",
-        "path": str(identity.path),
-        "size": identity.size,
-        "sha256": whole,
-        "header_sha256": identity.header_sha256,
-        "stat": [[str(p.path), *p.key] for p in parts],
-    }
+    return FileFacts(
+        id=f"sha256:{whole}" if whole else f"header:{loose}",
+        path=str(identity.path),
+        size=identity.size,
+        sha256=whole,
+        header_sha256=identity.header_sha256,
+        stat=tuple(FileStat(str(p.path), *p.key) for p in parts),
+    )
 
 
 def _few(values: Sequence[int], most: int = 32) -> list[int]:

@@ -11,14 +11,26 @@ import struct
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 from engine.errors import EngineError
+from engine.generation import Generation, Steps
+from engine.spec.protocol import StepResult
 
 Clock = Callable[[], int]  # nanoseconds, monotonic
 
 
-class Timeline(Protocol):
+class SavedTimeline(Protocol):
+    """The part of `engine.cache.snapshot.Snapshot` that a measurement uses."""
+
+    @property
+    def n_bytes(self) -> int: ...
+
+
+S = TypeVar("S", bound=SavedTimeline)
+
+
+class Timeline(Protocol[S]):
     """The part of `engine.session.Session` that a measurement uses."""
 
     @property
@@ -26,17 +38,12 @@ class Timeline(Protocol):
 
     def sync(self, tokens: Sequence[int]) -> int: ...
 
-    def save(self) -> Any: ...
+    def save(self) -> S: ...
 
-    def restore(self, saved: Any) -> None: ...
+    def restore(self, saved: S) -> None: ...
 
 
-class Decoder(Protocol):
-    """A decode mode over a timeline (`engine.spec.protocol.Decoder`)."""
-
-    def start(self) -> int: ...
-
-    def step(self, first: int, budget: int) -> Any: ...
+T = TypeVar("T", bound="Timeline[SavedTimeline]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +81,7 @@ def quiet() -> Iterator[None]:
             gc.enable()
 
 
-def timed_prefill(timeline: Timeline, tokens: Sequence[int], clock: Clock) -> float:
+def timed_prefill(timeline: Timeline[S], tokens: Sequence[int], clock: Clock) -> float:
     """Seconds to extend the timeline to `tokens`.
 
     The CPU engine returns when its work is done, so both clock reads see an idle device.
@@ -87,7 +94,7 @@ def timed_prefill(timeline: Timeline, tokens: Sequence[int], clock: Clock) -> fl
 
 
 def timed_decode(
-    decoder: Decoder, n_tokens: int, clock: Clock, forbidden: Collection[int] = ()
+    decoder: Steps, n_tokens: int, clock: Clock, forbidden: Collection[int] = ()
 ) -> Decode:
     """Exactly `n_tokens` tokens from the timeline's end; choosing tokens is inside the clock.
 
@@ -102,23 +109,14 @@ def timed_decode(
         If a step emits nothing, too much, or a forbidden token.
     """
     stamps = [0] * (n_tokens + 1)
-    results: list[Any] = []
-    done = 0
+    results: list[StepResult] = []
+    steps = iter(Generation(decoder, n_tokens))
     with quiet():
         stamps[0] = clock()
-        first = decoder.start()
-        while done < n_tokens:
-            result = decoder.step(first, n_tokens - done)
+        for result in steps:
             results.append(result)
             # One clock read per step keeps latencies; it costs tens of nanoseconds.
             stamps[len(results)] = clock()
-            n = len(result.tokens)
-            if not 1 <= n <= n_tokens - done:
-                raise EngineError(
-                    f"decode: expected 1 to {n_tokens - done} tokens from a step, found {n}"
-                )
-            done += n
-            first = result.next
     emitted = [token for result in results for token in result.tokens]
     bad = next((token for token in emitted if token in forbidden), None)
     if bad is not None:
@@ -169,8 +167,8 @@ def settled(rounds: Sequence[Warmup], tolerance: float = 0.05) -> bool:
 
 
 def warm_up(
-    make_timeline: Callable[[], Timeline],
-    make_decoder: Callable[[Timeline, str], Decoder],
+    make_timeline: Callable[[], T],
+    make_decoder: Callable[[T, str], Steps],
     tokens: Sequence[int],
     modes: Sequence[str],
     clock: Clock,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ds4eval.plan import MAX_CONTEXT, ReplySettings
 from ds4eval.questions.prompts import messages
 from ds4eval.questions.question import Question
-from engine.errors import ContextError, LayoutError, MemoryBudgetError, OptionError
+from engine.errors import ContextError, LayoutError, OptionError
 
 if TYPE_CHECKING:
     from engine.options import EngineOptions
@@ -84,15 +84,13 @@ def examine(
     EngineError
         If the file is no model, or the budget that the user named does not fit.
     """
-    from engine.cache.kv import ROLLBACK, context_bytes
-    from engine.forward.scratch import scratch_bytes
-    from engine.gguf.reader import open_gguf
+    from engine.memory import check_memory, free_bytes, open_device, plan_memory
     from engine.text.chat import effective_think
     from engine.text.tokenizer import Tokenizer
-    from engine.weights.metadata import shape_from_metadata
+    from engine.weights.files import open_files
 
-    with open_gguf(options.path) as file:
-        shape = shape_from_metadata(file)
+    with open_files(options.path, options.mtp_path) as files:
+        file, shape = files.trunk, files.weights.shape
         tokenizer = Tokenizer.from_metadata(file.metadata)
         if tokenizer.n_vocab > shape.n_vocab:
             raise LayoutError(
@@ -121,10 +119,9 @@ def examine(
             raise ContextError(
                 f"context: expected prompts below {ctx_max} tokens, found none that is"
             )
-        chunk = min(options.prefill_chunk, ctx)
-        need_bytes = context_bytes(shape, ctx, chunk, options.kv == "official")
-        need_bytes += scratch_bytes(shape, max(chunk, ROLLBACK))
-        _check_memory(need_bytes, ctx)
+        device = open_device(options)
+        memory = plan_memory(files, options, ctx, device=device)
+        check_memory(memory.resident, free_bytes(device), ctx)
         source = tokenizer.chat_template
         identity: dict[str, object] = {
             "name": shape.name,
@@ -136,14 +133,3 @@ def examine(
             "kv": options.kv,
         }
     return Facts(ctx_max, think, ctx, longest, lengths.index(longest) + 1, tokens, identity)
-
-
-def _check_memory(need: int, ctx: int) -> None:
-    import psutil
-
-    free = psutil.virtual_memory().available
-    if need > free:
-        raise MemoryBudgetError(
-            f"context: expected at most {free >> 20} MiB of free memory to be needed, "
-            f"found {need >> 20} MiB for {ctx} tokens"
-        )

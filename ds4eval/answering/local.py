@@ -18,7 +18,9 @@ from engine.errors import EngineError
 
 if TYPE_CHECKING:
     from engine.engine import Engine
+    from engine.generation import Generation, Steer
     from engine.session import Session
+    from engine.spec.protocol import Decoder
 
 Clock = Callable[[], float]
 
@@ -132,9 +134,12 @@ class EngineBackend:
             limit, budget.soft, budget.hard, budget.rank, self._close, self._cue, active
         )
 
-    def decoder(self, session: Session, job: Job) -> Any:
+    def generation(
+        self, session: Session, job: Job, limit: int, steer: Steer
+    ) -> Generation[Decoder]:
+        """The reply to the prompt that the session holds, in the settings' decode mode."""
+        from engine.generation import generate
         from engine.sample import Sampler
-        from engine.spec.modes import open_decoder
         from engine.spec.policy import Greedy, Sampled
         from engine.spec.protocol import Policy
 
@@ -142,14 +147,15 @@ class EngineBackend:
         policy: Policy = Greedy()
         if s.temp > 0:
             policy = Sampled(Sampler(s.temp, s.top_k, s.top_p, s.min_p, s.seed, job.stream))
-        return open_decoder(
+        return generate(
             session,
-            self.settings.mode,
-            policy,
+            policy=policy,
+            limit=limit,
+            mode=self.settings.mode,
             draft=self.settings.draft,
             adaptive=self.settings.adaptive,
             margin=self.settings.margin,
-            stop=self.engine.tokenizer.eos_ids,
+            steer=steer,
         )
 
     def switches(self, token: int, tail: str, thinking: bool) -> bool:
@@ -201,42 +207,41 @@ class _Reply:
             self.prefill_s += clock() - start
             yield Prefill(self.job.n, done, len(prompt.ids), self.prefill_s)
         start = clock()
-        decoder = self.backend.decoder(session, self.job)
-        self.stats = decoder.stats
+        generation = self.backend.generation(session, self.job, self.limit, self._steer(session))
+        self.stats = generation.decoder.stats
         self._stream = TextStream(self.backend.engine.tokenizer)
-        token = decoder.start()
+        steps = iter(generation)
         self.decode_s = clock() - start
-        eos = self.backend.engine.tokenizer.eos_ids
-        while len(self.ids) < self.limit:
-            if stop():
+        while True:
+            if len(self.ids) < self.limit and stop():
                 self.stop = STOPPED
                 return
             start = clock()
             made = len(self.ids)
-            forced = self.budget.force(
-                made, self.thinking, lambda t, most: rank_in_top(session.logits, t, most)
-            )
-            token = token if forced is None else forced
-            if token in eos:
-                self.stop = EOS
-                return
-            room = min(self.budget.free(made, self.thinking), self.limit - made)
-            result = decoder.step(token, room)
-            token = result.next
+            step = next(steps, None)
+            if step is None:
+                self.decode_s += clock() - start
+                break
             segments: list[tuple[bool, str]] = []
-            ended = False
-            for emitted in result.tokens:
-                if emitted in eos:
-                    ended = True
-                    break
+            for emitted in step.tokens:
                 was = self.thinking
                 segments.append((was, self._take(emitted)))
             seconds = clock() - start
             self.decode_s += seconds
             yield from self._told(segments, made, seconds)
-            if ended:
-                self.stop = EOS
-                return
+        if generation.ended_by_stop:
+            self.stop = EOS
+
+    def _steer(self, session: Session) -> Steer:
+        """The thinking budget as the decode loop asks for it: a forced token, and tokens to go."""
+
+        def steer(made: int) -> tuple[int | None, int]:
+            forced = self.budget.force(
+                made, self.thinking, lambda t, most: rank_in_top(session.logits, t, most)
+            )
+            return forced, self.budget.free(made, self.thinking)
+
+        return steer
 
     def _told(
         self, segments: list[tuple[bool, str]], made: int, seconds: float

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -14,6 +14,11 @@ import numpy as np
 from engine.errors import ModelFileError
 from engine.tooling.options.group import option
 from engine.tooling.program import Command
+
+if TYPE_CHECKING:
+    from engine.gguf.reader import GGUFFile
+    from engine.shape import Shape
+    from engine.weights.bind import TrunkWeights
 
 CONTEXTS = (2048, 8192, 32_768, 65_536)
 LONG_ARRAY = 16  # elements printed of a longer array: the first eight
@@ -107,7 +112,7 @@ def _model_part(file: Any) -> dict[str, Any]:
     from engine.weights import bind, metadata, names, traffic
 
     part: dict[str, Any] = {
-        "kind": "unknown", "shape": None, "problems": [], "bytes_per_token": []
+        "kind": "unknown", "shape": None, "problems": [], "bytes_per_token": [], "memory": []
     }  # fmt: skip
     try:
         if metadata.is_mtp_file(file):
@@ -130,9 +135,27 @@ def _model_part(file: Any) -> dict[str, Any]:
             row = traffic.decode_traffic(shape, weights, n_ctx)
             parts = {f.name: round(getattr(row, f.name)) for f in dataclasses.fields(row)}
             part["bytes_per_token"].append({"n_ctx": n_ctx, "total": round(row.total), **parts})
+            part["memory"].append({"n_ctx": n_ctx, **_memory(file, shape, weights, n_ctx)})
     except ModelFileError as error:
         part["problems"].append(str(error))
     return part
+
+
+def _memory(file: GGUFFile, shape: Shape, trunk: TrunkWeights, n_ctx: int) -> dict[str, int]:
+    """Bytes by purpose for a session on the CPU without repacked weights and drafting."""
+    from engine.memory import plan_memory
+    from engine.options import EngineOptions
+    from engine.weights.files import ModelFiles, ModelWeights
+
+    files = ModelFiles(file, None, ModelWeights(shape, trunk))
+    plan = plan_memory(files, EngineOptions(file.path, repack="off"), n_ctx)
+    return {
+        "mapped": plan.mapped,
+        "weights": plan.weights,
+        "context": plan.context,
+        "activations": plan.activations,
+        "working": plan.working,
+    }
 
 
 def _print(report: dict[str, Any]) -> None:
@@ -169,6 +192,16 @@ def _print(report: dict[str, Any]) -> None:
             for row in report["bytes_per_token"]
         ]
         _table(console, "Read per decoded token, MB (cached rows as float32)", columns, rows)
+    if report["memory"]:
+        columns = tuple(report["memory"][0])
+        rows = [
+            (f"{row['n_ctx']:,}", *(f"{row[c] / 2**20:,.2f}" for c in columns[1:]))
+            for row in report["memory"]
+        ]
+        title = (
+            "Memory of a session, MiB (cpu backend; a repacked copy of the weights comes on top)"
+        )
+        _table(console, title, columns, rows)
     for problem in report["problems"]:
         click.echo("problem: " + "\n".join(escape(line) for line in problem.split("\n")))
 

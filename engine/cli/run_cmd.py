@@ -297,42 +297,37 @@ def _generate(
     engine: Engine, session: Session, plan: _Plan, interrupt: _Interrupt, thinking: bool
 ) -> int:
     """Print tokens until the model, the limit, the context or the user says stop."""
-    from engine.spec.modes import open_decoder
+    from engine.generation import generate
     from engine.spec.policy import Sampled
     from engine.text.stream import TextStream
 
     stream = TextStream(engine.tokenizer, thinking)
     output = _Output()
-    stop = engine.tokenizer.eos_ids
-    decoder = open_decoder(
+    generation = generate(
         session,
-        plan.spec.mode,
-        Sampled(plan.sampler),
+        policy=Sampled(plan.sampler),
+        limit=plan.tokens,
+        stop=engine.tokenizer.eos_ids,
+        mode=plan.spec.mode,
         draft=plan.spec.draft,
         adaptive=plan.spec.adaptive,
         margin=plan.spec.margin,
-        stop=stop,
     )
-    limit = min(plan.tokens, session.room)
+    steps = iter(generation)
     n = 0
     try:
-        token = decoder.start()
-        while n < limit and token not in stop and not interrupt.asked:
-            result = decoder.step(token, limit - n)
-            token = result.next
-            for made in result.tokens:
-                if made in stop:  # a kept draft; nothing was drafted behind it
-                    token = made
-                    break
+        while not interrupt.asked and (step := next(steps, None)) is not None:
+            for made in step.tokens:
                 was_thinking = stream.thinking
                 output.write(stream.push(made), dim=was_thinking)
                 n += 1
     finally:
         output.write(stream.finish(), dim=stream.thinking)
         output.end()
-    if drafted := describe(decoder.stats):
+    stats = generation.decoder.stats
+    if drafted := describe(stats):
         say(drafted)
-    for warning in warnings(decoder.stats, plan.spec.mode):
+    for warning in warnings(stats, plan.spec.mode):
         say(warning)
     return n
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from engine.engine import Engine, open_engine
 from engine.errors import EngineError, OptionError
+from engine.generation import generate
 from engine.models.bundled import KINDS, TOKENIZER
 from engine.models.vocab import BOS
 from engine.nano.chat import PROMPT, RECALL, render_chat
@@ -30,8 +31,6 @@ from engine.nano.prose import story
 from engine.nano.tokens import load
 from engine.nano.words import Draw
 from engine.options import EngineOptions
-from engine.spec.modes import open_decoder
-from engine.spec.policy import Greedy
 from engine.spec.protocol import SpecStats
 
 _CTX = 16384
@@ -59,23 +58,14 @@ def answer_of(text: str) -> str | None:
     return found[1] if found else None
 
 
-def generate(engine: Engine, prompt: list[int], n: int, stats: SpecStats) -> list[int]:
+def reply(engine: Engine, prompt: list[int], n: int, stats: SpecStats) -> list[int]:
     """Greedy tokens behind a prompt, the end token excluded; drafts are counted in `stats`."""
     session = engine.session(min(_CTX, len(prompt) + n + 16))
-    session.sync(prompt)
-    stop = engine.tokenizer.eos_ids
     mode = "plain" if engine.mtp is None else "mtp-combined"
-    decoder = open_decoder(session, mode, Greedy(), draft=2, stop=stop)
     out: list[int] = []
-    token = decoder.start()
-    while len(out) < n and token not in stop:
-        result = decoder.step(token, n - len(out))
-        stats.add(result)
-        out += result.tokens
-        token = result.next
-        ends = [i for i, t in enumerate(out) if t in stop]
-        if ends:
-            return out[: ends[0]]
+    for step in generate(session, prompt, limit=n, mode=mode, draft=2):
+        stats.add(step)
+        out += step.tokens
     return out
 
 
@@ -88,7 +78,7 @@ def exams(engine: Engine, n: int, think: bool, drafts: dict[str, SpecStats]) -> 
             parts = render_chat(question, think, "")
             prompt = "".join(text for text, cls in parts if cls == PROMPT)
             ids = list(engine.tokenizer.encode(prompt, "allow").ids)
-            out = generate(engine, ids, _MAX_ANSWER, drafts[family])
+            out = reply(engine, ids, _MAX_ANSWER, drafts[family])
             right = answer_of(engine.tokenizer.decode(out)) == question.answer
             tally[family, question.kind].append(right)
             tally[(family,)].append(right)
@@ -133,7 +123,7 @@ def prose_drafts(engine: Engine, n: int) -> SpecStats:
     """Drafts while prose goes on greedily."""
     stats = SpecStats()
     for begun in _prose(n):
-        generate(engine, begun, _PROSE_TOKENS, stats)
+        reply(engine, begun, _PROSE_TOKENS, stats)
     return stats
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 
-import ds4bench.sweep.run
 from ds4bench.cli import main
+from ds4bench.sweep import run
 from tests.ds4bench.fakes import SPEC
 
 if __name__ == "__main__":
-    ds4bench.sweep.run.Request = functools.partial(ds4bench.sweep.run.Request, worker=SPEC)
+    run.SweepRequest = functools.partial(run.SweepRequest, worker=SPEC)
     # Sources may change under a long test; what is tested is not their hash.
-    ds4bench.sweep.run.timed_code = lambda: "code"
+    run.timed_code = lambda: "code"
     main()

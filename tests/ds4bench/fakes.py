@@ -15,10 +15,22 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
-from ds4bench.worker.main import Worker
+from ds4bench.plan import Prompt, SweepPlan
+from ds4bench.worker.messages import (
+    Bandwidth,
+    Copies,
+    DeviceCounters,
+    EngineFacts,
+    FileFacts,
+    FileStat,
+    MemoryNeed,
+    ModelFacts,
+)
+from ds4bench.worker.worker import Worker
 from engine.errors import DeviceLostError, EngineError, MemoryBudgetError, NonFiniteError
+from engine.options import MODES
+from engine.spec.protocol import StepResult
 
 EOS = 1
 SAVE_S = 1000  # seconds that the fake clock charges for each save and restore
@@ -85,7 +97,7 @@ class FakeDecoder:
     def start(self) -> int:
         return self._token(self.session.n_past)
 
-    def step(self, first: int, budget: int) -> SimpleNamespace:
+    def step(self, first: int, budget: int) -> StepResult:
         session, model = self.session, self.session.model
         model.strike(self.mode, self.base)
         wide = self.mode != "plain" and budget > 1 and not model.faults.get("zero_accept")
@@ -96,7 +108,7 @@ class FakeDecoder:
         cold = 2 if session.n_past - n == self.base else 1
         model.clock.charge(cold * (0.05 + 0.02 * (n - 1) + session.n_past * 1e-6))
         drafted = 0 if self.mode == "plain" else 1
-        return SimpleNamespace(
+        return StepResult(
             tokens=tokens,
             next=self._token(session.n_past),
             drafted=drafted,
@@ -148,70 +160,67 @@ class FakeModel:
             else:
                 raise NonFiniteError("logits: expected finite values, found 3 that are not")
 
-    def counters(self) -> dict:
+    def counters(self) -> DeviceCounters | None:
         """Of a device that copies 10 bytes in 2 copies each time it is asked, if there is one."""
         if "device" not in self.faults:
-            return {}
+            return None
         self.asked += 1
-        transfers = {"h2d_bytes": 10 * self.asked, "h2d_copies": 2 * self.asked, "d2h_bytes": 1}
-        return {"transfers": transfers, "launches": {"decode, 1 rows": 700}}
+        return DeviceCounters(Copies(10 * self.asked, 2 * self.asked), {"decode, 1 rows": 700})
 
-    def inspect(self, settings: dict) -> dict:
-        path = Path(settings["model"])
-        if not path.exists():
-            raise EngineError(f"{path}: expected a model, found none")
-        info = path.stat()
-        return {
-            "name": "fake",
-            "n_ctx_train": self.faults.get("n_ctx_train", 1 << 20),
-            "n_vocab": 6000,
-            "n_layer": 1,
-            "has_mtp": True,
-            "implemented_modes": self.faults.get(
-                "modes", ["plain", "mtp-strict", "mtp-batched", "mtp-combined"]
+    def inspect(self, plan: SweepPlan) -> ModelFacts:
+        if not plan.model.exists():
+            raise EngineError(f"{plan.model}: expected a model, found none")
+        info = plan.model.stat()
+        place = FileStat(str(plan.model), info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
+        files = [FileFacts("sha256:fake", place.path, place.size, "fake", "header", (place,))]
+        if plan.mtp is not None:
+            files.append(
+                FileFacts("sha256:draft", place.path, place.size, "draft", "header", (place,))
+            )
+        return ModelFacts(
+            name="fake",
+            n_ctx_train=self.faults.get("n_ctx_train", 1 << 20),
+            n_vocab=6000,
+            n_layer=1,
+            has_mtp=True,
+            implemented_modes=tuple(self.faults.get("modes", MODES)),
+            model_id=files[0].id,
+            mtp_id=None if plan.mtp is None else files[1].id,
+            files=tuple(files),
+            decode_bytes={frontier: 1e8 + frontier for frontier in plan.frontiers},
+            memory=MemoryNeed(
+                mapped=10**8,
+                context=self.faults.get("context_bytes", 1000),
+                scratch=1000,
+                snapshot=1000,
             ),
-            "model_id": "sha256:fake",
-            "mtp_id": None,
-            "files": [
-                {
-                    "id": "sha256:fake",
-                    "path": str(path),
-                    "size": info.st_size,
-                    "stat": [[str(path), info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns]],
-                }
-            ],
-            "decode_bytes": {str(f): 1e8 + f for f in settings["frontiers"]},
-            "memory": {
-                "mapped": 10**8,
-                "context": self.faults.get("context_bytes", 1000),
-                "scratch": 1000,
-                "snapshot": 1000,
-            },
-        }
+            weight_bytes=self.faults.get("weight_bytes", 1000),
+            free_device_bytes=None,
+        )
 
-    def encode_prompt(self, prompt: dict, n_tokens: int) -> list[int]:
-        if prompt["text"] is None:
+    def encode_prompt(self, prompt: Prompt, n_tokens: int) -> list[int]:
+        if prompt.path is None:
             return [10 + i % 50 for i in range(n_tokens)]
-        return [10 + b % 50 for b in prompt["text"].encode()]
+        return [10 + b % 50 for b in prompt.text.encode()]
 
-    def load(self, settings: dict) -> dict:
+    def load(self, plan: SweepPlan) -> EngineFacts:
         time.sleep(self.faults.get("load_s", 0))
-        return {"backend": "fake", "notices": ["fake: a notice"]}
+        return EngineFacts({"backend": "fake"}, ("fake: a notice",))
 
-    def bandwidth(self, settings: dict) -> dict:
-        return {"read_bytes_per_s": 1e10, "threads": 1}
+    def bandwidth(self, plan: SweepPlan) -> Bandwidth:
+        return Bandwidth(1e10, 1)
 
     def session(self, ctx: int) -> FakeSession:
         return FakeSession(self, ctx)
 
-    def decoder(self, session: FakeSession, mode: str, settings: dict) -> FakeDecoder:
+    def decoder(self, session: FakeSession, mode: str, plan: SweepPlan) -> FakeDecoder:
         return FakeDecoder(session, mode)
 
     def step_bytes(self, mode: str, n_ctx: int, tokens, drafted) -> float:
         return 1e8 + n_ctx
 
 
-def open_worker() -> Worker:
+def open_worker() -> Worker[FakeSession]:
     """What `python -m ds4bench.worker.main tests.ds4bench.fakes:open_worker` runs."""
     model = FakeModel()
     return Worker(model, model.clock)

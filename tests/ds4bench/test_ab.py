@@ -16,22 +16,22 @@ from click.testing import CliRunner
 
 from ds4bench.ab import noise as calibrate
 from ds4bench.ab import validity as ab_valid
-from ds4bench.ab.loop import SCHEMA, SCHEMA_VERSION, Session
-from ds4bench.ab.plan import AbPlan, Side, side
-from ds4bench.ab.process import Signals, Stopped, quiet_machine, sweep_runner
+from ds4bench.ab.loop import SCHEMA, SCHEMA_VERSION, AbSession
+from ds4bench.ab.plan import AbPlan, Setup, side
+from ds4bench.ab.process import SessionSignals, Stopped, quiet_machine, sweep_runner
 from ds4bench.commands.ab import ab_command, split_targets
 from ds4bench.commands.calibrate import calibrate_command
 from ds4bench.compare import stats
 from ds4bench.compare.samples import Arm
 from ds4bench.compare.stats import Verdict
-from ds4bench.records.rows import Run, Telemetry
+from ds4bench.records.rows import SweepResult, Telemetry
 from engine.errors import EngineError, OptionError, StoreError
 from engine.tooling import exits
 from engine.tooling.results.journal import read_journal
 from tests.ds4bench.speed_rows import ENVIRONMENT, sweep, write_journal
 
 FAKE = f"{sys.executable} {Path(__file__).with_name('fake_sweep.py')}"
-SIDE = Side(("true",))
+SIDE = Setup(("true",))
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -55,7 +55,7 @@ class FakeSweeps:
 
 
 def session(tmp_path, sweeps, **plan):
-    return Session(AbPlan(SIDE, SIDE, plan.pop("seed", 3), **plan), tmp_path / "s", sweeps)
+    return AbSession(AbPlan(SIDE, SIDE, plan.pop("seed", 3), **plan), tmp_path / "s", sweeps)
 
 
 def test_order_is_abba_behind_one_discarded_pair(tmp_path):
@@ -127,7 +127,7 @@ def test_other_load_before_a_sweep_drops_its_pair(tmp_path):
 
 def arm(**telemetry):
     rows = [replace(r, telemetry=Telemetry(**telemetry)) for r in sweep(runs=1)]
-    return Arm("x", (Run(tuple(rows), ENVIRONMENT, Path("x")),))
+    return Arm("x", (SweepResult(tuple(rows), ENVIRONMENT, Path("x")),))
 
 
 @pytest.mark.parametrize(
@@ -176,12 +176,12 @@ def test_a_killed_session_resumes_without_redoing_pairs(tmp_path):
 
     plan = AbPlan(SIDE, SIDE, 3, max_pairs=6)
     with pytest.raises(Killed):
-        Session(plan, tmp_path / "s", Mortal()).run()
+        AbSession(plan, tmp_path / "s", Mortal()).run()
     with pytest.raises(OptionError, match="expected a new folder"):
-        Session(plan, tmp_path / "s", FakeSweeps()).run()
+        AbSession(plan, tmp_path / "s", FakeSweeps()).run()
 
     again = FakeSweeps(seed=1)
-    run = Session(plan, tmp_path / "s", again)
+    run = AbSession(plan, tmp_path / "s", again)
     run.run(resume=True)
 
     # Nine sweeps are four pairs and a half; the half is measured again.
@@ -192,10 +192,10 @@ def test_a_killed_session_resumes_without_redoing_pairs(tmp_path):
 
 
 def test_resume_refuses_other_commands(tmp_path):
-    Session(AbPlan(SIDE, SIDE, 3, max_pairs=6), tmp_path, FakeSweeps()).run()
-    other = AbPlan(SIDE, Side(("false",)), 3, max_pairs=6)
+    AbSession(AbPlan(SIDE, SIDE, 3, max_pairs=6), tmp_path, FakeSweeps()).run()
+    other = AbPlan(SIDE, Setup(("false",)), 3, max_pairs=6)
     with pytest.raises(OptionError, match="--resume: expected b "):
-        Session(other, tmp_path, FakeSweeps()).run(resume=True)
+        AbSession(other, tmp_path, FakeSweeps()).run(resume=True)
 
 
 def test_unlike_models_end_a_session_early(tmp_path):
@@ -354,9 +354,9 @@ def test_signals_end_with_their_status_and_leave_no_sweep_behind(tmp_path, numbe
 
 
 def test_a_signal_that_the_interpreter_forgot_ends_the_wait_all_the_same(tmp_path):
-    signals = Signals()
+    signals = SessionSignals()
     signals.number = signal.SIGTERM  # as if the exception had been raised inside a fork hook
-    plan = AbPlan(Side((sys.executable, "-c", "import time; time.sleep(60)")), SIDE, 1)
+    plan = AbPlan(Setup((sys.executable, "-c", "import time; time.sleep(60)")), SIDE, 1)
     start = time.monotonic()
     with pytest.raises(Stopped) as stopped:
         sweep_runner(plan, signals)("a", tmp_path / "x")
@@ -364,7 +364,7 @@ def test_a_signal_that_the_interpreter_forgot_ends_the_wait_all_the_same(tmp_pat
 
 
 def test_a_sweep_that_hangs_is_ended(tmp_path):
-    sleeper = Side((sys.executable, "-c", "import time; time.sleep(60)"))
+    sleeper = Setup((sys.executable, "-c", "import time; time.sleep(60)"))
     plan = AbPlan(sleeper, SIDE, 1, sweep_timeout_s=0.3)
     with pytest.raises(EngineError, match=r"A: expected a sweep within 0\.3 s"):
         sweep_runner(plan)("a", tmp_path / "x")
@@ -409,7 +409,7 @@ def test_a_tolerance_below_the_floor_is_refused(tmp_path, data_folder):
     floor = calibrate.Floor("decode", "plain", 0.02, 8, 0.0)
     machine = calibrate.machine_id(ENVIRONMENT)
     calibrate.store(calibrate.Calibration(machine, 0.0, (floor,)))
-    here = Arm("x", (Run(tuple(sweep(runs=1)), ENVIRONMENT, Path("x")),))
+    here = Arm("x", (SweepResult(tuple(sweep(runs=1)), ENVIRONMENT, Path("x")),))
 
     calibrate.refuse_below_floor({"decode": 0.02}, here, 12)
     calibrate.refuse_below_floor({"decode_mtp": 0.001, "prefill": 0.001}, here, 12)

@@ -3,62 +3,127 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
+from ds4bench.plan import SweepPlan
 from ds4bench.worker.child import Child, ChildDied, Interrupted, worker_environment
+from ds4bench.worker.messages import Command, Inspect
 from engine.errors import EngineError, LayoutError
 from tests.ds4bench.fakes import SPEC
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """A reply without fields."""
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pid(Command["Odd", Number]):
+    word = "pid"
+
+    def run(self, worker: Odd) -> Number:
+        return Number(os.getpid())
+
+
+@dataclass(frozen=True, slots=True)
+class Echo(Command["Odd", Text]):
+    word = "echo"
+    text: str
+
+    def run(self, worker: Odd) -> Text:
+        return Text(self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Die(Command["Odd", Nothing]):
+    word = "die"
+    number: int
+
+    def run(self, worker: Odd) -> Nothing:
+        os.kill(os.getpid(), self.number)
+        time.sleep(10)
+        return Nothing()
+
+
+@dataclass(frozen=True, slots=True)
+class Leave(Command["Odd", Nothing]):
+    word = "leave"
+    status: int
+
+    def run(self, worker: Odd) -> Nothing:
+        print("last words", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(self.status)
+
+
+@dataclass(frozen=True, slots=True)
+class Chatter(Command["Odd", Nothing]):
+    word = "chatter"
+
+    def run(self, worker: Odd) -> Nothing:
+        print("a library talks on stdout")
+        os.write(1, b"and writes to descriptor 1\n")
+        return Nothing()
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep(Command["Odd", Nothing]):
+    word = "sleep"
+    seconds: float
+
+    def run(self, worker: Odd) -> Nothing:
+        time.sleep(self.seconds)
+        return Nothing()
+
+
+@dataclass(frozen=True, slots=True)
+class Raise(Command["Odd", Nothing]):
+    word = "raise"
+    what: str
+
+    def run(self, worker: Odd) -> Nothing:
+        if self.what == "ours":
+            raise LayoutError("blk.0: expected x, found y")
+        if self.what == "memory":
+            raise MemoryError
+        raise KeyError("missing")
+
+
+@dataclass(frozen=True, slots=True)
+class TouchTruncatedMapping(Command["Odd", Number]):
+    word = "touch"
+    path: Path
+
+    def run(self, worker: Odd) -> Number:
+        with open(self.path, "r+b") as file:
+            mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+            file.truncate(0)
+            return Number(mapped[8192])
 
 
 class Odd:
     """A worker whose commands misbehave; loaded in the child by name."""
 
-    def pid(self):
-        return {"pid": os.getpid()}
-
-    def echo(self, text):
-        return {"text": text}
-
-    def die(self, name):
-        os.kill(os.getpid(), name if isinstance(name, int) else getattr(signal, name))
-        time.sleep(10)
-
-    def leave(self, status):
-        print("last words", file=sys.stderr)
-        sys.stderr.flush()
-        os._exit(status)
-
-    def chatter(self):
-        print("a library talks on stdout")
-        os.write(1, b"and writes to descriptor 1\n")
-        return {}
-
-    def sleep(self, seconds):
-        time.sleep(seconds)
-        return {}
-
-    def fail(self):
-        raise LayoutError("blk.0: expected x, found y")
-
-    def bug(self):
-        return {}["missing"]
-
-    def exhausted(self):
-        raise MemoryError
-
-    def touch_truncated_mapping(self, path):
-        import mmap
-
-        with open(path, "r+b") as file:
-            mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-            file.truncate(0)
-            return {"byte": mapped[8192]}
+    commands = (Pid, Echo, Die, Leave, Chatter, Sleep, Raise, TouchTruncatedMapping)
 
 
 ODD = "tests.ds4bench.test_child:Odd"
@@ -72,8 +137,8 @@ def child():
 
 def test_replies_round_trip_large_and_odd_text(child):
     text = "é\n\u2028\x00\U0001f600" + "x" * 200_000
-    assert child.request(10, "echo", text=text)["text"] == text
-    assert child.starts == 1 and child.pid == child.request(10, "pid")["pid"]
+    assert child.request(10, Echo(text)).text == text
+    assert child.starts == 1 and child.pid == child.request(10, Pid()).n
 
 
 @pytest.mark.parametrize(
@@ -83,23 +148,23 @@ def test_replies_round_trip_large_and_odd_text(child):
 )  # fmt: skip
 def test_signals_become_statuses_and_the_next_request_a_new_process(child, name, status):
     with pytest.raises(ChildDied, match=name) as death:
-        child.request(10, "die", name=name)
+        child.request(10, Die(getattr(signal, name)))
     assert death.value.status == status
     assert child.pid is None
-    assert child.request(10, "echo", text="back")["text"] == "back"
+    assert child.request(10, Echo("back")).text == "back"
     assert child.starts == 2
 
 
 def test_a_signal_without_a_name_is_a_crash_too(child):
     number = signal.SIGRTMIN + 3
     with pytest.raises(ChildDied, match=f"ended by signal {number}") as death:
-        child.request(10, "die", name=number)
+        child.request(10, Die(number))
     assert death.value.status == "crashed_other"
 
 
 def test_exit_status_and_last_words_are_told(child):
     with pytest.raises(ChildDied, match="status 7: last words") as death:
-        child.request(10, "leave", status=7)
+        child.request(10, Leave(7))
     assert death.value.status == "crashed_other"
 
 
@@ -107,15 +172,15 @@ def test_a_file_truncated_under_its_mapping_costs_the_child_only(child, tmp_path
     path = tmp_path / "model"
     path.write_bytes(bytes(1 << 16))
     with pytest.raises(ChildDied) as death:
-        child.request(10, "touch_truncated_mapping", path=str(path))
+        child.request(10, TouchTruncatedMapping(path))
     assert death.value.status == "crashed_bus"
 
 
 def test_silence_is_a_timeout_and_the_process_is_gone(child):
-    pid = child.request(10, "pid")["pid"]
+    pid = child.request(10, Pid()).n
     start = time.monotonic()
     with pytest.raises(ChildDied, match="within") as death:
-        child.request(0.5, "sleep", seconds=60)
+        child.request(0.5, Sleep(60))
     assert death.value.status == "timeout"
     assert time.monotonic() - start < 5
     with pytest.raises(ProcessLookupError):
@@ -123,35 +188,35 @@ def test_silence_is_a_timeout_and_the_process_is_gone(child):
 
 
 def test_stop_now_interrupts_a_request(child):
-    child.request(10, "pid")
+    child.request(10, Pid())
     child.stop_now = lambda: True
     with pytest.raises(Interrupted):
-        child.request(60, "sleep", seconds=60)
+        child.request(60, Sleep(60))
     assert child.pid is None
 
 
 def test_prints_do_not_disturb_replies(child):
-    assert child.request(10, "chatter") == {}
-    assert child.request(10, "echo", text="x")["text"] == "x"
+    assert child.request(10, Chatter()) == Nothing()
+    assert child.request(10, Echo("x")).text == "x"
 
 
 def test_errors_keep_type_text_and_exit_code(child):
     with pytest.raises(LayoutError, match=r"blk\.0: expected x, found y") as failure:
-        child.request(10, "fail")
+        child.request(10, Raise("ours"))
     assert failure.value.exit_code == 3
     with pytest.raises(EngineError, match="KeyError") as failure:
-        child.request(10, "bug")
-    assert "in bug" in failure.value.worker_trace
+        child.request(10, Raise("bug"))
+    assert "in run" in failure.value.worker_trace
     with pytest.raises(EngineError, match="memory"):
-        child.request(10, "exhausted")
+        child.request(10, Raise("memory"))
     assert child.starts == 1, "an error is not a death"
 
 
 def test_ticks_while_waiting(child):
-    child.request(10, "pid")
+    child.request(10, Pid())
     seen = []
     child.tick = seen.append
-    child.request(10, "sleep", seconds=0.6)
+    child.request(10, Sleep(0.6))
     assert 2 <= len(seen) <= 6 and seen == sorted(seen)
 
 
@@ -159,8 +224,9 @@ def test_worker_dies_with_its_parent(tmp_path):
     code = (
         "import sys, time\n"
         "from ds4bench.worker.child import Child\n"
-        f"c = Child({ODD!r}); print(c.request(10, 'pid')['pid'], flush=True)\n"
-        "c.request(60, 'sleep', seconds=60)\n"
+        "from tests.ds4bench.test_child import ODD, Pid, Sleep\n"
+        "c = Child(ODD); print(c.request(10, Pid()).n, flush=True)\n"
+        "c.request(60, Sleep(60))\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, env=worker_environment(os.environ)
@@ -180,13 +246,13 @@ def test_worker_dies_with_its_parent(tmp_path):
 
 
 def test_ctrl_c_at_the_terminal_does_not_reach_the_worker(child):
-    pid = child.request(10, "pid")["pid"]
+    pid = child.request(10, Pid()).n
     os.kill(pid, signal.SIGINT)
-    assert child.request(10, "pid")["pid"] == pid
+    assert child.request(10, Pid()).n == pid
 
 
 def test_the_fake_worker_speaks_the_protocol(tmp_path, monkeypatch):
     monkeypatch.setenv("DS4_FAKE", str(tmp_path / "faults"))
     (tmp_path / "faults").write_text(json.dumps({}))
     with Child(SPEC) as one, pytest.raises(EngineError, match="expected a model"):
-        one.request(10, "inspect", settings={"model": "/no", "frontiers": [1]})
+        one.request(10, Inspect(SweepPlan(Path("/no"))))

@@ -7,7 +7,7 @@ import io
 import pytest
 
 from ds4bench.records.rows import SpeedRow
-from ds4bench.sweep.progress import Screen, line_of, printable
+from ds4bench.sweep.progress import ProgressScreen, line_of, printable
 
 ROW = SpeedRow(2048, 2048, 4.0, 4, 0.5, mode="mtp-strict", steps=2, drafted=4, accepted=2)
 
@@ -24,7 +24,7 @@ def test_rows_are_readable_on_any_terminal(monkeypatch, environment):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     stream = Terminal()
-    screen = Screen(3, 1, stream)
+    screen = ProgressScreen(3, 1, stream)
     screen.note("a note")
     screen.row(ROW)
     screen.close()
@@ -36,7 +36,7 @@ def test_rows_are_readable_on_any_terminal(monkeypatch, environment):
 
 def test_without_a_terminal_rows_are_numbered_lines():
     stream = io.StringIO()
-    screen = Screen(3, 1, stream)
+    screen = ProgressScreen(3, 1, stream)
     screen.row(ROW)
     assert stream.getvalue().startswith("[2/3] ctx    2048  mtp-strict")
     assert "\x1b" not in stream.getvalue()
@@ -47,7 +47,7 @@ def test_a_vanished_terminal_is_no_error():
         def write(self, text):
             raise OSError(5, "Input/output error")
 
-    Screen(1, 0, Gone()).row(ROW)
+    ProgressScreen(1, 0, Gone()).row(ROW)
 
 
 def test_control_characters_do_not_reach_the_terminal():

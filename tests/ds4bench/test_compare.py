@@ -19,7 +19,7 @@ from ds4bench.compare.judge import compare, compare_pairs
 from ds4bench.compare.samples import FIELDS, SHAPE_FIELDS, Arm, load_arm, unlike
 from ds4bench.compare.stats import Verdict
 from ds4bench.records import csv_text as records_csv
-from ds4bench.records.rows import Run
+from ds4bench.records.rows import SweepResult
 from engine.errors import EngineError, OptionError
 from engine.tooling import exits
 from engine.tooling.report.labels import escape_markdown
@@ -32,7 +32,7 @@ def arm(rows, label="base", environment=None, fingerprint=None, **kw):
         **(environment or {}),
         "fingerprint": {**FINGERPRINT, **(fingerprint or {})},
     }
-    return Arm(label, (Run(tuple(rows), record, "memory", **kw),))
+    return Arm(label, (SweepResult(tuple(rows), record, "memory", **kw),))
 
 
 def pairs(n, slower, seed=0, **kw):

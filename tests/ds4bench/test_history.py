@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ds4bench.compare import history
 from ds4bench.compare.changes import changes, split_scores
-from ds4bench.records import history
 from ds4bench.records.files import read_rows, write_parquet
-from ds4bench.records.rows import Run
+from ds4bench.records.rows import SweepResult
 from engine.errors import EngineError, StoreError
 from tests.ds4bench.speed_rows import ENVIRONMENT, FINGERPRINT, sweep, write_journal
 
@@ -108,7 +108,7 @@ def test_short_and_constant_series_have_no_changes():
 def run(commit="c0", at=0.0, dirty=False, **kw):
     rows = tuple(replace(r, started_at=at) for r in sweep(**kw))
     code = {"code": {"commit": commit, "dirty": dirty}, "fingerprint": FINGERPRINT}
-    return Run(rows, {**ENVIRONMENT, **code}, Path("memory"))
+    return SweepResult(rows, {**ENVIRONMENT, **code}, Path("memory"))
 
 
 def test_a_run_is_stored_once_whatever_it_is_read_from(tmp_path):
@@ -155,7 +155,7 @@ def test_other_set_ups_are_other_series(tmp_path):
 
 
 def test_bare_rates_and_failed_runs_are_refused(tmp_path):
-    bare = Run(tuple(sweep()), {}, Path("x.csv"))
+    bare = SweepResult(tuple(sweep()), {}, Path("x.csv"))
     failed = replace(run(), rows=tuple(replace(r, status="error") for r in sweep()))
     with history.open_history(tmp_path / "h.db") as db:
         with pytest.raises(EngineError, match=r"x\.csv: expected a journal or Parquet"):

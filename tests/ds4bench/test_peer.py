@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from ds4bench.peer import llamacpp
-from ds4bench.peer import run as peer
-from engine.errors import BackendError, ModelFileError, OptionError
+from ds4bench.peer import llamacpp, run
+from ds4bench.peer import measure as peer
+from engine.errors import BackendError, ModelFileError, OptionError, StoreError
+from engine.models.shapes import named_shape
+from engine.models.write import write_model
 from tests.oracle.randfile import SPECS, write_trunk
 
 needs_llama = pytest.mark.skipif(
@@ -106,11 +108,11 @@ def test_compare_reports_after_every_context_and_csv_has_raw_values():
 @pytest.mark.parametrize("text", ["", "0", "512,", "-4", "1e3", "²", "512;600"])
 def test_bad_contexts_are_refused(text):
     with pytest.raises(OptionError, match="--contexts: expected"):
-        peer.parse_contexts(text)
+        run.parse_contexts(text)
 
 
 def test_contexts_are_sorted_without_repeats():
-    assert peer.parse_contexts("2048, 512,512") == [512, 2048]
+    assert run.parse_contexts("2048, 512,512") == [512, 2048]
 
 
 def test_missing_llama_cpp_names_the_extra(monkeypatch):
@@ -123,9 +125,44 @@ def test_missing_llama_cpp_names_the_extra(monkeypatch):
 def test_existing_csv_is_not_overwritten(tmp_path):
     target = tmp_path / "a.csv"
     target.write_text("kept")
-    result = CliRunner().invoke(peer.peer_command, ["-m", "none.gguf", "--csv", str(target)])
+    result = CliRunner().invoke(run.peer_command, ["-m", "none.gguf", "--csv", str(target)])
     assert result.exit_code == 2 and "--csv: expected a new file" in result.stderr
     assert target.read_text() == "kept"
+
+
+def test_the_model_of_middle_size_is_made_once_and_named(tmp_path, monkeypatch, capsys):
+    """A small shape stands in for the middle one: what is tested is when and where it is made."""
+    made = []
+
+    def write(path, shape, recipe, seed):
+        made.append((shape.name, recipe))
+        return write_model(path, named_shape("micro"), "q8_0", seed)
+
+    monkeypatch.setattr(run, "write_model", write)
+    path = run.middle_model(tmp_path / "new" / "models")
+    assert made == [("mid", "iq2")]
+    assert path.parent == tmp_path / "new" / "models" and path.is_file()
+    assert str(path) in capsys.readouterr().err
+    assert run.middle_model(tmp_path / "new" / "models") == path
+    assert len(made) == 1 and "made earlier" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="file"):
+        run.middle_model(tmp_path / "file" / "models")
+
+
+def test_the_command_as_the_front_page_types_it_makes_its_model(monkeypatch):
+    class Reached(Exception):
+        pass
+
+    def opened(options):
+        assert options.path == Path("made.gguf")
+        raise Reached
+
+    monkeypatch.setattr(run, "require_llama_cpp", lambda: None)
+    monkeypatch.setattr(run, "middle_model", lambda: Path("made.gguf"))
+    monkeypatch.setattr(run, "open_engine", opened)
+    result = CliRunner().invoke(run.peer_command, ["--contexts", "512,2048,8192"])
+    assert isinstance(result.exception, Reached), result.output
 
 
 @pytest.mark.parametrize(
@@ -171,7 +208,7 @@ def test_command_prints_both_sides(tmp_path):
     path = write_trunk(tmp_path / "c.gguf", SPECS["C"], "q8_0")
     target = tmp_path / "rows.csv"
     result = CliRunner().invoke(
-        peer.peer_command,
+        run.peer_command,
         ["-m", str(path), "--threads", "2", "--contexts", "70", "--gen", "9", "--csv", str(target)],
         catch_exceptions=False,
     )

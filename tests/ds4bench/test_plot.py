@@ -13,19 +13,20 @@ from click.testing import CliRunner
 
 from ds4bench.commands.plot import plot_command
 from ds4bench.records.csv_text import to_csv
-from ds4bench.records.rows import Run
+from ds4bench.records.rows import SweepResult
 from ds4bench.report import curves as plot_data
 from ds4bench.report import plot
 from ds4bench.report.curves import Source
 from engine.errors import EngineError
 from engine.tooling.report import figures
+from engine.tooling.report.labels import clean_label
 from tests.ds4bench.speed_rows import sweep
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def source(rows, label="base", **kw):
-    return Source(label, Run(tuple(rows), {}, "memory", **kw))
+    return Source(label, SweepResult(tuple(rows), {}, "memory", **kw))
 
 
 def titles(fig):
@@ -109,7 +110,7 @@ def test_degenerate_data_are_drawn(rows, theme):
     ["$x^2$ \\frac", "_hidden", "<script>&\"'", "模型", "a\x00\n\x1b[31m\u202eb", "", "x" * 200],
 )
 def test_labels_are_data_not_markup(label):
-    label = plot_data.clean_label(label)
+    label = clean_label(label)
     sources = [source(sweep(runs=1), label), source(sweep(runs=1), "other")]
 
     svg = plot.render(plot.figure(sources, title=label), "svg")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import hashlib
+from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
 
+from ds4bench.plan import SweepPlan
 from ds4bench.worker.protocol import (
     Warmup,
     hash_tokens,
@@ -22,21 +24,15 @@ from engine.errors import EngineError
 from engine.options import MODES
 from tests.ds4bench.fakes import SAVE_S, FakeDecoder, FakeModel, FakeSession, open_worker
 
-SETTINGS = {
-    "frontiers": [100, 200, 300],
-    "prompt": {"text": None, "chat": False, "system": "", "repeat": False, "seed": 1},
-    "gen_tokens": 8,
-    "modes": ["plain"],
-    "context": 400,
-}
-
 
 @pytest.fixture
 def worker(tmp_path, monkeypatch):
     monkeypatch.delenv("DS4_FAKE", raising=False)
     (tmp_path / "m").touch()
     worker = open_worker()
-    worker.inspect({**SETTINGS, "model": str(tmp_path / "m")})
+    worker.inspect(
+        SweepPlan(tmp_path / "m", ctx_start=100, ctx_max=300, step_incr=100, gen_tokens=8)
+    )
     worker.encode()
     worker.begin()
     return worker
@@ -45,12 +41,12 @@ def worker(tmp_path, monkeypatch):
 def test_prefill_is_incremental_and_snapshots_stand_outside(worker):
     replies = [worker.prefill(f) for f in (100, 200, 300)]
 
-    assert [r["prefill_tokens"] for r in replies] == [100, 100, 100]
+    assert [r.prefill_tokens for r in replies] == [100, 100, 100]
     # 1 ms a token and 1e-8 s per token then there: what FakeSession.sync charges.
     expected = [0.1 + 100 * f * 1e-8 for f in (100, 200, 300)]
-    assert [r["prefill_s"] for r in replies] == pytest.approx(expected, rel=1e-9)
+    assert [r.prefill_s for r in replies] == pytest.approx(expected, rel=1e-9)
     assert worker.model.clock.now > 3 * SAVE_S * 1e9, "the fake did charge for its snapshots"
-    assert [r["kv_bytes"] for r in replies] == [1000 + 64 * f for f in (100, 200, 300)]
+    assert [r.kv_bytes for r in replies] == [1000 + 64 * f for f in (100, 200, 300)]
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -59,22 +55,22 @@ def test_decode_window_holds_steps_only_and_the_context_comes_back(worker, mode)
     before = list(worker.session.tokens)
     reply = worker.decode(mode)
 
-    assert reply["gen_s"] == pytest.approx(sum(reply["step_s"]))
-    assert reply["gen_s"] < 2 < SAVE_S
-    assert sum(reply["step_tokens"]) == reply["gen_tokens"] == 8
+    assert reply.gen_s == pytest.approx(sum(reply.step_s))
+    assert reply.gen_s < 2 < SAVE_S
+    assert sum(reply.step_tokens) == reply.gen_tokens == 8
     assert worker.session.tokens == before
-    assert reply["step_s"][0] > 1.5 * reply["step_s"][1], "first step apart from steady state"
+    assert reply.step_s[0] > 1.5 * reply.step_s[1], "first step apart from steady state"
 
 
 def test_all_modes_emit_the_same_tokens(worker):
     worker.prefill(100)
-    assert len({worker.decode(mode)["token_hash"] for mode in MODES}) == 1
+    assert len({worker.decode(mode).token_hash for mode in MODES}) == 1
 
 
 def test_odd_counts_do_not_overshoot(worker):
-    worker.settings["gen_tokens"] = 7
+    worker.plan = replace(worker.plan, gen_tokens=7)
     worker.prefill(100)
-    assert worker.decode("mtp-strict")["step_tokens"] == (2, 2, 2, 1)
+    assert worker.decode("mtp-strict").step_tokens == (2, 2, 2, 1)
 
 
 def test_failed_decode_still_restores(worker):
@@ -84,7 +80,7 @@ def test_failed_decode_still_restores(worker):
         worker.decode("plain")
     assert worker.session.n_past == 100
     worker.model.faults = {}
-    assert worker.decode("plain")["gen_tokens"] == 8
+    assert worker.decode("plain").gen_tokens == 8
 
 
 def step_decoder(*batches):

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ds4bench.records import csv_text as records_csv
-from ds4bench.records.files import publish_views, write_parquet
+from ds4bench.records.files import publish_views, read_rows, write_parquet
 from ds4bench.records.rows import (
     MODES,
     SCHEMA,
@@ -23,7 +23,6 @@ from ds4bench.records.rows import (
     SpeedRow,
     Telemetry,
     latest,
-    read_rows,
     stamped,
 )
 from engine.errors import EngineError

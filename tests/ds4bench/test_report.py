@@ -15,7 +15,8 @@ from click.testing import CliRunner
 
 from ds4bench.ab import noise as calibrate
 from ds4bench.commands.report import FILES, report_command
-from ds4bench.records.rows import Run, read_rows
+from ds4bench.records.files import read_rows
+from ds4bench.records.rows import SweepResult
 from ds4bench.report import exports as junit
 from ds4bench.report import page as report
 from ds4bench.report.curves import Source
@@ -62,7 +63,7 @@ class Page(HTMLParser):
 
 def run(rows, label="head", environment=None):
     record = {**ENVIRONMENT, "fingerprint": FINGERPRINT, **(environment or {})}
-    return Source(label, Run(tuple(rows), record, label))
+    return Source(label, SweepResult(tuple(rows), record, label))
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +217,7 @@ def test_a_mode_that_lies_is_marked():
 
 def test_run_id_is_the_runs_own_and_safe_as_a_folder(tmp_path):
     rows = tuple(replace(r, started_at=1.8e9) for r in sweep())
-    one = Run(rows, {"code": {"commit": "../../etc"}}, "x")
+    one = SweepResult(rows, {"code": {"commit": "../../etc"}}, "x")
 
     assert report.run_id(one) == report.run_id(replace(one, source="y"))
     assert re.fullmatch(r"20270115T080000-[0-9a-f]{8}", report.run_id(one))

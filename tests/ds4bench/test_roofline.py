@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 
 import pytest
 
 from ds4bench.plan import SweepPlan
 from ds4bench.records.rows import SpeedRow
-from ds4bench.sweep.messages import findings, kv_affine, least_seconds, prediction_text
+from ds4bench.sweep.findings import findings, kv_affine, least_seconds, prediction_text
 from ds4bench.telemetry import machines, roofline
 from ds4bench.telemetry.roofline import DecodeBytes, largest_cache, read_bandwidth
+from ds4bench.worker.messages import MemoryNeed, ModelFacts
 from engine.errors import OptionError
 from engine.gguf.reader import open_gguf
 from engine.models.shapes import named_shape
@@ -126,9 +128,14 @@ def test_prediction_agrees_with_the_published_roofline():
 
 def test_least_time_is_bytes_over_rate():
     plan = SweepPlan(model="m", ctx_start=100, ctx_max=200, step_incr=100, gen_tokens=10)
-    facts = {"decode_bytes": {"100": 1e9, "200": 3e9}, "memory": {"mapped": 4e9}}
+    memory = MemoryNeed(mapped=4 * 10**9, context=0, scratch=0, snapshot=0)
+    facts = ModelFacts(
+        name="m", n_ctx_train=1000, n_vocab=10, n_layer=1, has_mtp=False, implemented_modes=(),
+        model_id="m", mtp_id=None, files=(), decode_bytes={100: 1e9, 200: 3e9}, memory=memory,
+        weight_bytes=0, free_device_bytes=None,
+    )  # fmt: skip
     assert least_seconds(plan, facts, 1e9) == 2 * 10 * 2 + 1 * 4
-    assert least_seconds(plan, {"decode_bytes": {}, "memory": {}}, 1e9) is None
+    assert least_seconds(plan, replace(facts, decode_bytes={}), 1e9) is None
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 import ds4bench.sweep.run as sweep_module
 from ds4bench.records.csv_text import UPSTREAM
-from ds4bench.records.rows import read_rows
+from ds4bench.records.files import read_rows
 from engine.options import MODES
 from engine.tooling import exits
 from engine.tooling.results.journal import scan
@@ -123,9 +123,9 @@ def test_output_folder_deleted_meanwhile_is_exit_5(bench, monkeypatch):
     real = Runner._append
     (bench.folder / "d").mkdir()
 
-    def append(self, fields, **more):
+    def append(self, row):
         shutil.rmtree(bench.folder / "d", ignore_errors=True)
-        real(self, fields, **more)
+        real(self, row)
 
     monkeypatch.setattr(Runner, "_append", append)
     result = bench(*SIZE, "--csv", "d/a.csv")

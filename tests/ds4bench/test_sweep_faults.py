@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ds4bench.plan import GIVE_UP_AFTER, PARK_AFTER
-from ds4bench.records.rows import read_rows
+from ds4bench.records.files import read_rows
 from engine.errors import DEVICE_HUNG
 from engine.options import MODES
 from engine.tooling import exits
@@ -49,7 +49,7 @@ def test_errors_and_non_finite_logits_are_rows(bench):
 
 def test_a_hang_is_a_timeout_row(bench):
     bench.faults(hang={"mode": "plain", "ctx": 200})
-    assert bench(*SIZE, "--csv", "a.csv", "--row-timeout", "1").exit_code == exits.PARTIAL
+    assert bench(*SIZE, "--csv", "a.csv", "--row-timeout", "4").exit_code == exits.PARTIAL
     assert [r.status for r in read_rows("a.jsonl").rows] == ["ok", "timeout", "ok", "ok"]
 
 
@@ -79,13 +79,13 @@ def test_a_sweep_that_cannot_go_on_publishes_what_it_has(bench, monkeypatch):
     """The worker dies, and the next one finds no model any more."""
     from ds4bench.sweep.cells import Runner
 
-    real = Runner._lost
+    real = Runner._forget_worker
 
     def lost(self):
         (bench.folder / "m.gguf").rename(bench.folder / "gone.gguf")
         real(self)
 
-    monkeypatch.setattr(Runner, "_lost", lost)
+    monkeypatch.setattr(Runner, "_forget_worker", lost)
     monkeypatch.setattr(Runner, "_model_changed", lambda self: False)
     bench.faults(signal={"name": "SIGSEGV", "mode": "plain", "ctx": 300})
     result = bench(*SIZE, "--out", "o")
@@ -150,8 +150,8 @@ def test_a_replaced_model_ends_the_sweep(bench, monkeypatch):
 
     real = Runner._append
 
-    def append(self, fields, **more):
-        real(self, fields, **more)
+    def append(self, row):
+        real(self, row)
         if len(self.rows) == 2:
             (bench.folder / "m.gguf").write_bytes(b"another model")
 

@@ -9,7 +9,7 @@ import time
 import pandas as pd
 import pytest
 
-from ds4bench.records.rows import read_rows
+from ds4bench.records.files import read_rows
 from engine.tooling.results.journal import scan
 from tests.ds4bench.sweeps import ALL, measured, spawn
 

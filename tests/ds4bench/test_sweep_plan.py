@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,19 +15,36 @@ from ds4bench.plan import (
     Prompt,
     Sampling,
     SweepPlan,
+    frontiers,
+)
+from ds4bench.sweep.checks import (
     check_model,
     check_prompt,
     check_same,
     digest,
-    error_named,
     fingerprint,
-    frontiers,
     row_key,
 )
-from engine.errors import ContextError, EngineError, LayoutError, MemoryBudgetError, OptionError
+from ds4bench.worker.messages import Failure, MemoryNeed, ModelFacts, WorkerError
+from engine.errors import ContextError, LayoutError, MemoryBudgetError, OptionError
 from engine.options import MODES
 
 MODEL = Path("m.gguf")
+FACTS = ModelFacts(
+    name="m",
+    n_ctx_train=65536,
+    n_vocab=100,
+    n_layer=2,
+    has_mtp=False,
+    implemented_modes=MODES,
+    model_id="m",
+    mtp_id=None,
+    files=(),
+    decode_bytes={},
+    memory=MemoryNeed(mapped=1 << 40, context=1 << 20, scratch=1 << 20, snapshot=1 << 20),
+    weight_bytes=0,
+    free_device_bytes=None,
+)
 
 
 def plan(**options):
@@ -132,31 +150,22 @@ def test_cells_carry_the_new_suffix():
 
 
 def test_keys_differ_in_every_cell_and_option():
-    facts = {"model_id": "m"}
     base = plan(modes=MODES, repeats=3)
-    prints = digest(fingerprint(base, facts, "c"))
+    prints = digest(fingerprint(base, FACTS, {}, "c"))
     keys = {row_key(prints, cell) for cell in base.cells()}
     assert len(keys) == base.n_rows
     for options in (dict(gen_tokens=64), dict(threads=1), dict(kv="f32"), dict(mtp_draft=2),
                     dict(sampling=Sampling(temp=1)), dict(prompt=Prompt(seed=9))):  # fmt: skip
-        assert digest(fingerprint(plan(**options), facts, "c")) != prints
-    assert digest(fingerprint(base, {"model_id": "n"}, "c")) != prints
-    assert digest(fingerprint(base, facts, "d")) != prints
+        assert digest(fingerprint(plan(**options), FACTS, {}, "c")) != prints
+    assert digest(fingerprint(base, replace(FACTS, model_id="n"), {}, "c")) != prints
+    assert digest(fingerprint(base, FACTS, {}, "d")) != prints
     wider = plan(modes=("plain",), ctx_max=65536, repeats=9)
-    assert digest(fingerprint(wider, facts, "c")) == prints, "extent may grow on resume"
+    assert digest(fingerprint(wider, FACTS, {}, "c")) == prints, "extent may grow on resume"
 
 
 def test_resume_names_what_differs():
     with pytest.raises(OptionError, match="gen_tokens 128, found 64"):
         check_same({"model": "a", "gen_tokens": 64}, {"model": "a", "gen_tokens": 128}, "j")
-
-
-FACTS = {
-    "implemented_modes": MODES,
-    "has_mtp": False,
-    "n_ctx_train": 65536,
-    "memory": {"context": 1 << 20, "scratch": 1 << 20, "snapshot": 1 << 20},
-}
 
 
 @pytest.mark.parametrize(
@@ -167,7 +176,7 @@ FACTS = {
         (dict(ctx_max=65536), {}, ContextError, "65536 tokens"),
         (
             dict(),
-            dict(memory=dict(context=1 << 40, scratch=0, snapshot=0)),
+            dict(memory=MemoryNeed(mapped=0, context=1 << 40, scratch=0, snapshot=0)),
             MemoryBudgetError,
             "--ctx-max",
         ),
@@ -175,7 +184,7 @@ FACTS = {
 )
 def test_what_the_model_or_memory_does_not_allow(options, facts, kind, words):
     with pytest.raises(kind, match=words):
-        check_model(plan(**options), {**FACTS, **facts}, 1 << 30)
+        check_model(plan(**options), replace(FACTS, **facts), 1 << 30)
 
 
 def test_a_fitting_sweep_passes():
@@ -190,7 +199,32 @@ def test_short_prompts_are_told_how_short(n):
 
 
 def test_worker_errors_come_back_as_ours():
-    assert type(error_named("LayoutError", "x", 3)) is LayoutError
-    assert error_named("LayoutError", "x", 3).exit_code == 3
-    foreign = error_named("KeyError", "x", 1)
-    assert type(foreign) is EngineError and str(foreign) == "KeyError: x"
+    assert type(Failure("LayoutError", "x", 3).error()) is LayoutError
+    assert Failure("LayoutError", "x", 3).error().exit_code == 3
+    foreign = Failure("", "KeyError: x", 1, "Traceback").error()
+    assert isinstance(foreign, WorkerError) and str(foreign) == "KeyError: x"
+    assert (foreign.exit_code, foreign.worker_trace) == (1, "Traceback")
+
+
+@pytest.mark.parametrize("part", ["context", "scratch", "snapshot", "weights"])
+def test_each_part_of_the_memory_counts_and_exactly_enough_is_enough(part):
+    """A check that leaves one part out, or that refuses an exact fit, is wrong by this test."""
+    parts = {"context": 0, "scratch": 0, "snapshot": 0, "weights": 0, part: 1 << 30}
+    weights = parts.pop("weights")
+    facts = replace(FACTS, memory=MemoryNeed(mapped=1 << 40, **parts), weight_bytes=weights)
+    check_model(plan(), facts, 1 << 30)
+    with pytest.raises(MemoryBudgetError, match="1023 MiB of free memory"):
+        check_model(plan(), facts, (1 << 30) - 1)
+
+
+@pytest.mark.parametrize("part", ["context", "scratch", "weights"])
+def test_a_device_holds_weights_and_session_and_the_host_the_snapshot(part):
+    parts = {"context": 0, "scratch": 0, "weights": 0, part: 1 << 30}
+    weights = parts.pop("weights")
+    memory = MemoryNeed(mapped=1 << 40, snapshot=1 << 20, **parts)
+    facts = replace(FACTS, memory=memory, weight_bytes=weights, free_device_bytes=1 << 30)
+    check_model(plan(), facts, 1 << 20)
+    with pytest.raises(MemoryBudgetError, match="1023 MiB of the device's free memory"):
+        check_model(plan(), replace(facts, free_device_bytes=(1 << 30) - 1), 1 << 20)
+    with pytest.raises(MemoryBudgetError, match="of free memory"):
+        check_model(plan(), facts, (1 << 20) - 1)

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from ds4bench.records.rows import read_rows
+from ds4bench.records.files import read_rows
 from engine.tooling import exits
 from engine.tooling.results.journal import scan
 from tests.ds4bench.sweeps import (

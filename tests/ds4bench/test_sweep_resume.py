@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 import ds4bench.sweep.run as sweep_module
-from ds4bench.records.rows import read_rows
+from ds4bench.records.files import read_rows
 from engine.tooling import exits
 from engine.tooling.results.journal import encode
 from tests.ds4bench.sweeps import ALL, SIZE, measured, table
@@ -65,23 +69,50 @@ def test_resume_on_another_machine_is_refused(bench, monkeypatch):
     assert result.exit_code == exits.USAGE and "to have machine" in result.stderr
 
 
-def test_the_code_hash_covers_what_is_timed(tmp_path):
-    import shutil
-    from pathlib import Path
+def test_the_code_hash_covers_whatever_the_timed_process_imports(tmp_path):
+    """Every module of ours that a real worker has imported after a decode window is hashed."""
+    names = ("nano-iq2-base.gguf", "nano-iq2-mtp.gguf")
+    base, mtp = (sweep_module.ROOT / "engine" / "models" / "data" / name for name in names)
+    code = (
+        "import sys\nfrom pathlib import Path\n"
+        "from ds4bench.plan import SweepPlan\n"
+        "from ds4bench.worker import main, model\n"
+        "worker = model.open_worker()\n"
+        "plan = SweepPlan(Path(sys.argv[1]), mtp=Path(sys.argv[2]), modes=('mtp-combined',),\n"
+        "                 ctx_start=8, ctx_max=8, gen_tokens=4, threads=1)\n"
+        "worker.inspect(plan); worker.encode(); worker.load(); worker.begin()\n"
+        "worker.prefill(8); worker.decode('mtp-combined'); worker.bandwidth()\n"
+        "for name, module in sys.modules.items():\n"
+        "    if name.split('.')[0] in ('ds4bench', 'engine') and module.__file__:\n"
+        "        print(module.__file__)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(base), str(mtp)],
+        env={**os.environ, "PYTHONPATH": str(sweep_module.ROOT)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    imported = {Path(line).resolve() for line in done.stdout.splitlines()}
+    hashed = set(sweep_module.timed_sources())
+    assert sweep_module.ROOT / "ds4bench" / "worker" / "protocol.py" in imported
+    assert not imported - hashed
 
-    from engine.tooling.results.environment import sources_sha256
 
-    root = Path(sweep_module.__file__).resolve().parents[1]
-    assert len(sweep_module.timed_code()) == 64
-    files = [root / name for name in sweep_module.TIMED]
-    for file in files:
-        (tmp_path / file.parent.name).mkdir(exist_ok=True)
-        shutil.copy(file, tmp_path / file.parent.name)
-    copies = [tmp_path / name for name in sweep_module.TIMED]
-    before = sources_sha256(copies, tmp_path)
-    assert before == sources_sha256(files, root)
-    copies[0].write_text(copies[0].read_text() + "# changed")
-    assert sources_sha256(copies, tmp_path) != before
+def test_the_code_hash_follows_every_file(monkeypatch, tmp_path):
+    before = sweep_module.timed_code()
+    assert len(before) == 64
+    copy = tmp_path / "repository"
+    for file in sweep_module.timed_sources():
+        target = copy / file.relative_to(sweep_module.ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, target)
+    monkeypatch.setattr(sweep_module, "ROOT", copy)
+    assert sweep_module.timed_code() == before
+    for name in ("worker/protocol.py", "worker/modes.py", "plan.py", "telemetry/roofline.py"):
+        file = copy / "ds4bench" / name
+        file.write_text(file.read_text() + "# changed")
+        after = sweep_module.timed_code()
+        assert after != before, name
+        before = after
 
 
 def test_resume_extends_a_sweep(bench):
@@ -95,7 +126,7 @@ def test_resume_extends_a_sweep(bench):
 
 
 def test_a_newer_journal_is_not_touched(bench):
-    line = encode({"schema": "ds4bench.sweep.run", "version": 99})
+    line = encode({"schema": "ds4bench.sweep", "version": 99})
     (bench.folder / "a.jsonl").write_bytes(line)
     result = bench(*SIZE, "--csv", "a.csv", "--resume")
     assert result.exit_code == exits.STORE and "version 1 to 1, found 99" in result.stderr

@@ -10,7 +10,7 @@ import pytest
 from ds4bench.records.rows import Telemetry
 from ds4bench.telemetry import sampler as telemetry
 from ds4bench.telemetry.nvml import Gpu
-from ds4bench.telemetry.sampler import Sampler
+from ds4bench.telemetry.sampler import TelemetrySampler
 
 
 class NotSupported(Exception):
@@ -125,7 +125,7 @@ def row_with(nvml, steps=(0, 1, 2, 3, 4)):
     """Telemetry of a prefill of two seconds and a decode of two, on a clock of whole seconds."""
     now = iter(steps)
     clock = SimpleNamespace(now=next(now))
-    sampler = Sampler(Gpu(nvml), clock=lambda: clock.now)
+    sampler = TelemetrySampler(Gpu(nvml), clock=lambda: clock.now)
     sampler.begin()
     for phase in ("prefill", "gen"):
         sampler.enter(phase)
@@ -198,7 +198,7 @@ def test_a_phase_that_never_ended_takes_no_samples_of_the_next_row():
     """A worker that dies in a prefill leaves it open; loading the model again is no part of it."""
     clock = SimpleNamespace(now=0.0)
     nvml = FakeNvml(broken=["nvmlDeviceGetTotalEnergyConsumption"])
-    sampler = Sampler(Gpu(nvml), clock=lambda: clock.now)
+    sampler = TelemetrySampler(Gpu(nvml), clock=lambda: clock.now)
     sampler.begin()
     sampler.enter("gen")
     sampler.begin()
@@ -212,7 +212,7 @@ def test_a_phase_that_never_ended_takes_no_samples_of_the_next_row():
 
 
 def test_a_processor_sweep_reads_no_gpu():
-    sampler = Sampler(None)
+    sampler = TelemetrySampler(None)
     sampler.begin()
     sampler.enter("gen")
     sampler.leave()
@@ -222,7 +222,7 @@ def test_a_processor_sweep_reads_no_gpu():
 
 def test_sampling_is_rare_and_only_inside_phases():
     clock = SimpleNamespace(now=0.0)
-    sampler = Sampler(Gpu(FakeNvml(broken=["nvmlInit"])), clock=lambda: clock.now)
+    sampler = TelemetrySampler(Gpu(FakeNvml(broken=["nvmlInit"])), clock=lambda: clock.now)
     sampler.begin()
     sampler.tick()
     assert sampler.row().n_samples == 0
@@ -236,12 +236,12 @@ def test_sampling_is_rare_and_only_inside_phases():
 def test_sleep_of_the_machine_is_noticed(monkeypatch):
     gap = iter([10.0, 10.0, 310.0])
     monkeypatch.setattr(telemetry, "_boot_gap", lambda: next(gap))
-    sampler = Sampler(Gpu(FakeNvml(broken=["nvmlInit"])))
+    sampler = TelemetrySampler(Gpu(FakeNvml(broken=["nvmlInit"])))
     sampler.begin()
     assert sampler.row().suspended_s == 300
 
 
 def test_shared_prefill_keeps_its_energy():
-    sampler = Sampler(Gpu(FakeNvml(broken=["nvmlInit"])))
+    sampler = TelemetrySampler(Gpu(FakeNvml(broken=["nvmlInit"])))
     sampler.begin()
     assert sampler.row(Telemetry(prefill_energy_j=5.0)).prefill_energy_j == 5.0

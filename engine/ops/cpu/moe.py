@@ -22,7 +22,6 @@ from engine.ops.cpu.products import (
     check_arrays,
     quantisers,
     rows_job,
-    space_bytes,
 )
 from engine.ops.cpu.runtime.jit import kernel
 from engine.ops.cpu.runtime.jobs import (
@@ -46,6 +45,7 @@ from engine.ops.cpu.runtime.jobs import (
 )
 from engine.ops.cpu.runtime.leaf import leaf, load_i64, stack, store_f32, store_i64
 from engine.ops.cpu.simd.ir import F32, emitter, vec
+from engine.ops.memory import experts_bytes
 
 
 def _lanes(ir, n):
@@ -265,16 +265,7 @@ def _clamp(limit: float) -> np.float32:
 
 def moe_bytes(n: int, used: int, gate, down) -> int:
     """Working memory of `routed_moe` with n rows; kept by the thread for later calls."""
-    m = n * used
-    return (
-        8 * gate.n_expert
-        + 64 * m
-        + 4 * m * (gate.rows + max(gate.rows, down.rows))
-        + JOB_BYTES * (2 * min(gate.n_expert, m) + 8)
-        + 2 * space_bytes(1, n, gate.cols)
-        + space_bytes(1, m, down.cols)
-        + 4096
-    )
+    return experts_bytes(n, used, gate.n_expert, gate.rows, down.rows)
 
 
 def routed_moe(out, x, ids, weights, gate, up, down, limit) -> None:

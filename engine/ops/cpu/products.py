@@ -51,6 +51,7 @@ from engine.ops.cpu.runtime.leaf import (
     store_i64,
 )
 from engine.ops.cpu.simd.ir import F32, emitter, vec
+from engine.ops.memory import product_bytes
 
 # Byte offsets of a weight's int64 fields.
 (
@@ -285,11 +286,6 @@ def _one(quantisers, out, x, n, split, w, space, n_threads):
     _products(quantisers, x.ctypes.data, n, split, pairs, 1, space, n_threads)
 
 
-def space_bytes(n_pairs: int, n: int, cols: int) -> int:
-    """Working memory of a product of n rows with n_pairs weights (jobs, tables, all kinds)."""
-    return 128 * (n_pairs + 4) + n * (4 * cols + 512) + 1024
-
-
 _quantisers: list = []
 
 
@@ -314,7 +310,7 @@ def matmul(out: np.ndarray, x: np.ndarray, w) -> None:
     n = x.shape[0]
     assert x.shape == (n, w.cols) and out.shape == (n, w.rows), (out.shape, x.shape, w)
     check_arrays(out, x)
-    space = scratch(space_bytes(1, n, w.cols))
+    space = scratch(product_bytes(1, n, w.cols))
     _one(w.quantisers, out, x, n, 1, w.address, space, get_num_threads())
 
 
@@ -330,7 +326,7 @@ def matmul_grouped(out: np.ndarray, x: np.ndarray, w) -> None:
     n, groups, r = out.shape
     assert x.shape == (n, groups, w.cols) and groups * r == w.rows, (out.shape, x.shape, w)
     check_arrays(out, x)
-    space = scratch(space_bytes(groups, n * groups, w.cols))
+    space = scratch(product_bytes(groups, n * groups, w.cols))
     _one(
         w.quantisers,
         out.reshape(n, -1),
@@ -364,7 +360,7 @@ def matmul_multi(outs, x: np.ndarray, ws) -> None:
         check_arrays(out, x)
         pairs[i, 0] = w.address
         pairs[i, 1] = out.ctypes.data
-    space = scratch(space_bytes(len(ws), n, cols))
+    space = scratch(product_bytes(len(ws), n, cols))
     _several(ws[0].quantisers, x, n, pairs, len(ws), space, get_num_threads())
 
 

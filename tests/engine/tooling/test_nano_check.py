@@ -76,7 +76,7 @@ def test_drafts_leave_the_greedy_answer_as_it_is(engine, limit):
         token = int(np.argmax(session.eval(token)))
     stats = SpecStats()
 
-    found = nano_check.generate(engine, ids, limit, stats)
+    found = nano_check.reply(engine, ids, limit, stats)
 
     assert found[:limit] == expected
     assert stats.drafted > 0 and len(found) >= 5

@@ -1,4 +1,7 @@
-"""Past runs in one SQLite file: each run once, medians per cell, series over commits.
+"""Keeps results of many sweeps in one SQLite file, and reads them as series over commits.
+
+A sweep is stored once, however often it is added; of each cell the median is kept. Who judges a
+series is `ds4bench.compare.changes`.
 
 user_version history:
     1  runs and points
@@ -19,7 +22,7 @@ from statistics import median
 
 from ds4bench.compare.changes import Change, changes
 from ds4bench.compare.samples import Key, facts, row_logs
-from ds4bench.records.rows import Run
+from ds4bench.records.rows import SweepResult
 from engine.errors import EngineError, StoreError
 
 MIGRATIONS = (
@@ -116,7 +119,7 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
         raise
 
 
-def digest(run: Run) -> str:
+def digest(run: SweepResult) -> str:
     """Hash of what a run measured; journal and Parquet file of one sweep have the same."""
     measured = [
         [
@@ -132,7 +135,7 @@ def _exact(value: float | None) -> str | None:
     return None if value is None else float(value).hex()
 
 
-def setup_of(run: Run) -> str:
+def setup_of(run: SweepResult) -> str:
     """Hash of everything that two runs must share to lie on one curve."""
     known = facts(run.environment)
     if not known:
@@ -145,7 +148,7 @@ def setup_of(run: Run) -> str:
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def add(connection: sqlite3.Connection, run: Run) -> bool:
+def add(connection: sqlite3.Connection, run: SweepResult) -> bool:
     """Store a run; False if it is there already.
 
     Raises
@@ -193,7 +196,7 @@ def add(connection: sqlite3.Connection, run: Run) -> bool:
     return added
 
 
-def started_at(run: Run) -> float:
+def started_at(run: SweepResult) -> float:
     """When a run began: its earliest row, else the time of its file."""
     times = [row.started_at for row in run.rows if row.started_at is not None]
     if times:

@@ -1,14 +1,17 @@
-"""Text around a sweep: the plan of a dry run, warnings about its rows, predicted rates."""
+"""Text around a sweep: the plan of a dry run, warnings about its rows, predicted rates.
+
+Everything here is computed from a plan, facts and rows; nothing is measured or printed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
-from typing import Any
 
 from ds4bench.plan import SweepPlan
 from ds4bench.records.rows import SpeedRow
-from ds4bench.telemetry.machines import Machine
+from ds4bench.telemetry.machines import KnownMachine
+from ds4bench.worker.messages import Bandwidth, ModelFacts, PromptFacts
 
 MIB = 1 << 20
 CHUNK = 512
@@ -16,43 +19,44 @@ CHUNK = 512
 
 def dry_run_text(
     plan: SweepPlan,
-    facts: Mapping[str, Any],
-    bandwidth: Mapping[str, Any],
-    machines: Sequence[Machine] = (),
+    facts: ModelFacts,
+    prompt: PromptFacts,
+    bandwidth: Bandwidth,
+    machines: Sequence[KnownMachine] = (),
 ) -> str:
     """The plan, its memory, and the least time that this machine's memory allows for it."""
     frontiers = plan.frontiers
-    memory = facts["memory"]
-    rate = bandwidth["read_bytes_per_s"]
+    memory = facts.memory
+    rate = bandwidth.read_bytes_per_s
     lines = [
-        f"model     {plan.model} ({memory['mapped'] / MIB:.0f} MiB)",
+        f"model     {plan.model} ({memory.mapped / MIB:.0f} MiB)",
         f"frontiers {len(frontiers)}: {_short(frontiers)}",
         f"modes     {', '.join(plan.modes)}; {plan.repeats} run(s); {plan.n_rows} rows of "
         f"{plan.gen_tokens} tokens",
-        f"prompt    {plan.prompt.source}, {facts['n_prompt_tokens']} tokens",
-        f"memory    context {memory['context'] / MIB:.0f} MiB ({plan.context} tokens), scratch "
-        f"{memory['scratch'] / MIB:.0f} MiB, snapshot {memory['snapshot'] / MIB:.0f} MiB; "
-        "repacked weights come on top (--repack)",
+        f"prompt    {plan.prompt.source}, {prompt.n_tokens} tokens",
+        f"memory    context {memory.context / MIB:.0f} MiB ({plan.context} tokens), scratch "
+        f"{memory.scratch / MIB:.0f} MiB, snapshot {memory.snapshot / MIB:.0f} MiB, "
+        f"copies of weights {facts.weight_bytes / MIB:.0f} MiB",
         f"bandwidth {rate / 1e9:.1f} GB/s measured",
     ]
     seconds = least_seconds(plan, facts, rate)
     if seconds is not None:
         lines.append(f"time      at least {_duration(seconds)}, if memory were the only limit")
     for machine in machines:
-        for frontier, n_bytes in _ends(facts.get("decode_bytes") or {}):
+        for frontier, n_bytes in _ends(facts.decode_bytes):
             lines.append(f"predicted {bounds_text(machine, frontier, 'plain', n_bytes, 1.0)}")
     return "\n".join(lines)
 
 
-def least_seconds(plan: SweepPlan, facts: Mapping[str, Any], bytes_per_s: float) -> float | None:
+def least_seconds(plan: SweepPlan, facts: ModelFacts, bytes_per_s: float) -> float | None:
     """Lower bound of a sweep's time: every decode step and prefill chunk at memory speed."""
-    per_token = {int(k): v for k, v in (facts.get("decode_bytes") or {}).items()}
+    per_token = facts.decode_bytes
     if not per_token or bytes_per_s <= 0:
         return None
-    typical = median(per_token.values())
+    typical = float(median(per_token.values()))
     steps = len(plan.frontiers) * plan.gen_tokens * len(plan.modes)
     chunks = -(-plan.ctx_max // CHUNK)
-    n_bytes = steps * typical + chunks * facts["memory"]["mapped"]
+    n_bytes = steps * typical + chunks * facts.memory.mapped
     return plan.repeats * n_bytes / bytes_per_s
 
 
@@ -111,7 +115,7 @@ def kv_affine(rows: Sequence[SpeedRow]) -> bool:
     return all((y - y0) * (x1 - x0) == (y1 - y0) * (x - x0) for x, y in points) and x1 > x0
 
 
-def prediction_text(rows: Sequence[SpeedRow], machines: Sequence[Machine]) -> str:
+def prediction_text(rows: Sequence[SpeedRow], machines: Sequence[KnownMachine]) -> str:
     """Upper bounds of decode on other machines, from the bytes that these rows had to read."""
     lines = []
     for machine in machines:
@@ -125,7 +129,7 @@ def prediction_text(rows: Sequence[SpeedRow], machines: Sequence[Machine]) -> st
 
 
 def bounds_text(
-    machine: Machine, frontier: int, mode: str, n_bytes: float, tokens_per_step: float
+    machine: KnownMachine, frontier: int, mode: str, n_bytes: float, tokens_per_step: float
 ) -> str:
     """One line: at most so many tokens per second on a machine."""
     nominal = machine.nominal / n_bytes * tokens_per_step
@@ -137,8 +141,8 @@ def bounds_text(
     return text
 
 
-def _ends(per_token: Mapping[Any, float]) -> list[tuple[int, float]]:
-    points = sorted((int(frontier), value) for frontier, value in per_token.items())
+def _ends(per_token: Mapping[int, float]) -> list[tuple[int, float]]:
+    points = sorted(per_token.items())
     return points if len(points) <= 2 else [points[0], points[-1]]
 
 

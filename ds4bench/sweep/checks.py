@@ -1,0 +1,127 @@
+"""What must hold before a sweep starts or goes on: the model allows it, the journal is its own.
+
+Nothing here reads files or measures; a model's facts come from the worker (`ModelFacts`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from ds4bench.plan import DEVICE_FIELDS, Cell, SweepPlan
+from ds4bench.worker.messages import ModelFacts
+from engine.errors import ContextError, MemoryBudgetError, OptionError
+
+
+def fingerprint(
+    plan: SweepPlan, facts: ModelFacts, machine: Mapping[str, object], code: str
+) -> dict[str, object]:
+    """What rows of one journal must have in common; extent of the sweep is not part of it."""
+    return {
+        "model": facts.model_id,
+        "mtp": facts.mtp_id,
+        "prompt": plan.prompt.source,
+        "chat": plan.prompt.chat,
+        "system": plan.prompt.system if plan.prompt.chat else "",
+        "repeat_prompt": plan.prompt.repeat,
+        "sampling": asdict(plan.sampling),
+        "mtp_draft": plan.mtp_draft,
+        "mtp_adaptive": plan.mtp_adaptive,
+        "mtp_margin": plan.mtp_margin,
+        "gen_tokens": plan.gen_tokens,
+        "threads": plan.threads,
+        "activations": plan.activations,
+        "kv": plan.kv,
+        "repack": plan.repack,
+        "machine": dict(machine),
+        **{name: getattr(plan, name) for name in DEVICE_FIELDS if plan.backend != "cpu"},
+        "code": code,
+    }
+
+
+def digest(value: object) -> str:
+    """Short hash of a JSON value."""
+    text = json.dumps(value, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def row_key(fingerprint_digest: str, cell: Cell) -> str:
+    """Identity of a row: its cell and everything that the fingerprint holds."""
+    return digest([fingerprint_digest, asdict(cell)])
+
+
+def check_same(found: Mapping[str, object], expected: Mapping[str, object], where: str) -> None:
+    """Refuse to resume a sweep of something else.
+
+    Raises
+    ------
+    OptionError
+        Naming the first field that differs.
+    """
+    for name in expected:
+        if found.get(name) != expected[name]:
+            raise OptionError(
+                f"--resume: expected {where} to have {name} {expected[name]!r}, "
+                f"found {found.get(name)!r} (--force starts over)"
+            )
+
+
+def check_model(plan: SweepPlan, facts: ModelFacts, free_bytes: int) -> None:
+    """Refuse what the model or the memory does not allow, before weights are read.
+
+    Parameters
+    ----------
+    facts : ModelFacts
+    free_bytes : int
+        Memory of the host that a new process may take.
+
+    Raises
+    ------
+    OptionError, ContextError, MemoryBudgetError
+    """
+    for mode in plan.modes:
+        if mode not in facts.implemented_modes:
+            raise OptionError(
+                f"--mode: expected one of {', '.join(facts.implemented_modes)}, which this "
+                f"engine implements, found {mode!r}"
+            )
+        if mode != "plain" and not facts.has_mtp:
+            raise OptionError(f"--mode: expected --mtp FILE for {mode}, found a model without MTP")
+    if plan.context > facts.n_ctx_train:
+        raise ContextError(
+            f"--ctx-max: expected --ctx-max + --gen-tokens + 1 within the model's "
+            f"{facts.n_ctx_train} tokens, found {plan.context}"
+        )
+    memory = facts.memory
+    # A device's memory holds weights and session, the host's always the snapshot.
+    need = facts.weight_bytes + memory.context + memory.scratch
+    if facts.free_device_bytes is None:
+        _check_fits(plan, need + memory.snapshot, free_bytes, "free memory")
+    else:
+        _check_fits(plan, need, facts.free_device_bytes, "the device's free memory")
+        _check_fits(plan, memory.snapshot, free_bytes, "free memory")
+
+
+def _check_fits(plan: SweepPlan, need: int, free: int, where: str) -> None:
+    if need > free:
+        raise MemoryBudgetError(
+            f"--ctx-max: expected a context that fits in {free >> 20} MiB of {where}, "
+            f"found {need >> 20} MiB for {plan.context} tokens and a snapshot"
+        )
+
+
+def check_prompt(plan: SweepPlan, n_tokens: int) -> None:
+    """Refuse a prompt that is too short, before weights are read.
+
+    Raises
+    ------
+    OptionError
+        Saying how short it is.
+    """
+    if n_tokens < plan.ctx_max:
+        raise OptionError(
+            f"--prompt-file: expected at least --ctx-max {plan.ctx_max} tokens, found {n_tokens} "
+            f"({plan.ctx_max - n_tokens} short; --repeat-prompt repeats the text)"
+        )
