@@ -6,8 +6,9 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TypedDict
 
+from ds4eval.documents import Document, section
 from ds4eval.questions.prompts import PROMPT_VERSION
 from ds4eval.questions.question import Question, fingerprint, stable_hash
 from ds4eval.request import ReplyOptions
@@ -17,7 +18,6 @@ from engine.errors import OptionError
 MAX_CONTEXT = 1_000_000
 DEFAULT_TOKENS = 16_000
 DEFAULT_SOFT, DEFAULT_HARD, DEFAULT_RANK = 1024, 512, 3
-THINK_MODES = ("none", "high", "max")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,13 +156,13 @@ class Job:
     attempt: int = 1
 
 
-def sample_key(config: dict[str, Any], question_sha256: str, source: str, id: str, r: int) -> str:
+def sample_key(config: Document, question_sha256: str, source: str, id: str, r: int) -> str:
     """Resume key: SHA-256, 32 hex digits, over configuration, question and repeat."""
     parts = json.dumps([config, question_sha256, source, id, r], sort_keys=True)
     return hashlib.sha256(parts.encode()).hexdigest()[:32]
 
 
-def make_jobs(config: dict[str, Any], questions: Sequence[Question], repeats: int) -> list[Job]:
+def make_jobs(config: Document, questions: Sequence[Question], repeats: int) -> list[Job]:
     """Jobs of a selection: every question once, then every question again, ...
 
     Raises
@@ -184,8 +184,20 @@ def make_jobs(config: dict[str, Any], questions: Sequence[Question], repeats: in
     return jobs
 
 
-def selection(jobs: Iterable[Job]) -> list[dict[str, Any]]:
-    """What the journal keeps of a selection: no question text."""
+class Selected(TypedDict):
+    """What the journal keeps of a job: no question text."""
+
+    key: str
+    source: str
+    id: str
+    repeat: int
+    kind: str
+    expected: str
+    chance: float
+
+
+def selection(jobs: Iterable[Job]) -> list[Selected]:
+    """A run's jobs as the journal keeps them."""
     return [
         {
             "key": job.key,
@@ -200,9 +212,7 @@ def selection(jobs: Iterable[Job]) -> list[dict[str, Any]]:
     ]
 
 
-def config_of(
-    settings: ReplySettings, think: str, model: dict[str, Any], data: dict[str, Any]
-) -> dict[str, Any]:
+def config_of(settings: ReplySettings, think: str, model: Document, data: Document) -> Document:
     """Everything that decides a reply; a run folder holds one of these.
 
     Parameters
@@ -231,18 +241,19 @@ def config_of(
         "mode": settings.mode if settings.sampling.temp else "any",
         "draft": settings.draft if settings.sampling.temp and settings.mode != "plain" else 0,
     }
-    return json.loads(json.dumps(config, allow_nan=False))
+    plain: Document = json.loads(json.dumps(config, allow_nan=False))
+    return plain
 
 
-def with_seed(config: dict[str, Any], seed: int) -> dict[str, Any]:
+def with_seed(config: Document, seed: int) -> Document:
     """The configuration of a sampled run with another seed."""
-    return {**config, "sampling": {**config["sampling"], "seed": seed}}
+    return {**config, "sampling": {**section(config, "sampling"), "seed": seed}}
 
 
-def config_digest(config: dict[str, Any], without_seed: bool = False) -> str:
+def config_digest(config: Document, without_seed: bool = False) -> str:
     """Short name of a configuration."""
     if without_seed:
-        sampling = {k: v for k, v in config["sampling"].items() if k != "seed"}
+        sampling = {k: v for k, v in section(config, "sampling").items() if k != "seed"}
         config = {**config, "sampling": sampling}
     text = json.dumps(config, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -254,7 +254,7 @@ class _Reply:
             )
 
     def _take(self, token: int) -> str:
-        text = self._stream.push(token)
+        text: str = self._stream.push(token)
         self.ids.append(token)
         self.parts.append(text)
         was = self.thinking

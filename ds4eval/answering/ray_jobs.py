@@ -25,10 +25,6 @@ class Actor(Generic[Spec]):
     def __init__(self, spec: Spec, factory: Callable[[Spec], AnsweringBackend]) -> None:
         self._backend = factory(spec)
 
-    def ping(self) -> bool:
-        """Whether the model is open."""
-        return True
-
     def answer(self, job: Job) -> Answer:
         """The whole answer to one job; its events stay here."""
         answering = self._backend.answer(job, lambda: False)
@@ -36,7 +32,8 @@ class Actor(Generic[Spec]):
             try:
                 next(answering)
             except StopIteration as end:
-                return end.value
+                answer: Answer = end.value
+                return answer
 
 
 class RayPool(Generic[Spec]):

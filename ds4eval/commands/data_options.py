@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import click
 
 from ds4eval.questions.known import DATASETS
 from engine.errors import OptionError
+
+Command = TypeVar("Command", bound=Callable[..., object])
 
 
 def parse_datasets(values: Sequence[str]) -> dict[str, tuple[Path, ...]]:
@@ -32,7 +34,8 @@ def parse_datasets(values: Sequence[str]) -> dict[str, tuple[Path, ...]]:
     return found
 
 
-def dataset_option(command: Callable[..., Any]) -> Callable[..., Any]:
+def dataset_option(command: Command) -> Command:
+    """Decorator: --dataset."""
     return click.option(
         "--dataset",
         "datasets",
@@ -42,8 +45,8 @@ def dataset_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-def selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--ids, --filter, --offset and --limit."""
+def selection_options(command: Command) -> Command:
+    """Decorator: --ids, --filter, --offset and --limit."""
     for option in (
         click.option("--limit", type=click.IntRange(1), help="At most this many questions."),
         click.option("--offset", type=click.IntRange(0), default=0, help="Leave out the first N."),

@@ -172,7 +172,7 @@ def backend_name(ctx: click.Context) -> str:
     OptionError
         If this program has none of that name.
     """
-    name = ctx.meta.get("backend", "cpu")
+    name: str = ctx.meta.get("backend", "cpu")
     if name not in BACKENDS:
         raise OptionError(f"--backend: expected one of {', '.join(BACKENDS)}, found {name!r}")
     return name

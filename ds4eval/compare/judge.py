@@ -23,6 +23,7 @@ from ds4eval.compare.pairs import (
 )
 from ds4eval.compare.result import Comparison, Cost, Flip, Line
 from ds4eval.grading.grade import PASS
+from ds4eval.records.record import Sample
 from ds4eval.stats import paired
 from engine.errors import EngineError
 
@@ -182,7 +183,7 @@ def _flips(pairs: Sequence[Pair], grader: str) -> list[Flip]:
     return sorted(flips, key=lambda f: (f.change > 0, -abs(f.change)))
 
 
-def _telling(pair: Pair, grader: str) -> tuple:
+def _telling(pair: Pair, grader: str) -> tuple[Sample, Sample]:
     """The first repeat whose verdicts differ; where only the counts differ, the first samples."""
     for x, y in pair.common():
         if (verdict_of(x, grader) == PASS) != (verdict_of(y, grader) == PASS):

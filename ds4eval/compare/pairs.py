@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from ds4eval.documents import section
 from ds4eval.grading.grade import GRADERS, PASS
 from ds4eval.records.record import UNFINISHED, Run, Sample, difference, read_run
 from engine.errors import OptionError, StoreError
@@ -26,10 +26,11 @@ FIELDS = (
     "grader",
 )
 _CONFIG_FIELDS = ("prompt_version", "sampling", "think", "budget")
-_VERDICTS = {
-    "strict": ("verdict", "given"),
-    "lenient": ("lenient_verdict", "lenient_given"),
-    "ds4-classic": ("classic_verdict", "classic_given"),
+# What each grader said of a sample, and the answer that it read.
+_VERDICTS: dict[str, Callable[[Sample], tuple[str, str]]] = {
+    "strict": lambda s: (s.verdict, s.given),
+    "lenient": lambda s: (s.lenient_verdict, s.lenient_given),
+    "ds4-classic": lambda s: (s.classic_verdict, s.classic_given),
 }
 
 Key = tuple[str, str]
@@ -37,12 +38,12 @@ Key = tuple[str, str]
 
 def verdict_of(sample: Sample, grader: str) -> str:
     """'pass', 'fail', 'none' or '' (never graded) by one of the graders."""
-    return getattr(sample, _VERDICTS[grader][0])
+    return _VERDICTS[grader](sample)[0]
 
 
 def given_of(sample: Sample, grader: str) -> str:
     """Answer that a grader read out of the reply."""
-    return getattr(sample, _VERDICTS[grader][1])
+    return _VERDICTS[grader](sample)[1]
 
 
 def counts(sample: Sample) -> bool:
@@ -79,9 +80,8 @@ class Answered:
     def group(self, by: str) -> str:
         """Value of what scores are broken down by: 'source', 'domain', 'kind' or a stratum."""
         sample = self.samples[0]
-        if by in ("source", "domain", "kind"):
-            return getattr(sample, by)
-        return sample.strata.get(by, "")
+        named = {"source": sample.source, "domain": sample.domain, "kind": sample.kind}
+        return named[by] if by in named else sample.strata.get(by, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,15 +165,15 @@ class Unlike:
 
     name: str
     detail: str
-    a: Any
-    b: Any
+    a: object
+    b: object
 
     def __str__(self) -> str:
         subject = clean_label(self.detail, 160)
         return f"{subject}: expected {_shown(self.a)}, found {_shown(self.b)}"
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = "unknown" if value is None else value if isinstance(value, str) else repr(value)
     return clean_label(text, 160)
 
@@ -236,7 +236,7 @@ def _by_key(arm: Arm) -> dict[Key, Sample]:
     return {q.key: q.samples[0] for q in arm.questions}
 
 
-def _without_seed(arm: Arm, name: str) -> Any:
+def _without_seed(arm: Arm, name: str) -> object:
     value = arm.run.config.get(name)
     if name == "sampling" and isinstance(value, dict):
         return {k: v for k, v in value.items() if k != "seed"}
@@ -251,7 +251,7 @@ def treatment(a: Arm, b: Arm) -> list[str]:
         if changed is not None:
             field, x, y = changed
             lines.append(f"{clean_label(field, 80)}: {_shown(x)} against {_shown(y)}")
-    seeds = [(arm.run.config.get("sampling") or {}).get("seed") for arm in (a, b)]
+    seeds = [section(arm.run.config, "sampling").get("seed") for arm in (a, b)]
     if seeds[0] != seeds[1]:
         lines.append(f"seed: {_shown(seeds[0])} against {_shown(seeds[1])}")
     return lines

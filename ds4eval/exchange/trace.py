@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ds4eval.plan import Job, ReplySettings
 from ds4eval.questions.prompts import messages
@@ -286,9 +285,17 @@ def latest_cases(trace: Trace) -> dict[str, Case]:
     return found
 
 
-def number(fields: dict[str, Any], name: str) -> int | None:
+def number(fields: dict[str, str], name: str) -> int | None:
     """Integer field of a trace, None when it is absent or no number."""
     try:
         return int(fields[name])
+    except (KeyError, ValueError):
+        return None
+
+
+def real(fields: dict[str, str], name: str) -> float | None:
+    """Number of a trace's field, None when it is absent or no number."""
+    try:
+        return float(fields[name])
     except (KeyError, ValueError):
         return None

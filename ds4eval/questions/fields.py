@@ -12,8 +12,6 @@ from typing import Any
 from ds4eval.questions.errors import DatasetError, place
 from ds4eval.questions.files import Record, Records
 
-_MISSING = object()
-
 
 def plain_name(name: str) -> str:
     """Column name without case, blanks and punctuation: 'Record ID' and 'record_id' are one."""
@@ -42,7 +40,7 @@ class Fields:
     def has(self, *aliases: str) -> bool:
         return all(alias in self.names for alias in aliases)
 
-    def error(self, record: Record, field: str, rule: str, found: Any) -> DatasetError:
+    def error(self, record: Record, field: str, rule: str, found: object) -> DatasetError:
         """Error that names file, record, field and, where known, the byte; long values cut."""
         shown = repr(found)
         if len(shown) > 60:

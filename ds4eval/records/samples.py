@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from ds4eval.grading.grade import GRADER_VERSION, Grades, grade
 from ds4eval.plan import Job, Sampling
@@ -97,7 +96,7 @@ def question_of(sample: Sample, answer: str | None = None) -> Question:
     QuestionError
         If the record's fields are no question.
     """
-    text: dict[str, Any] = sample.question
+    text = sample.question
     return Question(
         id=sample.id,
         source=sample.source,

@@ -8,9 +8,9 @@ import secrets
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from ds4eval.plan import Job, selection
+from ds4eval.documents import Document, section
+from ds4eval.plan import Job, Selected, selection
 from ds4eval.records import record as records
 from ds4eval.records.record import Sample
 from ds4eval.records.tables import write_tables
@@ -25,7 +25,7 @@ def utc_now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-def peek_config(folder: Path) -> dict[str, Any] | None:
+def peek_config(folder: Path) -> Document | None:
     """Configuration of the run that a folder holds; None when it holds none.
 
     Raises
@@ -39,7 +39,8 @@ def peek_config(folder: Path) -> dict[str, Any] | None:
     from engine.tooling.results.journal import read_journal
 
     try:
-        return read_journal(path, records.SCHEMA, records.SCHEMA_VERSION).header.get("config", {})
+        header = read_journal(path, records.SCHEMA, records.SCHEMA_VERSION).header
+        return section(header, "config")
     except StoreError:
         if path.stat().st_size == 0:
             return None
@@ -62,12 +63,12 @@ class RunStore:
         self.folder = folder
         self.journal = journal
         self.run_id = str(journal.header.get("run_id", ""))
-        self.config: dict[str, Any] = journal.header.get("config", {})
+        self.config: Document = section(journal.header, "config")
         self._replay = records.Replay()
         for record in journal.records:
             self._replay.take(record)
         self.session = self._replay.sessions + 1
-        self.manifest: dict[str, Any] = {}
+        self.manifest: Document = {}
         self._published = 0.0
         self.notices: list[str] = []
         if journal.moved_aside is not None:
@@ -77,7 +78,7 @@ class RunStore:
     def open(
         cls,
         folder: Path,
-        config: dict[str, Any],
+        config: Document,
         *,
         force: bool = False,
         allow_network_fs: bool = False,
@@ -127,7 +128,7 @@ class RunStore:
             journal.close()
             raise
 
-    def begin(self, jobs: Sequence[Job], environment: dict[str, Any]) -> None:
+    def begin(self, jobs: Sequence[Job], environment: Document) -> None:
         """Write down this opening: machine, code, and what is to be asked."""
         for name in (records.CSV, records.PARQUET, records.MANIFEST, records.REPORT):
             remove_stale(self.folder / name)
@@ -153,7 +154,7 @@ class RunStore:
         """Make a new grade of a sample durable."""
         self._append(records.grade_record(sample))
 
-    def _append(self, record: dict[str, Any]) -> None:
+    def _append(self, record: Document) -> None:
         self.journal.append(record)
         self._replay.take(record)
 
@@ -163,7 +164,7 @@ class RunStore:
         return self._replay.samples
 
     @property
-    def selected(self) -> list[dict[str, Any]]:
+    def selected(self) -> list[Selected]:
         """Every question ever selected, the newest selection first."""
         return self._replay.selected
 

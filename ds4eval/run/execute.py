@@ -9,17 +9,18 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TypeAlias
 
 import click
 
 from ds4eval.answering.choose import prepare_answerer
 from ds4eval.answering.pool import Answerer, OneByOne
 from ds4eval.control import Control
+from ds4eval.documents import Document
 from ds4eval.events import Ended
 from ds4eval.exchange.trace import TraceWriter
 from ds4eval.plan import Job, ReplySettings, Sampling, budget_of, config_of, make_jobs
@@ -35,6 +36,9 @@ from ds4eval.run.runner import Recorder, done_jobs, run_parallel, run_serial
 from ds4eval.screen.choose import open_screen
 from engine.tooling.exits import INTERRUPTED, say
 from engine.tooling.options.model import uses_bundled
+
+# What `signal.signal` takes and gives back.
+Handler: TypeAlias = "Callable[[int, FrameType | None], object] | int | None"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,7 @@ class RunPlan:
     source: Source
     settings: ReplySettings
     answerer: Answerer
-    config: dict[str, Any]
+    config: Document
     jobs: list[Job]
     folder: Path
 
@@ -205,7 +209,7 @@ def _trace(plan: RunPlan) -> Iterator[TraceWriter | None]:
         writer.close()
 
 
-def _environment(plan: RunPlan) -> dict[str, Any]:
+def _environment(plan: RunPlan) -> Document:
     from engine.tooling.results.environment import command_line, environment
 
     return {
@@ -238,7 +242,7 @@ class _Signals:
     def __init__(self, control: Control) -> None:
         self.control = control
         self.number: int | None = None
-        self._before: dict[int, Any] = {}
+        self._before: dict[int, Handler] = {}
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         if self.number is not None:

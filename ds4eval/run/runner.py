@@ -151,7 +151,8 @@ def _relay(
         try:
             event = next(answering)
         except StopIteration as end:
-            return end.value
+            answer: Answer = end.value
+            return answer
         yield event
         control.wait_while_paused()
 

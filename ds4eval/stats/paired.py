@@ -15,7 +15,14 @@ from functools import lru_cache
 import numpy as np
 from scipy import special, stats
 
-from ds4eval.stats.scores import CONFIDENCE, Interval, Values, bootstrap_bounds, clustered_bounds
+from ds4eval.stats.scores import (
+    CONFIDENCE,
+    Bounds,
+    Interval,
+    Values,
+    bootstrap_bounds,
+    clustered_bounds,
+)
 
 ALPHA = 1 - CONFIDENCE
 POWER = 0.80
@@ -51,7 +58,7 @@ def least_p(discordant: int) -> float:
 
 def difference_bounds(
     a: np.ndarray, b: np.ndarray, repeats: int = 1, confidence: float = CONFIDENCE
-) -> tuple:
+) -> Bounds:
     """Bounds of the mean of b - a, from question means; Newcombe's method 10 (1998).
 
     The bounds of each run (`stats.scores.clustered_bounds`) are combined by the correlation of
@@ -99,15 +106,6 @@ def difference(a: Values, b: Values, repeats: int = 1, confidence: float = CONFI
         raise ValueError(f"pairs: expected two runs of one length, found {len(a)} and {len(b)}")
     low, high = difference_bounds(np.asarray(a), np.asarray(b), repeats, confidence)
     return Interval(float(np.mean(b) - np.mean(a)), float(low), float(high))
-
-
-def newcombe(
-    both: int, a_only: int, b_only: int, neither: int, confidence: float = CONFIDENCE
-) -> Interval:
-    """Newcombe's interval of the paired difference from the four counts."""
-    a = [1] * (both + a_only) + [0] * (b_only + neither)
-    b = [1] * both + [0] * a_only + [1] * b_only + [0] * neither
-    return difference(a, b, 1, confidence)
 
 
 def student(differences: Values, confidence: float = CONFIDENCE) -> Interval:
