@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import ContextError, EngineError, MemoryBudgetError, OptionError
-from engine.options import MODES
+from engine.options import CUDA_FIELDS, MODES
 
 MAX_FRONTIERS = 100_000
 INT_MAX = 2**31 - 1
@@ -63,7 +63,7 @@ class Sampling:
 
 
 # What a sweep of another backend than the processor also depends on.
-DEVICE_FIELDS = ("backend", "launch", "residency", "residency_gib", "device")
+DEVICE_FIELDS = ("backend", *CUDA_FIELDS)
 
 
 @dataclass(frozen=True, slots=True)

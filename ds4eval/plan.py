@@ -114,7 +114,8 @@ class ReplySettings:
         As asked for; 'max' needs more context than most runs have.
     mode : str
         Decode mode of `engine.spec`.
-    draft : int
+    draft, adaptive, margin
+        See `engine.spec.modes.open_decoder`.
     explicit_tokens : bool
         Whether the user named the budget: then a prompt that leaves less is refused.
     """
@@ -124,6 +125,8 @@ class ReplySettings:
     think: str = "high"
     mode: str = "plain"
     draft: int = 1
+    adaptive: bool = False
+    margin: float = 0.0
     explicit_tokens: bool = False
 
     def seeded(self, seed: int) -> ReplySettings:
@@ -230,7 +233,8 @@ def config_of(settings: ReplySettings, think: str, model: Document, data: Docume
     if settings.sampling.temp == 0:
         # Greedy replies depend on none of these.
         sampling = {"temp": 0.0}
-    config = {
+    drafts = settings.sampling.temp > 0 and settings.mode != "plain"
+    config: Document = {
         "data": data,
         "prompt_version": PROMPT_VERSION,
         "model": model,
@@ -239,8 +243,12 @@ def config_of(settings: ReplySettings, think: str, model: Document, data: Docume
         "budget": asdict(budget) if think != "none" else {"tokens": budget.tokens},
         # Without drafting every mode emits the same tokens; with sampling they differ.
         "mode": settings.mode if settings.sampling.temp else "any",
-        "draft": settings.draft if settings.sampling.temp and settings.mode != "plain" else 0,
+        "draft": settings.draft if drafts else 0,
     }
+    if drafts and settings.adaptive:
+        config["adaptive"] = True
+    if drafts and settings.margin:
+        config["margin"] = settings.margin
     plain: Document = json.loads(json.dumps(config, allow_nan=False))
     return plain
 

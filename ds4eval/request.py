@@ -50,9 +50,9 @@ class ModelOptions:
         GGUF file with the MTP block.
     mode : str
         Decode mode, see `engine.spec`.
-    draft : int
-        Tokens drafted per step in the MTP modes.
-    backend, threads, activations, kv, repack
+    draft, adaptive, margin
+        See `engine.spec.modes.open_decoder`.
+    backend, threads, activations, kv, repack, launch, residency, residency_gib, device
         See `engine.options.EngineOptions`.
     warm_weights : bool
         Read the model file once before the run.
@@ -69,11 +69,17 @@ class ModelOptions:
     mtp: Path | None = None
     mode: str = "plain"
     draft: int = 1
+    adaptive: bool = False
+    margin: float = 0.0
     backend: str = "cpu"
     threads: int | None = None
     activations: str = "int8"
     kv: str = "official"
     repack: str = "auto"
+    launch: str = "graph"
+    residency: str = "auto"
+    residency_gib: float | None = None
+    device: int = 0
     warm_weights: bool = False
     jobs: int = 1
     ray: str | None = None
@@ -230,10 +236,6 @@ def check_request(request: Request) -> None:
         raise OptionError("--questions: expected without --limit, found both")
     if model.server is not None:
         _check_server(model, model.server)
-    if model.nano is not None and model.path is not None:
-        raise OptionError("--nano: expected without -m, found both")
-    if model.mtp is not None and model.mode == "plain":
-        raise OptionError("--mtp: expected a speculative --mode that uses it, found plain")
 
 
 def _check_server(model: ModelOptions, server: ServerOptions) -> None:

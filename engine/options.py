@@ -12,6 +12,8 @@ ACTIVATIONS = ("int8", "f32")
 KV_MODES = ("official", "f32")
 REPACK = ("auto", "on", "off")
 LAUNCH = ("graph", "prepared", "numba")  # how a recorded pass is launched on a CUDA device
+# What a CUDA device alone is asked for; other backends have no use for these fields.
+CUDA_FIELDS = ("launch", "residency", "residency_gib", "device")
 RESIDENCY = ("auto", "device", "hybrid", "mapped")  # where weights live for a CUDA device
 CHUNK = 512  # tokens of a prefill pass on a processor: activations of a layer stay in its caches
 CHUNK_CUDA = 2048  # on a GPU: enough tokens for every expert of a layer to have work

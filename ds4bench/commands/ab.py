@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ds4bench import exits
 from ds4bench.commands.compare import check_outputs, common_options, parse_tolerances, show
-from engine.errors import EngineError, OptionError
-from engine.tooling.options.finite import Finite
+from engine.errors import OptionError
+from engine.tooling.options.group import option, options
+from engine.tooling.options.types import Number, Whole
+from engine.tooling.program import Command
 
 if TYPE_CHECKING:
     from ds4bench.ab.loop import Session
@@ -21,41 +21,62 @@ if TYPE_CHECKING:
     from ds4bench.ab.process import Signals
 
 
-def sampling_options(command: Any) -> Any:
-    """Options that `ab` and `calibrate` share."""
-    for option in reversed(
-        (
-            click.option("--max-load", type=Finite(0, 100), default=25.0,
-                         show_default=True, metavar="PERCENT",
-                         help="Busier than this before a sweep, and its pair is dropped."),
-            click.option("--patience", type=Finite(0), default=30.0, show_default=True,
-                         metavar="SECONDS", help="Wait this long for a quiet machine."),
-            click.option("--sweep-timeout", type=Finite(1), metavar="SECONDS",
-                         help="Longest that one sweep may take.  [default: none]"),
-            click.option("--seed", type=click.IntRange(0, 2**32 - 1),
-                         help="Of the first letter.  [default: random, recorded]"),
-            click.option("--resume", is_flag=True, help="Go on with the session in --out."),
-        )
-    ):  # fmt: skip
-        command = option(command)
-    return command
+# Of `ab` and `calibrate`.
+session_options = options(
+    option("--max-load", section="Measuring", type=Number(0, 100), default=25.0, metavar="PERCENT",
+           help="Drop a pair of sweeps where other work keeps the cores busier than this."),
+    option("--patience", section="Measuring", type=Number(0), default=30.0, metavar="SECONDS",
+           help="Wait this long for a quiet machine."),
+    option("--sweep-timeout", section="Measuring", type=Number(1), metavar="SECONDS",
+           help="Longest that one sweep may take.", default_text="no limit"),
+    option("--seed", section="Measuring", type=Whole(0, 2**32 - 1),
+           help="Seed that decides which side is measured first.",
+           default_text="drawn and recorded"),
+    option("--resume", section="Measuring", is_flag=True, help="Go on with the session in --out."),
+)  # fmt: skip
 
 
-@click.command("ab", epilog=exits.epilog())
+@click.command("ab", cls=Command)
 @click.argument("targets", nargs=-1, metavar="[A B] [-- SWEEP OPTIONS]")
-@click.option("--a", "a_command", metavar="CMD", help="Command that runs ds4-bench as A.")
-@click.option("--b", "b_command", metavar="CMD", help="The same for B.")
-@click.option("--a-dir", metavar="DIR", help="Checkout or virtual environment of A.")
-@click.option("--b-dir", metavar="DIR", help="The same for B.")
-@click.option("--a-args", default="", metavar="TEXT", help="Sweep options of A only.")
-@click.option("--b-args", default="", metavar="TEXT", help="Sweep options of B only.")
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
-              help="Folder of the session.  [default: ab-<time>]")  # fmt: skip
-@click.option("--min-pairs", type=click.IntRange(2, 1000), default=6, show_default=True)
-@click.option("--max-pairs", type=click.IntRange(2, 1000), default=40, show_default=True)
-@click.option("--budget", type=Finite(0), metavar="MINUTES",
-              help="Start no pair after this long.")  # fmt: skip
-@sampling_options
+@option(
+    "--a", "a_command", section="Sides", metavar="CMD", help="Command that runs ds4-bench as A."
+)
+@option("--b", "b_command", section="Sides", metavar="CMD", help="Command that runs it as B.")
+@option("--a-dir", section="Sides", metavar="DIR", help="Checkout or virtual environment of A.")
+@option("--b-dir", section="Sides", metavar="DIR", help="Checkout or virtual environment of B.")
+@option("--a-args", section="Sides", default="", metavar="TEXT", help="Sweep options of A only.")
+@option("--b-args", section="Sides", default="", metavar="TEXT", help="Sweep options of B only.")
+@option(
+    "--out",
+    section="Measuring",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder of the session.",
+    default_text="ab-TIME",
+)
+@option(
+    "--min-pairs",
+    section="Measuring",
+    type=Whole(2, 1000),
+    default=6,
+    help="Measure at least this many pairs of sweeps.",
+)
+@option(
+    "--max-pairs",
+    section="Measuring",
+    type=Whole(2, 1000),
+    default=40,
+    help="Measure at most this many pairs of sweeps.",
+)
+@option(
+    "--budget",
+    section="Measuring",
+    type=Number(0),
+    metavar="MINUTES",
+    help="Start no pair after this long.",
+    default_text="no limit",
+)
+@session_options
 @common_options
 def ab_command(
     targets: tuple[str, ...],
@@ -81,7 +102,7 @@ def ab_command(
     form: str,
     markdown: Path | None,
     json_out: Path | None,
-) -> None:
+) -> int:
     """Measure A and B in turns and judge whether B is slower.
 
     A and B are checkouts or virtual environments; or name them by --a-dir and --b-dir, give whole
@@ -121,7 +142,7 @@ def ab_command(
         click.echo(f"session: {folder}", err=True)
         return result.exit_code(strict)
 
-    sys.exit(guarded(body))
+    return guarded(body)
 
 
 def split_targets(words: tuple[str, ...]) -> tuple[tuple[str, str] | None, tuple[str, ...]]:
@@ -167,15 +188,12 @@ def open_session(
 
 
 def guarded(body: Callable[[Signals], int]) -> int:
-    """Run a command's body: errors of ours to one line, signals to their status."""
-    from ds4bench.ab.process import Stopped, terminable
+    """Run a command's body; a signal becomes its status."""
+    from ds4bench.ab.process import Signals, Stopped
 
     try:
-        with terminable() as signals:
+        with Signals() as signals:
             return body(signals)
-    except EngineError as error:
-        click.echo(f"error: {error}", err=True)
-        return error.exit_code
     except Stopped as stopped:
         click.echo("stopped; finished pairs are safe, --resume goes on", err=True)
         return stopped.exit_code

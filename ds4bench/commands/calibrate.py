@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from ds4bench import exits
-from ds4bench.commands.ab import guarded, open_session, sampling_options
+from ds4bench.commands.ab import guarded, open_session, session_options
 from engine.errors import OptionError
+from engine.tooling import exits
+from engine.tooling.options.group import option
+from engine.tooling.options.types import Whole
+from engine.tooling.program import Command
 
 if TYPE_CHECKING:
     from ds4bench.ab.noise import Calibration
@@ -19,13 +21,25 @@ if TYPE_CHECKING:
     from ds4bench.ab.process import Signals
 
 
-@click.command("calibrate", epilog=exits.epilog())
+@click.command("calibrate", cls=Command)
 @click.argument("options", nargs=-1, metavar="[-- SWEEP OPTIONS]")
-@click.option("--pairs", type=click.IntRange(5, 1000), default=8, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
-              help="Folder of the session.  [default: calibrate-<time>]")  # fmt: skip
-@click.option("--show", "only_show", is_flag=True, help="Print the stored floor and end.")
-@sampling_options
+@option("--show", "only_show", is_flag=True, help="Print the stored noise floors and end.")
+@option(
+    "--pairs",
+    section="Measuring",
+    type=Whole(5, 1000),
+    default=8,
+    help="Pairs of sweeps to measure.",
+)
+@option(
+    "--out",
+    section="Measuring",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder of the session.",
+    default_text="calibrate-TIME",
+)
+@session_options
 def calibrate_command(
     options: tuple[str, ...],
     pairs: int,
@@ -36,7 +50,7 @@ def calibrate_command(
     sweep_timeout: float | None,
     seed: int | None,
     resume: bool,
-) -> None:
+) -> int:
     """Measure this machine's noise floor: the same code twice, in turns.
 
     The scatter is kept per machine. `ab` and `compare` refuse a tolerance that is smaller than
@@ -84,7 +98,7 @@ def calibrate_command(
             )
         return exits.OK
 
-    sys.exit(guarded(body))
+    return guarded(body)
 
 
 def show_stored() -> int:

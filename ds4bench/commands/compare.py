@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from ds4bench import exits
-from engine.errors import EngineError, OptionError
+from engine.errors import OptionError
+from engine.options import CUDA_FIELDS
+from engine.tooling.options.group import option, options
+from engine.tooling.options.types import OneOf
+from engine.tooling.program import Command
 
 if TYPE_CHECKING:
     from ds4bench.compare.judge import Comparison
@@ -18,7 +21,8 @@ if TYPE_CHECKING:
 ALLOWABLE = (
     *("cpu", "cores", "gpu", "driver", "model", "prompt", "sampling", "threads"),
     *("activations", "kv", "mtp_draft", "mtp_adaptive", "mtp_margin"),
-    *("backend", "launch", "residency", "residency_gib", "residency_route"),
+    # Which of several devices computed does not matter by itself: its name is compared.
+    *("backend", *(name for name in CUDA_FIELDS if name != "device"), "residency_route"),
     *("modes", "sweep", "prefill_tokens", "gen_tokens"),
 )
 TOLERABLE = ("prefill", "decode", "decode_mtp", "steps")
@@ -48,42 +52,53 @@ def parse_tolerances(given: Sequence[str]) -> dict[str, float]:
     return found
 
 
-def common_options(command: Any) -> Any:
-    """Options that `compare` and `ab` share."""
-    for option in reversed(
-        (
-            click.option(
-                "--tolerance",
-                "tolerances",
-                multiple=True,
-                metavar="[METRIC=]PERCENT",
-                help="Loss that is still fine; METRIC is prefill, decode, decode_mtp or steps.  "
-                "[default: 3, 2, 5, 2; doubled without pairs]",
-            ),
-            click.option(
-                "--allow",
-                multiple=True,
-                type=click.Choice(ALLOWABLE),
-                help="Compare although this field differs; repeatable.",
-            ),
-            click.option("--strict", is_flag=True, help="Fail unless the verdict is 'fine'."),
-            click.option("--all", "every_cell", is_flag=True, help="Show every frontier."),
-            click.option(
-                "--format",
-                "form",
-                type=click.Choice(("table", "markdown", "json")),
-                default="table",
-                show_default=True,
-                help="What goes to standard output.",
-            ),
-            click.option(
-                "--markdown", type=click.Path(path_type=Path), help="Also write Markdown."
-            ),
-            click.option("--json", "json_out", type=click.Path(path_type=Path), help="Also JSON."),
-        )
-    ):
-        command = option(command)
-    return command
+tolerance_options = options(
+    option(
+        "--tolerance",
+        "tolerances",
+        section="Judging",
+        multiple=True,
+        metavar="[METRIC=]PERCENT",
+        help="Loss that is still fine; METRIC is prefill, decode, decode_mtp or steps. May be "
+        "given again.",
+        default_text="3, 2, 5, 2; twice that without pairs",
+    ),
+    option(
+        "--allow",
+        section="Judging",
+        multiple=True,
+        type=OneOf(ALLOWABLE),
+        metavar="FIELD",
+        help="Compare although this field differs. May be given again.",
+    ),
+)
+# Of `compare` and `ab`.
+common_options = options(
+    tolerance_options,
+    option("--strict", section="Judging", is_flag=True, help="Fail unless the verdict is 'fine'."),
+    option("--all", "every_cell", section="Output", is_flag=True, help="Show every context."),
+    option(
+        "--format",
+        "form",
+        section="Output",
+        type=OneOf(("table", "markdown", "json")),
+        default="table",
+        help="What goes to standard output.",
+    ),
+    option(
+        "--markdown",
+        section="Output",
+        type=click.Path(path_type=Path),
+        help="Write the comparison as Markdown too.",
+    ),
+    option(
+        "--json",
+        "json_out",
+        section="Output",
+        type=click.Path(path_type=Path),
+        help="Write the comparison as JSON too.",
+    ),
+)
 
 
 def check_outputs(markdown: Path | None, json_out: Path | None) -> None:
@@ -95,9 +110,9 @@ def check_outputs(markdown: Path | None, json_out: Path | None) -> None:
     """
     from engine.tooling.results.publish import check_output
 
-    for path, option in ((markdown, "--markdown"), (json_out, "--json")):
+    for path, name in ((markdown, "--markdown"), (json_out, "--json")):
         if path is not None:
-            check_output(path, option, replace=True)
+            check_output(path, name, replace=True)
 
 
 def show(
@@ -134,7 +149,7 @@ def show(
         view.print_rich(result, Console(width=width, highlight=False), every_cell=every_cell)
 
 
-@click.command("compare", epilog=exits.epilog())
+@click.command("compare", cls=Command)
 @click.argument("base", type=click.Path(path_type=Path))
 @click.argument("head", type=click.Path(path_type=Path))
 @common_options
@@ -148,26 +163,22 @@ def compare_command(
     form: str,
     markdown: Path | None,
     json_out: Path | None,
-) -> None:
+) -> int:
     """Judge whether HEAD is slower than BASE.
 
     Each is a journal, CSV or Parquet file, the folder of a run, or a folder of such folders (one
     per process). Runs that differ in machine, model, prompt or shape are refused. `ds4-bench ab`
     measures in turns and sees smaller effects.
     """
-    try:
-        limits = parse_tolerances(tolerances)
-        check_outputs(markdown, json_out)
-        # scipy takes a good part of a second; bad options must not pay it.
-        from ds4bench.ab import noise as calibrate
-        from ds4bench.compare.judge import compare
-        from ds4bench.compare.samples import load_arm
+    limits = parse_tolerances(tolerances)
+    check_outputs(markdown, json_out)
+    # scipy takes a good part of a second; bad options must not pay it.
+    from ds4bench.ab import noise as calibrate
+    from ds4bench.compare.judge import compare
+    from ds4bench.compare.samples import load_arm
 
-        ours, theirs = load_arm(base), load_arm(head)
-        calibrate.refuse_below_floor(limits, ours, pairs=calibrate.smaller(ours, theirs))
-        result = compare(ours, theirs, limits, allow)
-        show(result, form=form, every_cell=every_cell, markdown=markdown, json_out=json_out)
-    except EngineError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
-    sys.exit(result.exit_code(strict))
+    ours, theirs = load_arm(base), load_arm(head)
+    calibrate.refuse_below_floor(limits, ours, pairs=calibrate.smaller(ours, theirs))
+    result = compare(ours, theirs, limits, allow)
+    show(result, form=form, every_cell=every_cell, markdown=markdown, json_out=json_out)
+    return result.exit_code(strict)

@@ -15,8 +15,10 @@ from typing import Any
 
 import click
 
-from ds4bench import exits
 from engine.errors import EngineError, OptionError
+from engine.tooling.options.group import option
+from engine.tooling.options.types import Whole
+from engine.tooling.program import Command
 
 LAYER_BYTES = 2_050_000_000  # one layer of the iq2 recipe, experts included
 FIXED_BYTES = 1_700_000_000  # embedding and output matrix
@@ -24,20 +26,60 @@ BYTES_PER_S = 1.2e9  # making, reading and copying a file, end to end; slow mach
 CONTEXTS = (2048, 65536)
 
 
-@click.command("gpu", epilog=exits.epilog())
-@click.option("--out", type=click.Path(path_type=Path), default=Path("gpu"), show_default=True,
-              metavar="DIR", help="Folder of the results.")  # fmt: skip
-@click.option("--work", type=click.Path(path_type=Path), metavar="DIR",
-              help="Folder of the model file, best in memory.  [default: --out]")  # fmt: skip
-@click.option("-m", "--model", type=click.Path(path_type=Path, dir_okay=False),
-              help="Measure this file in place of a generated one.")  # fmt: skip
-@click.option("--mtp", type=click.Path(path_type=Path, dir_okay=False), help="Its draft block.")
-@click.option("--layers", type=click.IntRange(1, 43),
-              help="Layers of the generated file.  [default: what fits]")  # fmt: skip
-@click.option("--seconds", type=click.IntRange(60, 36000), default=420, show_default=True,
-              help="Time that layers are chosen for.")  # fmt: skip
-@click.option("--ctx-max", type=click.IntRange(2048, 1 << 20), default=65536, show_default=True)
-@click.option("--skip-sweep", is_flag=True, help="Steps and kernels only.")
+@click.command("gpu", cls=Command)
+@option(
+    "-m",
+    "--model",
+    section="Model",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="GGUF file.",
+    default_text="one that this command generates",
+)
+@option(
+    "--mtp",
+    section="Model",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="GGUF file of the block that drafts tokens (multi-token prediction).",
+    default_text="one that this command generates",
+)
+@option(
+    "--layers",
+    section="Model",
+    type=Whole(1, 43),
+    help="Layers of the generated file.",
+    default_text="what fits",
+)
+@option(
+    "--seconds",
+    section="Model",
+    type=Whole(60, 36000),
+    default=420,
+    help="Generate as many layers as can be measured in this time.",
+)
+@option(
+    "--work",
+    section="Model",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder of the generated file, best in memory.",
+    default_text="that of --out",
+)
+@option(
+    "--ctx-max",
+    section="Sweep",
+    type=Whole(2048, 1 << 20),
+    default=65536,
+    help="Last context length.",
+)
+@option("--skip-sweep", section="Sweep", is_flag=True, help="Measure steps and kernels only.")
+@option(
+    "--out",
+    section="Results",
+    type=click.Path(path_type=Path),
+    default=Path("gpu"),
+    metavar="DIR",
+    help="Folder of the results.",
+)
 def gpu_command(
     out: Path,
     work: Path | None,
@@ -49,11 +91,7 @@ def gpu_command(
     skip_sweep: bool,
 ) -> None:
     """Measure the CUDA backend at full size: steps, bytes, kernels, all decode modes."""
-    try:
-        _run(out, work or out, model, mtp, layers, seconds, ctx_max, skip_sweep)
-    except EngineError as error:
-        click.echo(f"ds4-bench gpu: {error}", err=True)
-        sys.exit(error.exit_code)
+    _run(out, work or out, model, mtp, layers, seconds, ctx_max, skip_sweep)
 
 
 def _say(text: str) -> None:

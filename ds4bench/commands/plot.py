@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
-from engine.errors import EngineError, OptionError
+from engine.errors import OptionError
+from engine.tooling.options.group import option
+from engine.tooling.program import Command
 
 KINDS = {".svg": "svg", ".png": "png"}
 
 
-@click.command("plot")
+@click.command("plot", cls=Command)
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--vs", metavar="NAME,...", help="Overlay published curves, e.g. gb10,m4_max.")
-@click.option("--list", "list_curves", is_flag=True, help="List the published curves and end.")
-@click.option(
+@option("--vs", metavar="NAME,...", help="Overlay published curves, e.g. gb10,m4_max.")
+@option("--list", "list_curves", is_flag=True, help="List the published curves and end.")
+@option(
     "-o",
     "--out",
     "outputs",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="SVG or PNG file, told by its ending; repeatable.  [default: first file's name, .svg]",
+    help="SVG or PNG file, told by its ending. May be given again.",
+    default_text="the first file's name with .svg",
 )
-@click.option("--dark", is_flag=True, help="Light on dark.")
-@click.option("--title", default="", help="A heading above the panels.")
+@option("--dark", is_flag=True, help="Draw light on dark.")
+@option("--title", default="", help="Heading above the panels.")
 def plot_command(
     files: tuple[Path, ...],
     vs: str | None,
@@ -41,11 +43,7 @@ def plot_command(
         for curve in reference.CURVES.values():
             click.echo(f"{curve.name:14} {curve.label:16} {curve.source} ({curve.date})")
         return
-    try:
-        draw(files, vs, outputs, dark=dark, title=title)
-    except EngineError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+    draw(files, vs, outputs, dark=dark, title=title)
 
 
 def draw(

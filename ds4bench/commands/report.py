@@ -2,30 +2,47 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
-from ds4bench import exits
-from ds4bench.commands.compare import ALLOWABLE, parse_tolerances
-from engine.errors import EngineError, OptionError
+from ds4bench.commands.compare import parse_tolerances, tolerance_options
+from engine.errors import OptionError
+from engine.tooling import exits
+from engine.tooling.options.group import option
+from engine.tooling.program import Command
 
 FILES = ("report.html", "summary.md", "junit.xml", "benchmark.json", "rows.csv")
 
 
-@click.command("report", epilog=exits.epilog())
+@click.command("report", cls=Command)
 @click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--base", type=click.Path(path_type=Path), help="Judge every run against this one.")
-@click.option("--vs", metavar="NAME,...", help="Overlay published curves, e.g. gb10,m4_max.")
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
-              help="Folder of the report.  [default: reports/<run id>]")  # fmt: skip
-@click.option("--history", type=click.Path(path_type=Path), metavar="DB",
-              help="Add the runs to this file and show how speed changed.")  # fmt: skip
-@click.option("--tolerance", "tolerances", multiple=True, metavar="[METRIC=]PERCENT",
-              help="As in compare.")  # fmt: skip
-@click.option("--allow", multiple=True, type=click.Choice(ALLOWABLE), help="As in compare.")
-@click.option("--gate", is_flag=True, help="End with the comparison's exit status.")
+@option(
+    "--base",
+    section="Judging",
+    type=click.Path(path_type=Path),
+    help="Judge every run against this one.",
+)
+@tolerance_options
+@option("--gate", section="Judging", is_flag=True, help="End with the comparison's exit status.")
+@option(
+    "--out",
+    section="Output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder of the report.",
+    default_text="reports/RUN",
+)
+@option(
+    "--vs", section="Output", metavar="NAME,...", help="Overlay published curves, e.g. gb10,m4_max."
+)
+@option(
+    "--history",
+    section="Output",
+    type=click.Path(path_type=Path),
+    metavar="DB",
+    help="Add the runs to this file and show how speed changed.",
+)
 def report_command(
     runs: tuple[Path, ...],
     base: Path | None,
@@ -35,22 +52,18 @@ def report_command(
     tolerances: tuple[str, ...],
     allow: tuple[str, ...],
     gate: bool,
-) -> None:
+) -> int:
     """Write a report of RUNS (journal, CSV, Parquet, or the folder of a run).
 
     The folder gets report.html (one page, works offline), summary.md (for a CI job's page),
     junit.xml, benchmark.json (customBiggerIsBetter) and rows.csv.
     """
-    try:
-        if not runs:
-            raise OptionError("report: expected results files, found none")
-        if gate and base is None:
-            raise OptionError("--gate: expected --base, found none")
-        code = write(runs, base, vs, out, history, parse_tolerances(tolerances), allow)
-    except EngineError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
-    sys.exit(code if gate else exits.OK)
+    if not runs:
+        raise OptionError("report: expected results files, found none")
+    if gate and base is None:
+        raise OptionError("--gate: expected --base, found none")
+    code = write(runs, base, vs, out, history, parse_tolerances(tolerances), allow)
+    return code if gate else exits.OK
 
 
 def write(

@@ -8,33 +8,36 @@ from typing import Any
 
 import click
 
-from ds4bench import exits
 from engine.options import RESIDENCY
-from engine.tooling.options.finite import Finite
-from engine.tooling.options.model import DEFAULT_MODEL, default_model
+from engine.tooling.options.group import option
+from engine.tooling.options.kernels import kernel_options
+from engine.tooling.options.model import MODEL, default_model
+from engine.tooling.options.speculation import spec_options
+from engine.tooling.options.types import OneOf
+from engine.tooling.program import Command
 from engine.weights.residency import gib
 
 MACHINES = ("gb10", "h200", "h100", "present")
 HEADINGS = ("kind", "tensors", "size", "copied", "mapped")
 
 
-@click.command("residency", epilog=exits.epilog())
-@click.option("-m", "--model", type=click.Path(path_type=Path), metavar="FILE",
-              help=f"GGUF file.  [default: ./{DEFAULT_MODEL}, else the bundled model]")  # fmt: skip
-@click.option("--mtp", type=click.Path(path_type=Path), metavar="FILE", help="Separate MTP file.")
-@click.option("--machine", type=click.Choice(MACHINES), default="present", show_default=True,
-              help="Whose memory; present: the CUDA device here.")  # fmt: skip
-@click.option("--residency", "mode", type=click.Choice(RESIDENCY), default="auto",
-              show_default=True, help="As in a sweep.")  # fmt: skip
-@click.option("--residency-gib", "budget_gib", type=Finite(0), metavar="GIB",
-              help="Most GiB copied.  [default: the plan's]")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Facts as JSON.")
+@click.command("residency", cls=Command)
+@MODEL.only("model")
+@spec_options(several=True).only("mtp")
+@kernel_options(backends=("cpu", "cuda")).only("residency", "residency_gib")
+@option(
+    "--machine",
+    type=OneOf(MACHINES),
+    default="present",
+    help="Whose memory to plan for; present means the CUDA device of this machine.",
+)
+@option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 def residency_command(
     model: Path | None,
     mtp: Path | None,
+    residency: str | None,
+    residency_gib: float | None,
     machine: str,
-    mode: str,
-    budget_gib: float | None,
     as_json: bool,
 ) -> None:
     """Print the plan for weights in device memory; reads headers only.
@@ -46,7 +49,7 @@ def residency_command(
 
     if model is None:
         model = default_model(lambda line: click.echo(line, err=True))
-    facts = planned(model, mtp, machine, mode, budget_gib)
+    facts = planned(model, mtp, machine, residency or RESIDENCY[0], residency_gib)
     if as_json:
         click.echo(json.dumps(facts, indent=1))
         return

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ds4bench import exits
 from ds4bench.compare import stats
 from ds4bench.compare.samples import (
     Arm,
@@ -25,6 +24,7 @@ from ds4bench.compare.samples import (
 )
 from ds4bench.compare.stats import Estimate, Interval, Judgement, Verdict
 from ds4bench.records.rows import mode_rank
+from engine.tooling import exits
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class Comparison:
         return stats.overall([c.judgement for c in self.curves], [c.judgement for c in self.cells])
 
     def exit_code(self, strict: bool = False) -> int:
-        """Status of `ds4bench.exits` for this outcome."""
+        """Status of `engine.tooling.exits` for this outcome."""
         if self.verdict is None:
             return exits.INCOMPARABLE
         if self.verdict is Verdict.REGRESSED:

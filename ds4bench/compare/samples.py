@@ -12,11 +12,12 @@ from typing import Any
 from ds4bench.records.rows import Run, SpeedRow, mode_rank, read_rows
 from ds4bench.report.curves import clean_label, label_of
 from engine.errors import EngineError
+from engine.options import CUDA_FIELDS
 
 # What a set-up may differ in because it is what is under test.
 TREATMENT = ("threads", "activations", "kv", "mtp_draft", "mtp_adaptive", "mtp_margin")
 # Of a sweep on a device; absent from the record of one on the processor.
-ON_DEVICE = ("backend", "launch", "residency", "residency_gib", "residency_route")
+ON_DEVICE = ("backend", *(f for f in CUDA_FIELDS if f != "device"), "residency_route")
 METRICS = ("prefill", "decode", "steps")
 # Fields that two runs must share, each with where it stands in the environment record.
 FIELDS = (

@@ -18,8 +18,12 @@ from ds4bench.peer.llamacpp import LlamaCpp, require_llama_cpp
 from ds4bench.telemetry.roofline import read_bandwidth
 from engine.engine import Engine, open_engine
 from engine.errors import ContextError, OptionError
-from engine.options import ACTIVATIONS, KV_MODES, EngineOptions
+from engine.options import ACTIVATIONS, EngineOptions
 from engine.session import Session
+from engine.tooling.options.group import option
+from engine.tooling.options.kernels import kernel_options
+from engine.tooling.options.types import Whole
+from engine.tooling.program import Command
 from engine.tooling.results.publish import check_output, publish_bytes
 from engine.weights.bind import bind_trunk
 from engine.weights.traffic import INDEX_VALUE_BYTES, decode_traffic
@@ -263,47 +267,32 @@ def compare(
     return rows
 
 
-@click.command("peer")
-@click.option(
+@click.command("peer", cls=Command)
+@option(
     "-m",
     "--model",
+    section="Model",
     type=click.Path(path_type=Path),
     required=True,
     help="GGUF file that both engines open.",
 )
-@click.option(
-    "--threads",
-    type=click.IntRange(1, 1024),
-    help="Threads of each engine.  [default: every core this process may use]",
+@kernel_options(backends=("cpu", "cuda")).only("threads", "activations", "kv")
+@option("--contexts", section="Measuring", default="512,2048,8192", help="Prompt lengths, tokens.")
+@option("--gen", section="Measuring", type=Whole(1, 65536), default=64, help="Tokens to decode.")
+@option(
+    "--csv",
+    "csv_path",
+    section="Results",
+    type=click.Path(path_type=Path),
+    help="Write raw rows to this file.",
 )
-@click.option(
-    "--contexts", default="512,2048,8192", show_default=True, help="Prompt lengths, tokens."
-)
-@click.option(
-    "--gen", type=click.IntRange(1, 65536), default=64, show_default=True, help="Decoded tokens."
-)
-@click.option(
-    "--activations",
-    type=click.Choice(ACTIVATIONS),
-    default="int8",
-    show_default=True,
-    help="Our arithmetic.",
-)
-@click.option(
-    "--kv",
-    type=click.Choice(KV_MODES),
-    default="official",
-    show_default=True,
-    help="Our KV rows; llama.cpp keeps its default, f16.",
-)
-@click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write raw rows here.")
 def peer_command(
     model: Path,
     threads: int | None,
+    activations: str | None,
+    kv: str,
     contexts: str,
     gen: int,
-    activations: str,
-    kv: str,
     csv_path: Path | None,
 ) -> None:
     """Compare speed with llama.cpp: same file, token ids and threads, in turns within one run.
@@ -313,6 +302,7 @@ def peer_command(
     measured read bandwidth that our decode reaches; "top-1" counts decoded tokens after which both
     engines' most likely token agreed.
     """
+    activations = activations or ACTIVATIONS[0]
     lengths = parse_contexts(contexts)
     if csv_path is not None:
         if csv_path.exists():

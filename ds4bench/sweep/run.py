@@ -14,7 +14,6 @@ from typing import Any
 
 import psutil
 
-from ds4bench import exits
 from ds4bench.plan import SweepPlan, check_model, check_prompt, check_same, digest, fingerprint
 from ds4bench.records import csv_text as records_csv
 from ds4bench.records.files import environment_of, is_greedy, machine_bandwidth, publish_views
@@ -29,9 +28,11 @@ from ds4bench.telemetry.sampler import Sampler
 from ds4bench.worker.child import Child, ChildDied, Interrupted
 from ds4bench.worker.main import DEFAULT
 from engine.errors import EngineError, OptionError
+from engine.tooling import exits
 from engine.tooling.results.environment import command_line, cpu, environment, sources_sha256
 from engine.tooling.results.journal import Journal
 from engine.tooling.results.publish import check_output, remove_stale
+from engine.tooling.signals import StopSignals
 
 # Publishing rewrites whole files, so it happens rarely and between timed windows.
 PUBLISH_EVERY_S = 10.0
@@ -73,39 +74,22 @@ class Request:
     telemetry_s: float = 1.0
 
 
-class Signals:
+class Signals(StopSignals):
     """Ctrl-C once: finish the row; twice, SIGTERM or SIGHUP: stop now. Old handlers come back.
 
     While the model is still being loaded there is no row to finish, and one Ctrl-C stops, too.
     """
 
-    _NOW = (signal.SIGTERM, signal.SIGHUP)
-
     def __init__(self) -> None:
-        self.number: int | None = None
+        super().__init__(self._stop)
         self.now = False
         self.measuring = False
-        self._old: dict[int, Any] = {}
 
-    def __enter__(self) -> Signals:
-        for number in (signal.SIGINT, *self._NOW):
-            self._old[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: Any) -> None:
-        self.now = self.now or number in self._NOW or self.number is not None or not self.measuring
-        self.number = self.number or number
-        if number == signal.SIGINT and not self.now:
+    def _stop(self, number: int, earlier: int) -> None:
+        self.now = self.now or number != signal.SIGINT or earlier > 0 or not self.measuring
+        if not self.now:
             with contextlib.suppress(OSError):  # nobody may be there to read it
                 os.write(2, b"\nfinishing this row; Ctrl-C again stops at once\n")
-
-    @property
-    def exit_code(self) -> int | None:
-        return None if self.number is None else 128 + self.number
 
 
 def execute(request: Request) -> int:
@@ -114,7 +98,7 @@ def execute(request: Request) -> int:
     Returns
     -------
     int
-        An exit status of `ds4bench.exits`.
+        An exit status of `engine.tooling.exits`.
 
     Raises
     ------

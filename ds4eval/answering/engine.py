@@ -181,6 +181,10 @@ def engine_options(model: ModelOptions, notices: list[str]) -> EngineOptions:
         activations=model.activations,
         kv=model.kv,
         repack=model.repack,
+        launch=model.launch,
+        residency=model.residency,
+        residency_gib=model.residency_gib,
+        device=model.device,
     )
 
 
@@ -196,8 +200,8 @@ def _split(spec: EngineSpec, jobs: int) -> EngineSpec:
 
 def _warm(options: EngineOptions) -> None:
     """Read the files once, so that the first question does not pay for the disk."""
+    from engine.tooling.options.model import read_through
+
     paths = [options.path] + ([options.mtp_path] if options.mtp_path else [])
     for path in paths:
-        with open(path, "rb", buffering=0) as file:
-            while file.read(8 << 20):
-                pass
+        read_through(path)

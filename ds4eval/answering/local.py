@@ -147,6 +147,8 @@ class EngineBackend:
             self.settings.mode,
             policy,
             draft=self.settings.draft,
+            adaptive=self.settings.adaptive,
+            margin=self.settings.margin,
             stop=self.engine.tokenizer.eos_ids,
         )
 

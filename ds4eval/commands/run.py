@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import click
 
 from ds4eval.commands.data_options import parse_datasets
-from ds4eval.commands.run_options import EPILOG, backend_name, run_options
+from ds4eval.commands.run_options import KERNELS, SAMPLING, SPECULATION, run_options
 from ds4eval.request import (
     DataOptions,
     GateOptions,
@@ -21,29 +19,39 @@ from ds4eval.request import (
     check_request,
 )
 from engine.errors import OptionError
+from engine.tooling.options.model import MODEL, ModelChoice
+from engine.tooling.program import Command
 
 # Without --base-url these say nothing; with it, the others say nothing to a server.
 SERVER_ONLY = ("api", "api_model", "api_key_env", "timeout")
 ENGINE_ONLY = ("close_cue", "soft_limit_reply_budget", "hard_limit_reply_budget")
 
 
-@click.command("run", context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
+@click.command("run", cls=Command)
 @run_options
 @click.pass_context
 def run_command(ctx: click.Context, /, **values: Any) -> int:
     """Ask the questions of a suite and grade the answers."""
-    request = parse(ctx, values)
+    model = MODEL.take(values)
+    request = parse(ctx, values, model)
     check_request(request)
-    if values["chdir"] is not None:
-        enter(values["chdir"])
+    model.enter_folder()
     # Everything that asks and grades is loaded here: --help and bad options do not pay for it.
     from ds4eval.run.execute import execute
 
     return execute(request)
 
 
-def parse(ctx: click.Context, values: dict[str, Any]) -> Request:
+def parse(ctx: click.Context, values: dict[str, Any], model: ModelChoice) -> Request:
     """The request of a command line.
+
+    Parameters
+    ----------
+    ctx : click.Context
+        Knows which options were given.
+    values : dict
+        The other options by name; those of the shared groups are removed.
+    model : ModelChoice
 
     Raises
     ------
@@ -51,8 +59,9 @@ def parse(ctx: click.Context, values: dict[str, Any]) -> Request:
         If an option was given that says nothing beside the others.
     """
     _refuse_idle(ctx, values)
+    sampling = SAMPLING.take(values)
     return Request(
-        model=_model(ctx, values),
+        model=_model(values, model),
         data=DataOptions(
             suite=values["suite"],
             datasets=parse_datasets(values["datasets"]),
@@ -66,17 +75,17 @@ def parse(ctx: click.Context, values: dict[str, Any]) -> Request:
             repeats=values["repeats"],
         ),
         reply=ReplyOptions(
-            think=ctx.meta.get("think", "high"),
+            think=values["think"],
             tokens=values["tokens"],
             soft=values["soft_limit_reply_budget"],
             hard=values["hard_limit_reply_budget"],
             rank=values["soft_limit_think_close_rank"],
             cue=values["close_cue"],
-            temp=values["temp"],
-            top_k=values["top_k"],
-            top_p=values["top_p"],
-            min_p=values["min_p"],
-            seed=values["seed"],
+            temp=sampling.temp,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            min_p=sampling.min_p,
+            seed=sampling.seed,
         ),
         gates=GateOptions(
             fail_under=values["fail_under"],
@@ -108,17 +117,14 @@ def _refuse_idle(ctx: click.Context, values: dict[str, Any]) -> None:
                     f"{option}: expected without --base-url: a server closes no think block"
                 )
             raise OptionError(f"{option}: expected with --base-url, found without")
-    if values["mode"] == "plain" and _given(ctx, "draft"):
-        raise OptionError("--draft: expected with an mtp --mode, found plain")
-    if values["quality"] and values["activations"] == "int8":
-        raise OptionError("--quality: expected --activations f32, found int8")
 
 
 def _given(ctx: click.Context, name: str) -> bool:
     return ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
 
 
-def _model(ctx: click.Context, values: dict[str, Any]) -> ModelOptions:
+def _model(values: dict[str, Any], model: ModelChoice) -> ModelOptions:
+    kernels, spec = KERNELS.take(values), SPECULATION.take(values)
     server = None
     if values["base_url"] is not None:
         server = ServerOptions(
@@ -129,34 +135,16 @@ def _model(ctx: click.Context, values: dict[str, Any]) -> ModelOptions:
             timeout_s=values["timeout"],
         )
     return ModelOptions(
-        path=values["model"],
-        nano=values["nano"],
-        mtp=values["mtp"],
-        mode=values["mode"],
-        draft=values["draft"],
-        backend=backend_name(ctx),
-        threads=values["threads"],
-        activations="f32" if values["quality"] else values["activations"] or "int8",
-        kv=values["kv"],
-        repack=values["repack"],
-        warm_weights=values["warm_weights"],
+        path=model.path,
+        nano=model.recipe,
+        mtp=spec.mtp,
+        mode=spec.mode,
+        draft=spec.draft,
+        adaptive=spec.adaptive,
+        margin=spec.margin,
+        **kernels.to_dict(),
+        warm_weights=model.warm,
         jobs=values["jobs"],
         ray=values["ray"],
         server=server,
     )
-
-
-def enter(folder: Path) -> None:
-    """Make a folder the current one.
-
-    Raises
-    ------
-    OptionError
-        If it cannot be entered.
-    """
-    try:
-        os.chdir(folder)
-    except OSError as error:
-        raise OptionError(
-            f"--chdir: expected a folder, found {str(folder)!r}: {error.strerror}"
-        ) from None

@@ -10,169 +10,107 @@ from typing import Any
 
 import click
 
-from engine.errors import OptionError
-from engine.models.bundled import RECIPES as NANO_RECIPES
-from engine.options import ACTIVATIONS, BACKENDS, KV_MODES, MODES, REPACK
-from engine.tooling.options.finite import Finite
+from engine.tooling.options.group import option, options
+from engine.tooling.options.kernels import kernel_options
+from engine.tooling.options.model import MODEL
+from engine.tooling.options.sampling import MAX_SEED, sampling_options
+from engine.tooling.options.speculation import spec_options
+from engine.tooling.options.types import Number, OneOf, Whole
 
-EPILOG = (
-    "Exit status: 0 complete and within the thresholds, 1 a threshold or a regression failed (or "
-    "with --strict-exit an answer is wrong), 2 bad option, 3 data or model missing or damaged, "
-    "4 the engine failed, 5 incomplete or results cannot be written, 130 interrupted after saving."
+COUNT = Whole(1, 2**31 - 1)
+PERCENT = Number(0, 100)
+FILE = click.Path(path_type=Path)
+KERNELS = kernel_options()
+SPECULATION = spec_options()
+# Those of the C program ds4-eval; ds4-bench follows ds4_bench.c, which samples otherwise.
+SAMPLING = sampling_options(
+    temp=0.0,
+    top_p=1.0,
+    min_p=0.05,
+    seed_from=1,
+    seed_text="that of the run folder, else drawn and printed",
 )
 
 
-def _last_wins(key: str, value: Any) -> Any:
-    """Callback of a flag of which the last one on the line counts."""
+def _section(title: str) -> Any:
+    def declare(*names: str, **attrs: Any) -> Any:
+        return option(*names, section=title, **attrs)
 
-    def take(ctx: click.Context, param: click.Parameter, given: Any) -> None:
-        if given:
-            ctx.meta[key] = value if value is not None else given
-
-    return take
+    return declare
 
 
-def _flag(name: str, key: str, value: str, text: str) -> Any:
-    return click.option(
-        name, is_flag=True, expose_value=False, callback=_last_wins(key, value), help=text
-    )
+_data, _reply, _server = _section("Questions"), _section("Reply"), _section("Server")
+_work, _gate, _out = _section("Side by side"), _section("Thresholds"), _section("Results")
 
-
-def _count(*names: str, default: int | None = None, text: str, most: int = 2**31 - 1) -> Any:
-    return click.option(
-        *names,
-        type=click.IntRange(1, most),
-        default=default,
-        show_default=default is not None,
-        help=text,
-    )
-
-
-def _path(*names: str, text: str, **more: Any) -> Any:
-    return click.option(*names, type=click.Path(path_type=Path), help=text, **more)
-
-
-RUN_OPTIONS = (
-    _path("-m", "--model", text="GGUF file [default: ./ds4flash.gguf, else the bundled model]."),
-    click.option(
-        "--nano",
-        type=click.Choice(NANO_RECIPES),
-        help="Bundled model of this recipe [default: iq2, without -m].",
-    ),
-    _path("--mtp", text="GGUF file with the MTP block, for --mode mtp-*."),
-    click.option(
-        "--backend",
-        metavar="NAME",
-        expose_value=False,
-        callback=_last_wins("backend", None),
-        help=f"What computes: {', '.join(BACKENDS)} [default: cpu].",
-    ),
-    _flag("--cpu", "backend", "cpu", "Same as --backend cpu."),
-    _flag("--cuda", "backend", "cuda", "Same as --backend cuda."),
-    _flag("--metal", "backend", "metal", "Same as --backend metal."),
-    _count("-t", "--threads", text="Worker threads [default: every usable core].", most=1024),
-    click.option("--quality", is_flag=True, help="Exact arithmetic: --activations f32."),
-    click.option("--activations", type=click.Choice(ACTIVATIONS), help="[default: int8]"),
-    click.option("--kv", type=click.Choice(KV_MODES), default="official", show_default=True),
-    click.option("--repack", type=click.Choice(REPACK), default="auto", show_default=True),
-    click.option("--warm-weights", is_flag=True, help="Read the model file once before the run."),
-    _path("--chdir", text="Change to this folder before any file is looked up."),
-    click.option(
-        "--mode",
-        type=click.Choice(MODES),
-        default="plain",
-        show_default=True,
-        help="Decode mode; the mtp ones need an MTP block.",
-    ),
-    _count("--draft", default=1, text="Tokens drafted per step in mtp modes.", most=4),
-    click.option("--suite", metavar="NAME", help="See `ds4-eval list` [default: what data allow]."),
-    click.option(
-        "--dataset",
-        "datasets",
-        multiple=True,
-        metavar="NAME=PATH",
-        help="Your copy of a data set; repeatable.",
-    ),
-    click.option("--choice-seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True,
-                 help="Of the order in which GPQA's choices are shown."),
-    click.option("--no-errata", is_flag=True, help="Leave known errors of the data in."),
-    click.option("--ids", multiple=True, metavar="ID,...",
-                 help="Ids, source/id, numbers or ranges such as 3-7."),
-    click.option("--filter", "filters", multiple=True, metavar="FIELD=PATTERN",
-                 help="Of id, source, kind, domain or a stratum; != excludes; repeatable."),
-    click.option("--offset", type=click.IntRange(0), default=0, help="Leave out the first N."),
-    _count("--limit", text="At most N questions."),
-    _count("--questions", text="The first N questions; an error if there are fewer."),
-    _count("--repeats", default=1, text="Times that every question is asked.", most=10_000),
-    _count("-n", "--tokens", text="Most tokens of a reply [default: 16000; nano suite: 256].",
-           most=1_000_000),
-    click.option("--temp", type=Finite(0, 100), default=0.0, show_default=True,
-                 help="0 takes the likeliest token."),
-    click.option("--top-p", type=Finite(0, 1), default=1.0, show_default=True),
-    click.option("--min-p", type=Finite(0, 1), default=0.05, show_default=True),
-    click.option("--top-k", type=click.IntRange(0, 1024), default=0, show_default=True,
-                 help="0 is off."),
-    click.option("--seed", type=click.IntRange(1, 2**64 - 1),
-                 help="Of sampling [default: that of the run folder, else random and printed]."),
-    _flag("--think", "think", "high", "Think before answering (the default)."),
-    _flag("--nothink", "think", "none", "Answer without a think block."),
-    _flag("--think-max", "think", "max", "Maximum effort; needs 393216 tokens of context."),
-    _count("--soft-limit-reply-budget", text="Tokens left from which a likely close of thinking "
-           "is taken [default: 1024]."),
-    _count("--hard-limit-reply-budget", text="Tokens left at which thinking is closed "
-           "[default: 512]."),
-    _count("--soft-limit-think-close-rank", default=3, text="What likely means: among the N best."),
-    click.option("--close-cue", default="", metavar="TEXT",
-                 help="Text put behind a forced close of thinking [default: none]."),
-    _path("--out", text="Run folder; a run in it is continued.", metavar="DIR"),
-    click.option("--force", is_flag=True, help="Start over; the old run is kept as NAME.old-TIME."),
-    click.option("--allow-network-fs", is_flag=True, help="Write results to NFS and its kin."),
-    _path("--trace", text="Also write the text trace of the C program ds4-eval (replaced)."),
-    click.option("--plain", is_flag=True, help="Lines of text in place of the screen."),
-    _count("--pause-ms", default=350, text="Screen: rest after each verdict."),
-    click.option("--dry-run", is_flag=True, help="Say what would be asked and what it needs."),
-    _count("--jobs", default=1, text="Questions asked side by side, a process (or, with "
-           "--base-url, a connection) each.", most=4096),
-    click.option("--ray", metavar="ADDRESS|local", help="Ask on a Ray cluster (extra 'ray')."),
-    click.option("--base-url", metavar="URL",
-                 help="Ask an OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1 "
-                 "(extra 'remote')."),
-    click.option("--api", type=click.Choice(("chat", "completions")), default="chat",
-                 show_default=True, help="With --base-url: messages, or our rendered prompt."),
-    click.option("--api-model", metavar="NAME",
-                 help="With --base-url [default: the first listed]."),
-    click.option("--api-key-env", metavar="VARIABLE", default="OPENAI_API_KEY", show_default=True,
-                 help="Environment variable that holds the key."),
-    click.option("--timeout", type=Finite(1), default=3600.0, show_default=True,
-                 help="With --base-url: seconds for one reply."),
-    click.option("--fail-under", type=Finite(0, 100), metavar="PERCENT",
-                 help="Exit with 1 below this score."),
-    _path("--baseline", text="Run folder to hold the score against, on shared questions."),
-    click.option("--max-regression", type=Finite(0, 100), metavar="POINTS", default=None,
-                 help="With --baseline: exit with 1 if the score is lower by more "
-                 "[default: 0]."),
-    click.option("--max-truncated", type=Finite(0, 100), metavar="PERCENT",
-                 help="Exit with 5 if more replies were cut by the budget."),
-    click.option("--strict-exit", is_flag=True, help="Exit with 1 if any answer is wrong."),
+run_options = options(
+    _data("--suite", metavar="NAME", help="Suite to ask; `ds4-eval list` shows them.",
+          default_text="what the data at hand allow"),
+    _data("--dataset", "datasets", multiple=True, metavar="NAME=PATH",
+          help="Where your copy of a data set lies. May be given again."),
+    _data("--ids", multiple=True, metavar="ID,...",
+          help="Ask these only: ids, source/id, numbers or ranges such as 3-7."),
+    _data("--filter", "filters", multiple=True, metavar="FIELD=PATTERN",
+          help="Ask questions that fit: FIELD is id, source, kind, domain or a stratum; != "
+          "excludes. May be given again."),
+    _data("--offset", type=Whole(0, 2**31 - 1), default=0,
+          help="Leave out the first N questions."),
+    _data("--limit", type=COUNT, help="Ask at most N questions."),
+    _data("--questions", type=COUNT,
+          help="Ask the first N questions, and fail if there are fewer."),
+    _data("--repeats", type=Whole(1, 10_000), default=1, help="Ask every question N times."),
+    _data("--choice-seed", type=Whole(0, MAX_SEED), default=0,
+          help="Seed of the order in which GPQA's choices are shown."),
+    _data("--no-errata", is_flag=True, help="Leave known errors of the data in."),
+    _reply("-n", "--tokens", type=Whole(1, 1_000_000), help="Most tokens of a reply.",
+           default_text="16000; nano suite: 256"),
+    _reply("--think", is_flag=True, flag_value="high", default="high",
+           flags={"--nothink": "none", "--think-max": "max"},
+           help="Think before answering. --nothink answers at once; --think-max makes maximum "
+           "effort and needs 393216 tokens of context. The last of the three counts."),
+    _reply("--soft-limit-reply-budget", type=COUNT,
+           help="Tokens left from which thinking is closed as soon as that is likely.",
+           default_text="1024"),
+    _reply("--hard-limit-reply-budget", type=COUNT,
+           help="Tokens left at which thinking is closed.", default_text="512"),
+    _reply("--soft-limit-think-close-rank", type=COUNT, default=3,
+           help="Closing is likely where it is among the N likeliest tokens."),
+    _reply("--close-cue", default="", metavar="TEXT",
+           help="Text put behind a forced close of thinking.", default_text="none"),
+    MODEL,
+    KERNELS,
+    SPECULATION,
+    SAMPLING,
+    _work("--jobs", type=Whole(1, 4096), default=1,
+          help="Questions asked side by side, in a process each (with --base-url: in a connection "
+          "each)."),
+    _work("--ray", metavar="ADDRESS|local", help="Ask on a Ray cluster (extra 'ray')."),
+    _server("--base-url", metavar="URL",
+            help="Ask an OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1 (extra "
+            "'remote')."),
+    _server("--api", type=OneOf(("chat", "completions")), default="chat",
+            help="Send messages, or the prompt as this program renders it."),
+    _server("--api-model", metavar="NAME", help="Model of the server.",
+            default_text="the first that it lists"),
+    _server("--api-key-env", metavar="VARIABLE", default="OPENAI_API_KEY",
+            help="Environment variable that holds the key."),
+    _server("--timeout", type=Number(1), default=3600.0, metavar="SECONDS",
+            help="Longest that one reply may take."),
+    _gate("--fail-under", type=PERCENT, metavar="PERCENT", help="Exit with 6 below this score."),
+    _gate("--baseline", type=FILE, metavar="DIR",
+          help="Run folder to hold the score against, on shared questions."),
+    _gate("--max-regression", type=PERCENT, metavar="POINTS",
+          help="With --baseline: exit with 6 if the score is lower by more.", default_text="0"),
+    _gate("--max-truncated", type=PERCENT, metavar="PERCENT",
+          help="Exit with 4 if more replies than this were cut by the budget."),
+    _gate("--strict-exit", is_flag=True, help="Exit with 6 if any answer is wrong."),
+    _out("--out", type=FILE, metavar="DIR", help="Run folder; a run in it is continued."),
+    _out("--force", is_flag=True, help="Start over; the old run is kept as NAME.old-TIME."),
+    _out("--allow-network-fs", is_flag=True,
+         help="Write results to a network file system such as NFS."),
+    _out("--trace", type=FILE,
+         help="Also write the text trace of the C program ds4-eval, over what is there."),
+    _out("--plain", is_flag=True, help="Print lines of text in place of the screen."),
+    _out("--pause-ms", type=COUNT, default=350,
+         help="Milliseconds that the screen rests after each verdict."),
+    _out("--dry-run", is_flag=True, help="Say what would be asked and what it needs, then end."),
 )  # fmt: skip
-
-
-def run_options(function: Any) -> Any:
-    """Decorator: the options of `run`."""
-    for option in reversed(RUN_OPTIONS):
-        function = option(function)
-    return function
-
-
-def backend_name(ctx: click.Context) -> str:
-    """Backend that the last of its options names.
-
-    Raises
-    ------
-    OptionError
-        If this program has none of that name.
-    """
-    name: str = ctx.meta.get("backend", "cpu")
-    if name not in BACKENDS:
-        raise OptionError(f"--backend: expected one of {', '.join(BACKENDS)}, found {name!r}")
-    return name

@@ -7,13 +7,10 @@ locked before that too; results are durable question by question, tables and rep
 from __future__ import annotations
 
 import contextlib
-import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
-from typing import TypeAlias
 
 import click
 
@@ -34,11 +31,9 @@ from ds4eval.run.folder import choose_folder
 from ds4eval.run.judge import check_baseline, judge
 from ds4eval.run.runner import Recorder, done_jobs, run_parallel, run_serial
 from ds4eval.screen.choose import open_screen
-from engine.tooling.exits import INTERRUPTED, say
+from engine.tooling.exits import ERROR, OK, error_line, say
 from engine.tooling.options.model import uses_bundled
-
-# What `signal.signal` takes and gives back.
-Handler: TypeAlias = "Callable[[int, FrameType | None], object] | int | None"
+from engine.tooling.signals import StopSignals
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +90,7 @@ def execute(request: Request) -> int:
         store.begin(plan.jobs, _environment(plan))
         say(f"run folder: {plan.folder}")
         control = Control()
-        with _Signals(control) as signals:
+        with stop_signals(control) as signals:
             ended = _ask(plan, store, trace, control)
         samples = _samples(plan, store)
         entries = [entry_of(job) for job in plan.jobs]
@@ -107,13 +102,24 @@ def execute(request: Request) -> int:
             trace.summary(classic, whole.graded - classic, len(plan.jobs))
     sys.stdout.write(text)
     sys.stdout.flush()
-    if signals.number is not None:
+    if signals.exit_code is not None:
         say(f"interrupted; the same command goes on in {plan.folder}")
-        return INTERRUPTED if signals.number == signal.SIGINT else 128 + signals.number
+        return signals.exit_code
     if ended.why == "failed":
-        say(f"ds4-eval: {ended.message}")
-        return 4
+        say(error_line("ds4-eval", ended.message))
+        return ERROR
     return judge(entries, samples, request.gates, baseline)
+
+
+def stop_signals(control: Control) -> StopSignals:
+    """SIGINT, SIGTERM and SIGHUP end a run between tokens; a second one ends it at once."""
+
+    def stop(number: int, earlier: int) -> None:
+        if earlier:
+            raise KeyboardInterrupt
+        control.quit()
+
+    return StopSignals(stop)
 
 
 def make_plan(request: Request) -> RunPlan:
@@ -157,6 +163,8 @@ def settings_of(reply: ReplyOptions, model: ModelOptions, suite: str) -> ReplySe
         reply.think,
         model.mode,
         model.draft,
+        model.adaptive,
+        model.margin,
         explicit_tokens=reply.tokens is not None,
     )
 
@@ -233,28 +241,4 @@ def _dry_run(plan: RunPlan) -> int:
     click.echo(f"answered by {answerer.name}")
     click.echo(f"context {answerer.ctx}, longest prompt {answerer.longest}, budget {budget.tokens}")
     click.echo(f"think mode {answerer.think}; run folder {plan.folder}")
-    return 0
-
-
-class _Signals:
-    """SIGINT, SIGTERM and SIGHUP end the run between tokens; a second one ends it at once."""
-
-    def __init__(self, control: Control) -> None:
-        self.control = control
-        self.number: int | None = None
-        self._before: dict[int, Handler] = {}
-
-    def _take(self, number: int, frame: FrameType | None) -> None:
-        if self.number is not None:
-            raise KeyboardInterrupt
-        self.number = number
-        self.control.quit()
-
-    def __enter__(self) -> _Signals:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            self._before[number] = signal.signal(number, self._take)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+    return OK

@@ -10,9 +10,7 @@ from ds4eval.records.record import Run, Sample, read_run
 from ds4eval.report.text import tallies
 from ds4eval.request import GateOptions
 from engine.errors import OptionError, StoreError
-from engine.tooling.exits import say
-
-OK, THRESHOLD, INCOMPLETE = 0, 1, 5
+from engine.tooling.exits import OK, PARTIAL, REGRESSION, say
 
 
 def check_baseline(path: Path | None) -> Run | None:
@@ -41,21 +39,21 @@ def judge(
     whole, _ = tallies(entries, samples)
     if whole.open:
         say(f"incomplete: {whole.open} of {whole.selected} questions have no final answer")
-        return INCOMPLETE
+        return PARTIAL
     score = 100 * whole.passed / whole.selected
     cut = 100 * whole.truncated / whole.selected
     if gates.max_truncated is not None and cut > gates.max_truncated:
         say(f"--max-truncated: expected at most {gates.max_truncated:g} %, found {cut:.1f} %")
-        return INCOMPLETE
+        return PARTIAL
     status = OK
     if gates.fail_under is not None and score < gates.fail_under:
         say(f"--fail-under: expected at least {gates.fail_under:g} %, found {score:.1f} %")
-        status = THRESHOLD
+        status = REGRESSION
     if baseline is not None and _regressed(entries, samples, gates, baseline):
-        status = THRESHOLD
+        status = REGRESSION
     if gates.strict_exit and whole.passed < whole.selected:
         say(f"--strict-exit: {whole.selected - whole.passed} answers are wrong")
-        status = THRESHOLD
+        status = REGRESSION
     return status
 
 

@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from engine.errors import EngineError, OptionError
+from engine.errors import OptionError
+from engine.tooling.options.group import option
+from engine.tooling.options.model import MODEL
+from engine.tooling.options.types import Whole
+from engine.tooling.program import Command
 
 if TYPE_CHECKING:
     from engine.tooling.diagnose.drift import DriftReport, Side
@@ -55,30 +59,37 @@ def parse_side(text: str, default: Path | None) -> tuple[dict[str, Any], int | N
     return options, rows
 
 
-@click.command("drift")
+@click.command("drift", cls=Command)
 @click.argument("a")
 @click.argument("b")
-@click.option(
-    "-m",
-    "--model",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Model of sides that name none. Default: ./ds4flash.gguf, else the bundled model.",
-)
-@click.option(
+@MODEL.only("model")
+@option(
     "--prompt-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="UTF-8 text. Default: generated text.",
+    help="UTF-8 text to compare on.",
+    default_text="generated text",
 )
-@click.option(
+@option(
     "--tokens",
     "tokens_file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Token ids, separated by white space, instead of text.",
 )
-@click.option("-n", "n_tokens", type=click.IntRange(1), default=256, show_default=True)
-@click.option("--no-force", is_flag=True, help="Skip the causal test (the second forced run).")
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--plot", "plot_path", type=click.Path(dir_okay=False, path_type=Path))
+@option("-n", "n_tokens", type=Whole(1, 2**31 - 1), default=256,
+        help="Tokens of the text to compare on.")  # fmt: skip
+@option("--no-force", is_flag=True, help="Skip the causal test (the second forced run).")
+@option(
+    "--json",
+    "json_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the findings as JSON.",
+)
+@option(
+    "--plot",
+    "plot_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw growth by layer, SVG or PNG.",
+)
 def drift_command(
     a: str,
     b: str,
@@ -98,29 +109,23 @@ def drift_command(
 
     Reports the noise floor (A against itself), the first intermediate result that differs, the
     first changed decision with its margin, the first changed token, growth by layer, and what
-    remains when A's experts are forced on B.
-
-    \b
-    Exit status: 0 compared (equal or not), 1 failed, 2 usage, 3 bad model file.
+    remains when A's experts are forced on B. Whether the runs are equal or not, the exit status
+    is 0.
     """
     from engine.tooling.results.publish import check_output, publish_bytes
 
-    try:
-        sides = [parse_side(text, model) for text in (a, b)]
-        for path, option in ((json_path, "--json"), (plot_path, "--plot")):
-            if path is not None:
-                check_output(path, option, replace=True)
-        report = _run(sides, prompt_file, tokens_file, n_tokens, not no_force)
-        if json_path is not None:
-            text = json.dumps(report.to_json(), indent=1, allow_nan=False)
-            publish_bytes(json_path, text.encode())
-        if plot_path is not None:
-            from engine.tooling.diagnose.drift_plot import draw
+    sides = [parse_side(text, model) for text in (a, b)]
+    for path, name in ((json_path, "--json"), (plot_path, "--plot")):
+        if path is not None:
+            check_output(path, name, replace=True)
+    report = _run(sides, prompt_file, tokens_file, n_tokens, not no_force)
+    if json_path is not None:
+        text = json.dumps(report.to_json(), indent=1, allow_nan=False)
+        publish_bytes(json_path, text.encode())
+    if plot_path is not None:
+        from engine.tooling.diagnose.drift_plot import draw
 
-            publish_bytes(plot_path, draw(report, plot_path.suffix.lstrip(".") or "svg", a, b))
-    except EngineError as error:
-        click.echo(f"ds4 drift: {error}", err=True)
-        raise SystemExit(error.exit_code) from None
+        publish_bytes(plot_path, draw(report, plot_path.suffix.lstrip(".") or "svg", a, b))
     show(report, a, b)
 
 

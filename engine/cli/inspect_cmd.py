@@ -5,44 +5,40 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 
-from engine.errors import EngineError, ModelFileError
+from engine.errors import ModelFileError
+from engine.tooling.options.group import option
+from engine.tooling.program import Command
 
 CONTEXTS = (2048, 8192, 32_768, 65_536)
 LONG_ARRAY = 16  # elements printed of a longer array: the first eight
 LONG_TEXT = 120
 
 
-@click.command("inspect")
+@click.command("inspect", cls=Command)
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
-@click.option("--tensors", is_flag=True, help="List every tensor, not only totals per type.")
-@click.option("--sha256", "hash_file", is_flag=True, help="Hash the whole file too.")
-def inspect_command(model: Path, as_json: bool, tensors: bool, hash_file: bool) -> None:
+@option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+@option("--tensors", is_flag=True, help="List every tensor, not only totals per type.")
+@option("--sha256", "hash_file", is_flag=True, help="Hash the whole file too.")
+def inspect_command(model: Path, as_json: bool, tensors: bool, hash_file: bool) -> int:
     """Show metadata, shape, tensor types and bytes read per decoded token of a GGUF file.
 
     The exit status is 0 for a model that can be run (or an MTP block), 3 for anything else.
     """
     from engine.gguf.reader import open_gguf
 
-    try:
-        with open_gguf(model) as file:
-            report = build_report(file, tensors, hash_file)
-    except EngineError as error:
-        click.echo(f"ds4 inspect: {error}", err=True)
-        sys.exit(error.exit_code)
+    with open_gguf(model) as file:
+        report = build_report(file, tensors, hash_file)
     if as_json:
         click.echo(json.dumps(report, indent=2, allow_nan=False))
     else:
         _print(report)
-    if report["problems"]:
-        sys.exit(ModelFileError.exit_code)
+    return ModelFileError.exit_code if report["problems"] else 0
 
 
 def build_report(file: Any, tensors: bool = False, hash_file: bool = False) -> dict[str, Any]:

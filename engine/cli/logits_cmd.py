@@ -10,34 +10,43 @@ import click
 
 from engine.errors import MemoryBudgetError, OptionError
 from engine.tooling.exits import say
-from engine.tooling.options.model import model_options, take_model_options
+from engine.tooling.options.group import option
+from engine.tooling.options.kernels import kernel_options
+from engine.tooling.options.model import MODEL, read_through
+from engine.tooling.program import Command
+
+KERNELS = kernel_options()
 
 
-@click.command("logits", context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
+@click.command("logits", cls=Command)
+@option(
     "--tokens",
     "tokens_path",
     type=click.Path(path_type=Path),
     required=True,
-    help="Text file of token ids; blanks, line ends, commas and a JSON list's brackets part them.",
+    help="Text file of token ids, separated by blanks, line ends or commas, or a JSON list.",
 )
-@click.option(
+@option(
     "--out",
     type=click.Path(path_type=Path),
     required=True,
-    help="float32 array (n_tokens, n_vocab); one row for the last token unless --all-positions.",
+    help="The .npy file to write: float32 (n_tokens, n_vocab), or one row for the last token "
+    "without --all-positions.",
 )
-@click.option("--all-positions", is_flag=True, help="A row for every token.")
-@click.option(
+@option("--all-positions", is_flag=True, help="Write a row for every token.")
+@option(
     "--routing",
     type=click.Path(path_type=Path),
-    help="Also write ids (n_layer, n_tokens, n_used) and margin (n_layer, n_tokens) as .npz; "
-    "margin: last kept minus first dropped expert.",
+    help="Also write which experts ran as .npz: ids (n_layer, n_tokens, n_used), and margin "
+    "(n_layer, n_tokens), the score of the last chosen expert minus that of the first left out.",
 )
-@model_options
+@MODEL
+@KERNELS
 def logits_command(**values: Any) -> None:
     """Write the logits of a token sequence, for comparison with other engines."""
-    options = take_model_options(values, say)
+    model, kernels = MODEL.take(values), KERNELS.take(values)
+    model.enter_folder()
+    options = kernels.engine_options(model.resolve(say))
     ids = read_ids(values["tokens_path"])
     out, routing = values["out"], values["routing"]
     from engine.tooling.results.publish import check_output
@@ -50,6 +59,8 @@ def logits_command(**values: Any) -> None:
 
     from engine.engine import open_engine
 
+    if model.warm:
+        read_through(options.path)
     with open_engine(options) as engine:
         for notice in engine.notices:
             say(notice)

@@ -2,54 +2,55 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
-from engine.errors import EngineError
+from engine.errors import OptionError, StoreError
+from engine.tooling.options.group import option
+from engine.tooling.options.sampling import MAX_SEED
+from engine.tooling.options.types import OneOf, Whole
+from engine.tooling.program import Command
 
 
-@click.command("make-model")
-@click.option(
+@click.command("make-model", cls=Command)
+@option(
     "--shape",
     "shape_name",
     required=True,
     metavar="NAME",
     help="nano, micro, tiny, tiny-wide, mid, or flash-N-layers with N from 1 to 43.",
 )
-@click.option(
+@option(
     "--recipe",
-    type=click.Choice(["f32", "f16", "q8_0", "q4", "iq2"]),
+    type=OneOf(["f32", "f16", "q8_0", "q4", "iq2"]),
     default="iq2",
-    show_default=True,
     help="Storage formats; iq2 and q4 are the published files' recipes.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option(
+@option("--seed", type=Whole(0, MAX_SEED), default=0, help="Seed of the weights.")
+@option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
     required=True,
     help="GGUF file to write.",
 )
-@click.option(
+@option(
     "--mtp",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Also write the draft block to this file.",
 )
-@click.option(
+@option(
     "--layout",
-    type=click.Choice(["antirez", "llama"]),
+    type=OneOf(["antirez", "llama"]),
     default="antirez",
-    show_default=True,
     help="Formats and metadata of the published Flash files, or of llama.cpp's converter.",
 )
-@click.option(
+@option(
     "--quick",
     is_flag=True,
     help="Large tensors repeat a little quantised data: full size in seconds, for speed alone.",
 )
-@click.option("--force", is_flag=True, help="Replace existing files.")
+@option("--force", is_flag=True, help="Replace existing files.")
 def make_model_command(
     shape_name: str,
     recipe: str,
@@ -66,13 +67,8 @@ def make_model_command(
     """
     try:
         _make(shape_name, recipe, seed, out, mtp, layout, quick, force)
-    except EngineError as error:
-        click.echo(f"ds4 make-model: {error}", err=True)
-        sys.exit(error.exit_code)
     except OSError as error:
-        reason = error.strerror or error
-        click.echo(f"ds4 make-model: output: expected to write it, found: {reason}", err=True)
-        sys.exit(1)
+        raise StoreError(f"{out}: expected to write it, found {error.strerror or error}") from None
 
 
 def _make(
@@ -101,7 +97,7 @@ def _make(
     shape = named_shape(shape_name)
     targets = [(out, False)] if mtp is None else [(out, False), (mtp, True)]
     if mtp is not None and mtp.resolve() == out.resolve():
-        raise click.UsageError("--mtp: expected another file than --out, found the same")
+        raise OptionError("--mtp: expected another file than --out, found the same")
     for path, _ in targets:
         check_target(path, force)
     console = Console(stderr=True)

@@ -8,26 +8,24 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
 from engine.errors import ContextError, OptionError
-from engine.models.bundled import RECIPES
 from engine.options import EngineOptions
 from engine.text import chat, special
 from engine.text.files import read_text
 from engine.text.tokenizer import Span
 from engine.tooling.exits import INTERRUPTED, printable, say
-from engine.tooling.options.model import model_options, take_model_options, uses_bundled
-from engine.tooling.options.speculation import (
-    SpecChoice,
-    describe,
-    spec_options,
-    take_spec_options,
-    warnings,
-)
+from engine.tooling.options.group import option
+from engine.tooling.options.kernels import kernel_options
+from engine.tooling.options.model import MODEL, read_through
+from engine.tooling.options.sampling import SamplingChoice, sampling_options
+from engine.tooling.options.speculation import SpecChoice, describe, spec_options, warnings
+from engine.tooling.options.types import Whole
+from engine.tooling.program import Command
+from engine.tooling.signals import StopSignals
 
 if TYPE_CHECKING:
     from engine.engine import Engine
@@ -39,48 +37,80 @@ DEFAULT_TOKENS = 50_000
 _TITLE_CHARS = 80
 
 
-@click.command("run", context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("-p", "--prompt", help="The user's message.")
-@click.option(
-    "--prompt-file", type=click.Path(path_type=Path), help="Read it from a UTF-8 file instead."
+SAMPLING = sampling_options(
+    temp=1.0, top_p=1.0, min_p=0.05, seed_text="drawn, and printed when tokens are sampled"
 )
-@click.option(
+SPECULATION = spec_options()
+KERNELS = kernel_options()
+
+
+@click.command("run", cls=Command)
+@option("-p", "--prompt", section="Prompt", help="The user's message.")
+@option(
+    "--prompt-file",
+    section="Prompt",
+    type=click.Path(path_type=Path),
+    help="Read the message from a UTF-8 file.",
+)
+@option(
+    "--system",
+    section="Prompt",
+    help="System text; '' for none.",
+    default_text=f"'{chat.DEFAULT_SYSTEM}'",
+)
+@option("--raw", section="Prompt", is_flag=True, help="Continue the prompt as it is, without chat.")
+@option(
+    "--chat-template",
+    section="Prompt",
+    is_flag=True,
+    help="Use the template that the model file carries, in a sandbox.",
+)
+@option("--nothink", section="Reply", is_flag=True, help="Answer without a think block.")
+@option(
+    "--think-max",
+    section="Reply",
+    is_flag=True,
+    help="Think at maximum effort; needs 393216 tokens of context.",
+)
+@option(
     "-n",
     "--tokens",
-    type=click.IntRange(0),
+    section="Reply",
+    type=Whole(0, 2**31 - 1),
     default=DEFAULT_TOKENS,
-    show_default=True,
-    help="Most tokens to generate.",
+    help="Generate at most this many tokens.",
 )
-@click.option("-c", "--ctx", type=click.IntRange(1), help="Tokens of context [default: 32768].")
-@click.option("--temp", type=float, default=1.0, show_default=True, help="0 takes the maximum.")
-@click.option("--top-k", type=int, default=0, show_default=True, help="0 is off; at most 1024.")
-@click.option("--top-p", type=float, default=1.0, show_default=True, help="1 is off.")
-@click.option("--min-p", type=float, default=0.05, show_default=True, help="0 is off.")
-@click.option("--seed", type=int, help="Repeats a sampled text [default: random, printed].")
-@click.option("--nothink", is_flag=True, help="Answer without a think block.")
-@click.option("--think-max", is_flag=True, help="Maximum effort; needs 393216 tokens of context.")
-@click.option("--system", help="System text; '' for none [default: 'You are a helpful assistant'].")
-@click.option("--raw", is_flag=True, help="Continue the prompt as plain text, no chat format.")
-@click.option(
-    "--chat-template", is_flag=True, help="Use the model file's own template (sandboxed)."
+@option(
+    "-c",
+    "--ctx",
+    section="Reply",
+    type=Whole(1, 2**31 - 1),
+    help="Tokens of context.",
+    default_text=str(DEFAULT_CTX),
 )
-@click.option(
+@option(
     "--session",
     "session_path",
+    section="Reply",
     type=click.Path(path_type=Path),
-    help="Continue the conversation in this file, if it exists, and save it there.",
+    help="Continue the conversation in this file if it exists, and save it there.",
 )
-@spec_options
-@model_options
+@MODEL
+@KERNELS
+@SPECULATION
+@SAMPLING
 def run_command(**values: Any) -> int:
     """Answer one prompt: text on stdout as it is made, speeds on stderr."""
     plan = _plan(values)
-    if values["seed"] is None and plan.sampler.temp > 0:
+    if plan.seed_drawn and plan.sampler.temp > 0:
         say(f"seed {plan.sampler.seed}")
+    if plan.warm:
+        for path in filter(None, (plan.options.path, plan.options.mtp_path)):
+            read_through(path)
     from engine.engine import open_engine
 
-    with open_engine(plan.options) as engine, _Interrupt() as interrupt:
+    interrupt = _Interrupt()
+    with open_engine(plan.options) as engine, interrupt:
         for notice in engine.notices:
             say(notice)
         return _answer(engine, plan, interrupt)
@@ -95,6 +125,7 @@ class _Plan:
     tokens: int
     ctx: int | None
     sampler: Sampler
+    seed_drawn: bool
     think: str
     system: str
     raw: bool
@@ -102,6 +133,7 @@ class _Plan:
     session: Path | None
     resumed: bool
     spec: SpecChoice
+    warm: bool
 
 
 def _plan(values: dict[str, Any]) -> _Plan:
@@ -122,11 +154,11 @@ def _plan(values: dict[str, Any]) -> _Plan:
     ]
     if values["raw"] and chat_only:
         raise OptionError(f"{chat_only[0]}: expected in chat format, found with --raw")
-    sampler = _sampler(values)
-    bundled = uses_bundled(values["model"], values["nano"], values["chdir"] or Path())
-    recipe = (values["nano"] or RECIPES[0]) if bundled else None
-    spec, mtp_path = take_spec_options(values, recipe)
-    options = take_model_options(values, say, mtp_path=mtp_path)
+    model, kernels = MODEL.take(values), KERNELS.take(values)
+    spec, sampling = SPECULATION.take(values), SAMPLING.take(values)
+    model.enter_folder()
+    mtp_path = spec.needed_block(model)
+    options = kernels.engine_options(model.resolve(say), mtp_path)
 
     prompt = values["prompt"]
     if prompt is None:
@@ -149,7 +181,8 @@ def _plan(values: dict[str, Any]) -> _Plan:
         prompt=prompt,
         tokens=values["tokens"],
         ctx=values["ctx"],
-        sampler=sampler,
+        sampler=_sampler(sampling),
+        seed_drawn=sampling.seed is None,
         think=think,
         system=system,
         raw=values["raw"],
@@ -157,44 +190,36 @@ def _plan(values: dict[str, Any]) -> _Plan:
         session=session,
         resumed=resumed,
         spec=spec,
+        warm=model.warm,
     )
 
 
-def _sampler(values: dict[str, Any]) -> Sampler:
+def _sampler(choice: SamplingChoice) -> Sampler:
     from engine.sample import Sampler
 
-    seed = values["seed"]
     return Sampler(
-        temp=values["temp"],
-        top_k=values["top_k"],
-        top_p=values["top_p"],
-        min_p=values["min_p"],
-        seed=secrets.randbits(32) if seed is None else seed,
+        temp=choice.temp,
+        top_k=choice.top_k,
+        top_p=choice.top_p,
+        min_p=choice.min_p,
+        seed=secrets.randbits(32) if choice.seed is None else choice.seed,
     )
 
 
-class _Interrupt:
+class _Interrupt(StopSignals):
     """Ctrl-C asks the loop to stop between tokens; a second one stops at once."""
 
     def __init__(self) -> None:
-        self.asked = False
+        super().__init__(self._asked_again, (signal.SIGINT,))
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+    @staticmethod
+    def _asked_again(number: int, earlier: int) -> None:
+        if earlier:
             raise KeyboardInterrupt
-        self.asked = True
 
-    def __enter__(self) -> _Interrupt:
-        self._before = signal.signal(signal.SIGINT, self._ask)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        signal.signal(signal.SIGINT, self._before)
+    @property
+    def asked(self) -> bool:
+        return self.count > 0
 
     def check(self) -> None:
         """Stop a phase that leaves nothing worth keeping."""

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from ds4bench import exits
 from ds4bench.ab import noise as calibrate
 from ds4bench.ab import validity as ab_valid
 from ds4bench.ab.loop import SCHEMA, SCHEMA_VERSION, Session
@@ -27,6 +26,7 @@ from ds4bench.compare.samples import Arm
 from ds4bench.compare.stats import Verdict
 from ds4bench.records.rows import Run, Telemetry
 from engine.errors import EngineError, OptionError, StoreError
+from engine.tooling import exits
 from engine.tooling.results.journal import read_journal
 from tests.ds4bench.speed_rows import ENVIRONMENT, sweep, write_journal
 

@@ -12,7 +12,6 @@ import pytest
 from click.testing import CliRunner
 from scipy import stats as sp
 
-from ds4bench import exits
 from ds4bench.commands.compare import ALLOWABLE, compare_command, parse_tolerances
 from ds4bench.compare import stats
 from ds4bench.compare import view as compare_view
@@ -22,6 +21,7 @@ from ds4bench.compare.stats import Verdict
 from ds4bench.records import csv_text as records_csv
 from ds4bench.records.rows import Run
 from engine.errors import EngineError, OptionError
+from engine.tooling import exits
 from tests.ds4bench.speed_rows import CTX, ENVIRONMENT, FINGERPRINT, sweep, write_journal
 
 

@@ -124,7 +124,7 @@ def test_existing_csv_is_not_overwritten(tmp_path):
     target = tmp_path / "a.csv"
     target.write_text("kept")
     result = CliRunner().invoke(peer.peer_command, ["-m", "none.gguf", "--csv", str(target)])
-    assert isinstance(result.exception, OptionError)
+    assert result.exit_code == 2 and "--csv: expected a new file" in result.stderr
     assert target.read_text() == "kept"
 
 

@@ -13,13 +13,13 @@ from html.parser import HTMLParser
 import pytest
 from click.testing import CliRunner
 
-from ds4bench import exits
 from ds4bench.ab import noise as calibrate
 from ds4bench.commands.report import FILES, report_command
 from ds4bench.records.rows import Run, read_rows
 from ds4bench.report import exports as junit
 from ds4bench.report import page as report
 from ds4bench.report.curves import Source
+from engine.tooling import exits
 from tests.ds4bench.speed_rows import ENVIRONMENT, FINGERPRINT, sweep, write_journal
 
 HOSTILE = "<script>alert(1)</script>\"'|`@x ![](http://e) {{7*7}}"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ds4bench import exits
+from engine.tooling import exits
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOW = ROOT / ".github" / "workflows" / "perf.yml"

@@ -89,12 +89,14 @@ def test_the_table_adds_up(residency):
 
 
 def test_without_the_cuda_packages_the_present_machine_is_refused(residency, monkeypatch):
-    for name in ("driver", "kernel"):
+    for name in ("device.driver", "build.kernel"):
         monkeypatch.delitem(sys.modules, f"engine.ops.cuda.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "numba_cuda", None)
     result = residency()
     assert result.exit_code == 1
-    assert result.stderr.startswith("error: cuda backend: expected the package numba-cuda, found")
+    assert result.stderr.startswith(
+        "ds4-bench: error: cuda backend: expected the package numba-cuda, found"
+    )
     assert result.stderr.count("\n") == 1
 
 
@@ -109,16 +111,16 @@ def test_without_a_device_the_present_machine_is_refused(residency, monkeypatch)
     monkeypatch.setattr(driver, "CudaDevice", none)
     result = residency()
     assert result.exit_code == 1
-    assert result.stderr == "error: device: expected an NVIDIA GPU, found none\n"
+    assert result.stderr == "ds4-bench: error: device: expected an NVIDIA GPU, found none\n"
 
 
 def test_what_does_not_fit_is_refused_in_one_line(residency):
     result = residency("--machine", "h100", "--residency", "device", "--residency-gib", "0.00001")
     assert result.exit_code == 1 and result.stderr.count("\n") == 1
-    assert result.stderr.startswith("error: --residency device: expected at most")
+    assert result.stderr.startswith("ds4-bench: error: --residency device: expected at most")
 
 
 def test_a_file_that_is_no_model_is_refused(residency, tmp_path):
     (tmp_path / "x.gguf").write_bytes(b"GGUF" + bytes(60))
     result = residency("-m", tmp_path / "x.gguf", "--machine", "gb10")
-    assert result.exit_code == 3 and result.stderr.startswith("error: ")
+    assert result.exit_code == 3 and result.stderr.startswith("ds4-bench: error: ")

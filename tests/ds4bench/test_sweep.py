@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 
 import ds4bench.sweep.run as sweep_module
-from ds4bench import exits
 from ds4bench.records.csv_text import UPSTREAM
 from ds4bench.records.rows import read_rows
 from engine.options import MODES
+from engine.tooling import exits
 from engine.tooling.results.journal import scan
 from tests.ds4bench.sweeps import ALL, SIZE, table
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from ds4bench import exits
 from ds4bench.plan import GIVE_UP_AFTER, PARK_AFTER
 from ds4bench.records.rows import read_rows
 from engine.errors import DEVICE_HUNG
 from engine.options import MODES
+from engine.tooling import exits
 from engine.tooling.results.journal import scan
 from tests.ds4bench.sweeps import SIZE, table
 

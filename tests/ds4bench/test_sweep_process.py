@@ -13,8 +13,8 @@ import time
 
 import pytest
 
-from ds4bench import exits
 from ds4bench.records.rows import read_rows
+from engine.tooling import exits
 from engine.tooling.results.journal import scan
 from tests.ds4bench.sweeps import (
     ALL,

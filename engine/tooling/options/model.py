@@ -1,9 +1,10 @@
-"""Command-line options that open a model, the same in every program."""
+"""Options that say which model is opened, the same in every program, and the default model."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,147 +13,109 @@ import click
 from engine.errors import OptionError
 from engine.models.bundled import RECIPES as NANO_RECIPES
 from engine.models.bundled import bundled_model
-from engine.options import (
-    ACTIVATIONS,
-    BACKENDS,
-    KV_MODES,
-    LAUNCH,
-    REPACK,
-    RESIDENCY,
-    EngineOptions,
-)
-from engine.tooling.options.finite import Finite
+from engine.tooling.options.group import OptionGroup
+from engine.tooling.options.types import OneOf
 
 DEFAULT_MODEL = Path("ds4flash.gguf")
 
-_OPTIONS = (
-    click.option(
-        "-m",
-        "--model",
-        type=click.Path(path_type=Path),
-        help=f"GGUF file [default: ./{DEFAULT_MODEL}, else the bundled model].",
-    ),
-    click.option(
-        "--nano",
-        type=click.Choice(NANO_RECIPES),
-        help="Bundled model of this recipe, whatever lies in the folder.  [default: iq2]",
-    ),
-    click.option(
-        "--backend",
-        type=click.Choice(BACKENDS),
-        default="cpu",
-        show_default=True,
-        help="What computes.",
-    ),
-    click.option("--cuda", "backend", flag_value="cuda", help="As --backend cuda."),
-    click.option(
-        "--launch",
-        type=click.Choice(LAUNCH),
-        help="CUDA: how a recorded pass is launched.  [default: graph]",
-    ),
-    click.option(
-        "--residency",
-        type=click.Choice(RESIDENCY),
-        help="CUDA: where weights live; ds4-bench residency prints the plan.  [default: auto]",
-    ),
-    click.option(
-        "--residency-gib",
-        type=Finite(0),
-        metavar="GIB",
-        help="CUDA: most GiB of weights copied to the device.  [default: the plan's]",
-    ),
-    click.option(
-        "--device",
-        type=click.IntRange(0, 63),
-        help="CUDA: ordinal of the device.  [default: 0]",
-    ),
-    click.option(
-        "-t",
-        "--threads",
-        type=click.IntRange(1, 1024),
-        help="Worker threads [default: every core this process may use].",
-    ),
-    click.option(
-        "--activations",
-        type=click.Choice(ACTIVATIONS),
-        default="int8",
-        show_default=True,
-        help="Arithmetic of products with quantised weights.",
-    ),
-    click.option(
-        "--kv",
-        type=click.Choice(KV_MODES),
-        default="official",
-        show_default=True,
-        help="How KV rows are kept: as the published model does, or float32.",
-    ),
-    click.option(
-        "--repack",
-        type=click.Choice(REPACK),
-        default="auto",
-        show_default=True,
-        help="Interleaved copy of the weights; auto: when it fits in half of the free memory.",
-    ),
-    click.option(
-        "--chdir",
-        type=click.Path(path_type=Path),
-        help="Change to this folder before any file is looked up.",
-    ),
-)
-_DEVICE = ("launch", "residency", "residency_gib", "device")
-_NAMES = (
-    "model", "nano", "backend", "threads", "activations", "kv", "repack", "chdir", *_DEVICE
-)  # fmt: skip
 
+@dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """Which model a command line asks for.
 
-def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorator: adds the options; the command gets them as keyword arguments."""
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return function
-
-
-def take_model_options(
-    values: dict[str, Any], say: Callable[[str], None], **fixed: Any
-) -> EngineOptions:
-    """Engine options from a command's keyword arguments, which are removed from `values`.
-
-    Changes the working directory when --chdir asks for it.
-
-    Parameters
+    Attributes
     ----------
-    values : dict
-        Keyword arguments of a command decorated with `model_options`.
-    say : callable
-        Gets a line for the user, e.g. which model was chosen in place of a named one.
-    fixed
-        Further fields of EngineOptions.
-
-    Raises
-    ------
-    OptionError
-        If a value cannot be honoured.
+    path : Path or None
+        Of -m; None takes the default model.
+    recipe : str or None
+        Of --nano: the bundled model of this recipe.
+    folder : Path or None
+        Of --chdir.
+    warm : bool
+        Whether the file is read once before it is used.
     """
-    taken = {name: values.pop(name) for name in _NAMES}
-    for name in _DEVICE:
-        if taken[name] is None:
-            del taken[name]  # the engine's own default
-        elif taken["backend"] != "cuda":
-            option = name.replace("_", "-")
-            raise OptionError(f"--{option}: expected with --backend cuda, found {taken['backend']}")
-    folder, path, recipe = taken.pop("chdir"), taken.pop("model"), taken.pop("nano")
-    if path is not None and recipe is not None:
-        raise OptionError("--nano: expected without -m, found both")
-    if folder is not None:
+
+    path: Path | None = None
+    recipe: str | None = None
+    folder: Path | None = None
+    warm: bool = False
+
+    def enter_folder(self) -> None:
+        """Change to the folder of --chdir, so that every other path is looked up in it.
+
+        Raises
+        ------
+        OptionError
+            If there is no such folder.
+        """
+        if self.folder is None:
+            return
         try:
-            os.chdir(folder)
+            os.chdir(self.folder)
         except OSError as error:
             raise OptionError(
-                f"--chdir: expected a folder, found {str(folder)!r}: {error.strerror}"
+                f"--chdir: expected a folder, found {str(self.folder)!r}: {error.strerror}"
             ) from None
-    if path is None:
-        path = default_model(say, recipe)
-    return EngineOptions(path=path, **taken, **fixed)
+
+    @property
+    def bundled(self) -> str | None:
+        """Recipe of the bundled model if that is what will be opened; looks into the folder."""
+        if uses_bundled(self.path, self.recipe):
+            return self.recipe or NANO_RECIPES[0]
+        return None
+
+    def resolve(self, say: Callable[[str], None]) -> Path:
+        """The file to open; `say` gets a line on a model that nobody named.
+
+        Raises
+        ------
+        OptionError
+            See `bundled_model`.
+        """
+        return self.path or default_model(say, self.recipe)
+
+
+def _parse(values: dict[str, Any]) -> ModelChoice:
+    path, recipe = values["model"], values["nano"]
+    if path is not None and recipe is not None:
+        raise OptionError("--nano: expected without -m, found both")
+    return ModelChoice(path, recipe, values["chdir"], values["warm_weights"])
+
+
+MODEL = OptionGroup(
+    "Model",
+    (
+        (
+            ("-m", "--model"),
+            {
+                "type": click.Path(path_type=Path),
+                "help": "GGUF file.",
+                "default_text": f"./{DEFAULT_MODEL}, else the bundled model",
+            },
+        ),
+        (
+            ("--nano",),
+            {
+                "type": OneOf(NANO_RECIPES),
+                "help": "Take the bundled model of this recipe, whatever lies in the folder.",
+                "default_text": NANO_RECIPES[0],
+            },
+        ),
+        (
+            ("--chdir",),
+            {
+                "type": click.Path(path_type=Path),
+                "metavar": "DIR",
+                "help": "Change to this folder before any file is looked up.",
+            },
+        ),
+        (
+            ("--warm-weights",),
+            {"is_flag": True, "help": "Read the model file once before it is used."},
+        ),
+    ),
+    _parse,
+)
 
 
 def uses_bundled(model: Path | None, recipe: str | None, folder: Path = Path()) -> bool:
@@ -180,3 +143,13 @@ def default_model(say: Callable[[str], None], recipe: str | None = None) -> Path
     bundled = bundled_model("base", recipe or NANO_RECIPES[0])
     say(f"{'model' if recipe else f'no -m and no ./{DEFAULT_MODEL}'}: {bundled.notice}")
     return bundled.path
+
+
+def read_through(path: Path, chunk: int = 8 << 20) -> int:
+    """Read a file once, so that its pages are in memory; returns the bytes read."""
+    buffer = bytearray(chunk)
+    total = 0
+    with open(path, "rb", buffering=0) as file:
+        while n := file.readinto(buffer):
+            total += n
+    return total

@@ -9,7 +9,6 @@ verification has no counterpart: every mode emits plain's tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,91 +17,159 @@ import click
 
 from engine.errors import OptionError
 from engine.options import MODES
-from engine.tooling.options.finite import Finite
+from engine.tooling.options.group import OptionGroup
+from engine.tooling.options.model import ModelChoice
+from engine.tooling.options.types import Number, OneOf, Whole
 
 if TYPE_CHECKING:
     from engine.spec.protocol import SpecStats
 
-_OPTIONS = (
-    click.option(
-        "--mode",
-        type=click.Choice(MODES),
-        default=MODES[0],
-        show_default=True,
-        help="How tokens are decoded; all modes emit the same text.",
-    ),
-    click.option(
-        "--mtp",
-        type=click.Path(path_type=Path),
-        help="File of the drafting (MTP) block [default: the bundled model's own].",
-    ),
-    click.option(
-        "--mtp-draft",
-        type=click.IntRange(1, 4),
-        default=1,
-        show_default=True,
-        help="Tokens drafted per step.",
-    ),
-    click.option(
-        "--mtp-adaptive", is_flag=True, help="Up to --mtp-draft, as acceptance and cost suggest."
-    ),
-    click.option(
-        "--mtp-margin",
-        type=Finite(0),
-        default=0.0,
-        show_default=True,
-        help="Stop drafting where the block's two best logits are closer than this.",
-    ),
-)
-_NAMES = ("mode", "mtp", "mtp_draft", "mtp_adaptive", "mtp_margin")
+MAX_DRAFT = 4
 
 
 @dataclass(frozen=True, slots=True)
 class SpecChoice:
-    """How to decode; the arguments of `engine.spec.modes.open_decoder`."""
+    """How to decode; apart from `mtp` the arguments of `engine.spec.modes.open_decoder`.
 
-    mode: str
-    draft: int
-    adaptive: bool
-    margin: float
+    Attributes
+    ----------
+    modes : tuple of str
+        One mode, or in a sweep several.
+    mtp : Path or None
+        File of --mtp.
+    draft : int
+        Tokens drafted per step.
+    adaptive : bool
+    margin : float
+        Of the drafting block's two best logits.
+    """
+
+    modes: tuple[str, ...] = MODES[:1]
+    mtp: Path | None = None
+    draft: int = 1
+    adaptive: bool = False
+    margin: float = 0.0
+
+    @property
+    def mode(self) -> str:
+        """The mode of a command line that has one."""
+        (mode,) = self.modes
+        return mode
+
+    @property
+    def drafts(self) -> bool:
+        """Whether any mode drafts, and so needs an MTP block."""
+        return any(mode != MODES[0] for mode in self.modes)
+
+    def block(self, model: ModelChoice) -> Path | None:
+        """File of the MTP block: the one named, or the bundled model's own; None without one.
+
+        Raises
+        ------
+        OptionError
+            See `bundled_model`.
+        """
+        if not self.drafts or self.mtp is not None:
+            return self.mtp
+        recipe = model.bundled
+        if recipe is None:
+            return None
+        from engine.models.bundled import bundled_model
+
+        return bundled_model("mtp", recipe).path
+
+    def needed_block(self, model: ModelChoice) -> Path | None:
+        """As `block`, refusing a mode that drafts without one before the model is opened.
+
+        Raises
+        ------
+        OptionError
+        """
+        found = self.block(model)
+        if self.drafts and found is None:
+            raise OptionError(f"--mode {self.modes[-1]}: expected --mtp FILE, found none")
+        return found
 
 
-def spec_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorator: adds the options; the command gets them as keyword arguments."""
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return function
-
-
-def take_spec_options(
-    values: dict[str, Any], bundled: str | None
-) -> tuple[SpecChoice, Path | None]:
-    """The choice, and the MTP file to open, from a command's keyword arguments.
+def spec_options(*, several: bool = False) -> OptionGroup[SpecChoice]:
+    """The group.
 
     Parameters
     ----------
-    values : dict
-        The options are removed from it.
-    bundled : str or None
-        Recipe of the bundled model, if that is the trunk: its block is used when none is named.
-
-    Raises
-    ------
-    OptionError
-        If a speculative mode has no block, or a block is given that plain decoding ignores.
+    several : bool
+        Whether --mode may be given again, or be 'all': for a sweep, which compares modes.
     """
-    mode, path, draft, adaptive, margin = (values.pop(name) for name in _NAMES)
-    if mode == MODES[0]:
-        if path is not None:
-            raise OptionError("--mtp: expected a --mode that drafts, found plain")
-        return SpecChoice(mode, draft, adaptive, margin), None
-    if path is None:
-        if bundled is None:
-            raise OptionError(f"--mode {mode}: expected --mtp FILE, found none")
-        from engine.models.bundled import bundled_model
+    mode: dict[str, Any] = {
+        "type": OneOf((*MODES, "all") if several else MODES),
+        "default_text": MODES[0],
+        "help": "How tokens are decoded; every mode emits the same tokens."
+        + (" May be given again." if several else ""),
+    }
+    mode |= {"multiple": True} if several else {"default": MODES[0]}
+    return OptionGroup(
+        "Speculative decoding",
+        (
+            (("--mode",), mode),
+            (
+                ("--mtp",),
+                {
+                    "type": click.Path(path_type=Path),
+                    "help": "GGUF file of the block that drafts tokens (multi-token prediction).",
+                    "default_text": "the bundled model's own",
+                },
+            ),
+            (
+                ("--mtp-draft",),
+                {
+                    "type": Whole(1, MAX_DRAFT),
+                    "aliases": ("--draft",),
+                    "help": "Tokens drafted per step.",
+                    "default_text": "1",
+                },
+            ),
+            (
+                ("--mtp-adaptive",),
+                {
+                    "is_flag": True,
+                    "help": "Draft fewer than --mtp-draft where acceptance and cost advise it.",
+                },
+            ),
+            (
+                ("--mtp-margin",),
+                {
+                    "type": Number(0),
+                    "help": "Stop drafting where the block's two best logits are closer than this.",
+                    "default_text": "0",
+                },
+            ),
+        ),
+        _parse,
+    )
 
-        path = bundled_model("mtp", bundled).path
-    return SpecChoice(mode, draft, adaptive, margin), path
+
+def _parse(values: dict[str, Any]) -> SpecChoice:
+    given = values["mode"]
+    modes = _modes(given) if isinstance(given, tuple) else (given,)
+    if modes == MODES[:1]:
+        for name in ("mtp", "mtp_draft", "mtp_adaptive", "mtp_margin"):
+            if values[name] not in (None, False):
+                option = name.replace("_", "-")
+                raise OptionError(f"--{option}: expected with a --mode that drafts, found plain")
+    return SpecChoice(
+        modes,
+        values["mtp"],
+        values["mtp_draft"] or 1,
+        values["mtp_adaptive"],
+        values["mtp_margin"] or 0.0,
+    )
+
+
+def _modes(given: tuple[str, ...]) -> tuple[str, ...]:
+    if "all" in given:
+        if len(given) > 1:
+            raise OptionError("--mode: expected 'all' alone, found other modes beside it")
+        return MODES
+    return given or MODES[:1]
 
 
 def describe(stats: SpecStats) -> str:

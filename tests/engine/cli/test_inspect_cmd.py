@@ -145,5 +145,5 @@ def test_no_file(tmp_path, name):
     result = run(tmp_path / name)
 
     assert result.exit_code == 3
-    assert result.stderr.startswith("ds4 inspect: ") and result.stderr.count("\n") == 1
+    assert result.stderr.startswith("inspect: error: ") and result.stderr.count("\n") == 1
     assert result.stdout == ""

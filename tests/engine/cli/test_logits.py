@@ -77,7 +77,7 @@ def test_bad_token_files(ds4, engine, tmp_path, text, found):
     status, _, err = ds4("logits", "-m", "m", "--tokens", ids, "--out", out)
 
     assert status == 2
-    assert err.startswith("ds4: --tokens: expected ")
+    assert err.startswith("ds4: error: --tokens: expected ")
     assert found in err
     assert len(err.splitlines()) == 1
     assert out.read_bytes() == b"old"
@@ -96,7 +96,7 @@ def test_outputs_survive_a_failure(ds4, engine, tokens, tmp_path):
         "logits", "-m", "m", "--tokens", tokens, "--out", out, "--routing", routing
     )
 
-    assert (status, err) == (1, "ds4: logits: expected finite values, found 1\n")
+    assert (status, err) == (1, "ds4: error: logits: expected finite values, found 1\n")
     assert (out.read_bytes(), routing.read_bytes()) == (b"old", b"older")
     assert len(list(tmp_path.iterdir())) == 3
 
@@ -104,7 +104,7 @@ def test_outputs_survive_a_failure(ds4, engine, tokens, tmp_path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ([], "Missing option"),
+        ([], "--out: expected a value, found none"),
         (["--out", "/nonexistent/x.npy"], "--out: expected an existing folder"),
         (["--out", "o.npy", "--routing", "/nonexistent/r"], "--routing: expected an existing"),
         (["--out", "o.npy", "--routing", "./o.npy"], "another file than --out"),

@@ -87,8 +87,9 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
 
     result = run("--shape", "micro", "--recipe", "q8_0", "--out", tmp_path / "m.gguf")
 
-    assert result.exit_code == 1
+    assert result.exit_code == 5
+    path = tmp_path / "m.gguf"
     assert result.stderr == (
-        "ds4 make-model: output: expected to write it, found: No space left on device\n"
+        f"make-model: error: {path}: expected to write it, found No space left on device\n"
     )
     assert not list(tmp_path.iterdir())

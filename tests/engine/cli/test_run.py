@@ -157,7 +157,8 @@ def test_prompt_beyond_the_context(ds4, engine):
     status, out, err = ds4("-m", "m", "-p", "many words " * 50, "-c", 10, "--temp", 0)
 
     assert (status, out) == (1, "")
-    assert err.startswith("ds4: prompt: expected at most 10 tokens (-c sets the context), found ")
+    said = "expected at most 10 tokens (-c sets the context), found "
+    assert err.startswith(f"ds4: error: prompt: {said}")
     assert err.count("\n") == 1
     assert engine.sessions[-1].n_past == 0
 
@@ -269,16 +270,19 @@ def test_own_template(ds4, engine):
         (["-p", "a", "--nothink", "--think-max"], "--think-max: expected without --nothink"),
         (["-p", "a", "--raw", "--nothink"], "--nothink: expected in chat format"),
         (["-p", "a", "--raw", "--system", "x"], "--system: expected in chat format"),
-        (["-p", "a", "--temp", "-1"], "temp: expected 0 to 100, found -1.0"),
-        (["-p", "a", "--temp", "nan"], "temp: expected 0 to 100, found nan"),
-        (["-p", "a", "--top-k", "2000"], "top_k: expected 0 to 1024"),
-        (["-p", "a", "--top-p", "1.5"], "top_p: expected 0 to 1"),
-        (["-p", "a", "--min-p", "2"], "min_p: expected 0 to 1"),
-        (["-p", "a", "--seed", "-1"], "seed: expected 0 to"),
+        (["-p", "a", "--temp", "-1"], "--temp: expected 0 to 100, found -1"),
+        (["-p", "a", "--temp", "nan"], "--temp: expected a number, found 'nan'"),
+        (["-p", "a", "--top-k", "2000"], "--top-k: expected 0 to 1024, found 2000"),
+        (["-p", "a", "--top-p", "1.5"], "--top-p: expected 0 to 1, found 1.5"),
+        (["-p", "a", "--min-p", "2"], "--min-p: expected 0 to 1, found 2"),
+        (["-p", "a", "--seed", "-1"], "--seed: expected 0 to"),
         (["-p", "a", "-n", "-1"], "-n"),
         (["-p", "a", "-c", "0"], "-c"),
         (["-p", "a", "-c", "x"], "-c"),
-        (["-p", "a", "--threads", "0"], "--threads"),
+        (["-p", "a", "--threads", "0"], "--threads: expected 1 to 1024, found 0"),
+        (["-p", "a", "-t", "5000"], "-t/--threads: expected 1 to 1024, found 5000"),
+        (["-p", "a", "--mtp-draft", "2"], "--mtp-draft: expected with a --mode that drafts"),
+        (["-p", "a", "--device", "1"], "--device: expected with --backend cuda, found cpu"),
         (["-p", "a", "--backend", "tpu"], "--backend"),
         (["-p", "a", "--activations", "int4"], "--activations"),
         (["-p", "a", "--kv", "q4"], "--kv"),
@@ -286,7 +290,7 @@ def test_own_template(ds4, engine):
         (["-p", "a", "--chdir", "/nonexistent"], "--chdir: expected a folder"),
         (["-p", "a", "--session", "/nonexistent/s"], "--session: expected an existing folder"),
         (["-p", "a", "--session", "/"], "--session: expected a regular file"),
-        (["-p", "a", "--frobnicate"], "No such option"),
+        (["-p", "a", "--frobnicate"], "--frobnicate: no such option"),
         (["-p", "a", "extra"], "extra"),
         (["frobnicate"], "No such command"),
     ],
@@ -321,7 +325,7 @@ def test_bad_prompt_file(ds4, engine, tmp_path):
 
     assert status == 1
     found = "found byte 0xFF at offset 2 (line 1): invalid start byte"
-    assert err == f"ds4: {path}: expected UTF-8, {found}\n"
+    assert err == f"ds4: error: {path}: expected UTF-8, {found}\n"
     assert engine.opened == []
 
 

@@ -7,7 +7,11 @@ import pytest
 from click.testing import CliRunner
 
 from engine.errors import OptionError
-from engine.tooling.options.model import model_options, take_model_options
+from engine.options import CUDA_FIELDS, EngineOptions
+from engine.tooling.options.kernels import KernelChoice, kernel_options
+from engine.tooling.options.model import MODEL, read_through
+
+KERNELS = kernel_options()
 
 
 def opened(*arguments):
@@ -15,13 +19,15 @@ def opened(*arguments):
     found = {}
 
     @click.command()
-    @model_options
+    @MODEL
+    @KERNELS
     def command(**values):
         try:
-            found["options"] = take_model_options(values, lambda line: None)
+            kernels, model = KERNELS.take(values), MODEL.take(values)
+            found["options"] = kernels.engine_options(model.resolve(lambda line: None))
+            assert not values, "every option is taken"
         except OptionError as error:
             found["error"] = str(error)
-        assert not values
 
     result = CliRunner().invoke(command, ["-m", "x.gguf", *arguments], catch_exceptions=False)
     assert result.exit_code == 0, result.output
@@ -29,11 +35,9 @@ def opened(*arguments):
 
 
 def test_defaults_are_the_engines():
-    options = opened()["options"]
-    assert options.backend == "cpu"
-    assert (options.launch, options.residency, options.residency_gib, options.device) == (
-        "graph", "auto", None, 0,
-    )  # fmt: skip
+    options, engines = opened()["options"], EngineOptions(path="x.gguf")
+    for name in KernelChoice().to_dict():
+        assert getattr(options, name) == getattr(engines, name), name
 
 
 def test_a_cuda_device_may_be_described():
@@ -47,11 +51,16 @@ def test_a_cuda_device_may_be_described():
         "--device",
         "1",
     )
-    for backend in (("--cuda",), ("--backend", "cuda")):
+    for backend in (("--cuda",), ("--backend", "cuda"), ("--cpu", "--cuda")):
         options = opened(*backend, *given)["options"]
         assert options.backend == "cuda" and options.launch == "prepared"
         assert options.residency == "hybrid" and options.residency_gib == 24
         assert options.device == 1
+
+
+def test_the_last_backend_counts():
+    assert opened("--cuda", "--backend", "reference")["options"].backend == "reference"
+    assert opened("--cuda", "--cpu")["options"].backend == "cpu"
 
 
 @pytest.mark.parametrize(
@@ -62,3 +71,27 @@ def test_a_cuda_device_may_be_described():
 def test_without_one_such_options_are_refused(option, value, backend):
     error = opened("--backend", backend, option, value)["error"]
     assert error == f"{option}: expected with --backend cuda, found {backend}"
+
+
+def test_fields_of_a_device_are_fields_of_the_engine():
+    assert {f"{name}" for name in CUDA_FIELDS} <= set(KernelChoice().to_dict())
+
+
+def test_quality_is_exact_arithmetic():
+    assert opened("--quality")["options"].activations == "f32"
+    assert opened("--quality", "--activations", "f32")["options"].activations == "f32"
+    error = opened("--quality", "--activations", "int8")["error"]
+    assert error == "--quality: expected --activations f32, found int8"
+    error = opened("--quality", "--cuda")["error"]
+    assert error == "--quality: expected another --backend, found cuda, which has int8 only"
+
+
+def test_a_model_is_named_once():
+    error = opened("--nano", "iq2")["error"]
+    assert error == "--nano: expected without -m, found both"
+
+
+def test_warming_reads_every_byte(tmp_path):
+    path = tmp_path / "m.gguf"
+    path.write_bytes(bytes(1000))
+    assert read_through(path, chunk=64) == 1000
