@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +15,8 @@ from engine.tooling.options.types import Number, OneOf, Whole
 from engine.tooling.program import Command
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ds4eval.compare.pairs import Arm
     from ds4eval.compare.result import Comparison
 
@@ -98,7 +100,7 @@ def show(result: Comparison, form: str) -> None:
         view.print_rich(result, console())
 
 
-def console() -> Any:
+def console() -> Console:
     """A terminal as wide as it is, and anything else wide enough."""
     from rich.console import Console
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ds4eval.questions.known import DATASETS
 from engine.errors import OptionError, StoreError
@@ -13,6 +13,7 @@ from engine.tooling.options.group import option, options
 from engine.tooling.options.types import Whole
 
 Read = TypeVar("Read")
+Function = TypeVar("Function", bound=Callable[..., object])
 
 
 def parse_datasets(values: Sequence[str]) -> dict[str, tuple[Path, ...]]:
@@ -35,7 +36,8 @@ def parse_datasets(values: Sequence[str]) -> dict[str, tuple[Path, ...]]:
     return found
 
 
-def dataset_option(command: Callable[..., Any]) -> Callable[..., Any]:
+def dataset_option(command: Function) -> Function:
+    """Decorator: --dataset."""
     return option(
         "--dataset",
         "datasets",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ds4eval.compare.result import Comparison, Cost, Flip, Line, Verdict
+from ds4eval.documents import Document
 from ds4eval.stats.paired import ALPHA
 from ds4eval.stats.scores import Interval
 from engine.tooling.report.labels import clean_label, escape_markdown
@@ -215,7 +216,9 @@ def print_rich(result: Comparison, console: Console) -> None:
             console.print(Text(f"  {len(result.flips) - _SHOWN_FLIPS} more with --format json"))
 
 
-def markdown_table(headings: tuple[str, ...], rows: list[tuple[str, ...]], text: set) -> list[str]:
+def markdown_table(
+    headings: tuple[str, ...], rows: list[tuple[str, ...]], text: set[int]
+) -> list[str]:
     """Lines of a table; columns of the given places are left-aligned, others are numbers."""
     marks = (" --- |" if place in text else " ---: |" for place in range(len(headings)))
     out = ["| " + " | ".join(headings) + " |", "|" + "".join(marks)]
@@ -237,16 +240,20 @@ def to_markdown(result: Comparison, heading: str = "###") -> str:
     return "\n".join(out).rstrip() + "\n"
 
 
-def finite(value: Any) -> Any:
-    """The same structure with null for what strict JSON cannot say."""
+def finite(document: Document) -> Document:
+    """The same document with null for what strict JSON cannot say."""
+    return {name: _finite(value) for name, value in document.items()}
+
+
+def _finite(value: object) -> object:
     if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
+        return finite(value)
     if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
+        return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def to_json(result: Comparison) -> dict[str, Any]:
+def to_json(result: Comparison) -> Document:
     """Everything as plain values; shares are fractions of 1, unknown numbers null."""
     body = asdict(result)
     for record, line in zip(body["lines"], result.lines):

@@ -7,7 +7,6 @@ import json
 import math
 import re
 from collections.abc import Iterable
-from typing import Any
 
 from ds4eval.questions.errors import DatasetError, place
 from ds4eval.questions.files import Record, Records
@@ -48,7 +47,7 @@ class Fields:
         where = place(self.path, record.number, field, record.byte)
         return DatasetError(f"{where}: expected {rule}, found {shown}")
 
-    def value(self, record: Record, aliases: Iterable[str]) -> tuple[str, Any]:
+    def value(self, record: Record, aliases: Iterable[str]) -> tuple[str, object]:
         """(column name, value) of the first alias; a missing, null or NaN value is None."""
         aliases = tuple(aliases)
         column = self.first(aliases)
@@ -133,7 +132,7 @@ class Fields:
         return tuple(str(item).strip() for item in value)
 
 
-def _list_from_text(text: str) -> Any:
+def _list_from_text(text: str) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

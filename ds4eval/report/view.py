@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ds4eval.compare.result import Comparison
 from ds4eval.compare.view import (
@@ -16,6 +16,7 @@ from ds4eval.compare.view import (
     to_json,
     to_markdown,
 )
+from ds4eval.documents import Document
 from ds4eval.report.scores import RunScores, Score
 from engine.tooling.report.labels import clean_label, escape_markdown
 
@@ -183,7 +184,7 @@ def to_summary(runs: Sequence[RunScores], comparisons: Sequence[Comparison]) -> 
     return "\n".join(out).rstrip() + "\n"
 
 
-def report_json(runs: Sequence[RunScores], comparisons: Sequence[Comparison]) -> dict[str, Any]:
+def report_json(runs: Sequence[RunScores], comparisons: Sequence[Comparison]) -> Document:
     """Everything as plain values for strict JSON; shares are fractions of 1."""
     return finite(
         {
