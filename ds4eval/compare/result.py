@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from ds4eval.compare.pairs import Unlike
 from ds4eval.stats import paired
-from ds4eval.stats.scores import Interval
 from engine.tooling import exits
+from engine.tooling.report.intervals import Interval
 
 
 class Verdict(enum.Enum):
