@@ -17,8 +17,8 @@ from engine.tooling.program import Command
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ds4eval.compare.pairs import Arm
-    from ds4eval.compare.result import Comparison
+    from ds4eval.compare.pairs import AnsweredRun
+    from ds4eval.compare.result import RunComparison
 
 # As `grading.GRADERS` and `compare_data.FIELDS`; a test holds them equal. --help must not pay
 # for what those modules import.
@@ -31,7 +31,7 @@ FORMATS = ("table", "markdown", "json")
 WIDE = 150  # a file or pipe has no width; 80 columns would fold the verdicts
 
 
-def readable_arms(paths: Sequence[Path]) -> list[Arm]:
+def readable_arms(paths: Sequence[Path]) -> list[AnsweredRun]:
     """The runs to compare or report on.
 
     Raises
@@ -88,7 +88,7 @@ shared_options = options(
 )
 
 
-def show(result: Comparison, form: str) -> None:
+def show(result: RunComparison, form: str) -> None:
     """Print a comparison to standard output."""
     from ds4eval.compare import view
 

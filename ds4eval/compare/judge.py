@@ -11,7 +11,7 @@ from statistics import median
 import numpy as np
 
 from ds4eval.compare.pairs import (
-    Arm,
+    AnsweredRun,
     Pair,
     check_by,
     first_divergence,
@@ -21,7 +21,7 @@ from ds4eval.compare.pairs import (
     unlike,
     verdict_of,
 )
-from ds4eval.compare.result import Comparison, Cost, Flip, Line
+from ds4eval.compare.result import Cost, Flip, Line, RunComparison
 from ds4eval.grading.grade import PASS
 from ds4eval.records.record import Sample
 from ds4eval.stats import paired
@@ -31,20 +31,20 @@ ALL = "all"
 
 
 def compare(
-    a: Arm,
-    b: Arm,
+    a: AnsweredRun,
+    b: AnsweredRun,
     *,
     grader: str = "strict",
     margin: float = paired.MARGIN,
     by: str = "source",
     allow: Sequence[str] = (),
     seed: int = 0,
-) -> Comparison:
+) -> RunComparison:
     """Compare two runs on the questions that both answered.
 
     Parameters
     ----------
-    a, b : Arm
+    a, b : AnsweredRun
         B is judged against A.
     grader : str
     margin : float
@@ -66,7 +66,7 @@ def compare(
     check_by(a, by)
     differing = unlike(a, b, grader)
     refused = [d for d in differing if d.name not in allow]
-    result = Comparison(
+    result = RunComparison(
         a=a.label,
         b=b.label,
         grader=grader,

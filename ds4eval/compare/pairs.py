@@ -85,7 +85,7 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
-class Arm:
+class AnsweredRun:
     """One run as the answers to its questions.
 
     Attributes
@@ -119,7 +119,7 @@ class Arm:
         return max(len(q.samples) for q in self.questions)
 
 
-def load_arms(paths: Sequence[Path]) -> list[Arm]:
+def load_arms(paths: Sequence[Path]) -> list[AnsweredRun]:
     """Arms of several run folders or journals, labelled apart.
 
     Raises
@@ -134,7 +134,7 @@ def load_arms(paths: Sequence[Path]) -> list[Arm]:
     return [arm_of(read_run(path), label) for path, label in zip(paths, unique_labels(labels))]
 
 
-def arm_of(run: Run, label: str) -> Arm:
+def arm_of(run: Run, label: str) -> AnsweredRun:
     """A run as an arm.
 
     Raises
@@ -156,7 +156,7 @@ def arm_of(run: Run, label: str) -> Arm:
     )
     asked = {(s["source"], s["id"], s["repeat"]) for s in run.selected}
     asked |= {(s.source, s.id, s.repeat) for s in run.samples}
-    return Arm(label, run, questions, len(asked))
+    return AnsweredRun(label, run, questions, len(asked))
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ def _shown(value: object) -> str:
     return clean_label(text, 160)
 
 
-def check_by(arm: Arm, by: str) -> None:
+def check_by(arm: AnsweredRun, by: str) -> None:
     """Refuse a breakdown that the run knows nothing of.
 
     Raises
@@ -193,7 +193,7 @@ def check_by(arm: Arm, by: str) -> None:
     raise OptionError(f"--by: expected one of {', '.join(known[:20])}, found {by!r}")
 
 
-def unlike(a: Arm, b: Arm, grader: str) -> list[Unlike]:
+def unlike(a: AnsweredRun, b: AnsweredRun, grader: str) -> list[Unlike]:
     """Fields that make two runs incomparable, each at its first difference."""
     found = []
     ours, theirs = _asked(a), _asked(b)
@@ -226,24 +226,24 @@ def unlike(a: Arm, b: Arm, grader: str) -> list[Unlike]:
     return found
 
 
-def _asked(arm: Arm) -> set[Key]:
+def _asked(arm: AnsweredRun) -> set[Key]:
     """Questions selected in a run; a run that was stopped asked the same ones."""
     asked = {(s["source"], s["id"]) for s in arm.run.selected}
     return asked or {q.key for q in arm.questions}
 
 
-def _by_key(arm: Arm) -> dict[Key, Sample]:
+def _by_key(arm: AnsweredRun) -> dict[Key, Sample]:
     return {q.key: q.samples[0] for q in arm.questions}
 
 
-def _without_seed(arm: Arm, name: str) -> object:
+def _without_seed(arm: AnsweredRun, name: str) -> object:
     value = arm.run.config.get(name)
     if name == "sampling" and isinstance(value, dict):
         return {k: v for k, v in value.items() if k != "seed"}
     return value
 
 
-def treatment(a: Arm, b: Arm) -> list[str]:
+def treatment(a: AnsweredRun, b: AnsweredRun) -> list[str]:
     """What the two runs differ in on purpose: first difference of model, mode and seed."""
     lines = []
     for name in ("model", "mode"):
@@ -296,7 +296,7 @@ def common_prefix(a: str, b: str) -> int:
     return low
 
 
-def pairs_of(a: Arm, b: Arm) -> list[Pair]:
+def pairs_of(a: AnsweredRun, b: AnsweredRun) -> list[Pair]:
     """Questions that both runs answered, in A's order."""
     other = {q.key: q for q in b.questions}
     return [Pair(q, other[q.key]) for q in a.questions if q.key in other]

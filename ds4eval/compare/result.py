@@ -11,7 +11,7 @@ from engine.tooling import exits
 from engine.tooling.report.intervals import Interval
 
 
-class Verdict(enum.Enum):
+class RunVerdict(enum.Enum):
     """What may be said of B against A at five per cent."""
 
     BETTER = "better"
@@ -77,12 +77,12 @@ class Line:
     detectable: float | None
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> RunVerdict:
         if self.p_holm < paired.ALPHA and self.interval.estimate:
-            return Verdict.BETTER if self.interval.estimate > 0 else Verdict.WORSE
+            return RunVerdict.BETTER if self.interval.estimate > 0 else RunVerdict.WORSE
         if self.equivalence.equivalent:
-            return Verdict.EQUIVALENT
-        return Verdict.NOT_WORSE if self.equivalence.not_inferior else Verdict.UNDECIDED
+            return RunVerdict.EQUIVALENT
+        return RunVerdict.NOT_WORSE if self.equivalence.not_inferior else RunVerdict.UNDECIDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class RunComparison:
     """B against A.
 
     Attributes
@@ -167,7 +167,7 @@ class Comparison:
         return self.lines[-1] if self.lines else None
 
     @property
-    def verdict(self) -> Verdict | None:
+    def verdict(self) -> RunVerdict | None:
         return self.overall.verdict if self.overall else None
 
     def regressed(self, max_regression: float) -> bool:
@@ -179,7 +179,7 @@ class Comparison:
         line = self.overall
         return (
             line is not None
-            and line.verdict is Verdict.WORSE
+            and line.verdict is RunVerdict.WORSE
             and line.interval.estimate < -max_regression
         )
 
@@ -191,6 +191,6 @@ class Comparison:
             return exits.REGRESSION
         line = self.overall
         if strict and line is not None and not line.equivalence.not_inferior:
-            worse = line.verdict is Verdict.WORSE
+            worse = line.verdict is RunVerdict.WORSE
             return exits.REGRESSION if worse else exits.INCONCLUSIVE
         return exits.PARTIAL if self.unfinished_a or self.unfinished_b else exits.OK

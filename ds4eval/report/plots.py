@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from ds4eval.compare.pairs import verdict_of
-from ds4eval.compare.result import Comparison, Line
+from ds4eval.compare.result import Line, RunComparison
 from ds4eval.grading.grade import PASS
 from ds4eval.questions.question import stable_hash
 from ds4eval.records.record import Sample
@@ -243,7 +243,7 @@ def _token_axis(axes: Axes, low: float, high: float) -> None:
     axes.set_xlabel("generated tokens")
 
 
-def flip_figure(result: Comparison, theme: str = "light") -> Figure:
+def flip_figure(result: RunComparison, theme: str = "light") -> Figure:
     """Paired flips by group beside the difference with its interval and the margin.
 
     Raises
@@ -285,7 +285,7 @@ def flip_figure(result: Comparison, theme: str = "light") -> Figure:
     return fig
 
 
-def _forest(axes: Axes, result: Comparison, lines: Sequence[Line], theme: str) -> None:
+def _forest(axes: Axes, result: RunComparison, lines: Sequence[Line], theme: str) -> None:
     ink = axes.title.get_color()
     axes.axvspan(
         -100 * result.margin, 100 * result.margin, color=figures.CONTEXT[theme], alpha=0.18, lw=0

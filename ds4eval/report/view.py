@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from ds4eval.compare.result import Comparison
+from ds4eval.compare.result import RunComparison
 from ds4eval.compare.view import interval_text, p_text, points, to_json, to_markdown
 from ds4eval.compare.view import print_rich as print_comparison
 from ds4eval.documents import Document
@@ -158,7 +158,7 @@ def duration(seconds: float) -> str:
 
 
 def print_rich(
-    runs: Sequence[RunScores], comparisons: Sequence[Comparison], console: Console
+    runs: Sequence[RunScores], comparisons: Sequence[RunComparison], console: Console
 ) -> None:
     """Tables for people; plain text where the output is no terminal."""
     for run in runs:
@@ -169,7 +169,7 @@ def print_rich(
         console.print()
 
 
-def to_summary(runs: Sequence[RunScores], comparisons: Sequence[Comparison]) -> str:
+def to_summary(runs: Sequence[RunScores], comparisons: Sequence[RunComparison]) -> str:
     """Markdown for a CI job's page. Holds no question, no reply and no key."""
     out = []
     for run in runs:
@@ -179,7 +179,7 @@ def to_summary(runs: Sequence[RunScores], comparisons: Sequence[Comparison]) -> 
     return "\n".join(out).rstrip() + "\n"
 
 
-def report_json(runs: Sequence[RunScores], comparisons: Sequence[Comparison]) -> Document:
+def report_json(runs: Sequence[RunScores], comparisons: Sequence[RunComparison]) -> Document:
     """Everything as plain values for strict JSON; shares are fractions of 1."""
     document: Document = finite(
         {

@@ -145,7 +145,7 @@ class EvalApp(App[None]):
 
 
 class TuiScreen:
-    """Shows a run full-screen; see `ds4eval.screen.choose.Screen`."""
+    """Shows a run full-screen; see `ds4eval.screen.choose.RunScreen`."""
 
     def __init__(self, pause_s: float) -> None:
         self.pause_s = pause_s

@@ -16,7 +16,7 @@ from engine.tooling.exits import say
 MIN_COLUMNS, MIN_LINES = 40, 10
 
 
-class Screen(Protocol):
+class RunScreen(Protocol):
     """Shows events and passes on what the user asks for."""
 
     def show(self, events: Iterable[Event], control: Control) -> Ended:
@@ -60,7 +60,7 @@ def _in_background() -> bool:
         return False  # a terminal that is not ours to control, such as a test's
 
 
-def open_screen(output: OutputOptions, serial: bool) -> Screen:
+def open_screen(output: OutputOptions, serial: bool) -> RunScreen:
     """The screen for this run, saying why when it is not the full one."""
     if output.plain:
         return PlainScreen(serial)
