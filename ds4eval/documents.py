@@ -1,4 +1,4 @@
-"""JSON documents as Python values: what a journal, a manifest or a configuration is made of.
+"""Names the type of a JSON document: a journal record, a manifest, a configuration.
 
 The members of a document that was read are of any kind; whoever reads one checks it.
 """

@@ -1,4 +1,8 @@
-"""What a run is: settings that decide replies, jobs to do, and budgets checked on construction."""
+"""Defines what decides a reply: sampling, budget, the jobs of a run, and its configuration.
+
+Nothing here knows a model, a file or a screen. Jobs get their random streams and resume keys here,
+so that neither order nor place changes a reply.
+"""
 
 from __future__ import annotations
 

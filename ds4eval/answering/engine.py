@@ -1,4 +1,4 @@
-"""Our engine as what answers: in this process, in worker processes, or on a Ray cluster.
+"""Lets our engine answer: in this process, in worker processes, or on a Ray cluster.
 
 `prepare_engine` reads the model's metadata alone; weights are loaded by `EngineAnswerer.opened`.
 """

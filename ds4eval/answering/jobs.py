@@ -1,4 +1,6 @@
-"""Questions answered side by side in processes of this machine; a lost worker costs its question.
+"""Answers questions side by side in processes of this machine.
+
+A worker that dies costs the question that it was answering, which is then asked again.
 
 A worker sends `Ready` once its model is open, then for each job the events of its reply and one
 `Answer`. `Failed`, and silence, mean that it could not open the model.

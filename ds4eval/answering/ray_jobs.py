@@ -1,4 +1,6 @@
-"""Questions spread over a Ray cluster, one engine per actor; a lost actor costs its question.
+"""Spreads questions over a Ray cluster, with one engine in each actor.
+
+An actor that is lost costs the question that it was answering, which is then asked again.
 
 Workers must see the model file under the same path, and have this package installed.
 """

@@ -1,4 +1,4 @@
-"""Questions answered by an OpenAI-compatible server: the same suites, grades and records.
+"""Lets an OpenAI-compatible server answer: the suites, grades and records stay the same.
 
 `chat` sends messages and lets the server render them; `completions` sends our own rendering of
 the prompt, so that a server with the same file gets the very same tokens. A server's thinking

@@ -1,4 +1,4 @@
-"""`ds4-eval compare`: two runs to a verdict and an exit status."""
+"""`ds4-eval compare`: judges run B against run A and ends with a status that scripts can use."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ds4eval.compare.pairs import AnsweredRun
     from ds4eval.compare.result import RunComparison
 
-# As `grading.GRADERS` and `compare_data.FIELDS`; a test holds them equal. --help must not pay
+# The same as `grading.grade.GRADERS` and `compare.pairs.FIELDS`, as a test checks: --help must not pay
 # for what those modules import.
 GRADERS = ("strict", "lenient", "ds4-classic")
 ALLOWABLE = (

@@ -1,4 +1,4 @@
-"""Options that name data, shared by commands: --dataset NAME=PATH, --suite, selections."""
+"""Options of several commands: data sets, and the part of a suite that is meant."""
 
 from __future__ import annotations
 

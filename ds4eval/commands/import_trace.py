@@ -1,4 +1,4 @@
-"""`ds4-eval import-trace`: a run folder out of a trace, for reports and comparisons."""
+"""`ds4-eval import-trace`: makes a run folder out of a trace, for reports and comparisons."""
 
 from __future__ import annotations
 

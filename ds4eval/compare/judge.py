@@ -1,4 +1,4 @@
-"""Two arms to a comparison: pair, test, and collect flips and costs."""
+"""Compares two runs: pairs their questions, tests the difference, collects flips and costs."""
 
 from __future__ import annotations
 

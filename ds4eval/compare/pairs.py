@@ -1,4 +1,8 @@
-"""Runs as answers per question: what counts, what two runs must share, which questions pair up."""
+"""Reads runs as answers per question, and pairs the questions of two runs.
+
+It decides which answers count and what two runs must have in common to be compared; the
+statistics are elsewhere (`ds4eval.stats.paired`).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a comparison says: a line per group, flips, costs, verdict, exit status. Values only."""
+"""Holds what a comparison found: a line per group, flips, costs, verdict and exit status.
+
+These are values only: nothing here computes a statistic or prints.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +92,7 @@ class Line:
 class Flip:
     """A question on which the runs differ.
 
-    Answers, states and `diverges` (see `compare_data.first_divergence`) are of the first repeat
+    Answers, states and `diverges` (see `ds4eval.compare.pairs.first_divergence`) are of the first repeat
     that one run got right and the other did not.
     """
 

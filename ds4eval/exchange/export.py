@@ -1,4 +1,4 @@
-"""A run in other harnesses' log formats; question and reply text only where it is asked for.
+"""Writes a run as the logs of other harnesses; question and reply text only where asked for.
 
 inspect_ai: one JSON document of its `EvalLog` (version 2, inspect_ai 0.3).
 lm-evaluation-harness: `samples_TASK.jsonl`, one object per document (version 0.4).

@@ -1,4 +1,4 @@
-"""A trace of ds4-eval turned into records: questions rebuilt, replies graded by every rule."""
+"""Turns a trace of ds4-eval into records: rebuilds its questions and grades its replies anew."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The text trace of the C program ds4-eval: written as it writes it, and read back.
+"""Writes the text trace of the C program ds4-eval, and reads such traces back.
 
 Format (antirez/ds4, 2026-05): a header of `key: value` lines; per case a ruler
 `===== CASE i/n source/id =====`, `key: value` lines, choices, and byte-counted blocks

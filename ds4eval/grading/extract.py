@@ -1,4 +1,4 @@
-"""Answers in reply text: thinking set apart, answer lines found, values read. Pure, linear time.
+"""Reads answers out of reply text: sets thinking apart, finds answer lines, reads their values.
 
 Nothing here looks at the key. Patterns are bounded, so that a megabyte on one line costs no more
 than reading it.

@@ -1,4 +1,4 @@
-"""From reply text to a verdict, by three rules side by side. No model, no files.
+"""Grades a reply by three rules side by side; it needs neither a model nor a file.
 
 - `strict`, the headline: the last line that holds anything is `Answer: <value>`, the value is
   one answer of the right kind, and nothing follows.

@@ -1,4 +1,4 @@
-"""Published data sets fetched once through huggingface_hub, with what was fetched written beside.
+"""Downloads published data sets through huggingface_hub and notes beside them what came.
 
 The only module that goes to the network, and only when its function is called.
 """

@@ -1,4 +1,7 @@
-"""Fields of a record by any of their published names, as text, integers or lists of text."""
+"""Reads the fields of a record under any of their published names.
+
+Values come out as text, integers or lists of text; what a field means is not known here.
+"""
 
 from __future__ import annotations
 

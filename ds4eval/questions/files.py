@@ -1,4 +1,4 @@
-"""Files to records: csv, json, json lines and parquet, plain or packed, judged by content.
+"""Reads csv, json, json lines and parquet files, plain or packed, into records.
 
 Bytes decide what a file is, never its name. Text is UTF-8, strictly; a byte order mark is
 dropped. Nothing here knows what a question is.

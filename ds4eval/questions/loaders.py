@@ -1,4 +1,4 @@
-"""Data sets from the user's files: found, read, checked against known damage, corrected.
+"""Loads data sets from the user's files: finds, reads, checks and corrects them.
 
 `load_dataset` is the one way in. What it returns is ready to be put to a model: GPQA's choices
 are in a seeded order that is stored with each question, errata are applied and noted.

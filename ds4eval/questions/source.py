@@ -1,4 +1,4 @@
-"""Which questions a command line asks: a suite, named or chosen by what data there are; a part."""
+"""Chooses the questions of a run: the suite, named or implied by the data at hand, and its part."""
 
 from __future__ import annotations
 

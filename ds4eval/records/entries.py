@@ -1,4 +1,4 @@
-"""What a run was to ask, line by line, without any question text."""
+"""Lists what a run was to ask, one line per question, without any question text."""
 
 from __future__ import annotations
 

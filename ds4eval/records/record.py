@@ -1,4 +1,4 @@
-"""One record per answered question and repeat, and the run folder that holds them.
+"""Defines the record of an answered question, and how a run's journal is replayed into records.
 
 `samples.jsonl` (an `engine.tooling.results.journal`) is the source of truth; `results.csv` and
 `results.parquet` are views without any question or reply text; `manifest.json` repeats the
@@ -28,7 +28,7 @@ CSV, PARQUET, REPORT = "results.csv", "results.parquet", "report.txt"
 
 # How generation ended.
 EOS, LIMIT, STOPPED, SKIPPED, ERROR = "eos", "limit", "stopped", "skipped", "error"
-# Of these another run makes a new attempt; the others are final.
+# A later run asks these questions again; the other stops are final.
 UNFINISHED = frozenset({STOPPED, ERROR})
 # Close kinds, as the C program ds4-eval names them.
 NATURAL, SOFT, HARD, NOT_CLOSED = "natural", "soft_forced", "hard_forced", "none"

@@ -1,4 +1,4 @@
-"""From a back end's answer to a graded record, and from a record back to its question."""
+"""Grades a back end's answer into a record, and rebuilds the question out of a record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A run folder open for writing: one process, resumed by default, every record durable at once."""
+"""Opens a run folder for writing: one process at a time, resumed by default.
+
+Every record is on the disk when `append` returns. The store does not know what a reply means.
+"""
 
 from __future__ import annotations
 

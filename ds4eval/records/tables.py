@@ -1,4 +1,4 @@
-"""`results.csv` and `results.parquet` from samples: no question text, no reply text."""
+"""Writes `results.csv` and `results.parquet`, which hold neither question nor reply text."""
 
 from __future__ import annotations
 

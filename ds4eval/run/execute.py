@@ -1,4 +1,4 @@
-"""One run from a checked command line to an exit status: questions, model, folder, screen, report.
+"""Carries out one run: from a checked request to records, a report and an exit status.
 
 Order: everything that can be refused is refused before the model is loaded; the run folder is
 locked before that too; results are durable question by question, tables and report are views.

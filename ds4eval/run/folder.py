@@ -1,4 +1,4 @@
-"""Which folder a run goes to, and which seed goes with it: a new run, or one to be continued."""
+"""Chooses the folder of a run and the seed that goes with it, for a new run or a continued one."""
 
 from __future__ import annotations
 

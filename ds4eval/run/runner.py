@@ -1,4 +1,4 @@
-"""The run: which question is next, what control asked for, what is recorded; yields events.
+"""Runs the jobs: decides which question is next, obeys the user, records answers, yields events.
 
     pending --asked--> running --answer--> recorded          (next: first pending behind it)
                        running --jump-->   pending again     (next: the one jumped to)

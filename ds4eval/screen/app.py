@@ -1,4 +1,4 @@
-"""The Textual application: the run in a thread, its events drained a dozen times a second."""
+"""The Textual application: runs the exam in a thread and draws its events twelve times a second."""
 
 from __future__ import annotations
 

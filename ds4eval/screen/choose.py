@@ -1,4 +1,4 @@
-"""Which screen shows a run: the full one on a terminal that carries it, otherwise lines of text."""
+"""Chooses the screen: the full one on a terminal that can show it, otherwise lines of text."""
 
 from __future__ import annotations
 

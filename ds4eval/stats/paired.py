@@ -1,4 +1,4 @@
-"""Two runs on the same questions: differences, tests, equivalence, what could have been seen.
+"""Compares two runs on the same questions: differences, tests, equivalence, power.
 
 A difference is B minus A of the mean share of right answers: positive is for B, 0.01 is one
 point. The pair is the question; with repeats, its two means.

@@ -1,4 +1,4 @@
-"""Scores of one run: intervals, repeats, chance. Arrays and counts in, values out.
+"""Scores one run: intervals, repeats, chance. Arrays and counts come in, values go out.
 
 The question is the unit: repeats make its mean sharper, and never add a question. Intervals are
 about all questions of the same kind; `decoding_se` alone is about these very questions asked
