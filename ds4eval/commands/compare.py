@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from ds4eval.compare.pairs import AnsweredRun
     from ds4eval.compare.result import RunComparison
 
-# The same as `grading.grade.GRADERS` and `compare.pairs.FIELDS`, as a test checks: --help must not pay
-# for what those modules import.
+# The same as `grading.grade.GRADERS` and `compare.pairs.FIELDS`, as a test checks: --help must not
+# pay for what those modules import.
 GRADERS = ("strict", "lenient", "ds4-classic")
 ALLOWABLE = (
     *("questions", "question", "permutation", "repeats", "prompt_version"),

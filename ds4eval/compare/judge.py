@@ -52,7 +52,7 @@ def compare(
     by : str
         'source', 'domain', 'kind' or a stratum: a line per value.
     allow : sequence of str
-        Fields of `compare_data.FIELDS` that may differ.
+        Fields of `ds4eval.compare.pairs.FIELDS` that may differ.
     seed : int
         Of the bootstrap and of drawn permutations.
 

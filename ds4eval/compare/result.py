@@ -92,8 +92,8 @@ class Line:
 class Flip:
     """A question on which the runs differ.
 
-    Answers, states and `diverges` (see `ds4eval.compare.pairs.first_divergence`) are of the first repeat
-    that one run got right and the other did not.
+    Answers, states and `diverges` (see `ds4eval.compare.pairs.first_divergence`) are of the first
+    repeat that one run got right and the other did not.
     """
 
     source: str
