@@ -29,6 +29,7 @@ from ds4eval.records.answer import Answer
 from ds4eval.records.record import EOS, ERROR, LIMIT, SKIPPED, STOPPED
 from ds4eval.request import ServerOptions
 from engine.errors import BackendError, OptionError
+from engine.text import chat, special
 
 if TYPE_CHECKING:
     import httpx
@@ -56,8 +57,6 @@ def completion_prompt(question: Question, think: str) -> str:
     OptionError
         If the question holds the text of a control token: a server would take it for one.
     """
-    from engine.text import chat, special
-
     turns = [chat.Message(role, content) for role, content in messages(question)]
     for turn in turns:
         found = next((token for token in special.KNOWN if token in turn.content), None)

@@ -18,7 +18,7 @@ from ds4eval.records import record as records
 from ds4eval.records.record import Sample
 from ds4eval.records.tables import write_tables
 from engine.errors import OptionError, StoreError
-from engine.tooling.results.journal import Journal
+from engine.tooling.results.journal import Journal, read_journal
 from engine.tooling.results.publish import publish_bytes, remove_stale
 
 PUBLISH_EVERY_S = 30.0
@@ -39,8 +39,6 @@ def peek_config(folder: Path) -> Document | None:
     path = folder / records.JOURNAL
     if not path.exists():
         return None
-    from engine.tooling.results.journal import read_journal
-
     try:
         header = read_journal(path, records.SCHEMA, records.SCHEMA_VERSION).header
         return section(header, "config")

@@ -33,6 +33,7 @@ from ds4eval.run.runner import Recorder, done_jobs, run_parallel, run_serial
 from ds4eval.screen.choose import open_screen
 from engine.tooling.exits import ERROR, OK, error_line, say
 from engine.tooling.options.model import uses_bundled
+from engine.tooling.results.environment import command_line, environment
 from engine.tooling.signals import StopSignals
 
 
@@ -218,8 +219,6 @@ def _trace(plan: RunPlan) -> Iterator[TraceWriter | None]:
 
 
 def _environment(plan: RunPlan) -> Document:
-    from engine.tooling.results.environment import command_line, environment
-
     return {
         "command": command_line(),
         "environment": environment(),

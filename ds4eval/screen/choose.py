@@ -11,6 +11,7 @@ from typing import Protocol
 from ds4eval.control import Control
 from ds4eval.events import Ended, Event
 from ds4eval.request import OutputOptions
+from ds4eval.screen.plain import Plain
 from engine.tooling.exits import say
 
 MIN_COLUMNS, MIN_LINES = 40, 10
@@ -30,8 +31,6 @@ class PlainScreen:
         self.stream = stream
 
     def show(self, events: Iterable[Event], control: Control) -> Ended:
-        from ds4eval.screen.plain import Plain
-
         return Plain(sys.stdout, self.stream).show(events)
 
 
