@@ -1,4 +1,4 @@
-"""What the user asks of a running run: pause, jump to a question, quit.
+"""Passes on what the user asks of a run in progress: pause, jump to a question, quit.
 
 The screen and signal handlers set it; the run reads it between tokens. It knows neither of them.
 """
@@ -20,7 +20,7 @@ class Control:
         self._jump: int | None = None
 
     def pause(self, on: bool | None = None) -> None:
-        """Pause or go on; None changes over."""
+        """Pause the run or let it go on; None does whichever it does not do now."""
         with self._changed:
             self.paused = not self.paused if on is None else on
             self._changed.notify_all()

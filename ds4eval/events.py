@@ -1,4 +1,7 @@
-"""What a run tells its screen, in order; plain values, safe to send between processes."""
+"""Declares the events that a run reports to its screen, in the order in which they happen.
+
+They are plain values that may be sent between processes; none knows how it is shown.
+"""
 
 from __future__ import annotations
 

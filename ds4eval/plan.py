@@ -1,4 +1,8 @@
-"""What a run is: settings that decide replies, jobs to do, and budgets checked on construction."""
+"""Defines what decides a reply: sampling, budget, the jobs of a run, and its configuration.
+
+Nothing here knows a model, a file or a screen. Jobs get their random streams and resume keys here,
+so that neither order nor place changes a reply.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,9 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TypedDict
 
+from ds4eval.documents import Document, section
 from ds4eval.questions.prompts import PROMPT_VERSION
 from ds4eval.questions.question import Question, fingerprint, stable_hash
 from ds4eval.request import ReplyOptions
@@ -17,7 +22,6 @@ from engine.errors import OptionError
 MAX_CONTEXT = 1_000_000
 DEFAULT_TOKENS = 16_000
 DEFAULT_SOFT, DEFAULT_HARD, DEFAULT_RANK = 1024, 512, 3
-THINK_MODES = ("none", "high", "max")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,13 +163,13 @@ class Job:
     attempt: int = 1
 
 
-def sample_key(config: dict[str, Any], question_sha256: str, source: str, id: str, r: int) -> str:
+def sample_key(config: Document, question_sha256: str, source: str, id: str, r: int) -> str:
     """Resume key: SHA-256, 32 hex digits, over configuration, question and repeat."""
     parts = json.dumps([config, question_sha256, source, id, r], sort_keys=True)
     return hashlib.sha256(parts.encode()).hexdigest()[:32]
 
 
-def make_jobs(config: dict[str, Any], questions: Sequence[Question], repeats: int) -> list[Job]:
+def make_jobs(config: Document, questions: Sequence[Question], repeats: int) -> list[Job]:
     """Jobs of a selection: every question once, then every question again, ...
 
     Raises
@@ -187,8 +191,20 @@ def make_jobs(config: dict[str, Any], questions: Sequence[Question], repeats: in
     return jobs
 
 
-def selection(jobs: Iterable[Job]) -> list[dict[str, Any]]:
-    """What the journal keeps of a selection: no question text."""
+class Selected(TypedDict):
+    """What the journal keeps of a job: no question text."""
+
+    key: str
+    source: str
+    id: str
+    repeat: int
+    kind: str
+    expected: str
+    chance: float
+
+
+def selection(jobs: Iterable[Job]) -> list[Selected]:
+    """A run's jobs as the journal keeps them."""
     return [
         {
             "key": job.key,
@@ -203,9 +219,7 @@ def selection(jobs: Iterable[Job]) -> list[dict[str, Any]]:
     ]
 
 
-def config_of(
-    settings: ReplySettings, think: str, model: dict[str, Any], data: dict[str, Any]
-) -> dict[str, Any]:
+def config_of(settings: ReplySettings, think: str, model: Document, data: Document) -> Document:
     """Everything that decides a reply; a run folder holds one of these.
 
     Parameters
@@ -224,7 +238,7 @@ def config_of(
         # Greedy replies depend on none of these.
         sampling = {"temp": 0.0}
     drafts = settings.sampling.temp > 0 and settings.mode != "plain"
-    config = {
+    config: Document = {
         "data": data,
         "prompt_version": PROMPT_VERSION,
         "model": model,
@@ -239,18 +253,19 @@ def config_of(
         config["adaptive"] = True
     if drafts and settings.margin:
         config["margin"] = settings.margin
-    return json.loads(json.dumps(config, allow_nan=False))
+    plain: Document = json.loads(json.dumps(config, allow_nan=False))
+    return plain
 
 
-def with_seed(config: dict[str, Any], seed: int) -> dict[str, Any]:
+def with_seed(config: Document, seed: int) -> Document:
     """The configuration of a sampled run with another seed."""
-    return {**config, "sampling": {**config["sampling"], "seed": seed}}
+    return {**config, "sampling": {**section(config, "sampling"), "seed": seed}}
 
 
-def config_digest(config: dict[str, Any], without_seed: bool = False) -> str:
+def config_digest(config: Document, without_seed: bool = False) -> str:
     """Short name of a configuration."""
     if without_seed:
-        sampling = {k: v for k, v in config["sampling"].items() if k != "seed"}
+        sampling = {k: v for k, v in section(config, "sampling").items() if k != "seed"}
         config = {**config, "sampling": sampling}
     text = json.dumps(config, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""What a command line asks for, as plain values: which model answers what, how, and who judges.
+"""Defines what a command line asks for: which model answers what, how, and what is enough.
 
 A `Request` is made once, by `ds4eval.commands.run`, and never changed. It knows nothing of files,
 models or suites: defaults that depend on them are completed by `ds4eval.run.execute.make_plan`.

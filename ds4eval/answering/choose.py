@@ -1,4 +1,7 @@
-"""Which of the things that can answer questions a command line names: the engine or a server."""
+"""Prepares what a command line names to answer the questions: the engine or a server.
+
+It knows neither how a model is loaded nor how a reply is made.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Prompts as token ids, and the context that they need, known before a model is loaded."""
+"""Encodes prompts as token ids and sizes the context that they need, before a model is loaded.
+
+It reads the metadata of the model file; it never touches weights.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our engine as what answers: in this process, in worker processes, or on a Ray cluster.
+"""Lets our engine answer: in this process, in worker processes, or on a Ray cluster.
 
 `prepare_engine` reads the model's metadata alone; weights are loaded by `EngineAnswerer.opened`.
 """
@@ -19,8 +19,11 @@ from ds4eval.plan import Job, ReplySettings
 from ds4eval.questions.question import Question
 from ds4eval.request import ModelOptions
 from engine.errors import OptionError
+from engine.models.bundled import RECIPES, bundled_model
 from engine.options import EngineOptions
 from engine.tooling.exits import say
+from engine.tooling.options.model import default_model, read_through, uses_bundled
+from engine.tooling.results.environment import cpu
 
 if TYPE_CHECKING:
     from ds4eval.answering.local import EngineBackend
@@ -167,9 +170,6 @@ def engine_options(model: ModelOptions, notices: list[str]) -> EngineOptions:
     notices : list of str
         Gets a line about a model that was chosen in place of a named one.
     """
-    from engine.models.bundled import RECIPES, bundled_model
-    from engine.tooling.options.model import default_model, uses_bundled
-
     mtp, recipe = model.mtp, model.nano
     if mtp is None and model.mode != "plain" and uses_bundled(model.path, recipe):
         mtp = bundled_model("mtp", recipe or RECIPES[0]).path
@@ -192,16 +192,12 @@ def _split(spec: EngineSpec, jobs: int) -> EngineSpec:
     """Threads shared out among processes, unless the user said how many each gets."""
     if spec.options.threads is not None:
         return spec
-    from engine.tooling.results.environment import cpu
-
     cores = cpu().get("usable_cores") or 1
     return replace(spec, options=replace(spec.options, threads=max(cores // jobs, 1)))
 
 
 def _warm(options: EngineOptions) -> None:
     """Read the files once, so that the first question does not pay for the disk."""
-    from engine.tooling.options.model import read_through
-
     paths = [options.path] + ([options.mtp_path] if options.mtp_path else [])
     for path in paths:
         read_through(path)

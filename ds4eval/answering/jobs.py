@@ -1,7 +1,9 @@
-"""Questions answered side by side in processes of this machine; a lost worker costs its question.
+"""Answers questions side by side in processes of this machine.
 
-A worker sends `("ready",)`, then for each job it gets events and one `("answer", Answer)`;
-`("failed", message)` and silence mean that it could not open the model.
+A worker that dies costs the question that it was answering, which is then asked again.
+
+A worker sends `Ready` once its model is open, then for each job the events of its reply and one
+`Answer`. `Failed`, and silence, mean that it could not open the model.
 """
 
 from __future__ import annotations
@@ -15,10 +17,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from ds4eval.answering.pool import AnsweringBackend, Outcome
-from ds4eval.events import Text
+from ds4eval.events import Event, Text
 from ds4eval.plan import Job
 from ds4eval.records.answer import Answer
 from engine.errors import BackendError, EngineError
@@ -26,6 +28,21 @@ from engine.errors import BackendError, EngineError
 SEND_EVERY_S = 0.2
 JOIN_S = 5.0
 Spec = TypeVar("Spec")
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The worker's model is open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The worker's model cannot be opened."""
+
+    error: EngineError
+
+
+Message = Ready | Failed | Event | Answer
 
 
 @dataclass(slots=True)
@@ -96,10 +113,9 @@ class ProcessPool(Generic[Spec]):
         EngineError
             If a worker cannot open the model.
         """
-        by_handle: dict[Any, _Worker] = {worker.conn: worker for worker in self._workers}
         outcomes: list[Outcome] = []
-        for handle in wait(list(by_handle), timeout):
-            worker = by_handle[handle]
+        told = wait([worker.conn for worker in self._workers], timeout)
+        for worker in [one for one in self._workers if one.conn in told]:
             try:
                 while worker.conn.poll():
                     self._take(worker, worker.conn.recv(), outcomes)
@@ -107,20 +123,21 @@ class ProcessPool(Generic[Spec]):
                 self._lost(worker, outcomes)
         return outcomes
 
-    def _take(self, worker: _Worker, message: tuple[Any, ...], outcomes: list[Outcome]) -> None:
-        kind = message[0]
-        if kind == "failed":
-            raise message[1]
-        if kind == "ready":
+    def _take(self, worker: _Worker, message: Message, outcomes: list[Outcome]) -> None:
+        if isinstance(message, Failed):
+            raise message.error
+        if isinstance(message, Ready):
             worker.ready = True
             self._unready_deaths = 0
             if worker.job is not None:
                 self._send(worker, worker.job)
-        elif worker.job is not None and kind == "event":
-            outcomes.append(Outcome(worker.job.n, worker.number, event=message[1]))
-        elif worker.job is not None and kind == "answer":
+        elif worker.job is None:
+            return
+        elif isinstance(message, Answer):
             n, worker.job = worker.job.n, None
-            outcomes.append(Outcome(n, worker.number, answer=message[1]))
+            outcomes.append(Outcome(n, worker.number, answer=message))
+        else:
+            outcomes.append(Outcome(worker.job.n, worker.number, event=message))
 
     def _lost(self, worker: _Worker, outcomes: list[Outcome]) -> None:
         worker.process.join(JOIN_S)
@@ -169,12 +186,12 @@ def _serve(conn: Connection, factory: Callable[[Spec], AnsweringBackend], spec: 
         try:
             backend = factory(spec)
         except EngineError as error:
-            conn.send(("failed", error))
+            conn.send(Failed(error))
             return
-        conn.send(("ready",))
+        conn.send(Ready())
         while True:
             job = conn.recv()
-            conn.send(("answer", _answer(conn, backend, job)))
+            conn.send(_answer(conn, backend, job))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         os._exit(0)
 
@@ -189,17 +206,18 @@ def _answer(conn: Connection, backend: AnsweringBackend, job: Job) -> Answer:
             event = next(answering)
         except StopIteration as end:
             if held is not None:
-                conn.send(("event", held))
-            return end.value
+                conn.send(held)
+            answer: Answer = end.value
+            return answer
         if not isinstance(event, Text):
-            conn.send(("event", event))
+            conn.send(event)
             continue
         if held is not None and held.thinking != event.thinking:
-            conn.send(("event", held))
+            conn.send(held)
             held = None
         held = event if held is None else joined(held, event)
         if time.monotonic() - sent >= SEND_EVERY_S:
-            conn.send(("event", held))
+            conn.send(held)
             held, sent = None, time.monotonic()
 
 

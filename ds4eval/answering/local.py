@@ -1,4 +1,8 @@
-"""Questions answered by our engine in this process: prefix reuse, decoding, thinking budget."""
+"""Answers questions with our engine in this process.
+
+It computes the common beginning of all prompts once, decodes, and closes thinking where the budget
+demands it. It does not know which question is next, and it grades nothing.
+"""
 
 from __future__ import annotations
 
@@ -261,7 +265,7 @@ class _Reply:
             )
 
     def _take(self, token: int) -> str:
-        text = self._stream.push(token)
+        text: str = self._stream.push(token)
         self.ids.append(token)
         self.parts.append(text)
         was = self.thinking

@@ -1,4 +1,6 @@
-"""The forms in which something answers jobs: one after another, or side by side in a pool.
+"""Declares the two forms in which questions are answered: one by one, or side by side in a pool.
+
+The run (`ds4eval.run.runner`) knows only these protocols, not what stands behind them.
 
 The run (`ds4eval.run.runner`) knows only these; what stands behind them it does not know.
 """

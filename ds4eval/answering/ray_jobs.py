@@ -1,4 +1,6 @@
-"""Questions spread over a Ray cluster, one engine per actor; a lost actor costs its question.
+"""Spreads questions over a Ray cluster, with one engine in each actor.
+
+An actor that is lost costs the question that it was answering, which is then asked again.
 
 Workers must see the model file under the same path, and have this package installed.
 """
@@ -25,10 +27,6 @@ class Actor(Generic[Spec]):
     def __init__(self, spec: Spec, factory: Callable[[Spec], AnsweringBackend]) -> None:
         self._backend = factory(spec)
 
-    def ping(self) -> bool:
-        """Whether the model is open."""
-        return True
-
     def answer(self, job: Job) -> Answer:
         """The whole answer to one job; its events stay here."""
         answering = self._backend.answer(job, lambda: False)
@@ -36,7 +34,8 @@ class Actor(Generic[Spec]):
             try:
                 next(answering)
             except StopIteration as end:
-                return end.value
+                answer: Answer = end.value
+                return answer
 
 
 class RayPool(Generic[Spec]):

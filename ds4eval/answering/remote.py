@@ -1,4 +1,4 @@
-"""Questions answered by an OpenAI-compatible server: the same suites, grades and records.
+"""Lets an OpenAI-compatible server answer: the suites, grades and records stay the same.
 
 `chat` sends messages and lets the server render them; `completions` sends our own rendering of
 the prompt, so that a server with the same file gets the very same tokens. A server's thinking
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import json
 import os
 import time
@@ -19,6 +20,7 @@ from urllib.parse import urlsplit
 
 from ds4eval.answering.pool import OneByOne, SideBySide
 from ds4eval.answering.threads import ThreadPool
+from ds4eval.documents import Document
 from ds4eval.events import Event, Prefill, Text
 from ds4eval.plan import Job, ReplySettings
 from ds4eval.questions.prompts import messages
@@ -27,6 +29,7 @@ from ds4eval.records.answer import Answer
 from ds4eval.records.record import EOS, ERROR, LIMIT, SKIPPED, STOPPED
 from ds4eval.request import ServerOptions
 from engine.errors import BackendError, OptionError
+from engine.text import chat, special
 
 if TYPE_CHECKING:
     import httpx
@@ -40,14 +43,10 @@ CLOSE = "</think>"
 NEUTRAL = {"repeat_penalty": 1.0}
 
 
-def _httpx() -> Any:
-    try:
-        import httpx
-    except ModuleNotFoundError:
-        raise OptionError(
-            "--base-url: expected the package 'httpx' (extra 'remote'), found none"
-        ) from None
-    return httpx
+def _require_httpx() -> None:
+    """Refuse to go on without the optional package, which each function imports for itself."""
+    if importlib.util.find_spec("httpx") is None:
+        raise OptionError("--base-url: expected the package 'httpx' (extra 'remote'), found none")
 
 
 def completion_prompt(question: Question, think: str) -> str:
@@ -58,8 +57,6 @@ def completion_prompt(question: Question, think: str) -> str:
     OptionError
         If the question holds the text of a control token: a server would take it for one.
     """
-    from engine.text import chat, special
-
     turns = [chat.Message(role, content) for role, content in messages(question)]
     for turn in turns:
         found = next((token for token in special.KNOWN if token in turn.content), None)
@@ -71,14 +68,14 @@ def completion_prompt(question: Question, think: str) -> str:
     return "".join(span.text for span in spans).removeprefix(special.BOS)
 
 
-def body_of(job: Job, settings: ReplySettings, api: str, model: str) -> dict[str, Any]:
+def body_of(job: Job, settings: ReplySettings, api: str, model: str) -> Document:
     """The request for one job.
 
     Options beyond OpenAI's (top_k, min_p) are sent only when they act; the seed is 31 bits of
     the job's own random stream.
     """
     s = settings.sampling
-    body: dict[str, Any] = {
+    body: Document = {
         "model": model,
         "max_tokens": settings.budget.tokens,
         "temperature": s.temp,
@@ -121,13 +118,14 @@ class RemoteBackend:
         self.settings = settings
         self.api = api
         self.model = model
-        self._neutral: dict[str, Any] = dict(NEUTRAL)
+        self._neutral: Document = dict(NEUTRAL)
 
     def answer(
         self, job: Job, stop: Callable[[], bool] = lambda: False
     ) -> Generator[Event, None, Answer]:
         """Answer one job; a failure of the server is an answer with stop 'error'."""
-        httpx = _httpx()
+        import httpx
+
         try:
             body = body_of(job, self.settings, self.api, self.model)
         except OptionError as refusal:
@@ -170,7 +168,7 @@ def _said(response: httpx.Response) -> str:
 
 
 class _Reply:
-    def __init__(self, job: Job, settings: ReplySettings, api: str, body: dict[str, Any]) -> None:
+    def __init__(self, job: Job, settings: ReplySettings, api: str, body: Document) -> None:
         self.job = job
         self.settings = settings
         self.api = api
@@ -360,7 +358,9 @@ def prepare_server(server: ServerOptions, jobs: int, settings: ReplySettings) ->
 
 def open_client(server: ServerOptions) -> httpx.Client:
     """An HTTP client; the key comes from the environment and goes nowhere but to the server."""
-    httpx = _httpx()
+    _require_httpx()
+    import httpx
+
     key = os.environ.get(server.key_env, "")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     return httpx.Client(
@@ -379,7 +379,8 @@ def first_model(client: httpx.Client) -> str:
     BackendError
         If it cannot be asked.
     """
-    httpx = _httpx()
+    import httpx
+
     try:
         response = client.get("models")
         response.raise_for_status()

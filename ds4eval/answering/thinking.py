@@ -1,4 +1,4 @@
-"""When a think block is closed for the model: a state machine over token counts and ranks.
+"""Decides when a think block is closed for the model, from token counts and the tag's rank.
 
     open --natural close--> closed
     open --remaining <= hard--> emit tag (and cue) --> closed      'hard_forced'

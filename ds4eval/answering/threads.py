@@ -1,4 +1,7 @@
-"""A pool of threads over one back end that waits for others, such as a server."""
+"""Answers questions side by side in threads over one back end that waits for others.
+
+A server is such a back end; our engine is not.
+"""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""`ds4-eval compare`: two runs to a verdict and an exit status."""
+"""`ds4-eval compare`: judges run B against run A and ends with a status that scripts can use."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,11 +15,13 @@ from engine.tooling.options.types import Number, OneOf, Whole
 from engine.tooling.program import Command
 
 if TYPE_CHECKING:
-    from ds4eval.compare.pairs import Arm
-    from ds4eval.compare.result import Comparison
+    from rich.console import Console
 
-# As `grading.GRADERS` and `compare_data.FIELDS`; a test holds them equal. --help must not pay
-# for what those modules import.
+    from ds4eval.compare.pairs import AnsweredRun
+    from ds4eval.compare.result import RunComparison
+
+# The same as `grading.grade.GRADERS` and `compare.pairs.FIELDS`, as a test checks: --help must not
+# pay for what those modules import.
 GRADERS = ("strict", "lenient", "ds4-classic")
 ALLOWABLE = (
     *("questions", "question", "permutation", "repeats", "prompt_version"),
@@ -29,7 +31,7 @@ FORMATS = ("table", "markdown", "json")
 WIDE = 150  # a file or pipe has no width; 80 columns would fold the verdicts
 
 
-def readable_arms(paths: Sequence[Path]) -> list[Arm]:
+def readable_arms(paths: Sequence[Path]) -> list[AnsweredRun]:
     """The runs to compare or report on.
 
     Raises
@@ -86,7 +88,7 @@ shared_options = options(
 )
 
 
-def show(result: Comparison, form: str) -> None:
+def show(result: RunComparison, form: str) -> None:
     """Print a comparison to standard output."""
     from ds4eval.compare import view
 
@@ -98,7 +100,7 @@ def show(result: Comparison, form: str) -> None:
         view.print_rich(result, console())
 
 
-def console() -> Any:
+def console() -> Console:
     """A terminal as wide as it is, and anything else wide enough."""
     from rich.console import Console
 

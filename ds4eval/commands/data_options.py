@@ -1,10 +1,10 @@
-"""Options that name data, shared by commands: --dataset NAME=PATH, --suite, selections."""
+"""Options of several commands: data sets, and the part of a suite that is meant."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ds4eval.questions.known import DATASETS
 from engine.errors import OptionError, StoreError
@@ -13,6 +13,7 @@ from engine.tooling.options.group import option, options
 from engine.tooling.options.types import Whole
 
 Read = TypeVar("Read")
+Function = TypeVar("Function", bound=Callable[..., object])
 FILTER_HELP = (
     "Take questions that fit, e.g. difficulty=hard, domain!=Law, source=AIME*. FIELD is id, "
     "source, kind, domain or a stratum. May be given again."
@@ -39,7 +40,8 @@ def parse_datasets(values: Sequence[str]) -> dict[str, tuple[Path, ...]]:
     return found
 
 
-def dataset_option(command: Callable[..., Any]) -> Callable[..., Any]:
+def dataset_option(command: Function) -> Function:
+    """Decorator: --dataset."""
     return option(
         "--dataset",
         "datasets",

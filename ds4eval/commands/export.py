@@ -1,4 +1,4 @@
-"""`ds4-eval export`: a run for the viewers and scripts of other harnesses."""
+"""`ds4-eval export`: writes a run in the formats that other harnesses read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ds4-eval fetch`: published data sets into the user's data folder."""
+"""`ds4-eval fetch`: downloads published data sets into the user's data folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ds4-eval import-trace`: a run folder out of a trace, for reports and comparisons."""
+"""`ds4-eval import-trace`: makes a run folder out of a trace, for reports and comparisons."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def import_trace_command(trace: Path, out: Path) -> int:
     Every reply is graded by this program's rules; what the trace says of passing is not used.
     The exit status is 4 if a case could not be read.
     """
+    # --help must not pay for the tables' packages.
     from ds4eval.exchange.import_trace import samples_from
     from ds4eval.exchange.trace import read_trace
     from ds4eval.records.entries import entry_of

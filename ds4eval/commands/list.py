@@ -1,4 +1,4 @@
-"""`ds4-eval list`: suites and their questions by id; never a question's text."""
+"""`ds4-eval list`: prints suites and the ids of their questions, never a question's text."""
 
 from __future__ import annotations
 

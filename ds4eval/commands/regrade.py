@@ -1,4 +1,4 @@
-"""`ds4-eval regrade`: saved replies graded again by the present rules; no model is needed."""
+"""`ds4-eval regrade`: grades saved replies again by the present rules, without a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ds4-eval report`: scores of runs on the terminal, and as a folder with a page and figures."""
+"""`ds4-eval report`: prints the scores of runs, and writes them as a page with figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ds4-eval run`: a command line made into a checked request before anything is loaded."""
+"""`ds4-eval run`: makes a command line into a checked request before anything is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ds4-eval self-test`: the graders against the golden table, without a model."""
+"""`ds4-eval self-test`: runs the graders over replies whose grades are known."""
 
 from __future__ import annotations
 

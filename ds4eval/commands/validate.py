@@ -1,4 +1,4 @@
-"""`ds4-eval validate`: a data set read to its end, everything odd about it reported."""
+"""`ds4-eval validate`: reads a data set to its end and reports everything odd about it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two arms to a comparison: pair, test, and collect flips and costs."""
+"""Compares two runs: pairs their questions, tests the difference, collects flips and costs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from statistics import median
 import numpy as np
 
 from ds4eval.compare.pairs import (
-    Arm,
+    AnsweredRun,
     Pair,
     check_by,
     first_divergence,
@@ -21,8 +21,9 @@ from ds4eval.compare.pairs import (
     unlike,
     verdict_of,
 )
-from ds4eval.compare.result import Comparison, Cost, Flip, Line
+from ds4eval.compare.result import Cost, Flip, Line, RunComparison
 from ds4eval.grading.grade import PASS
+from ds4eval.records.record import Sample
 from ds4eval.stats import paired
 from engine.errors import EngineError
 
@@ -30,20 +31,20 @@ ALL = "all"
 
 
 def compare(
-    a: Arm,
-    b: Arm,
+    a: AnsweredRun,
+    b: AnsweredRun,
     *,
     grader: str = "strict",
     margin: float = paired.MARGIN,
     by: str = "source",
     allow: Sequence[str] = (),
     seed: int = 0,
-) -> Comparison:
+) -> RunComparison:
     """Compare two runs on the questions that both answered.
 
     Parameters
     ----------
-    a, b : Arm
+    a, b : AnsweredRun
         B is judged against A.
     grader : str
     margin : float
@@ -51,7 +52,7 @@ def compare(
     by : str
         'source', 'domain', 'kind' or a stratum: a line per value.
     allow : sequence of str
-        Fields of `compare_data.FIELDS` that may differ.
+        Fields of `ds4eval.compare.pairs.FIELDS` that may differ.
     seed : int
         Of the bootstrap and of drawn permutations.
 
@@ -65,7 +66,7 @@ def compare(
     check_by(a, by)
     differing = unlike(a, b, grader)
     refused = [d for d in differing if d.name not in allow]
-    result = Comparison(
+    result = RunComparison(
         a=a.label,
         b=b.label,
         grader=grader,
@@ -182,7 +183,7 @@ def _flips(pairs: Sequence[Pair], grader: str) -> list[Flip]:
     return sorted(flips, key=lambda f: (f.change > 0, -abs(f.change)))
 
 
-def _telling(pair: Pair, grader: str) -> tuple:
+def _telling(pair: Pair, grader: str) -> tuple[Sample, Sample]:
     """The first repeat whose verdicts differ; where only the counts differ, the first samples."""
     for x, y in pair.common():
         if (verdict_of(x, grader) == PASS) != (verdict_of(y, grader) == PASS):

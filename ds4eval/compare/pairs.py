@@ -1,12 +1,16 @@
-"""Runs as answers per question: what counts, what two runs must share, which questions pair up."""
+"""Reads runs as answers per question, and pairs the questions of two runs.
+
+It decides which answers count and what two runs must have in common to be compared; the
+statistics are elsewhere (`ds4eval.stats.paired`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from ds4eval.documents import section
 from ds4eval.grading.grade import GRADERS, PASS
 from ds4eval.records.record import UNFINISHED, Run, Sample, difference, read_run
 from engine.errors import OptionError, StoreError
@@ -26,10 +30,11 @@ FIELDS = (
     "grader",
 )
 _CONFIG_FIELDS = ("prompt_version", "sampling", "think", "budget")
-_VERDICTS = {
-    "strict": ("verdict", "given"),
-    "lenient": ("lenient_verdict", "lenient_given"),
-    "ds4-classic": ("classic_verdict", "classic_given"),
+# What each grader said of a sample, and the answer that it read.
+_VERDICTS: dict[str, Callable[[Sample], tuple[str, str]]] = {
+    "strict": lambda s: (s.verdict, s.given),
+    "lenient": lambda s: (s.lenient_verdict, s.lenient_given),
+    "ds4-classic": lambda s: (s.classic_verdict, s.classic_given),
 }
 
 Key = tuple[str, str]
@@ -37,12 +42,12 @@ Key = tuple[str, str]
 
 def verdict_of(sample: Sample, grader: str) -> str:
     """'pass', 'fail', 'none' or '' (never graded) by one of the graders."""
-    return getattr(sample, _VERDICTS[grader][0])
+    return _VERDICTS[grader](sample)[0]
 
 
 def given_of(sample: Sample, grader: str) -> str:
     """Answer that a grader read out of the reply."""
-    return getattr(sample, _VERDICTS[grader][1])
+    return _VERDICTS[grader](sample)[1]
 
 
 def counts(sample: Sample) -> bool:
@@ -79,13 +84,12 @@ class Answered:
     def group(self, by: str) -> str:
         """Value of what scores are broken down by: 'source', 'domain', 'kind' or a stratum."""
         sample = self.samples[0]
-        if by in ("source", "domain", "kind"):
-            return getattr(sample, by)
-        return sample.strata.get(by, "")
+        named = {"source": sample.source, "domain": sample.domain, "kind": sample.kind}
+        return named[by] if by in named else sample.strata.get(by, "")
 
 
 @dataclass(frozen=True, slots=True)
-class Arm:
+class AnsweredRun:
     """One run as the answers to its questions.
 
     Attributes
@@ -119,7 +123,7 @@ class Arm:
         return max(len(q.samples) for q in self.questions)
 
 
-def load_arms(paths: Sequence[Path]) -> list[Arm]:
+def load_arms(paths: Sequence[Path]) -> list[AnsweredRun]:
     """Arms of several run folders or journals, labelled apart.
 
     Raises
@@ -134,7 +138,7 @@ def load_arms(paths: Sequence[Path]) -> list[Arm]:
     return [arm_of(read_run(path), label) for path, label in zip(paths, unique_labels(labels))]
 
 
-def arm_of(run: Run, label: str) -> Arm:
+def arm_of(run: Run, label: str) -> AnsweredRun:
     """A run as an arm.
 
     Raises
@@ -156,7 +160,7 @@ def arm_of(run: Run, label: str) -> Arm:
     )
     asked = {(s["source"], s["id"], s["repeat"]) for s in run.selected}
     asked |= {(s.source, s.id, s.repeat) for s in run.samples}
-    return Arm(label, run, questions, len(asked))
+    return AnsweredRun(label, run, questions, len(asked))
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,20 +169,20 @@ class Unlike:
 
     name: str
     detail: str
-    a: Any
-    b: Any
+    a: object
+    b: object
 
     def __str__(self) -> str:
         subject = clean_label(self.detail, 160)
         return f"{subject}: expected {_shown(self.a)}, found {_shown(self.b)}"
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = "unknown" if value is None else value if isinstance(value, str) else repr(value)
     return clean_label(text, 160)
 
 
-def check_by(arm: Arm, by: str) -> None:
+def check_by(arm: AnsweredRun, by: str) -> None:
     """Refuse a breakdown that the run knows nothing of.
 
     Raises
@@ -193,7 +197,7 @@ def check_by(arm: Arm, by: str) -> None:
     raise OptionError(f"--by: expected one of {', '.join(known[:20])}, found {by!r}")
 
 
-def unlike(a: Arm, b: Arm, grader: str) -> list[Unlike]:
+def unlike(a: AnsweredRun, b: AnsweredRun, grader: str) -> list[Unlike]:
     """Fields that make two runs incomparable, each at its first difference."""
     found = []
     ours, theirs = _asked(a), _asked(b)
@@ -226,24 +230,24 @@ def unlike(a: Arm, b: Arm, grader: str) -> list[Unlike]:
     return found
 
 
-def _asked(arm: Arm) -> set[Key]:
+def _asked(arm: AnsweredRun) -> set[Key]:
     """Questions selected in a run; a run that was stopped asked the same ones."""
     asked = {(s["source"], s["id"]) for s in arm.run.selected}
     return asked or {q.key for q in arm.questions}
 
 
-def _by_key(arm: Arm) -> dict[Key, Sample]:
+def _by_key(arm: AnsweredRun) -> dict[Key, Sample]:
     return {q.key: q.samples[0] for q in arm.questions}
 
 
-def _without_seed(arm: Arm, name: str) -> Any:
+def _without_seed(arm: AnsweredRun, name: str) -> object:
     value = arm.run.config.get(name)
     if name == "sampling" and isinstance(value, dict):
         return {k: v for k, v in value.items() if k != "seed"}
     return value
 
 
-def treatment(a: Arm, b: Arm) -> list[str]:
+def treatment(a: AnsweredRun, b: AnsweredRun) -> list[str]:
     """What the two runs differ in on purpose: first difference of model, mode and seed."""
     lines = []
     for name in ("model", "mode"):
@@ -251,7 +255,7 @@ def treatment(a: Arm, b: Arm) -> list[str]:
         if changed is not None:
             field, x, y = changed
             lines.append(f"{clean_label(field, 80)}: {_shown(x)} against {_shown(y)}")
-    seeds = [(arm.run.config.get("sampling") or {}).get("seed") for arm in (a, b)]
+    seeds = [section(arm.run.config, "sampling").get("seed") for arm in (a, b)]
     if seeds[0] != seeds[1]:
         lines.append(f"seed: {_shown(seeds[0])} against {_shown(seeds[1])}")
     return lines
@@ -296,7 +300,7 @@ def common_prefix(a: str, b: str) -> int:
     return low
 
 
-def pairs_of(a: Arm, b: Arm) -> list[Pair]:
+def pairs_of(a: AnsweredRun, b: AnsweredRun) -> list[Pair]:
     """Questions that both runs answered, in A's order."""
     other = {q.key: q for q in b.questions}
     return [Pair(q, other[q.key]) for q in a.questions if q.key in other]

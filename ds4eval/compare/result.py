@@ -1,4 +1,7 @@
-"""What a comparison says: a line per group, flips, costs, verdict, exit status. Values only."""
+"""Holds what a comparison found: a line per group, flips, costs, verdict and exit status.
+
+These are values only: nothing here computes a statistic or prints.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from engine.tooling import exits
 from engine.tooling.report.intervals import Interval
 
 
-class Verdict(enum.Enum):
+class RunVerdict(enum.Enum):
     """What may be said of B against A at five per cent."""
 
     BETTER = "better"
@@ -77,20 +80,20 @@ class Line:
     detectable: float | None
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> RunVerdict:
         if self.p_holm < paired.ALPHA and self.interval.estimate:
-            return Verdict.BETTER if self.interval.estimate > 0 else Verdict.WORSE
+            return RunVerdict.BETTER if self.interval.estimate > 0 else RunVerdict.WORSE
         if self.equivalence.equivalent:
-            return Verdict.EQUIVALENT
-        return Verdict.NOT_WORSE if self.equivalence.not_inferior else Verdict.UNDECIDED
+            return RunVerdict.EQUIVALENT
+        return RunVerdict.NOT_WORSE if self.equivalence.not_inferior else RunVerdict.UNDECIDED
 
 
 @dataclass(frozen=True, slots=True)
 class Flip:
     """A question on which the runs differ.
 
-    Answers, states and `diverges` (see `compare_data.first_divergence`) are of the first repeat
-    that one run got right and the other did not.
+    Answers, states and `diverges` (see `ds4eval.compare.pairs.first_divergence`) are of the first
+    repeat that one run got right and the other did not.
     """
 
     source: str
@@ -121,7 +124,7 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class RunComparison:
     """B against A.
 
     Attributes
@@ -167,7 +170,7 @@ class Comparison:
         return self.lines[-1] if self.lines else None
 
     @property
-    def verdict(self) -> Verdict | None:
+    def verdict(self) -> RunVerdict | None:
         return self.overall.verdict if self.overall else None
 
     def regressed(self, max_regression: float) -> bool:
@@ -179,7 +182,7 @@ class Comparison:
         line = self.overall
         return (
             line is not None
-            and line.verdict is Verdict.WORSE
+            and line.verdict is RunVerdict.WORSE
             and line.interval.estimate < -max_regression
         )
 
@@ -191,6 +194,6 @@ class Comparison:
             return exits.REGRESSION
         line = self.overall
         if strict and line is not None and not line.equivalence.not_inferior:
-            worse = line.verdict is Verdict.WORSE
+            worse = line.verdict is RunVerdict.WORSE
             return exits.REGRESSION if worse else exits.INCONCLUSIVE
         return exits.PARTIAL if self.unfinished_a or self.unfinished_b else exits.OK

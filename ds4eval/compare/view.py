@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ds4eval.compare.result import Comparison, Cost, Flip, Line, Verdict
+from ds4eval.compare.result import Cost, Flip, Line, RunComparison, RunVerdict
+from ds4eval.documents import Document
 from ds4eval.stats.paired import ALPHA
 from engine.tooling.report.intervals import UNKNOWN, Interval, bounds_text, finite, signed
 from engine.tooling.report.labels import clean_label
@@ -26,11 +27,11 @@ if TYPE_CHECKING:
 
 SCHEMA, VERSION = "ds4eval.comparison", 1
 TONES = {
-    Verdict.BETTER: Tone.GOOD,
-    Verdict.WORSE: Tone.BAD,
-    Verdict.EQUIVALENT: Tone.GOOD,
-    Verdict.NOT_WORSE: Tone.GOOD,
-    Verdict.UNDECIDED: Tone.UNSURE,
+    RunVerdict.BETTER: Tone.GOOD,
+    RunVerdict.WORSE: Tone.BAD,
+    RunVerdict.EQUIVALENT: Tone.GOOD,
+    RunVerdict.NOT_WORSE: Tone.GOOD,
+    RunVerdict.UNDECIDED: Tone.UNSURE,
     None: Tone.REFUSED,
 }
 COLUMNS = (
@@ -77,11 +78,11 @@ def p_text(p: float) -> str:
 def verdict_text(line: Line, margin: float) -> str:
     """Verdict in words that say what was shown."""
     words = f"{100 * margin:g} points"
-    if line.verdict in (Verdict.BETTER, Verdict.WORSE) and line.equivalence.equivalent:
+    if line.verdict in (RunVerdict.BETTER, RunVerdict.WORSE) and line.equivalence.equivalent:
         return f"{line.verdict}, by less than {words}"
-    if line.verdict is Verdict.EQUIVALENT:
+    if line.verdict is RunVerdict.EQUIVALENT:
         return f"equivalent within {words}"
-    if line.verdict is Verdict.NOT_WORSE:
+    if line.verdict is RunVerdict.NOT_WORSE:
         return f"not worse by {words}"
     return str(line.verdict)
 
@@ -134,7 +135,7 @@ def cost_text(cost: Cost) -> str:
     return f"{cost.name}: {a} % against {b} % (B-A {interval_text(cost.interval)})"
 
 
-def headline(result: Comparison) -> str:
+def headline(result: RunComparison) -> str:
     """One line: verdict, difference, runs."""
     names = f"{result.b} (B) against {result.a} (A)"
     line = result.overall
@@ -147,7 +148,7 @@ def headline(result: Comparison) -> str:
     )
 
 
-def remarks(result: Comparison) -> list[str]:
+def remarks(result: RunComparison) -> list[str]:
     """What a reader must know beside the table."""
     out = [f"differs on purpose in {text}" for text in result.treatment]
     if not result.treatment and not result.unlike:
@@ -193,7 +194,7 @@ def remarks(result: Comparison) -> list[str]:
     return out + [cost_text(cost) for cost in result.costs]
 
 
-def summary_of(result: Comparison, shown_flips: int = _SHOWN_FLIPS) -> Summary:
+def summary_of(result: RunComparison, shown_flips: int = _SHOWN_FLIPS) -> Summary:
     """The comparison in the form that terminal, Markdown and page share."""
     advice = ""
     if result.unlike:
@@ -212,7 +213,7 @@ def summary_of(result: Comparison, shown_flips: int = _SHOWN_FLIPS) -> Summary:
     )
 
 
-def _lines_table(result: Comparison) -> Table:
+def _lines_table(result: RunComparison) -> Table:
     return Table(
         COLUMNS,
         [
@@ -228,7 +229,7 @@ def _lines_table(result: Comparison) -> Table:
     )
 
 
-def flips_table(result: Comparison, shown: int) -> Table:
+def flips_table(result: RunComparison, shown: int) -> Table:
     """Questions that one run alone got right, losses first."""
     return Table(
         FLIP_COLUMNS,
@@ -238,17 +239,17 @@ def flips_table(result: Comparison, shown: int) -> Table:
     )
 
 
-def print_rich(result: Comparison, console: Console) -> None:
+def print_rich(result: RunComparison, console: Console) -> None:
     """Tables for people; plain text where the output is no terminal."""
     print_summary(summary_of(result), console)
 
 
-def to_markdown(result: Comparison, heading: str = "###") -> str:
+def to_markdown(result: RunComparison, heading: str = "###") -> str:
     """A summary for a CI job's page or a pull request."""
     return summary_markdown(summary_of(result), heading)
 
 
-def to_json(result: Comparison) -> dict[str, Any]:
+def to_json(result: RunComparison) -> Document:
     """Everything as plain values; shares are fractions of 1, unknown numbers null."""
     body = asdict(result)
     for record, line in zip(body["lines"], result.lines):
@@ -258,9 +259,10 @@ def to_json(result: Comparison) -> dict[str, Any]:
             "not_inferior": line.equivalence.not_inferior,
         }
     verdict = None if result.verdict is None else str(result.verdict)
-    return finite({"schema": SCHEMA, "version": VERSION, "verdict": verdict, **body})
+    document: Document = finite({"schema": SCHEMA, "version": VERSION, "verdict": verdict, **body})
+    return document
 
 
-def json_text(result: Comparison) -> str:
+def json_text(result: RunComparison) -> str:
     """Strict JSON, ASCII, one LF at the end."""
     return json.dumps(to_json(result), indent=1, allow_nan=False) + "\n"

@@ -1,4 +1,4 @@
-"""A run in other harnesses' log formats; question and reply text only where it is asked for.
+"""Writes a run as the logs of other harnesses; question and reply text only where asked for.
 
 inspect_ai: one JSON document of its `EvalLog` (version 2, inspect_ai 0.3).
 lm-evaluation-harness: `samples_TASK.jsonl`, one object per document (version 0.4).
@@ -10,8 +10,8 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from typing import Any
 
+from ds4eval.documents import Document, section
 from ds4eval.questions.prompts import messages
 from ds4eval.records.record import Run, Sample
 from ds4eval.records.samples import question_of
@@ -20,7 +20,7 @@ HIDDEN = "[not exported]"
 _SCORES = {"strict": "", "lenient": "lenient_", "ds4-classic": "classic_"}
 
 
-def inspect_log(run: Run, text: bool) -> dict[str, Any]:
+def inspect_log(run: Run, text: bool) -> Document:
     """A run as inspect_ai's `EvalLog`.
 
     Parameters
@@ -28,12 +28,12 @@ def inspect_log(run: Run, text: bool) -> dict[str, Any]:
     text : bool
         Whether questions, keys and replies are included.
     """
-    created = iso(run.manifest.get("created") or run.run_id[:16])
+    created = iso(str(run.manifest.get("created") or run.run_id[:16]))
     final = [sample for sample in run.samples if sample.final]
     ended = max((s.started for s in run.samples if s.started), default=created)
     repeats = max((s.repeat for s in run.samples), default=0) + 1
-    suite = run.config.get("data", {}).get("suite", "")
-    model = run.config.get("model", {}).get("name") or "model"
+    suite = section(run.config, "data").get("suite", "")
+    model = section(run.config, "model").get("name") or "model"
     open_ = len(run.selected) - len({s.key for s in final})
     return {
         "version": 2,
@@ -55,7 +55,7 @@ def inspect_log(run: Run, text: bool) -> dict[str, Any]:
             "model": f"ds4/{model}",
             "model_args": {},
             "config": {"epochs": repeats},
-            "packages": run.manifest.get("environment", {}).get("packages", {}),
+            "packages": section(run.manifest, "environment").get("packages", {}),
             "metadata": {"config": run.config},
         },
         "plan": {
@@ -86,10 +86,10 @@ def sample_id(sample: Sample) -> str:
     return f"{sample.source}/{sample.id}"
 
 
-def _generation(config: dict[str, Any]) -> dict[str, Any]:
-    sampling = config.get("sampling", {})
+def _generation(config: Document) -> Document:
+    sampling = section(config, "sampling")
     found = {
-        "max_tokens": config.get("budget", {}).get("tokens"),
+        "max_tokens": section(config, "budget").get("tokens"),
         "temperature": sampling.get("temp"),
         "top_p": sampling.get("top_p"),
         "top_k": sampling.get("top_k") or None,
@@ -98,7 +98,7 @@ def _generation(config: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _usage(run: Run) -> dict[str, Any]:
+def _usage(run: Run) -> Document:
     made = sum(s.gen_tokens or 0 for s in run.samples)
     read = sum(s.prompt_tokens or 0 for s in run.samples)
     return {
@@ -112,7 +112,7 @@ def _verdict(sample: Sample, prefix: str) -> str:
     return {"pass": "C", "fail": "I"}.get(verdict, "N")
 
 
-def _inspect_score(name: str, final: list[Sample]) -> dict[str, Any]:
+def _inspect_score(name: str, final: list[Sample]) -> Document:
     passed = sum(getattr(s, f"{_SCORES[name]}verdict") == "pass" for s in final)
     return {
         "name": name,
@@ -126,18 +126,18 @@ def _inspect_score(name: str, final: list[Sample]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _inspect_sample(sample: Sample, run: Run, text: bool) -> dict[str, Any]:
+def _inspect_sample(sample: Sample, run: Run, text: bool) -> Document:
     system, user = _prompts(sample) if text else ("", HIDDEN)
     output = sample.output if text else HIDDEN
     thinking, answer = _split(sample) if text else ("", HIDDEN)
-    content: Any = answer
+    content: object = answer
     if thinking:
         content = [
             {"type": "reasoning", "reasoning": thinking}, {"type": "text", "text": answer},
         ]  # fmt: skip
     reason = {"eos": "stop", "limit": "max_tokens"}.get(sample.stop, "unknown")
     assistant = {"role": "assistant", "content": content, "source": "generate"}
-    record: dict[str, Any] = {
+    record: Document = {
         "id": sample_id(sample),
         "epoch": sample.repeat + 1,
         "input": user,
@@ -145,7 +145,7 @@ def _inspect_sample(sample: Sample, run: Run, text: bool) -> dict[str, Any]:
         "messages": [*([{"role": "system", "content": system}] if system else []),
                      {"role": "user", "content": user}, assistant],
         "output": {
-            "model": run.config.get("model", {}).get("name") or "model",
+            "model": section(run.config, "model").get("name") or "model",
             "choices": [{"message": assistant, "stop_reason": reason}],
             "completion": answer if text else output,
         },
@@ -188,7 +188,7 @@ def _split(sample: Sample) -> tuple[str, str]:
     return thinking, answer.lstrip("\n") if tag else ""
 
 
-def lm_eval_tasks(run: Run, text: bool) -> dict[str, list[dict[str, Any]]]:
+def lm_eval_tasks(run: Run, text: bool) -> dict[str, list[Document]]:
     """Records of lm-evaluation-harness sample files, by task (a source each).
 
     Parameters
@@ -196,7 +196,7 @@ def lm_eval_tasks(run: Run, text: bool) -> dict[str, list[dict[str, Any]]]:
     text : bool
         Whether questions, keys and replies are included.
     """
-    tasks: dict[str, list[dict[str, Any]]] = {}
+    tasks: dict[str, list[Document]] = {}
     places: dict[str, dict[str, int]] = {}
     for sample in (s for s in run.samples if s.graded):
         task = re.sub(r"[^a-z0-9]+", "_", sample.source.lower()).strip("_")
@@ -206,8 +206,8 @@ def lm_eval_tasks(run: Run, text: bool) -> dict[str, list[dict[str, Any]]]:
     return tasks
 
 
-def _lm_eval(sample: Sample, doc_id: int, config: dict[str, Any], text: bool) -> dict[str, Any]:
-    doc: dict[str, Any] = {"id": sample.id, "source": sample.source, **sample.strata}
+def _lm_eval(sample: Sample, doc_id: int, config: Document, text: bool) -> Document:
+    doc: Document = {"id": sample.id, "source": sample.source, **sample.strata}
     prompt, target, reply = HIDDEN, HIDDEN, HIDDEN
     if text:
         question = sample.question
@@ -234,7 +234,7 @@ def _lm_eval(sample: Sample, doc_id: int, config: dict[str, Any], text: bool) ->
     }
 
 
-def jsonl(records: Iterable[dict[str, Any]]) -> bytes:
+def jsonl(records: Iterable[Document]) -> bytes:
     """One object per line, strict JSON, UTF-8."""
     lines = [json.dumps(r, ensure_ascii=False, allow_nan=False) for r in records]
     return "".join(line + "\n" for line in lines).encode("utf-8", "replace")

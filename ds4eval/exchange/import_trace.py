@@ -1,11 +1,11 @@
-"""A trace of ds4-eval turned into records: questions rebuilt, replies graded by every rule."""
+"""Turns a trace of ds4-eval into records: rebuilds its questions and grades its replies anew."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
 
-from ds4eval.exchange.trace import Case, Trace, latest_cases, number
+from ds4eval.documents import Document
+from ds4eval.exchange.trace import Case, Trace, latest_cases, number, real
 from ds4eval.plan import Job, Sampling, make_jobs
 from ds4eval.questions.question import Question, QuestionError, canonical_answer
 from ds4eval.records.answer import Answer
@@ -16,24 +16,20 @@ from engine.errors import OptionError
 _CLOSES = ("natural", "soft_forced", "hard_forced")
 
 
-def config_from(trace: Trace) -> dict[str, Any]:
+def config_from(trace: Trace) -> Document:
     """Configuration of a run that another program made, in our own words where they fit."""
     h = trace.header
-
-    def real(name: str) -> float | None:
-        try:
-            return float(h[name])
-        except (KeyError, ValueError):
-            return None
-
-    temp = real("temperature")
-    sampling: dict[str, Any] = {"temp": temp}
+    temp = real(h, "temperature")
+    sampling: Document = {"temp": temp}
     if temp:
         sampling |= {
-            "top_k": 0, "top_p": real("top_p"), "min_p": real("min_p"), "seed": number(h, "seed"),
-        }  # fmt: skip
+            "top_k": 0,
+            "top_p": real(h, "top_p"),
+            "min_p": real(h, "min_p"),
+            "seed": number(h, "seed"),
+        }
     think = h.get("think_mode_requested", "")
-    budget: dict[str, Any] = {"tokens": number(h, "max_tokens")}
+    budget: Document = {"tokens": number(h, "max_tokens")}
     if think != "none":
         budget |= {
             "soft": number(h, "soft_limit_reply_budget"),
@@ -88,7 +84,7 @@ def _question_text(prompt: str, choices: tuple[str, ...]) -> str:
     return body[:cut].strip() if cut > 0 else body
 
 
-def samples_from(trace: Trace) -> tuple[dict[str, Any], list[Job], list[Sample], list[str]]:
+def samples_from(trace: Trace) -> tuple[Document, list[Job], list[Sample], list[str]]:
     """Configuration, jobs, samples and what could not be used of a trace.
 
     Raises
@@ -108,20 +104,22 @@ def samples_from(trace: Trace) -> tuple[dict[str, Any], list[Job], list[Sample],
     if not questions:
         raise OptionError("trace: expected at least one case that can be read, found none")
     jobs = make_jobs(config, questions, 1)
-    known = config["sampling"]
-    sampling = Sampling(known.get("temp") or 0.0, seed=known.get("seed") or 1)
+    header = trace.header
+    sampling = Sampling(real(header, "temperature") or 0.0, seed=number(header, "seed") or 1)
     opened = config["think"] != "none"
     samples = [
-        make_sample(job, _answer(case, opened, config), sampling, "", session=1)
+        make_sample(
+            job, _answer(case, opened, number(header, "max_tokens")), sampling, "", session=1
+        )
         for job, case in zip(jobs, cases)
     ]
     return config, jobs, samples, problems
 
 
-def _answer(case: Case, opened: bool, config: dict[str, Any]) -> Answer:
+def _answer(case: Case, opened: bool, most: int | None) -> Answer:
     fields = case.fields
     output = case.blocks["MODEL_OUTPUT"].decode("utf-8", "replace")
-    made, most = number(fields, "generated_tokens"), config["budget"]["tokens"]
+    made = number(fields, "generated_tokens")
     # Of a stopped, dropped or unfinished case the reply was never complete.
     stop = {
         "SKIPPED": SKIPPED, "STOPPED": STOPPED, "SWITCHED": STOPPED, "ERROR": ERROR,
@@ -130,10 +128,6 @@ def _answer(case: Case, opened: bool, config: dict[str, Any]) -> Answer:
         stop = LIMIT if made is not None and most is not None and made >= most else EOS
     kind = fields.get("think_close", "none")
     effective = fields.get("think_mode_effective", "")
-    try:
-        seconds = float(fields.get("elapsed_sec", ""))
-    except ValueError:
-        seconds = 0.0
     return Answer(
         stop,
         output=output,
@@ -146,6 +140,6 @@ def _answer(case: Case, opened: bool, config: dict[str, Any]) -> Answer:
         close_index=number(fields, "think_close_token_index"),
         close_remaining=number(fields, "think_close_remaining_budget"),
         close_rank=number(fields, "think_close_rank"),
-        decode_s=seconds,
+        decode_s=real(fields, "elapsed_sec") or 0.0,
         error=fields.get("error", ""),
     )

@@ -1,4 +1,4 @@
-"""A preset from a user's own trace of the C program: ids, keys and hashes of choices, no text."""
+"""Makes a preset out of a user's trace of the C program: ids, keys and hashes, no text."""
 
 from __future__ import annotations
 

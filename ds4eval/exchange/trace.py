@@ -1,4 +1,4 @@
-"""The text trace of the C program ds4-eval: written as it writes it, and read back.
+"""Writes the text trace of the C program ds4-eval, and reads such traces back.
 
 Format (antirez/ds4, 2026-05): a header of `key: value` lines; per case a ruler
 `===== CASE i/n source/id =====`, `key: value` lines, choices, and byte-counted blocks
@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ds4eval.plan import Job, ReplySettings
 from ds4eval.questions.prompts import messages
@@ -286,9 +285,17 @@ def latest_cases(trace: Trace) -> dict[str, Case]:
     return found
 
 
-def number(fields: dict[str, Any], name: str) -> int | None:
+def number(fields: dict[str, str], name: str) -> int | None:
     """Integer field of a trace, None when it is absent or no number."""
     try:
         return int(fields[name])
+    except (KeyError, ValueError):
+        return None
+
+
+def real(fields: dict[str, str], name: str) -> float | None:
+    """Number of a trace's field, None when it is absent or no number."""
+    try:
+        return float(fields[name])
     except (KeyError, ValueError):
         return None

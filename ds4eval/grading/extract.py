@@ -1,4 +1,4 @@
-"""Answers in reply text: thinking set apart, answer lines found, values read. Pure, linear time.
+"""Reads answers out of reply text: sets thinking apart, finds answer lines, reads their values.
 
 Nothing here looks at the key. Patterns are bounded, so that a megabyte on one line costs no more
 than reading it.
@@ -19,7 +19,6 @@ LINE_MAX = 400
 # Statements looked at from the end; a reply that repeats itself must not cost more.
 STATEMENTS_MAX = 64
 
-_MARKER = re.compile(r"(?:the\s+)?(?:final\s+)?answer\s{0,4}:", re.IGNORECASE)
 _LETTER = re.compile(r"([A-Z])\Z")
 _LETTER_MORE = re.compile(r"([A-Z])(?:\s{0,4}[.):,\-]\s*|\s{1,4}(?=[(\[]))(\S.*)\Z", re.DOTALL)
 _INTEGER = re.compile(r"([+-]?)([0-9]{1,60})\Z")

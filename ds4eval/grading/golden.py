@@ -1,4 +1,4 @@
-"""The golden table: replies that have misled graders, with what each rule must say of them."""
+"""Checks the graders against a table of replies that have misled graders before."""
 
 from __future__ import annotations
 

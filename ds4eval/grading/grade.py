@@ -1,4 +1,4 @@
-"""From reply text to a verdict, by three rules side by side. No model, no files.
+"""Grades a reply by three rules side by side; it needs neither a model nor a file.
 
 - `strict`, the headline: the last line that holds anything is `Answer: <value>`, the value is
   one answer of the right kind, and nothing follows.
@@ -36,7 +36,6 @@ _DENIED = re.compile(
 )
 _HEDGED = re.compile(r"\b(?:or|either|not|nor|and)\b|/", re.IGNORECASE)
 # Integers, also written 70.0, that are no part of a word, a power, a fraction or a decimal.
-_NUMBERS = re.compile(r"(?<![\w.])([+-]?[0-9]{1,60}(?:\.0{1,20}(?![0-9]))?)(?![\w^/]|\.[0-9])")
 # Letters of other scripts that look like Latin capitals; read as these by `lenient` only.
 _LOOKALIKES = str.maketrans("АВСЕНІЈАΒΕΗΙ", "ABCEHIJABEHI")
 

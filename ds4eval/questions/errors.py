@@ -1,4 +1,4 @@
-"""What can go wrong with a data set, and where: file, record, field, byte."""
+"""Errors and findings of data sets, which name the file, record, field and byte."""
 
 from __future__ import annotations
 

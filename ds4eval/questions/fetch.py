@@ -1,4 +1,4 @@
-"""Published data sets fetched once through huggingface_hub, with what was fetched written beside.
+"""Downloads published data sets through huggingface_hub and notes beside them what came.
 
 The only module that goes to the network, and only when its function is called.
 """
@@ -13,14 +13,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TypeVar
 
+from ds4eval.documents import Document
 from ds4eval.questions.errors import DatasetError
 from ds4eval.questions.known import PUBLISHED, Published
 from ds4eval.questions.loaders import LOADER_VERSION, Dataset, load_dataset
 from engine.errors import StoreError
 
 PROVENANCE = ".provenance.json"
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,7 @@ def fetch_dataset(name: str, root: Path, revision: str = "", force: bool = False
     return Fetched(folder, commit, load_dataset(folder, name))
 
 
-def _hub() -> Any:
+def _hub() -> ModuleType:
     try:
         import huggingface_hub
     except ImportError:
@@ -95,8 +98,8 @@ def _hub() -> Any:
     return huggingface_hub
 
 
-def _download(hub: Any, known: Published, file: str, commit: str) -> str:
-    return hub.hf_hub_download(known.repo, file, repo_type="dataset", revision=commit)
+def _download(hub: ModuleType, known: Published, file: str, commit: str) -> str:
+    return str(hub.hf_hub_download(known.repo, file, repo_type="dataset", revision=commit))
 
 
 def _provenance(known: Published, commit: str, dataset: Dataset) -> str:
@@ -117,7 +120,7 @@ def _provenance(known: Published, commit: str, dataset: Dataset) -> str:
     )
 
 
-def read_provenance(folder: Path) -> dict[str, Any]:
+def read_provenance(folder: Path) -> Document:
     """What `fetch` wrote beside a data set; empty when the user put the files there."""
     try:
         found = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
@@ -126,7 +129,7 @@ def read_provenance(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _asked(known: Published, revision: str, ask: Callable[[], Any]) -> Any:
+def _asked(known: Published, revision: str, ask: Callable[[], Found]) -> Found:
     """The hub's answer; each way it refuses becomes one line that says what to do."""
     try:
         return ask()

@@ -1,4 +1,7 @@
-"""Fields of a record by any of their published names, as text, integers or lists of text."""
+"""Reads the fields of a record under any of their published names.
+
+Values come out as text, integers or lists of text; what a field means is not known here.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,9 @@ import json
 import math
 import re
 from collections.abc import Iterable
-from typing import Any
 
 from ds4eval.questions.errors import DatasetError, place
 from ds4eval.questions.files import Record, Records
-
-_MISSING = object()
 
 
 def plain_name(name: str) -> str:
@@ -42,7 +42,7 @@ class Fields:
     def has(self, *aliases: str) -> bool:
         return all(alias in self.names for alias in aliases)
 
-    def error(self, record: Record, field: str, rule: str, found: Any) -> DatasetError:
+    def error(self, record: Record, field: str, rule: str, found: object) -> DatasetError:
         """Error that names file, record, field and, where known, the byte; long values cut."""
         shown = repr(found)
         if len(shown) > 60:
@@ -50,7 +50,7 @@ class Fields:
         where = place(self.path, record.number, field, record.byte)
         return DatasetError(f"{where}: expected {rule}, found {shown}")
 
-    def value(self, record: Record, aliases: Iterable[str]) -> tuple[str, Any]:
+    def value(self, record: Record, aliases: Iterable[str]) -> tuple[str, object]:
         """(column name, value) of the first alias; a missing, null or NaN value is None."""
         aliases = tuple(aliases)
         column = self.first(aliases)
@@ -135,7 +135,7 @@ class Fields:
         return tuple(str(item).strip() for item in value)
 
 
-def _list_from_text(text: str) -> Any:
+def _list_from_text(text: str) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Files to records: csv, json, json lines and parquet, plain or packed, judged by content.
+"""Reads csv, json, json lines and parquet files, plain or packed, into records.
 
 Bytes decide what a file is, never its name. Text is UTF-8, strictly; a byte order mark is
 dropped. Nothing here knows what a question is.
@@ -15,8 +15,9 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from ds4eval.documents import Document
 from ds4eval.questions.errors import DatasetError, place
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
@@ -41,7 +42,7 @@ class Record:
 
     number: int
     byte: int
-    fields: dict[str, Any]
+    fields: Document
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +218,7 @@ def _is_json(line: str) -> bool:
         return False
 
 
-def _is_columns(value: Any) -> bool:
+def _is_columns(value: object) -> bool:
     return (
         isinstance(value, dict)
         and bool(value)
@@ -225,7 +226,7 @@ def _is_columns(value: Any) -> bool:
     )
 
 
-def _no_constant(name: str) -> Any:
+def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
 
 
@@ -294,7 +295,7 @@ def _json_document(path: Path, text: str) -> tuple[str, tuple[str, ...], tuple[R
     return "json", tuple(columns), tuple(records)
 
 
-def _columns_to_rows(path: Path, columns: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _columns_to_rows(path: Path, columns: dict[str, Any]) -> Iterator[Document]:
     """Rows of a document of columns; pandas writes a column as an object of index to value."""
     lists = {
         name: list(column.values()) if isinstance(column, dict) else column

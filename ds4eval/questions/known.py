@@ -1,4 +1,4 @@
-"""What is known about published data: addresses and pins, known damage, errata with provenance.
+"""Facts about published data sets: addresses, pinned revisions, known damage, corrections.
 
 No question text. Damage in a copy is told by SHA-256 of short normalised stretches of text; an
 erratum replaces one value by another that its provenance derives.

@@ -1,4 +1,4 @@
-"""Data sets from the user's files: found, read, checked against known damage, corrected.
+"""Loads data sets from the user's files: finds, reads, checks and corrects them.
 
 `load_dataset` is the one way in. What it returns is ready to be put to a model: GPQA's choices
 are in a seeded order that is stored with each question, errata are applied and noted.
@@ -6,6 +6,7 @@ are in a seeded order that is stored with each question, errata are applied and 
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -49,8 +50,6 @@ class Dataset:
         """Hash of the file, or of the files' hashes in order when there are several."""
         if len(self.files) == 1:
             return self.files[0].sha256
-        import hashlib
-
         joined = "".join(file.sha256 for file in self.files)
         return hashlib.sha256(joined.encode("ascii")).hexdigest()
 
@@ -229,7 +228,7 @@ def local_paths(name: str, given: Sequence[Path] = ()) -> tuple[Path, ...]:
 
 def data_roots() -> tuple[Path, ...]:
     """Folders searched for data sets, first one first."""
-    import platformdirs
+    import platformdirs  # only where no folder was named
 
     named = os.environ.get(ENVIRONMENT, "")
     roots = [Path(part).expanduser() for part in named.split(os.pathsep) if part]

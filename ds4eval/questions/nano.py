@@ -1,4 +1,4 @@
-"""The held-out exam items that the bundled model was not trained on, as questions.
+"""Makes questions of the exam items that the bundled model was not trained on.
 
 `engine.nano.items` draws and splits them; the model has seen their kinds, never their texts.
 """

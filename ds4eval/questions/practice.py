@@ -1,4 +1,4 @@
-"""The practice suite: 90 questions written for this project, carried with the package.
+"""Loads the practice suite: 90 questions written for this project and packed with it.
 
 The files have the layouts of the published sets (AIME as JSON lines of id, problem, answer; GPQA
 as CSV with its column names; SuperGPQA as JSON lines) and are read by the same loaders. A further

@@ -1,4 +1,4 @@
-"""Presets: lists of ids with the keys that fix the order of choices, or rules that derive them.
+"""Presets: lists of question ids, or rules that draw them from a data set.
 
 `ds4-23` is the order of the report that this project starts from, questions 1 to 23 of the 92
 of the C program ds4-eval. A key of a GPQA question fixes where its correct choice is shown; the

@@ -1,4 +1,4 @@
-"""From a question to chat messages. The form of an answer is written here and nowhere else."""
+"""Renders a question as chat messages; the form of an answer is asked for here and only here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one question is: text, choices, key, where it came from. No files, no engine.
+"""Defines a question: text, choices, key and origin. It knows neither files nor the engine.
 
 Every reader of a data set ends here, so that the runner, the graders and the records see one
 form. A question that breaks a rule below is refused when it is made, with the field's name.

@@ -1,4 +1,4 @@
-"""From records to questions, one reader for each published layout, told apart by columns."""
+"""Makes questions out of records: one reader for each published layout, chosen by columns."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Which questions a command line asks: a suite, named or chosen by what data there are; a part."""
+"""Chooses the questions of a run: the suite, named or implied by the data at hand, and its part."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
+from ds4eval.documents import Document
 from ds4eval.questions.errors import DatasetError
 from ds4eval.questions.loaders import LOADER_VERSION, local_paths
 from ds4eval.questions.nano import GENERATOR_VERSION
@@ -33,7 +33,7 @@ class Source:
     choice_seed: int
     errata: bool
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Document:
         """The data's part of a run's configuration."""
         return {
             "suite": self.suite,
@@ -44,7 +44,7 @@ class Source:
             "generator": GENERATOR_VERSION if self.suite == "nano" else "",
         }
 
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self) -> Document:
         """Files, hashes, counts and findings, for the manifest. No question text."""
         return {
             "suite": self.suite,

@@ -1,4 +1,7 @@
-"""Whether two texts are one answer in two spellings: typesetting, width, case, spaces left out."""
+"""Tells whether two texts are one answer in two spellings.
+
+Typesetting, character width, case and spaces make no difference; words do.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Suites: named selections of questions, and the choice of a part of one by id, filter or count."""
+"""Loads suites, which are named selections of questions, and takes a part of one.
+
+A part is told by ids, filters, or a count.
+"""
 
 from __future__ import annotations
 

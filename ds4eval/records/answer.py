@@ -1,4 +1,4 @@
-"""A reply before it is graded: what an answering back end found out about one job."""
+"""Defines an answer before it is graded: what a back end found out about one job."""
 
 from __future__ import annotations
 

@@ -1,12 +1,11 @@
-"""What a run was to ask, line by line, without any question text."""
+"""Lists what a run was to ask, one line per question, without any question text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from ds4eval.plan import Job
+from ds4eval.plan import Job, Selected
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +34,16 @@ def entry_of(job: Job) -> Entry:
     return Entry(job.n, q.source, q.id, job.repeat, q.answer, q.chance)
 
 
-def entries_of(selected: Sequence[dict[str, Any]]) -> tuple[list[Entry], dict[str, int]]:
+def entries_of(selected: Sequence[Selected]) -> tuple[list[Entry], dict[str, int]]:
     """Entries of a journal's selection, and their numbers by resume key."""
-    names = ("source", "id", "repeat", "expected", "chance")
-    entries = [Entry(n, *(row[name] for name in names)) for n, row in enumerate(selected, 1)]
+    entries = [
+        Entry(n, row["source"], row["id"], row["repeat"], row["expected"], row["chance"])
+        for n, row in enumerate(selected, 1)
+    ]
     return entries, {row["key"]: n for n, row in enumerate(selected, 1)}
 
 
-def merge_selection(
-    old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]
-) -> list[dict[str, Any]]:
+def merge_selection(old: Sequence[Selected], new: Sequence[Selected]) -> list[Selected]:
     """Everything ever selected in a run, in the newest order first."""
     seen = {entry["key"] for entry in new}
     return [*new, *(entry for entry in old if entry["key"] not in seen)]

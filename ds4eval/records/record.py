@@ -1,4 +1,4 @@
-"""One record per answered question and repeat, and the run folder that holds them.
+"""Defines the record of an answered question, and how a run's journal is replayed into records.
 
 `samples.jsonl` (an `engine.tooling.results.journal`) is the source of truth; `results.csv` and
 `results.parquet` are views without any question or reply text; `manifest.json` repeats the
@@ -14,8 +14,10 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
+from ds4eval.documents import Document
+from ds4eval.plan import Selected
 from ds4eval.records.entries import merge_selection
 from engine.errors import OptionError, StoreError
 
@@ -26,11 +28,19 @@ CSV, PARQUET, REPORT = "results.csv", "results.parquet", "report.txt"
 
 # How generation ended.
 EOS, LIMIT, STOPPED, SKIPPED, ERROR = "eos", "limit", "stopped", "skipped", "error"
-STOPS = (EOS, LIMIT, STOPPED, SKIPPED, ERROR)
-# Of these another run makes a new attempt; the others are final.
+# A later run asks these questions again; the other stops are final.
 UNFINISHED = frozenset({STOPPED, ERROR})
 # Close kinds, as the C program ds4-eval names them.
 NATURAL, SOFT, HARD, NOT_CLOSED = "natural", "soft_forced", "hard_forced", "none"
+
+
+class AskedText(TypedDict, total=False):
+    """The question of a sample as it was shown; `opened`: the prompt ended inside a think block."""
+
+    title: str
+    text: str
+    choices: list[str]
+    opened: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +99,8 @@ class Sample:
         Prompt tokens that were computed and not reused.
     session, worker, attempt : int
         Which opening of the run folder, which worker, which attempt at this question.
-    question : dict
-        Its title, text and choices: stays in the journal.
+    question : AskedText
+        Stays in the journal.
     output : str
         The reply as text, think tags included: stays in the journal.
     """
@@ -145,7 +155,7 @@ class Sample:
     session: int = 0
     worker: int = 0
     attempt: int = 1
-    question: dict[str, Any] = field(default_factory=dict)
+    question: AskedText = field(default_factory=AskedText)
     output: str = ""
 
     @property
@@ -167,7 +177,7 @@ class Sample:
         """Whether a resumed run leaves it alone."""
         return self.stop not in UNFINISHED
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Document:
         """The journal's form."""
         return {"type": "sample", **dataclasses.asdict(self)}
 
@@ -200,7 +210,7 @@ def state_of(stop: str, verdict: str) -> str:
     return "TRUNCATED" if stop == LIMIT else "INCOMPLETE"
 
 
-def sample_from(record: dict[str, Any]) -> Sample:
+def sample_from(record: Document) -> Sample:
     """A sample from its journal record; fields that a later version added are dropped.
 
     Raises
@@ -209,12 +219,13 @@ def sample_from(record: dict[str, Any]) -> Sample:
         If a field that every version has is missing.
     """
     try:
-        return Sample(**{name: record[name] for name in FIELDS if name in record})
+        fields: dict[str, Any] = {name: record[name] for name in FIELDS if name in record}
+        return Sample(**fields)
     except TypeError as error:
         raise StoreError(f"sample: expected every field of version 1, found {error}") from None
 
 
-def comparable(sample: Sample) -> dict[str, Any]:
+def comparable(sample: Sample) -> Document:
     """A sample without what may differ between equal runs."""
     record = dataclasses.asdict(sample)
     for name in VOLATILE:
@@ -250,21 +261,23 @@ class Replay:
     """
 
     samples: dict[str, Sample] = field(default_factory=dict)
-    selected: list[dict[str, Any]] = field(default_factory=list)
+    selected: list[Selected] = field(default_factory=list)
     sessions: int = 0
 
-    def take(self, record: dict[str, Any]) -> None:
+    def take(self, record: Document) -> None:
         """One record more; kinds that a later version added are passed over."""
         kind = record.get("type")
         if kind == "sample":
             self.add(sample_from(record))
         elif kind == "grade":
-            sample = self.samples.get(record.get("key", ""))
+            sample = self.samples.get(str(record.get("key", "")))
             if sample is not None:
-                changed = {name: record[name] for name in GRADE_FIELDS if name in record}
+                changed: dict[str, Any] = {
+                    name: record[name] for name in GRADE_FIELDS if name in record
+                }
                 self.samples[sample.key] = dataclasses.replace(sample, **changed)
         elif kind == "selection":
-            self.selected = merge_selection(self.selected, record.get("questions", []))
+            self.selected = merge_selection(self.selected, _selected(record))
         elif kind == "session":
             self.sessions += 1
 
@@ -279,7 +292,13 @@ class Replay:
         return sorted(self.samples.values(), key=lambda s: place.get(s.key, len(place)))
 
 
-def grade_record(sample: Sample) -> dict[str, Any]:
+def _selected(record: Document) -> list[Selected]:
+    """Rows of a `selection` record; the journal's checksum vouches for their form."""
+    rows: list[Selected] = cast("list[Selected]", record.get("questions", []))
+    return rows
+
+
+def grade_record(sample: Sample) -> Document:
     """The journal's form of a new grade of an earlier sample."""
     grades = {name: getattr(sample, name) for name in GRADE_FIELDS}
     return {"type": "grade", "key": sample.key, **grades}
@@ -289,7 +308,7 @@ def grade_record(sample: Sample) -> dict[str, Any]:
 _RANK = {"temp": 0, "tokens": 0, "mode": 2, "draft": 2}
 
 
-def difference(old: Any, new: Any, path: str = "") -> tuple[str, Any, Any] | None:
+def difference(old: object, new: object, path: str = "") -> tuple[str, object, object] | None:
     """First place where two configurations part: dotted field, old value, new value."""
     if isinstance(old, dict) and isinstance(new, dict):
         names = sorted({*old, *new}, key=lambda name: (_RANK.get(name, 1), name))
@@ -301,7 +320,7 @@ def difference(old: Any, new: Any, path: str = "") -> tuple[str, Any, Any] | Non
     return None if old == new else (path, old, new)
 
 
-def check_config(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+def check_config(folder: Path, old: Document, new: Document) -> None:
     """Refuse to continue a run under other conditions.
 
     Raises
@@ -340,10 +359,10 @@ class Run:
 
     folder: Path
     run_id: str
-    config: dict[str, Any]
-    selected: list[dict[str, Any]]
+    config: Document
+    selected: list[Selected]
     samples: list[Sample]
-    manifest: dict[str, Any]
+    manifest: Document
     dropped_bytes: int
 
 

@@ -1,9 +1,8 @@
-"""From a back end's answer to a graded record, and from a record back to its question."""
+"""Grades a back end's answer into a record, and rebuilds the question out of a record."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from ds4eval.grading.grade import GRADER_VERSION, Grades, grade
 from ds4eval.plan import Job, Sampling
@@ -97,7 +96,7 @@ def question_of(sample: Sample, answer: str | None = None) -> Question:
     QuestionError
         If the record's fields are no question.
     """
-    text: dict[str, Any] = sample.question
+    text = sample.question
     return Question(
         id=sample.id,
         source=sample.source,

@@ -1,4 +1,7 @@
-"""A run folder open for writing: one process, resumed by default, every record durable at once."""
+"""Opens a run folder for writing: one process at a time, resumed by default.
+
+Every record is on the disk when `append` returns. The store does not know what a reply means.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,14 @@ import secrets
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from ds4eval.plan import Job, selection
+from ds4eval.documents import Document, section
+from ds4eval.plan import Job, Selected, selection
 from ds4eval.records import record as records
 from ds4eval.records.record import Sample
 from ds4eval.records.tables import write_tables
 from engine.errors import OptionError, StoreError
-from engine.tooling.results.journal import Journal
+from engine.tooling.results.journal import Journal, read_journal
 from engine.tooling.results.publish import publish_bytes, remove_stale
 
 PUBLISH_EVERY_S = 30.0
@@ -25,7 +28,7 @@ def utc_now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-def peek_config(folder: Path) -> dict[str, Any] | None:
+def peek_config(folder: Path) -> Document | None:
     """Configuration of the run that a folder holds; None when it holds none.
 
     Raises
@@ -36,10 +39,9 @@ def peek_config(folder: Path) -> dict[str, Any] | None:
     path = folder / records.JOURNAL
     if not path.exists():
         return None
-    from engine.tooling.results.journal import read_journal
-
     try:
-        return read_journal(path, records.SCHEMA, records.SCHEMA_VERSION).header.get("config", {})
+        header = read_journal(path, records.SCHEMA, records.SCHEMA_VERSION).header
+        return section(header, "config")
     except StoreError:
         if path.stat().st_size == 0:
             return None
@@ -62,12 +64,12 @@ class RunStore:
         self.folder = folder
         self.journal = journal
         self.run_id = str(journal.header.get("run_id", ""))
-        self.config: dict[str, Any] = journal.header.get("config", {})
+        self.config: Document = section(journal.header, "config")
         self._replay = records.Replay()
         for record in journal.records:
             self._replay.take(record)
         self.session = self._replay.sessions + 1
-        self.manifest: dict[str, Any] = {}
+        self.manifest: Document = {}
         self._published = 0.0
         self.notices: list[str] = []
         if journal.moved_aside is not None:
@@ -77,7 +79,7 @@ class RunStore:
     def open(
         cls,
         folder: Path,
-        config: dict[str, Any],
+        config: Document,
         *,
         force: bool = False,
         allow_network_fs: bool = False,
@@ -127,7 +129,7 @@ class RunStore:
             journal.close()
             raise
 
-    def begin(self, jobs: Sequence[Job], environment: dict[str, Any]) -> None:
+    def begin(self, jobs: Sequence[Job], environment: Document) -> None:
         """Write down this opening: machine, code, and what is to be asked."""
         for name in (records.CSV, records.PARQUET, records.MANIFEST, records.REPORT):
             remove_stale(self.folder / name)
@@ -153,7 +155,7 @@ class RunStore:
         """Make a new grade of a sample durable."""
         self._append(records.grade_record(sample))
 
-    def _append(self, record: dict[str, Any]) -> None:
+    def _append(self, record: Document) -> None:
         self.journal.append(record)
         self._replay.take(record)
 
@@ -163,7 +165,7 @@ class RunStore:
         return self._replay.samples
 
     @property
-    def selected(self) -> list[dict[str, Any]]:
+    def selected(self) -> list[Selected]:
         """Every question ever selected, the newest selection first."""
         return self._replay.selected
 

@@ -1,4 +1,4 @@
-"""`results.csv` and `results.parquet` from samples: no question text, no reply text."""
+"""Writes `results.csv` and `results.parquet`, which hold neither question nor reply text."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ import re
 import typing
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from ds4eval.documents import Document
 from ds4eval.records.record import CSV, PARQUET, TABLE_FIELDS, Sample
 from engine.tooling.results.publish import publish, publish_bytes
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _NUMBER = re.compile(r"-?[0-9]{1,31}\Z")
 
 
-def cell(value: Any) -> str:
+def cell(value: object) -> str:
     """One CSV cell; text that a spreadsheet would take for a formula gets a leading quote."""
     if value is None:
         return ""
@@ -40,7 +44,7 @@ def to_csv(samples: Iterable[Sample]) -> bytes:
     return sink.getvalue().encode("utf-8", "replace")
 
 
-def to_table(samples: Iterable[Sample], manifest: dict[str, Any]) -> Any:
+def to_table(samples: Iterable[Sample], manifest: Document) -> pa.Table:
     """An Arrow table of the same columns; the manifest lies in its metadata under `ds4eval`."""
     import pyarrow as pa
 
@@ -49,7 +53,7 @@ def to_table(samples: Iterable[Sample], manifest: dict[str, Any]) -> Any:
     arrays, fields = [], []
     for name in TABLE_FIELDS:
         values = [getattr(row, name) for row in rows]
-        kind: Any = pa.string()
+        kind: pa.DataType = pa.string()
         if hints[name] in (int, int | None):
             kind = pa.uint64() if name in ("seed", "stream") else pa.int64()
         elif hints[name] in (float, float | None):
@@ -66,7 +70,7 @@ def to_table(samples: Iterable[Sample], manifest: dict[str, Any]) -> Any:
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata=metadata))
 
 
-def write_tables(folder: Path, samples: list[Sample], manifest: dict[str, Any]) -> None:
+def write_tables(folder: Path, samples: list[Sample], manifest: Document) -> None:
     """Publish both files, whole or not at all.
 
     Raises

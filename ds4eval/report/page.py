@@ -8,8 +8,8 @@ from typing import Any
 
 from ds4eval.compare import view as compare_view
 from ds4eval.compare.judge import compare
-from ds4eval.compare.pairs import Arm
-from ds4eval.compare.result import Comparison
+from ds4eval.compare.pairs import AnsweredRun
+from ds4eval.compare.result import RunComparison
 from ds4eval.report import plots
 from ds4eval.report import view as report_view
 from ds4eval.report.scores import RunScores, scores_of
@@ -26,16 +26,16 @@ class Report:
     Attributes
     ----------
     runs : list of RunScores
-    comparisons : list of Comparison
+    comparisons : list of RunComparison
         Every further run against the first.
     """
 
     runs: list[RunScores]
-    comparisons: list[Comparison]
+    comparisons: list[RunComparison]
 
 
 def report_of(
-    arms: Sequence[Arm],
+    arms: Sequence[AnsweredRun],
     *,
     grader: str = "strict",
     by: str = "source",
@@ -102,7 +102,7 @@ def to_html(report: Report) -> str:
     )
 
 
-def _comparison_part(result: Comparison, place: int) -> dict[str, Any]:
+def _comparison_part(result: RunComparison, place: int) -> dict[str, Any]:
     """What the template shows of a comparison."""
     shown = f"{len(result.flips)} flips"
     if len(result.flips) > _SHOWN_FLIPS:

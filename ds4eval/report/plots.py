@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from ds4eval.compare.pairs import verdict_of
-from ds4eval.compare.result import Comparison
+from ds4eval.compare.result import Line, RunComparison
 from ds4eval.grading.grade import PASS
 from ds4eval.questions.question import stable_hash
 from ds4eval.records.record import Sample
@@ -29,9 +29,13 @@ _RIGHT, _WRONG = 0, 1  # places in the palette: blue and vermilion, told apart b
 _BINS = 8
 _MOST_DOTS = 3000  # beyond, a page would weigh megabytes and show a bar
 GUESSING = "guessing"
+# An answer of the token figure: its group, the answer, whether it is right.
+Token: TypeAlias = "tuple[str, Sample, bool]"
 
 
-def _new(rows: int, columns: int, height: float, theme: str, **ratios: list[float]) -> tuple:
+def _new(
+    rows: int, columns: int, height: float, theme: str, **ratios: list[float]
+) -> tuple[Figure, np.ndarray]:
     """Figure and axes with the theme's colours; call it inside the theme's context."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -159,7 +163,7 @@ def token_figure(run: RunScores, theme: str = "light") -> Figure | None:
     return fig
 
 
-def _strip(axes: Axes, samples: list, names: list[str], theme: str) -> None:
+def _strip(axes: Axes, samples: Sequence[Token], names: list[str], theme: str) -> None:
     total = len(samples)
     if total > _MOST_DOTS:
         samples = sorted(samples, key=lambda item: _hash(item[1]))[:_MOST_DOTS]
@@ -180,7 +184,7 @@ def _strip(axes: Axes, samples: list, names: list[str], theme: str) -> None:
         # Spread by a hash of the id: dots do not hide each other, and a redrawn figure is equal.
         spread = [(_hash(s) % 1000 / 1000 - 0.5) * 0.26 for _, s in chosen]
         axes.scatter(
-            [s.gen_tokens for _, s in chosen],
+            [s.gen_tokens or 0 for _, s in chosen],
             [place[g] + shift + d for (g, _), d in zip(chosen, spread)],
             s=16 * crowd + 4,
             marker=marker,
@@ -202,7 +206,7 @@ def _hash(sample: Sample) -> int:
     return stable_hash(sample.source, sample.id, sample.repeat)
 
 
-def _share(axes: Axes, samples: list, theme: str) -> None:
+def _share(axes: Axes, samples: Sequence[Token], theme: str) -> None:
     ink = figures.palette(theme)[_RIGHT]
     lengths = np.array([s.gen_tokens for _, s, _ in samples], dtype=np.float64)
     right = np.array([ok for *_, ok in samples])
@@ -239,7 +243,7 @@ def _token_axis(axes: Axes, low: float, high: float) -> None:
     axes.set_xlabel("generated tokens")
 
 
-def flip_figure(result: Comparison, theme: str = "light") -> Figure:
+def flip_figure(result: RunComparison, theme: str = "light") -> Figure:
     """Paired flips by group beside the difference with its interval and the margin.
 
     Raises
@@ -281,7 +285,7 @@ def flip_figure(result: Comparison, theme: str = "light") -> Figure:
     return fig
 
 
-def _forest(axes: Axes, result: Comparison, lines: Sequence, theme: str) -> None:
+def _forest(axes: Axes, result: RunComparison, lines: Sequence[Line], theme: str) -> None:
     ink = axes.title.get_color()
     axes.axvspan(
         -100 * result.margin, 100 * result.margin, color=figures.CONTEXT[theme], alpha=0.18, lw=0

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from ds4eval.compare.pairs import Answered, Arm, check_by, given_of, verdict_of
+from ds4eval.compare.pairs import Answered, AnsweredRun, check_by, given_of, verdict_of
 from ds4eval.grading.grade import GRADERS, PASS
 from ds4eval.records.record import HARD, LIMIT, NATURAL, SKIPPED, SOFT
 from ds4eval.stats import scores as stats
@@ -83,7 +83,7 @@ class RunScores:
 
     Attributes
     ----------
-    arm : Arm
+    arm : AnsweredRun
     grader, by : str
     groups : list of Score
     overall : Score
@@ -99,7 +99,7 @@ class RunScores:
         What a reader must know of where the numbers come from.
     """
 
-    arm: Arm
+    arm: AnsweredRun
     grader: str
     by: str
     groups: list[Score]
@@ -170,7 +170,7 @@ def _majority(question: Answered, grader: str) -> float:
     return stats.majority(answers, [verdict_of(s, grader) == PASS for s in question.samples])
 
 
-def scores_of(arm: Arm, grader: str = "strict", by: str = "source") -> RunScores:
+def scores_of(arm: AnsweredRun, grader: str = "strict", by: str = "source") -> RunScores:
     """Scores of a run, by `by` ('source', 'domain', 'kind' or a stratum) and over all.
 
     Raises
@@ -206,7 +206,7 @@ def scores_of(arm: Arm, grader: str = "strict", by: str = "source") -> RunScores
     )
 
 
-def _whole(arm: Arm, grader: str) -> tuple[Interval, int] | None:
+def _whole(arm: AnsweredRun, grader: str) -> tuple[Interval, int] | None:
     """Estimate for the whole data set; None unless every stratum of it was asked of."""
     data = arm.run.manifest.get("data")
     data = data if isinstance(data, dict) else {}
@@ -225,7 +225,7 @@ def _whole(arm: Arm, grader: str) -> tuple[Interval, int] | None:
     return interval, sum(sizes[name] for name in known)
 
 
-def facts_of(arm: Arm) -> list[tuple[str, str]]:
+def facts_of(arm: AnsweredRun) -> list[tuple[str, str]]:
     """Circumstances of a run out of its configuration and manifest, as harmless text."""
     run = arm.run
     rows: list[tuple[str, Any]] = [("Run", run.run_id), ("Folder", run.folder.name)]

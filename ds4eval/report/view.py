@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ds4eval.compare.result import Comparison
+from ds4eval.compare.result import RunComparison
 from ds4eval.compare.view import interval_text, p_text, points, to_json, to_markdown
 from ds4eval.compare.view import print_rich as print_comparison
+from ds4eval.documents import Document
 from ds4eval.report.scores import RunScores, Score
 from engine.tooling.report.intervals import finite
 from engine.tooling.report.labels import clean_label, escape_markdown
@@ -157,7 +158,7 @@ def duration(seconds: float) -> str:
 
 
 def print_rich(
-    runs: Sequence[RunScores], comparisons: Sequence[Comparison], console: Console
+    runs: Sequence[RunScores], comparisons: Sequence[RunComparison], console: Console
 ) -> None:
     """Tables for people; plain text where the output is no terminal."""
     for run in runs:
@@ -168,7 +169,7 @@ def print_rich(
         console.print()
 
 
-def to_summary(runs: Sequence[RunScores], comparisons: Sequence[Comparison]) -> str:
+def to_summary(runs: Sequence[RunScores], comparisons: Sequence[RunComparison]) -> str:
     """Markdown for a CI job's page. Holds no question, no reply and no key."""
     out = []
     for run in runs:
@@ -178,9 +179,9 @@ def to_summary(runs: Sequence[RunScores], comparisons: Sequence[Comparison]) -> 
     return "\n".join(out).rstrip() + "\n"
 
 
-def report_json(runs: Sequence[RunScores], comparisons: Sequence[Comparison]) -> dict[str, Any]:
+def report_json(runs: Sequence[RunScores], comparisons: Sequence[RunComparison]) -> Document:
     """Everything as plain values for strict JSON; shares are fractions of 1."""
-    return finite(
+    document: Document = finite(
         {
             "schema": SCHEMA,
             "version": VERSION,
@@ -209,3 +210,4 @@ def report_json(runs: Sequence[RunScores], comparisons: Sequence[Comparison]) ->
             "comparisons": [to_json(comparison) for comparison in comparisons],
         }
     )
+    return document

@@ -1,4 +1,4 @@
-"""One run from a checked command line to an exit status: questions, model, folder, screen, report.
+"""Carries out one run: from a checked request to records, a report and an exit status.
 
 Order: everything that can be refused is refused before the model is loaded; the run folder is
 locked before that too; results are durable question by question, tables and report are views.
@@ -11,13 +11,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import click
 
 from ds4eval.answering.choose import prepare_answerer
 from ds4eval.answering.pool import Answerer, OneByOne
 from ds4eval.control import Control
+from ds4eval.documents import Document
 from ds4eval.events import Ended
 from ds4eval.exchange.trace import TraceWriter
 from ds4eval.plan import Job, ReplySettings, Sampling, budget_of, config_of, make_jobs
@@ -33,6 +33,7 @@ from ds4eval.run.runner import Recorder, done_jobs, run_parallel, run_serial
 from ds4eval.screen.choose import open_screen
 from engine.tooling.exits import ERROR, OK, error_line, say
 from engine.tooling.options.model import uses_bundled
+from engine.tooling.results.environment import command_line, environment
 from engine.tooling.signals import StopSignals
 
 
@@ -59,7 +60,7 @@ class RunPlan:
     source: Source
     settings: ReplySettings
     answerer: Answerer
-    config: dict[str, Any]
+    config: Document
     jobs: list[Job]
     folder: Path
 
@@ -217,9 +218,7 @@ def _trace(plan: RunPlan) -> Iterator[TraceWriter | None]:
         writer.close()
 
 
-def _environment(plan: RunPlan) -> dict[str, Any]:
-    from engine.tooling.results.environment import command_line, environment
-
+def _environment(plan: RunPlan) -> Document:
     return {
         "command": command_line(),
         "environment": environment(),

@@ -1,4 +1,4 @@
-"""Which folder a run goes to, and which seed goes with it: a new run, or one to be continued."""
+"""Chooses the folder of a run and the seed that goes with it, for a new run or a continued one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from ds4eval.documents import Document, section
 from ds4eval.plan import config_digest, make_jobs, with_seed
 from ds4eval.questions.question import Question
 from ds4eval.records.record import read_run
@@ -39,7 +39,7 @@ class RunFolder:
 def choose_folder(
     output: OutputOptions,
     name: str,
-    config: dict[str, Any],
+    config: Document,
     questions: Sequence[Question],
     repeats: int,
     wants_seed: bool,
@@ -93,7 +93,9 @@ def _fresh(path: Path, wants_seed: bool) -> RunFolder:
     return RunFolder(path, secrets.randbits(32) or 1, True) if wants_seed else RunFolder(path)
 
 
-def _again(path: Path, found: dict[str, Any], wants_seed: bool) -> RunFolder:
+def _again(path: Path, found: Document, wants_seed: bool) -> RunFolder:
     """The folder of a run that is there, with the seed of its configuration."""
-    seed: int = found.get("sampling", {}).get("seed", 1)
-    return RunFolder(path, seed) if wants_seed else RunFolder(path)
+    if not wants_seed:
+        return RunFolder(path)
+    seed = section(found, "sampling").get("seed", 1)
+    return RunFolder(path, seed if isinstance(seed, int) else 1)

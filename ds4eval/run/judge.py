@@ -1,4 +1,4 @@
-"""From a finished run to an exit status: incomplete, thresholds, regression against a baseline."""
+"""Turns a finished run into an exit status: completeness, thresholds, regression."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The run: which question is next, what control asked for, what is recorded; yields events.
+"""Runs the jobs: decides which question is next, obeys the user, records answers, yields events.
 
     pending --asked--> running --answer--> recorded          (next: first pending behind it)
                        running --jump-->   pending again     (next: the one jumped to)
@@ -151,7 +151,8 @@ def _relay(
         try:
             event = next(answering)
         except StopIteration as end:
-            return end.value
+            answer: Answer = end.value
+            return answer
         yield event
         control.wait_while_paused()
 

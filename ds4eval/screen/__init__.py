@@ -1,1 +1,1 @@
-"""The full screen: `state` moves, `draw` turns it into lines, `app` owns terminal and thread."""
+"""The full screen: `state` follows events, `draw` makes lines of it, `app` owns the terminal."""

@@ -1,4 +1,4 @@
-"""The Textual application: the run in a thread, its events drained a dozen times a second."""
+"""The Textual application: runs the exam in a thread and draws its events twelve times a second."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ class EvalApp(App[None]):
 
 
 class TuiScreen:
-    """Shows a run full-screen; see `ds4eval.screen.choose.Screen`."""
+    """Shows a run full-screen; see `ds4eval.screen.choose.RunScreen`."""
 
     def __init__(self, pause_s: float) -> None:
         self.pause_s = pause_s

@@ -1,4 +1,4 @@
-"""Which screen shows a run: the full one on a terminal that carries it, otherwise lines of text."""
+"""Chooses the screen: the full one on a terminal that can show it, otherwise lines of text."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Protocol
 from ds4eval.control import Control
 from ds4eval.events import Ended, Event
 from ds4eval.request import OutputOptions
+from ds4eval.screen.plain import Plain
 from engine.tooling.exits import say
 
 MIN_COLUMNS, MIN_LINES = 40, 10
 
 
-class Screen(Protocol):
+class RunScreen(Protocol):
     """Shows events and passes on what the user asks for."""
 
     def show(self, events: Iterable[Event], control: Control) -> Ended:
@@ -30,8 +31,6 @@ class PlainScreen:
         self.stream = stream
 
     def show(self, events: Iterable[Event], control: Control) -> Ended:
-        from ds4eval.screen.plain import Plain
-
         return Plain(sys.stdout, self.stream).show(events)
 
 
@@ -60,7 +59,7 @@ def _in_background() -> bool:
         return False  # a terminal that is not ours to control, such as a test's
 
 
-def open_screen(output: OutputOptions, serial: bool) -> Screen:
+def open_screen(output: OutputOptions, serial: bool) -> RunScreen:
     """The screen for this run, saying why when it is not the full one."""
     if output.plain:
         return PlainScreen(serial)

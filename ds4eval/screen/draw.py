@@ -1,4 +1,7 @@
-"""Lines of the screen from its state: pure; widths are terminal cells, not characters."""
+"""Draws the state of the screen as lines of text; widths are counted in terminal cells.
+
+It is pure: equal states give equal lines.
+"""
 
 from __future__ import annotations
 

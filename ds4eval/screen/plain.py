@@ -1,4 +1,7 @@
-"""The run as lines of text, for logs, pipes and small terminals; model text cannot steer them."""
+"""Prints a run as lines of text, for logs, pipes and small terminals.
+
+Model text is printed so that it cannot steer the terminal.
+"""
 
 from __future__ import annotations
 

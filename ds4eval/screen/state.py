@@ -1,4 +1,6 @@
-"""What the screen shows, as a value that events and keys move; no terminal, no clock, no thread.
+"""Holds what the screen shows, as a value that events and keys change.
+
+It knows no terminal, no clock and no thread.
 
 following --up, down--> selecting --enter--> following (the chosen question runs)
                         selecting --escape--> following

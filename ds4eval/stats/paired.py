@@ -1,4 +1,4 @@
-"""Two runs on the same questions: differences, tests, equivalence, what could have been seen.
+"""Compares two runs on the same questions: differences, tests, equivalence, power.
 
 A difference is B minus A of the mean share of right answers: positive is for B, 0.01 is one
 point. The pair is the question; with repeats, its two means.
@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 from scipy import special, stats
 
-from ds4eval.stats.scores import CONFIDENCE, Values, bootstrap_bounds, clustered_bounds
+from ds4eval.stats.scores import CONFIDENCE, Bounds, Values, bootstrap_bounds, clustered_bounds
 from engine.tooling.report.intervals import Interval
 
 ALPHA = 1 - CONFIDENCE
@@ -52,7 +52,7 @@ def least_p(discordant: int) -> float:
 
 def difference_bounds(
     a: np.ndarray, b: np.ndarray, repeats: int = 1, confidence: float = CONFIDENCE
-) -> tuple:
+) -> Bounds:
     """Bounds of the mean of b - a, from question means; Newcombe's method 10 (1998).
 
     The bounds of each run (`stats.scores.clustered_bounds`) are combined by the correlation of
@@ -100,15 +100,6 @@ def difference(a: Values, b: Values, repeats: int = 1, confidence: float = CONFI
         raise ValueError(f"pairs: expected two runs of one length, found {len(a)} and {len(b)}")
     low, high = difference_bounds(np.asarray(a), np.asarray(b), repeats, confidence)
     return Interval(float(np.mean(b) - np.mean(a)), float(low), float(high))
-
-
-def newcombe(
-    both: int, a_only: int, b_only: int, neither: int, confidence: float = CONFIDENCE
-) -> Interval:
-    """Newcombe's interval of the paired difference from the four counts."""
-    a = [1] * (both + a_only) + [0] * (b_only + neither)
-    b = [1] * both + [0] * a_only + [1] * b_only + [0] * neither
-    return difference(a, b, 1, confidence)
 
 
 def student(differences: Values, confidence: float = CONFIDENCE) -> Interval:

@@ -1,4 +1,4 @@
-"""Scores of one run: intervals, repeats, chance. Arrays and counts in, values out.
+"""Scores one run: intervals, repeats, chance. Arrays and counts come in, values go out.
 
 The question is the unit: repeats make its mean sharper, and never add a question. Intervals are
 about all questions of the same kind; `decoding_se` alone is about these very questions asked
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 from scipy import special, stats
@@ -19,6 +20,7 @@ from engine.tooling.report.intervals import Interval
 CONFIDENCE = 0.95
 ABSTAINED = ("", "?")
 Values = Sequence[float] | np.ndarray
+Bounds: TypeAlias = "tuple[np.ndarray, np.ndarray]"
 # With fewer questions than this that are not plainly right (or plainly wrong) every time, their
 # spread is not known: at 10, simulated coverage fell to 0.935, and without a limit to 0.85.
 MIN_CARRIERS = 12
@@ -29,7 +31,7 @@ def z_of(confidence: float) -> float:
     return float(special.ndtri(0.5 + confidence / 2))
 
 
-def wilson_bounds(p: np.ndarray, n: np.ndarray, z: np.ndarray | float) -> tuple:
+def wilson_bounds(p: np.ndarray, n: np.ndarray, z: np.ndarray | float) -> Bounds:
     """Wilson's score bounds (1927) of shares `p` out of `n`; any broadcastable shapes."""
     middle = p + z * z / (2 * n)
     reach = z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
@@ -43,8 +45,8 @@ def wilson_bounds(p: np.ndarray, n: np.ndarray, z: np.ndarray | float) -> tuple:
 def wilson(passed: int, n: int, confidence: float = CONFIDENCE) -> Interval:
     """Wilson's interval of a share. Its coverage over all shares averages to `confidence`.
 
-    Single shares lie above and below, most of all where less than two are expected to fail;
-    `clopper_pearson` is never below.
+    Coverage at a single share lies above or below that, most of all where fewer than two answers
+    are expected to fail.
 
     Raises
     ------
@@ -57,27 +59,12 @@ def wilson(passed: int, n: int, confidence: float = CONFIDENCE) -> Interval:
     return Interval(p, float(low), float(high))
 
 
-def clopper_pearson(passed: int, n: int, confidence: float = CONFIDENCE) -> Interval:
-    """The exact interval of a share (Clopper and Pearson 1934): conservative at every share.
-
-    Raises
-    ------
-    ValueError
-        As `wilson`.
-    """
-    _check_counts(passed, n)
-    tail = (1 - confidence) / 2
-    low = float(special.betaincinv(passed, n - passed + 1, tail)) if passed else 0.0
-    high = float(special.betaincinv(passed + 1, n - passed, 1 - tail)) if passed < n else 1.0
-    return Interval(passed / n, low, high)
-
-
 def _check_counts(passed: int, n: int) -> None:
     if not 0 <= passed <= n or n == 0:
         raise ValueError(f"counts: expected 0 <= passed <= n and n > 0, found {passed} of {n}")
 
 
-def clustered_bounds(means: np.ndarray, confidence: float = CONFIDENCE) -> tuple:
+def clustered_bounds(means: np.ndarray, confidence: float = CONFIDENCE) -> Bounds:
     """Bounds of the mean over questions, from each question's share of right repeats.
 
     Wilson's bounds at the effective number of answers p(1-p)/SE^2, where SE is the spread of
@@ -122,12 +109,6 @@ def clustered(means: Values, confidence: float = CONFIDENCE) -> Interval:
         raise ValueError("means: expected at least one question, found none")
     low, high = clustered_bounds(values, confidence)
     return Interval(float(values.mean()), float(low), float(high))
-
-
-def question_se(means: Values) -> float:
-    """Standard error of the mean over questions; NaN for fewer than two."""
-    values = np.asarray(means, dtype=np.float64)
-    return float(values.std(ddof=1) / math.sqrt(values.size)) if values.size > 1 else math.nan
 
 
 def decoding_se(passed: Sequence[int], repeats: Sequence[int]) -> float | None:

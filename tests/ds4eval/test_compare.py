@@ -14,7 +14,7 @@ from ds4eval.commands.compare import compare_command
 from ds4eval.compare import view as compare_view
 from ds4eval.compare.judge import compare
 from ds4eval.compare.pairs import FIELDS, common_prefix, first_divergence, load_arms
-from ds4eval.compare.result import Verdict
+from ds4eval.compare.result import RunVerdict
 from ds4eval.grading.grade import GRADERS
 from engine.errors import EngineError, OptionError, StoreError
 from tests.ds4eval.eval_runs import paired_samples, sample, verdicts, write_run
@@ -61,7 +61,7 @@ def test_reproduces_the_published_comparison(published):
         assert 100 * line.se_paired == pytest.approx(se, abs=0.053)
         assert 100 * line.se_unpaired == pytest.approx(apart, abs=0.051)
         assert line.correlation == (None if r is None else pytest.approx(r, abs=0.0051))
-    assert result.overall.verdict is Verdict.UNDECIDED
+    assert result.overall.verdict is RunVerdict.UNDECIDED
     assert min(line.p_holm for line in result.lines[:-1]) == 1.0
     assert len(result.flips) == 10
     assert [f.change for f in result.flips] == [-1.0] * 4 + [1.0] * 6
@@ -76,7 +76,7 @@ def test_holm_counts_the_groups(tmp_path):
     result = both([write_run(tmp_path / "a", first), write_run(tmp_path / "b", second)])
     p = [line.p_value for line in result.lines]
     assert [line.p_holm for line in result.lines[:3]] == pytest.approx([3 * p[0], 2 * p[1], 1.0])
-    assert [line.verdict for line in result.lines[:2]] == [Verdict.BETTER, Verdict.BETTER]
+    assert [line.verdict for line in result.lines[:2]] == [RunVerdict.BETTER, RunVerdict.BETTER]
     assert result.lines[3].p_holm == p[3]  # one test: nothing to adjust for
 
 
@@ -164,7 +164,7 @@ def test_identical_runs_are_no_proof_of_equivalence_when_small(tmp_path):
     result = both(run_pair(tmp_path))
     line = result.overall
     assert line.p_value == line.least_p == 1.0 and not result.flips
-    assert line.detectable is None and line.verdict is Verdict.UNDECIDED
+    assert line.detectable is None and line.verdict is RunVerdict.UNDECIDED
     assert result.same_replies == result.same_answers == result.answers == 8
     assert result.median_divergence is None
     shown = CliRunner().invoke(compare_command, [str(tmp_path / "a"), str(tmp_path / "b")])
