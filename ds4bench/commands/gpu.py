@@ -17,6 +17,7 @@ import click
 
 from engine.errors import EngineError, OptionError
 from engine.tooling.options.group import option
+from engine.tooling.options.kernels import kernel_options
 from engine.tooling.options.types import Whole
 from engine.tooling.program import Command
 
@@ -80,6 +81,7 @@ CONTEXTS = (2048, 65536)
     metavar="DIR",
     help="Folder of the results.",
 )
+@kernel_options(backends=("cuda",)).only("device")
 def gpu_command(
     out: Path,
     work: Path | None,
@@ -89,9 +91,10 @@ def gpu_command(
     seconds: int,
     ctx_max: int,
     skip_sweep: bool,
+    device: int | None,
 ) -> None:
     """Measure the CUDA backend at full size: steps, bytes, kernels, all decode modes."""
-    _run(out, work or out, model, mtp, layers, seconds, ctx_max, skip_sweep)
+    _run(out, work or out, model, mtp, layers, seconds, ctx_max, skip_sweep, device or 0)
 
 
 def _say(text: str) -> None:
@@ -107,11 +110,12 @@ def _run(
     seconds: int,
     ctx_max: int,
     skip_sweep: bool,
+    device: int,
 ) -> None:
     from engine.ops.cuda import device_facts
     from engine.tooling.diagnose.gpu_speed import measure
 
-    facts = device_facts()
+    facts = device_facts(device)
     out.mkdir(parents=True, exist_ok=True)
     made: list[Path] = []
     try:
@@ -120,13 +124,13 @@ def _run(
         elif mtp is None and not skip_sweep:
             raise OptionError("--mtp: expected a file for the speculative modes, found none")
         contexts = [n for n in CONTEXTS if n <= ctx_max] or [ctx_max]
-        result = measure(model, contexts, _say)
+        result = measure(model, contexts, _say, device=device)
         (out / "steps.json").write_text(json.dumps(result, indent=1) + "\n")
         text = summary(result)
         (out / "steps.md").write_text(text)
         click.echo(text)
         if not skip_sweep:
-            _sweep(model, mtp, ctx_max, out)
+            _sweep(model, mtp, ctx_max, out, device)
     finally:
         for path in made:
             path.unlink(missing_ok=True)
@@ -154,11 +158,12 @@ def _make(work: Path, layers: int, made: list[Path]) -> tuple[Path, Path]:
     return paths
 
 
-def _sweep(model: Path, mtp: Path | None, ctx_max: int, out: Path) -> None:
+def _sweep(model: Path, mtp: Path | None, ctx_max: int, out: Path, device: int) -> None:
     """The sweep in every mode by this program itself, as a user would type it."""
     import subprocess
 
     command = [sys.executable, "-m", "ds4bench.cli", "-m", str(model), "--backend", "cuda"]
+    command += ["--device", str(device)]
     if mtp is not None:
         command += ["--mtp", str(mtp), "--mode", "all", "--mtp-draft", "2"]
     command += ["--ctx-start", "2048", "--ctx-max", str(ctx_max), "--step-mul", "2", "--force"]

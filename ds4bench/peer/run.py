@@ -136,7 +136,8 @@ def middle_model(folder: Path | None = None) -> Path:
     "--model",
     section="Model",
     type=click.Path(path_type=Path),
-    help="GGUF file that both engines open.  [default: one of middle size, made once]",
+    help="GGUF file that both engines open.",
+    default_text="one of middle size, made once",
 )
 @kernel_options(backends=("cpu", "cuda")).only("threads", "activations", "kv")
 @option("--contexts", section="Measuring", default="512,2048,8192", help="Prompt lengths, tokens.")

@@ -170,3 +170,47 @@ def test_commands_are_found_where_their_program_says():
     for name, command in COMMANDS.items():
         assert command is not None and command.name == name.split()[1]
     assert all(isinstance(program, Program) for program in PROGRAMS.values())
+
+
+def test_the_device_that_is_named_is_the_one_that_is_opened(tmp_path, monkeypatch):
+    """From every command line to the ordinal that the driver gets."""
+    from ds4bench.commands.sweep import build_request
+    from ds4eval.answering.engine import engine_options
+    from ds4eval.commands import run as eval_run
+    from ds4eval.commands.run_options import MODEL
+    from engine.cli import run_cmd
+    from engine.ops.cuda.device import driver
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(driver, "CudaDevice", lambda ordinal, **_: ordinal)
+    cuda = ["-m", "x.gguf", "--cuda", "--device", "3"]
+
+    def parsed(name, arguments):
+        context = COMMANDS[MAIN[name]].make_context(name, list(arguments))
+        return context, dict(context.params)
+
+    _, values = parsed("ds4", ["-p", "x", *cuda])
+    assert driver.open_device(run_cmd._plan(values).options) == 3
+    context, values = parsed("ds4-bench", cuda)
+    assert build_request(context, values).plan.device == 3
+    context, values = parsed("ds4-eval", cuda)
+    model = eval_run.parse(context, values, MODEL.take(values)).model
+    assert driver.open_device(engine_options(model, [])) == 3
+
+
+def test_command_lines_of_users_work_as_typed(tmp_path, monkeypatch):
+    from ds4bench.commands.sweep import build_request
+    from ds4eval.commands import run as eval_run
+    from ds4eval.commands.run_options import MODEL
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ds4flash.gguf").touch()
+    arguments = ["--ctx-start", "2048", "--ctx-max", "65536", "--csv", "gb10.csv"]
+    context = COMMANDS["ds4-bench sweep"].make_context("x", arguments)
+    plan = build_request(context, dict(context.params)).plan
+    assert (plan.ctx_start, plan.ctx_max, plan.frontiers[-1]) == (2048, 65536, 65536)
+    assert plan.modes == ("plain",) and plan.upstream_only
+    context = COMMANDS["ds4-eval run"].make_context("x", ["--temp", "3.0", "--min-p", "0.25"])
+    values = dict(context.params)
+    reply = eval_run.parse(context, values, MODEL.take(values)).reply
+    assert (reply.temp, reply.min_p, reply.top_p, reply.seed) == (3.0, 0.25, 1.0, None)
