@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ds4eval.questions.prompts import PROMPT_VERSION
 from ds4eval.questions.question import Question, fingerprint, stable_hash
-from ds4eval.records.entries import Entry
-from ds4eval.records.record import sample_key
+from ds4eval.request import ReplyOptions
 from engine.errors import OptionError
 
 # The bounds and defaults of the C program ds4-eval.
@@ -77,18 +76,46 @@ class Budget:
             )
 
 
+# The nano suite's replies are short, and so is their budget.
+NANO_BUDGET = Budget(tokens=256, soft=96, hard=64)
+
+
+def budget_of(reply: ReplyOptions, suite: str) -> Budget:
+    """What the user named, completed by the defaults of the suite.
+
+    A nano reply that is given more than the nano suite's tokens gets the usual limits of thinking.
+
+    Raises
+    ------
+    OptionError
+        If limits contradict each other.
+    """
+    small = suite == "nano" and (reply.tokens is None or reply.tokens <= NANO_BUDGET.tokens)
+    base = NANO_BUDGET if small else Budget()
+    budget = Budget(
+        tokens=base.tokens if reply.tokens is None else reply.tokens,
+        soft=base.soft if reply.soft is None else reply.soft,
+        hard=base.hard if reply.hard is None else reply.hard,
+        rank=reply.rank,
+        cue=reply.cue,
+    )
+    budget.check(reply.think)
+    return budget
+
+
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ReplySettings:
     """Everything that a back end needs to answer a question, apart from the model.
 
     Parameters
     ----------
     sampling, budget
     think : {'none', 'high', 'max'}
-        As asked for; 'max' needs more context than most runs have, see `effective`.
+        As asked for; 'max' needs more context than most runs have.
     mode : str
         Decode mode of `engine.spec`.
-    draft : int
+    draft, adaptive, margin
+        See `engine.spec.modes.open_decoder`.
     explicit_tokens : bool
         Whether the user named the budget: then a prompt that leaves less is refused.
     """
@@ -98,7 +125,13 @@ class Settings:
     think: str = "high"
     mode: str = "plain"
     draft: int = 1
+    adaptive: bool = False
+    margin: float = 0.0
     explicit_tokens: bool = False
+
+    def seeded(self, seed: int) -> ReplySettings:
+        """The same with another seed."""
+        return replace(self, sampling=replace(self.sampling, seed=seed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +158,11 @@ class Job:
     key: str
     attempt: int = 1
 
-    @property
-    def entry(self) -> Entry:
-        """The job without its text."""
-        q = self.question
-        return Entry(self.n, q.source, q.id, self.repeat, q.answer, q.chance)
+
+def sample_key(config: dict[str, Any], question_sha256: str, source: str, id: str, r: int) -> str:
+    """Resume key: SHA-256, 32 hex digits, over configuration, question and repeat."""
+    parts = json.dumps([config, question_sha256, source, id, r], sort_keys=True)
+    return hashlib.sha256(parts.encode()).hexdigest()[:32]
 
 
 def make_jobs(config: dict[str, Any], questions: Sequence[Question], repeats: int) -> list[Job]:
@@ -171,13 +204,13 @@ def selection(jobs: Iterable[Job]) -> list[dict[str, Any]]:
 
 
 def config_of(
-    settings: Settings, think: str, model: dict[str, Any], data: dict[str, Any]
+    settings: ReplySettings, think: str, model: dict[str, Any], data: dict[str, Any]
 ) -> dict[str, Any]:
     """Everything that decides a reply; a run folder holds one of these.
 
     Parameters
     ----------
-    settings : Settings
+    settings : ReplySettings
     think : str
         Effective mode.
     model : dict
@@ -190,6 +223,7 @@ def config_of(
     if settings.sampling.temp == 0:
         # Greedy replies depend on none of these.
         sampling = {"temp": 0.0}
+    drafts = settings.sampling.temp > 0 and settings.mode != "plain"
     config = {
         "data": data,
         "prompt_version": PROMPT_VERSION,
@@ -199,9 +233,18 @@ def config_of(
         "budget": asdict(budget) if think != "none" else {"tokens": budget.tokens},
         # Without drafting every mode emits the same tokens; with sampling they differ.
         "mode": settings.mode if settings.sampling.temp else "any",
-        "draft": settings.draft if settings.sampling.temp and settings.mode != "plain" else 0,
+        "draft": settings.draft if drafts else 0,
     }
+    if drafts and settings.adaptive:
+        config["adaptive"] = True
+    if drafts and settings.margin:
+        config["margin"] = settings.margin
     return json.loads(json.dumps(config, allow_nan=False))
+
+
+def with_seed(config: dict[str, Any], seed: int) -> dict[str, Any]:
+    """The configuration of a sampled run with another seed."""
+    return {**config, "sampling": {**config["sampling"], "seed": seed}}
 
 
 def config_digest(config: dict[str, Any], without_seed: bool = False) -> str:

@@ -12,12 +12,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from ds4bench.ab.plan import AbPlan
 from engine.errors import EngineError
 from engine.tooling import exits
+from engine.tooling.signals import StopSignals
 
 _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.25
@@ -34,24 +35,24 @@ class Stopped(KeyboardInterrupt):
         self.exit_code = exit_code
 
 
-class SessionSignals:
-    """SessionSignals that end a session, remembered.
+class SessionSignals(StopSignals):
+    """Signals that end a session with `Stopped`, and are remembered.
 
     The exception alone is not enough: raised while the interpreter runs its hooks behind a fork,
     it is printed and forgotten.
     """
 
     def __init__(self) -> None:
-        self.number: int | None = None
+        super().__init__(self._stop)
 
-    def __call__(self, number: int, frame: object) -> None:
-        self.number = number
+    @staticmethod
+    def _stop(number: int, earlier: int) -> None:
         raise Stopped(128 + number)
 
     def check(self) -> None:
         """Raise `Stopped` if a signal came."""
-        if self.number is not None:
-            raise Stopped(128 + self.number)
+        if self.exit_code is not None:
+            raise Stopped(self.exit_code)
 
 
 def sweep_runner(
@@ -142,19 +143,6 @@ def quiet_machine(
         return None
 
     return wait
-
-
-@contextlib.contextmanager
-def terminable() -> Iterator[SessionSignals]:
-    """Ctrl-C, SIGTERM and SIGHUP as `Stopped`, with their own exit status."""
-    signals = SessionSignals()
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, signals) for number in numbers}
-    try:
-        yield signals
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def default_seed() -> int:

@@ -189,10 +189,10 @@ def open_session(
 
 def guarded(body: Callable[[SessionSignals], int]) -> int:
     """Run a command's body; a signal becomes its status."""
-    from ds4bench.ab.process import Stopped, terminable
+    from ds4bench.ab.process import SessionSignals, Stopped
 
     try:
-        with terminable() as signals:
+        with SessionSignals() as signals:
             return body(signals)
     except Stopped as stopped:
         click.echo("stopped; finished pairs are safe, --resume goes on", err=True)

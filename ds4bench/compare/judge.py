@@ -25,9 +25,10 @@ from ds4bench.compare.samples import (
     tokens_per_step,
     unlike,
 )
-from ds4bench.compare.stats import Estimate, Interval, Judgement, Verdict
+from ds4bench.compare.stats import Estimate, Judgement, Verdict
 from ds4bench.records.rows import mode_rank
 from engine.tooling import exits
+from engine.tooling.report.intervals import Interval
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,8 @@ from functools import lru_cache
 import numpy as np
 from scipy import optimize, special, stats
 
+from engine.tooling.report.intervals import Interval
+
 CONFIDENCE = 0.95
 POWER = 0.80
 MIN_VERDICT = 5  # samples per arm (or pairs) below which a cell is described, not judged
@@ -43,19 +45,6 @@ class Verdict(enum.Enum):
 
     def __str__(self) -> str:
         return self.value
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A two-sided interval of a log effect."""
-
-    estimate: float
-    low: float
-    high: float
-
-    @property
-    def half_width(self) -> float:
-        return (self.high - self.low) / 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ds4bench.compare.judge import Comparison, Line
-from ds4bench.compare.stats import Interval, Verdict
-from engine.tooling.report.labels import escape_markdown
+from ds4bench.compare.stats import Verdict
+from engine.tooling.report.intervals import UNKNOWN, Interval, bounds_text, signed
+from engine.tooling.report.tables import (
+    Column,
+    Row,
+    Summary,
+    Table,
+    Tone,
+    print_summary,
+    summary_markdown,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,32 +30,37 @@ WORDS = {
     Verdict.DESCRIBED: "no verdict (fewer than 5 samples)",
     None: "INCOMPARABLE",
 }
-_COLOURS = {
-    Verdict.REGRESSED: "bold red",
-    Verdict.FINE: "green",
-    Verdict.INCONCLUSIVE: "yellow",
-    Verdict.DESCRIBED: "dim",
-    None: "bold red",
+TONES = {
+    Verdict.REGRESSED: Tone.BAD,
+    Verdict.FINE: Tone.GOOD,
+    Verdict.INCONCLUSIVE: Tone.UNSURE,
+    Verdict.DESCRIBED: Tone.PLAIN,
+    None: Tone.REFUSED,
 }
 _STRIKING = 8
-HEADINGS = ("what", "mode", "context", "change", "verdict", "95 % interval", "MDE", "base", "head")
-VERDICT = HEADINGS.index("verdict")
-_NUMBERS = (3, 5, 6, 7, 8)
+COLUMNS = (
+    Column("what", text=True),
+    Column("mode", text=True),
+    Column("context", text=True),
+    Column("change", toned=True),
+    Column("verdict", text=True, toned=True),
+    Column("95 % interval"),
+    Column("MDE"),
+    Column("base"),
+    Column("head"),
+)
 
 
 def percent(log_effect: float, digits: int = 2) -> str:
     """A log ratio as a signed percentage; unbounded ones as a dash."""
     if not math.isfinite(log_effect):
-        return "-"
-    # + 0.0: a rounded minus nothing is nothing.
-    return f"{round(100 * math.expm1(log_effect), digits) + 0.0:+.{digits}f} %"
+        return UNKNOWN
+    return f"{signed(100 * math.expm1(log_effect), digits)} %"
 
 
 def interval_text(interval: Interval | None) -> str:
     """Both bounds as percentages, or a dash."""
-    if interval is None or not math.isfinite(interval.half_width):
-        return "-"
-    return f"{percent(interval.low)} .. {percent(interval.high)}"
+    return bounds_text(interval, percent)
 
 
 def verdict_text(line: Line) -> str:
@@ -64,7 +79,7 @@ def _where(line: Line) -> str:
 
 
 def cells_of(line: Line) -> tuple[str, ...]:
-    """One table row under `HEADINGS`."""
+    """One table row under `COLUMNS`."""
     where = f"{line.frontiers} frontiers" if line.ctx_tokens is None else str(line.ctx_tokens)
     if line.ctx_tokens is None and line.frontiers == 1:
         where = "1 frontier"
@@ -108,30 +123,41 @@ def slower_curves(result: Comparison) -> list[str]:
     return []
 
 
+def summary_of(result: Comparison, *, every_cell: bool = False) -> Summary:
+    """The comparison in the form that terminal and Markdown share."""
+    return Summary(
+        headline(result),
+        TONES[result.verdict],
+        reasons=slower_curves(result),
+        refusals=refusals(result),
+        advice=f"--allow {result.unlike[0].name} would compare them all the same"
+        if result.unlike
+        else "",
+        tables=[table_of(lines, title) for lines, title in _tables(result, every_cell)],
+        remarks=_remarks(result),
+    )
+
+
+def refusals(result: Comparison) -> list[str]:
+    """Why the runs are not compared, and what is broken whatever the speed."""
+    unlike = [f"unlike in {difference}" for difference in result.unlike]
+    return unlike + [f"broken: {text}" for text in result.broken]
+
+
+def table_of(lines: Sequence[Line], title: str = "", caption: str = "") -> Table:
+    """Judged effects as a table."""
+    rows = [Row(cells_of(line), TONES[line.judgement.verdict]) for line in lines]
+    return Table(COLUMNS, rows, title, caption)
+
+
 def print_rich(result: Comparison, console: Console, *, every_cell: bool = False) -> None:
     """Tables for people; plain text where the output is no terminal."""
-    from rich.table import Table
-    from rich.text import Text
+    print_summary(summary_of(result, every_cell=every_cell), console)
 
-    console.print(Text(headline(result), style=_COLOURS[result.verdict]))
-    for difference in result.unlike:
-        console.print(Text(f"  unlike in {difference}", style="red"))
-    if result.unlike:
-        console.print(Text(f"  --allow {result.unlike[0].name} would compare them all the same"))
-    for text in result.broken:
-        console.print(Text(f"  broken: {text}", style="red"))
-    for lines, title in _tables(result, every_cell):
-        table = Table(title=title, title_justify="left", box=None, pad_edge=False, show_edge=False)
-        for place, name in enumerate(HEADINGS):
-            table.add_column(name, justify="right" if place in _NUMBERS else "left")
-        for line in lines:
-            style = _COLOURS[line.judgement.verdict]
-            cells = [Text(text) for text in cells_of(line)]
-            cells[VERDICT].stylize(style)
-            table.add_row(*cells)
-        console.print(table)
-    for text in _remarks(result):
-        console.print(Text(f"  {text}", style="dim"))
+
+def to_markdown(result: Comparison, *, every_cell: bool = False, heading: str = "###") -> str:
+    """A summary for a CI job's page or a pull request."""
+    return summary_markdown(summary_of(result, every_cell=every_cell), heading)
 
 
 def _tables(result: Comparison, every_cell: bool) -> list[tuple[list[Line], str]]:
@@ -168,30 +194,6 @@ def _remarks(result: Comparison) -> list[str]:
                 text += f"; bootstrap (BCa) {interval_text(line.bca)}"
             remarks.append(text)
     return remarks + result.notes
-
-
-def to_markdown(result: Comparison, *, every_cell: bool = False, heading: str = "###") -> str:
-    """A summary for a CI job's page or a pull request."""
-    mark = {Verdict.REGRESSED: "❌", Verdict.FINE: "✅", None: "⛔"}.get(result.verdict, "❔")
-    out = [f"{heading} {mark} {escape_markdown(headline(result))}", ""]
-    out += [f"- {escape_markdown(text)}" for text in slower_curves(result)]
-    out += [f"- unlike in {escape_markdown(str(d))}" for d in result.unlike]
-    out += [f"- **broken**: {escape_markdown(text)}" for text in result.broken]
-    for lines, title in _tables(result, every_cell):
-        if out[-1]:
-            out.append("")
-        out += [f"**{title}**", "", "| " + " | ".join(HEADINGS) + " |"]
-        out.append("|" + "".join(" ---: |" if i in _NUMBERS else " --- |" for i in range(9)))
-        for line in lines:
-            cells = [escape_markdown(cell) for cell in cells_of(line)]
-            if line.judgement.verdict is Verdict.REGRESSED:
-                cells[VERDICT] = f"**{cells[VERDICT]}**"
-            out.append("| " + " | ".join(cells) + " |")
-    remarks = _remarks(result)
-    if remarks:
-        out.append("")
-        out += [f"- {escape_markdown(text)}" for text in remarks]
-    return "\n".join(out) + "\n"
 
 
 def to_json(result: Comparison) -> dict[str, Any]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from statistics import median
 from typing import Any
@@ -14,11 +13,11 @@ from typing import Any
 from ds4bench.compare import history as past
 from ds4bench.compare.judge import Comparison
 from ds4bench.compare.view import (
-    HEADINGS,
-    VERDICT,
-    cells_of,
+    TONES,
     headline,
+    refusals,
     slower_curves,
+    table_of,
     to_markdown,
 )
 from ds4bench.records.files import label_of, machine_bandwidth
@@ -27,22 +26,25 @@ from ds4bench.report import curves as plot_data
 from ds4bench.report import plot
 from ds4bench.report.curves import Source
 from engine.tooling.report.labels import clean_label, escape_markdown
+from engine.tooling.report.pages import drawing, render_page
+from engine.tooling.report.tables import Column, Row, Summary, Table, Tone, table_markdown
 
-COLUMNS = (
-    ("Mode", ""),
-    ("Context", "tokens"),
-    ("Prefill", "t/s"),
-    ("Decode", "t/s"),
-    ("± range", "%"),
-    ("vs plain", "×"),
-    ("Tokens/step", ""),
-    ("Kept", "%"),
-    ("ITL p50", "ms"),
-    ("ITL p99", "ms"),
-    ("Bandwidth", "%"),
-    ("Energy", "J/token"),
-    ("Runs", ""),
+_SHOWN_FAILURES = 20
+# Of a run's rows; those of `Cell.values` are shown where any cell fills them.
+COLUMNS = (Column("Mode", text=True), Column("Context", "tokens"))
+VALUE_COLUMNS = (
+    Column("Prefill", "t/s"),
+    Column("Decode", "t/s"),
+    Column("± range", "%"),
+    Column("vs plain", "×"),
+    Column("Tokens/step"),
+    Column("Kept", "%"),
+    Column("ITL p50", "ms"),
+    Column("ITL p99", "ms"),
+    Column("Bandwidth", "%"),
+    Column("Energy", "J/token"),
 )
+RUNS_COLUMN = Column("Runs", toned=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +145,45 @@ def number(value: float | None) -> str:
     return f"{value:.{digits}f}"
 
 
-def used_columns(table: Sequence[Cell]) -> list[int]:
-    """Positions of value columns that any cell fills: an empty column says nothing."""
-    n = len(COLUMNS) - 3
-    return [i for i in range(n) if any(cell.values[i] is not None for cell in table)]
+def rows_table(run: SweepResult) -> Table:
+    """One row per mode and frontier; a value that no row has gets no column."""
+    table = cells(run)
+    used = [
+        place
+        for place in range(len(VALUE_COLUMNS))
+        if any(cell.values[place] is not None for cell in table)
+    ]
+    rows = []
+    for before, cell in zip([None, *table], table):
+        count = str(cell.n_ok)
+        if cell.failed:
+            count += f" ({len(cell.failed)} failed)"
+        if cell.lossless is False:
+            count += " not lossless"
+        values = (number(cell.values[place]) for place in used)
+        bad = bool(cell.failed) or cell.lossless is False
+        rows.append(
+            Row(
+                (cell.mode, str(cell.ctx_tokens), *values, count),
+                Tone.BAD if bad else Tone.PLAIN,
+                rule=before is not None and before.mode != cell.mode,
+            )
+        )
+    return Table(
+        (*COLUMNS, *(VALUE_COLUMNS[place] for place in used), RUNS_COLUMN),
+        rows,
+        caption="Medians over runs. ± range: half of highest minus lowest decode rate.",
+    )
+
+
+def failures(run: SweepResult) -> list[str]:
+    """The failed rows, as many as a reader wants to see."""
+    found = [
+        f"failed: {cell.mode} at {cell.ctx_tokens}: {text}"
+        for cell in cells(run)
+        for text in cell.failed
+    ]
+    return found[:_SHOWN_FAILURES]
 
 
 def circumstances(run: SweepResult) -> list[tuple[str, str]]:
@@ -190,34 +227,51 @@ def _part(environment: dict[str, Any], name: str) -> dict[str, Any]:
 
 def to_html(report: Report) -> str:
     """One page that needs nothing else: styles and figures inside, no script, no network."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
-
-    templates = Environment(
-        loader=PackageLoader("ds4bench.report", "style"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters["number"] = number
     label = f"Speed of {', '.join(s.label for s in report.sources)} over context"
-    chart = Markup(plot.inline_svg([*report.sources, *report.published], "f", label))
-    tables = [(s, cells(s.run), circumstances(s.run)) for s in report.sources]
-    return templates.get_template("report.html.j2").render(
-        report=report,
+    return render_page(
+        "ds4bench.report",
+        "report.html.j2",
+        program="ds4-bench",
         title=", ".join(s.label for s in report.sources),
-        chart=chart,
-        tables=[(s, t, used_columns(t), c) for s, t, c in tables],
-        columns=COLUMNS,
-        themes={theme: plot.theme_variables(theme) for theme in plot.THEMES},
-        headings=HEADINGS,
-        verdict_column=VERDICT,
-        cells_of=cells_of,
-        headline=headline,
-        slower_curves=slower_curves,
+        filters={"number": number},
+        run_id=report.run_id,
+        comparisons=[_comparison_part(c) for c in report.comparisons],
+        chart=drawing(plot.figure([*report.sources, *report.published]), "f", label),
+        runs=[
+            {
+                "label": source.label,
+                "table": rows_table(source.run),
+                "failures": failures(source.run),
+                "facts": circumstances(source.run),
+            }
+            for source in report.sources
+        ],
         sparks=[spark(s) for s in report.series if len(s.points) > 1],
     )
+
+
+def _comparison_part(result: Comparison) -> dict[str, Any]:
+    """What the template shows of a comparison: effects by curve, and by frontier folded away."""
+    legend = "Change is head over base; MDE is the smallest change that this many samples show."
+    judged = not result.unlike
+    n_bad = sum(TONES[line.judgement.verdict] is Tone.BAD for line in result.cells)
+    return {
+        "label": f"Comparison of {result.head} with {result.base}",
+        "summary": Summary(
+            headline(result),
+            TONES[result.verdict],
+            reasons=slower_curves(result),
+            refusals=refusals(result),
+        ),
+        "curves": [table_of(result.curves, caption=f"Curves: mean over frontiers. {legend}")]
+        if judged
+        else [],
+        "cells": [table_of(result.cells, caption=f"Frontiers. {legend}")]
+        if judged and result.cells
+        else [],
+        "cells_title": f"Frontiers one by one: {len(result.cells)}, regressed: {n_bad}",
+        "notes": result.notes,
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,21 +320,9 @@ def to_summary(report: Report) -> str:
     for comparison in report.comparisons:
         out.append(to_markdown(comparison))
     for source in report.sources:
-        table = cells(source.run)
-        used = used_columns(table)
-        heads = [_head(COLUMNS[0]), _head(COLUMNS[1])]
-        heads += [_head(COLUMNS[i + 2]) for i in used] + [COLUMNS[-1][0]]
-        out += [f"**{escape_markdown(source.label)}**", "", "| " + " | ".join(heads) + " |"]
-        out.append("| --- |" + " ---: |" * (len(heads) - 1))
-        for cell in table:
-            row = [cell.mode, str(cell.ctx_tokens), *(number(cell.values[i]) for i in used)]
-            row.append(str(cell.n_ok) + (f" ({len(cell.failed)} failed)" if cell.failed else ""))
-            out.append("| " + " | ".join(row) + " |")
-        lossy = [f"{c.mode} at {c.ctx_tokens}" for c in table if c.lossless is False]
-        if lossy:
-            out += ["", f"**Not lossless**: {', '.join(lossy)}"]
-        failures = [f"{c.mode} at {c.ctx_tokens}: {f}" for c in table for f in c.failed]
-        out += [""] + [f"- failed: {escape_markdown(text)}" for text in failures[:20]]
+        table = replace(rows_table(source.run), title=source.label)
+        out += [*table_markdown(table), ""]
+        out += [f"- {escape_markdown(text)}" for text in failures(source.run)]
         facts = "; ".join(f"{k}: {v}" for k, v in circumstances(source.run))
         out += ["", f"<sub>{escape_markdown(facts)}</sub>", ""]
     for series in report.series:
@@ -289,7 +331,3 @@ def to_summary(report: Report) -> str:
             text = f"{key.metric} {key.mode} at {key.ctx_tokens}: {100 * change.effect:+.1f} %"
             out.append(f"- level change: {text} from {escape_markdown(at.commit[:9] or '?')} on")
     return "\n".join(out).rstrip() + "\n"
-
-
-def _head(column: tuple[str, str]) -> str:
-    return f"{column[0]} ({column[1]})" if column[1] else column[0]

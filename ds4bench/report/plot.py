@@ -270,8 +270,3 @@ def _note(panels: Sequence[tuple[str, str, list[Curve]]], own: bool) -> str:
 def render(fig: Figure, kind: str, theme: str = "light") -> bytes:
     """A figure as 'svg' or 'png' bytes; the same input gives the same bytes."""
     return figures.render(fig, kind, theme, program="ds4-bench")
-
-
-def inline_svg(sources: Sequence[Source], prefix: str, label: str) -> str:
-    """The figure as an <svg> element for a page, see `engine.tooling.report.figures.inline`."""
-    return figures.inline(figure(sources), prefix, label)

@@ -24,7 +24,7 @@ from ds4bench.sweep.checks import check_model, check_prompt, check_same, digest,
 from ds4bench.sweep.files import make_folder, set_aside, write_stdout
 from ds4bench.sweep.findings import dry_run_text, findings, prediction_text
 from ds4bench.sweep.progress import ProgressScreen
-from ds4bench.sweep.stop import StopSignals
+from ds4bench.sweep.stop import SweepSignals
 from ds4bench.telemetry.machines import KnownMachine
 from ds4bench.telemetry.nvml import Gpu
 from ds4bench.telemetry.sampler import TelemetrySampler
@@ -92,7 +92,7 @@ def execute(request: SweepRequest) -> int:
     """
     plan = request.plan
     _check_outputs(request)
-    with StopSignals() as signals, contextlib.ExitStack() as stack:
+    with SweepSignals() as signals, contextlib.ExitStack() as stack:
         gpu = Gpu(ordinal=plan.device)
         sampler = TelemetrySampler(
             gpu if plan.backend == "cuda" else None, interval_s=request.telemetry_s
@@ -158,7 +158,7 @@ class _Sweep:
         child: Child,
         sampler: TelemetrySampler,
         gpu: Gpu,
-        signals: StopSignals,
+        signals: SweepSignals,
     ) -> None:
         self.request = request
         self.facts = facts

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ds4eval.plan import MAX_CONTEXT, Settings
+from ds4eval.plan import MAX_CONTEXT, ReplySettings
 from ds4eval.questions.prompts import messages
 from ds4eval.questions.question import Question
 from engine.errors import ContextError, LayoutError, OptionError
@@ -56,7 +56,7 @@ class Facts:
     longest: int
     longest_n: int
     tokens: int
-    identity: dict[str, Any]
+    identity: dict[str, object]
 
 
 def ids_sha256(ids: Iterable[int]) -> str:
@@ -74,7 +74,9 @@ def encode(tokenizer: Tokenizer, question: Question, think: str, ctx: int) -> Pr
     return Prompt(tuple(encoded.ids), encoded.n_special_in_text, chat.ends_thinking(spans))
 
 
-def examine(options: EngineOptions, settings: Settings, questions: Sequence[Question]) -> Facts:
+def examine(
+    options: EngineOptions, settings: ReplySettings, questions: Sequence[Question]
+) -> Facts:
     """Read the model's metadata and size the context before anything is loaded.
 
     Raises
@@ -121,7 +123,7 @@ def examine(options: EngineOptions, settings: Settings, questions: Sequence[Ques
         memory = plan_memory(files, options, ctx, device=device)
         check_memory(memory.resident, free_bytes(device), ctx)
         source = tokenizer.chat_template
-        identity = {
+        identity: dict[str, object] = {
             "name": shape.name,
             "bytes": file.identity.size,
             "header_sha256": file.identity.header_sha256,

@@ -14,27 +14,30 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from multiprocessing.process import BaseProcess
+from typing import Any, Generic, TypeVar
 
+from ds4eval.answering.pool import AnsweringBackend, Outcome
+from ds4eval.events import Text
 from ds4eval.plan import Job
-from ds4eval.run.events import Text
-from ds4eval.run.runner import Outcome
+from ds4eval.records.answer import Answer
 from engine.errors import BackendError, EngineError
 
 SEND_EVERY_S = 0.2
 JOIN_S = 5.0
+Spec = TypeVar("Spec")
 
 
 @dataclass(slots=True)
 class _Worker:
     number: int
-    process: Any
+    process: BaseProcess
     conn: Connection
     ready: bool = False
     job: Job | None = None
 
 
-class ProcessPool:
+class ProcessPool(Generic[Spec]):
     """Workers that hold a model each.
 
     Parameters
@@ -47,9 +50,7 @@ class ProcessPool:
         A module-level function, since workers import it by name.
     """
 
-    def __init__(self, spec: Any, n: int, factory: Callable[[Any], Any] | None = None) -> None:
-        if factory is None:
-            from ds4eval.answering.choose import open_backend as factory
+    def __init__(self, spec: Spec, n: int, factory: Callable[[Spec], AnsweringBackend]) -> None:
         self._spec = spec
         self._factory = factory
         self._context = multiprocessing.get_context("spawn")
@@ -88,7 +89,7 @@ class ProcessPool:
             worker.conn.send(job)
 
     def poll(self, timeout: float) -> list[Outcome]:
-        """See `ds4eval.run.runner.Pool`.
+        """See `ds4eval.answering.pool.Pool`.
 
         Raises
         ------
@@ -160,7 +161,7 @@ def _how(code: int | None) -> str:
     return f"ended with status {code}"
 
 
-def _serve(conn: Connection, factory: Callable[[Any], Any], spec: Any) -> None:
+def _serve(conn: Connection, factory: Callable[[Spec], AnsweringBackend], spec: Spec) -> None:
     """A worker's life: open, answer, leave when the parent is gone."""
     # Ctrl-C reaches the whole group; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -178,7 +179,7 @@ def _serve(conn: Connection, factory: Callable[[Any], Any], spec: Any) -> None:
         os._exit(0)
 
 
-def _answer(conn: Connection, backend: Any, job: Job) -> Any:
+def _answer(conn: Connection, backend: AnsweringBackend, job: Job) -> Answer:
     """One answer; text goes to the parent in pieces, a few times a second."""
     answering = backend.answer(job, lambda: False)
     held: Text | None = None

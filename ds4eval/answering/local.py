@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from ds4eval.answering.context import Prompt, encode, ids_sha256
 from ds4eval.answering.thinking import ThinkBudget, rank_in_top
-from ds4eval.plan import MAX_CONTEXT, Budget, Job, Settings
+from ds4eval.events import Event, Prefill, Text
+from ds4eval.plan import MAX_CONTEXT, Budget, Job, ReplySettings
 from ds4eval.questions.question import Question
+from ds4eval.records.answer import Answer
 from ds4eval.records.record import EOS, ERROR, LIMIT, SKIPPED, STOPPED
-from ds4eval.run.events import Answer, Event, Prefill, Text
 from engine.errors import EngineError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class EngineBackend:
     Parameters
     ----------
     engine : Engine
-    settings : Settings
+    settings : ReplySettings
     ctx_max, ctx : int
         Most tokens of prompt and reply, and tokens to allocate.
     think : str
@@ -44,7 +45,7 @@ class EngineBackend:
     def __init__(
         self,
         engine: Engine,
-        settings: Settings,
+        settings: ReplySettings,
         ctx_max: int,
         ctx: int,
         think: str,
@@ -152,6 +153,8 @@ class EngineBackend:
             limit=limit,
             mode=self.settings.mode,
             draft=self.settings.draft,
+            adaptive=self.settings.adaptive,
+            margin=self.settings.margin,
             steer=steer,
         )
 

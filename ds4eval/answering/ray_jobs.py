@@ -8,26 +8,29 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
+from ds4eval.answering.pool import AnsweringBackend, Outcome
 from ds4eval.plan import Job
-from ds4eval.run.runner import Outcome
+from ds4eval.records.answer import Answer
 from engine.errors import BackendError, EngineError, OptionError
 
 CPUS = 1
+Spec = TypeVar("Spec")
 
 
-class Actor:
+class Actor(Generic[Spec]):
     """A back end on some machine of the cluster; made by Ray."""
 
-    def __init__(self, spec: Any, factory: Callable[[Any], Any]) -> None:
+    def __init__(self, spec: Spec, factory: Callable[[Spec], AnsweringBackend]) -> None:
         self._backend = factory(spec)
 
     def ping(self) -> bool:
         """Whether the model is open."""
         return True
 
-    def answer(self, job: Job) -> Any:
+    def answer(self, job: Job) -> Answer:
+        """The whole answer to one job; its events stay here."""
         answering = self._backend.answer(job, lambda: False)
         while True:
             try:
@@ -36,8 +39,8 @@ class Actor:
                 return end.value
 
 
-class RayPool:
-    """Actors as a pool; see `ds4eval.run.runner.Pool`.
+class RayPool(Generic[Spec]):
+    """Actors as a pool; see `ds4eval.answering.pool.Pool`.
 
     Parameters
     ----------
@@ -55,17 +58,15 @@ class RayPool:
 
     def __init__(
         self,
-        spec: Any,
+        spec: Spec,
         address: str,
         n: int,
-        factory: Callable[[Any], Any] | None = None,
+        factory: Callable[[Spec], AnsweringBackend],
     ) -> None:
         try:
             import ray
         except ModuleNotFoundError:
             raise OptionError("--ray: expected the package 'ray', found none") from None
-        if factory is None:
-            from ds4eval.answering.choose import open_backend as factory
         self._ray = ray
         self._spec, self._factory = spec, factory
         self._started = not ray.is_initialized()
@@ -106,7 +107,7 @@ class RayPool:
         return worker
 
     def poll(self, timeout: float) -> list[Outcome]:
-        """See `ds4eval.run.runner.Pool`.
+        """See `ds4eval.answering.pool.Pool`.
 
         Raises
         ------

@@ -13,20 +13,23 @@ import json
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ds4eval.plan import Job, Settings
+from ds4eval.answering.pool import OneByOne, SideBySide
+from ds4eval.answering.threads import ThreadPool
+from ds4eval.events import Event, Prefill, Text
+from ds4eval.plan import Job, ReplySettings
 from ds4eval.questions.prompts import messages
 from ds4eval.questions.question import Question
+from ds4eval.records.answer import Answer
 from ds4eval.records.record import EOS, ERROR, LIMIT, SKIPPED, STOPPED
-from ds4eval.run.events import Answer, Event, Prefill, Text
+from ds4eval.request import ServerOptions
 from engine.errors import BackendError, OptionError
-from engine.tooling.exits import say
 
 if TYPE_CHECKING:
-    from ds4eval.commands.run import Remote, Request
-    from ds4eval.questions.source import Source
+    import httpx
 
 RETRIES = 3
 RETRY_S = 2.0
@@ -68,7 +71,7 @@ def completion_prompt(question: Question, think: str) -> str:
     return "".join(span.text for span in spans).removeprefix(special.BOS)
 
 
-def body_of(job: Job, settings: Settings, api: str, model: str) -> dict[str, Any]:
+def body_of(job: Job, settings: ReplySettings, api: str, model: str) -> dict[str, Any]:
     """The request for one job.
 
     Options beyond OpenAI's (top_k, min_p) are sent only when they act; the seed is 31 bits of
@@ -108,12 +111,12 @@ class RemoteBackend:
     ----------
     client : httpx.Client
         With the server's base URL.
-    settings : Settings
+    settings : ReplySettings
     api : {'chat', 'completions'}
     model : str
     """
 
-    def __init__(self, client: Any, settings: Settings, api: str, model: str) -> None:
+    def __init__(self, client: httpx.Client, settings: ReplySettings, api: str, model: str) -> None:
         self.client = client
         self.settings = settings
         self.api = api
@@ -155,7 +158,7 @@ class RemoteBackend:
         return Answer(ERROR, error=error[:500])
 
 
-def _said(response: Any) -> str:
+def _said(response: httpx.Response) -> str:
     """What a server's error says, short."""
     try:
         document = json.loads(response.read())
@@ -167,7 +170,7 @@ def _said(response: Any) -> str:
 
 
 class _Reply:
-    def __init__(self, job: Job, settings: Settings, api: str, body: dict[str, Any]) -> None:
+    def __init__(self, job: Job, settings: ReplySettings, api: str, body: dict[str, Any]) -> None:
         self.job = job
         self.settings = settings
         self.api = api
@@ -182,7 +185,7 @@ class _Reply:
         self.usage: dict[str, Any] = {}
         self.first_s = self.total_s = 0.0
 
-    def read(self, client: Any, stop: Callable[[], bool]) -> Generator[Event, None, None]:
+    def read(self, client: httpx.Client, stop: Callable[[], bool]) -> Generator[Event, None, None]:
         path = "completions" if self.api == "completions" else "chat/completions"
         start = time.perf_counter()
         finished = False
@@ -284,65 +287,91 @@ def _events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
         yield data
 
 
-class RemoteAnswerer:
-    """A server as what answers; see `ds4eval.answering.choose`."""
+@dataclass(frozen=True, slots=True)
+class ServerAnswerer:
+    """A server that answers; see `ds4eval.answering.pool.Answerer`.
 
-    ctx = 0
-    longest = 0
+    Parameters
+    ----------
+    server : ServerOptions
+    model : str
+        As the server calls it.
+    jobs : int
+        Connections.
+    think : str
+    """
 
-    def __init__(self, request: Request, settings: Settings, source: Source) -> None:
-        assert request.remote is not None
-        self.remote: Remote = request.remote
-        self.request = request
-        self.settings = settings
-        self.think = settings.think
-        self._client = open_client(self.remote)
-        try:
-            self.model = self.remote.model or first_model(self._client)
-        except BaseException:
-            self._client.close()
-            raise
-        place = urlsplit(self.remote.base_url)
-        self.name = f"{self.model} at {place.hostname}"
-        self.identity = {
+    server: ServerOptions
+    model: str
+    jobs: int
+    think: str
+    ctx: int = 0
+    longest: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.model} at {urlsplit(self.server.base_url).hostname}"
+
+    @property
+    def identity(self) -> dict[str, object]:
+        place = urlsplit(self.server.base_url)
+        return {
             "name": self.model,
             "backend": "remote",
             "server": f"{place.scheme}://{place.hostname}:{place.port or ''}{place.path}",
-            "api": self.remote.api,
+            "api": self.server.api,
         }
-        say(f"asking {self.name} ({self.remote.api})")
 
-    def facts(self) -> dict[str, Any]:
-        return dict(self.identity)
+    @property
+    def notices(self) -> tuple[str, ...]:
+        return (f"asking {self.name} ({self.server.api})",)
+
+    def facts(self) -> dict[str, object]:
+        """What the manifest says of the server."""
+        return self.identity
 
     @contextlib.contextmanager
-    def opened(self, jobs: Sequence[Job]) -> Iterator[tuple[str, Any]]:
-        backend = RemoteBackend(self._client, self.settings, self.remote.api, self.model)
-        try:
-            if self.request.jobs > 1:
-                from ds4eval.answering.threads import ThreadPool
-
-                yield "parallel", ThreadPool(backend, self.request.jobs)
+    def opened(
+        self, settings: ReplySettings, jobs: Sequence[Job]
+    ) -> Iterator[OneByOne | SideBySide]:
+        """A connection, or a pool of them."""
+        with open_client(self.server) as client:
+            backend = RemoteBackend(client, settings, self.server.api, self.model)
+            if self.jobs > 1:
+                yield SideBySide(ThreadPool(backend, self.jobs))
             else:
-                yield "serial", backend
-        finally:
-            self._client.close()
+                yield OneByOne(backend)
 
 
-def open_client(remote: Remote) -> Any:
+def prepare_server(server: ServerOptions, jobs: int, settings: ReplySettings) -> ServerAnswerer:
+    """Ask the server for its first model, unless one is named.
+
+    Raises
+    ------
+    OptionError
+        If the package httpx is missing.
+    BackendError
+        If the server cannot be asked.
+    """
+    with open_client(server) as client:
+        model = server.model or first_model(client)
+    return ServerAnswerer(server, model, jobs, settings.think)
+
+
+def open_client(server: ServerOptions) -> httpx.Client:
     """An HTTP client; the key comes from the environment and goes nowhere but to the server."""
     httpx = _httpx()
-    key = os.environ.get(remote.key_env, "")
+    key = os.environ.get(server.key_env, "")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     return httpx.Client(
-        base_url=remote.base_url + "/",
+        base_url=server.base_url + "/",
         headers=headers,
-        timeout=httpx.Timeout(remote.timeout_s, connect=10.0),
+        timeout=httpx.Timeout(server.timeout_s, connect=10.0),
         follow_redirects=False,
     )
 
 
-def first_model(client: Any) -> str:
+def first_model(client: httpx.Client) -> str:
     """Name of the first model that a server lists.
 
     Raises

@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from typing import Any
 
+from ds4eval.answering.pool import AnsweringBackend, Outcome
 from ds4eval.plan import Job
-from ds4eval.run.runner import Outcome
 
 
 class ThreadPool:
-    """Several connections at once; a pool as in `ds4eval.run.runner`."""
+    """Several connections at once; see `ds4eval.answering.pool.Pool`."""
 
-    def __init__(self, backend: Any, n: int) -> None:
+    def __init__(self, backend: AnsweringBackend, n: int) -> None:
         self._backend = backend
         self._n = n
         self._busy: dict[int, int] = {}

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from engine.errors import EngineError, StoreError
-from engine.tooling.exits import say
+from ds4eval.commands.data_options import readable
+from engine.tooling.options.group import option, options
+from engine.tooling.options.types import Number, OneOf, Whole
+from engine.tooling.program import Command
 
 if TYPE_CHECKING:
+    from ds4eval.compare.pairs import Arm
     from ds4eval.compare.result import Comparison
 
 # As `grading.GRADERS` and `compare_data.FIELDS`; a test holds them equal. --help must not pay
@@ -21,65 +25,65 @@ ALLOWABLE = (
     *("questions", "question", "permutation", "repeats", "prompt_version"),
     *("sampling", "think", "budget", "grader"),
 )
-DATA_UNAVAILABLE = 3
 FORMATS = ("table", "markdown", "json")
 WIDE = 150  # a file or pipe has no width; 80 columns would fold the verdicts
-EPILOG = (
-    "Exit status: 0 done; 1 regression; 2 bad option, or runs that differ in more than the model; "
-    "3 no readable run; 5 a run is unfinished."
+
+
+def readable_arms(paths: Sequence[Path]) -> list[Arm]:
+    """The runs to compare or report on.
+
+    Raises
+    ------
+    UnreadableRun
+        If one is none that can be read.
+    """
+    # scipy takes a good part of a second; bad options must not pay it.
+    from ds4eval.compare.pairs import load_arms
+
+    return readable(lambda: load_arms(paths))
+
+
+# Of `compare` and `report`.
+shared_options = options(
+    option(
+        "--grader",
+        section="Judging",
+        type=OneOf(GRADERS),
+        default="strict",
+        help="Whose grades are counted.",
+    ),
+    option(
+        "--by",
+        section="Judging",
+        default="source",
+        metavar="FIELD",
+        help="Show a line per source, domain, kind, or stratum such as difficulty.",
+    ),
+    option(
+        "--margin",
+        section="Judging",
+        type=Number(0, 50, above=True),
+        default=3.0,
+        metavar="POINTS",
+        help="Runs this close count as equivalent.",
+    ),
+    option(
+        "--allow",
+        section="Judging",
+        multiple=True,
+        type=OneOf(ALLOWABLE),
+        metavar="FIELD",
+        help="Compare although this field differs. May be given again.",
+    ),
+    option(
+        "--format",
+        "form",
+        section="Output",
+        type=OneOf(FORMATS),
+        default="table",
+        help="What goes to standard output.",
+    ),
 )
-
-
-def fail(error: EngineError) -> None:
-    """One line on stderr and the documented status; a run that cannot be read is missing data."""
-    say(f"ds4-eval: {error}")
-    sys.exit(DATA_UNAVAILABLE if isinstance(error, StoreError) else error.exit_code)
-
-
-def shared_options(command: Any) -> Any:
-    """Options that `compare` and `report` share."""
-    for option in reversed(
-        (
-            click.option(
-                "--grader",
-                type=click.Choice(GRADERS),
-                default="strict",
-                show_default=True,
-                help="Whose grades are counted.",
-            ),
-            click.option(
-                "--by",
-                default="source",
-                show_default=True,
-                metavar="FIELD",
-                help="A line per source, domain, kind, or stratum such as difficulty.",
-            ),
-            click.option(
-                "--margin",
-                type=click.FloatRange(0, 50, min_open=True),
-                default=3.0,
-                show_default=True,
-                metavar="POINTS",
-                help="Runs this close count as equivalent.",
-            ),
-            click.option(
-                "--allow",
-                multiple=True,
-                type=click.Choice(ALLOWABLE),
-                help="Compare although this field differs; repeatable.",
-            ),
-            click.option(
-                "--format",
-                "form",
-                type=click.Choice(FORMATS),
-                default="table",
-                show_default=True,
-                help="What goes to standard output.",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
 
 
 def show(result: Comparison, form: str) -> None:
@@ -101,15 +105,26 @@ def console() -> Any:
     return Console(width=None if sys.stdout.isatty() else WIDE, highlight=False, soft_wrap=False)
 
 
-@click.command("compare", epilog=EPILOG)
+@click.command("compare", cls=Command)
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
 @shared_options
-@click.option("--max-regression", type=click.FloatRange(0, 100), metavar="POINTS",
-              help="Exit 1 when B is significantly worse and lost more than this.")  # fmt: skip
-@click.option("--strict", is_flag=True, help="Exit 1 unless B is shown not to be worse.")
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True,
-              help="Of the bootstrap.")  # fmt: skip
+@option(
+    "--max-regression",
+    section="Judging",
+    type=Number(0, 100),
+    metavar="POINTS",
+    help="Exit with 6 when B is significantly worse and lost more than this.",
+)
+@option(
+    "--strict",
+    section="Judging",
+    is_flag=True,
+    help="Exit with 6 or 7 unless B is shown not to be worse.",
+)
+@option(
+    "--seed", section="Judging", type=Whole(0, 2**63 - 1), default=0, help="Seed of the bootstrap."
+)
 def compare_command(
     a: Path,
     b: Path,
@@ -121,22 +136,17 @@ def compare_command(
     max_regression: float | None,
     strict: bool,
     seed: int,
-) -> None:
+) -> int:
     """Compare run B with run A on the questions that both answered.
 
     A and B are run folders (or their samples.jsonl). Runs that differ in questions, order of
     choices, prompt, sampling, thinking, budget, repeats or grader are refused.
     """
-    try:
-        # scipy takes a good part of a second; bad options must not pay it.
-        from ds4eval.compare.judge import compare
-        from ds4eval.compare.pairs import load_arms
+    first, second = readable_arms([a, b])
+    from ds4eval.compare.judge import compare
 
-        first, second = load_arms([a, b])
-        result = compare(
-            first, second, grader=grader, margin=margin / 100, by=by, allow=allow, seed=seed
-        )
-        show(result, form)
-    except EngineError as error:
-        fail(error)
-    sys.exit(result.exit_code(None if max_regression is None else max_regression / 100, strict))
+    result = compare(
+        first, second, grader=grader, margin=margin / 100, by=by, allow=allow, seed=seed
+    )
+    show(result, form)
+    return result.exit_code(None if max_regression is None else max_regression / 100, strict)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-
-import click
+from typing import Any, TypeVar
 
 from ds4eval.questions.known import DATASETS
-from engine.errors import OptionError
+from engine.errors import OptionError, StoreError
+from engine.tooling import exits
+from engine.tooling.options.group import option, options
+from engine.tooling.options.types import Whole
+
+Read = TypeVar("Read")
 
 
 def parse_datasets(values: Sequence[str]) -> dict[str, tuple[Path, ...]]:
@@ -33,35 +36,60 @@ def parse_datasets(values: Sequence[str]) -> dict[str, tuple[Path, ...]]:
 
 
 def dataset_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option(
+    return option(
         "--dataset",
         "datasets",
         multiple=True,
         metavar="NAME=PATH",
-        help=f"Where a data set lies; NAME is {', '.join(DATASETS)}. May be given again.",
+        help="Where your copy of a data set lies. May be given again.",
     )(command)
 
 
-def selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--ids, --filter, --offset and --limit."""
-    for option in (
-        click.option("--limit", type=click.IntRange(1), help="At most this many questions."),
-        click.option("--offset", type=click.IntRange(0), default=0, help="Leave out the first N."),
-        click.option(
-            "--filter",
-            "filters",
-            multiple=True,
-            metavar="FIELD=PATTERN",
-            help="Only questions that fit, e.g. difficulty=hard, domain!=Law, source=AIME*.",
-        ),
-        click.option(
-            "--ids",
-            metavar="LIST",
-            help="Only these, separated by commas: ids, numbers from 1, ranges such as 3-7.",
-        ),
-    ):
-        command = option(command)
-    return command
+class UnreadableRun(StoreError):
+    """A run folder that was given to be read, and cannot be: an input is missing or damaged."""
+
+    exit_code = exits.BAD_INPUT
+
+
+def readable(read: Callable[[], Read]) -> Read:
+    """What `read` returns from run folders that a command line names.
+
+    Raises
+    ------
+    UnreadableRun
+        In place of `StoreError`, which stands for results that cannot be written.
+    """
+    try:
+        return read()
+    except StoreError as error:
+        raise UnreadableRun(str(error)) from None
+
+
+# --ids, --filter, --offset and --limit.
+selection_options = options(
+    option(
+        "--ids",
+        section="Questions",
+        metavar="LIST",
+        help="Only these, separated by commas: ids, numbers from 1, ranges such as 3-7.",
+    ),
+    option(
+        "--filter",
+        "filters",
+        section="Questions",
+        multiple=True,
+        metavar="FIELD=PATTERN",
+        help="Only questions that fit, e.g. difficulty=hard, domain!=Law, source=AIME*.",
+    ),
+    option(
+        "--offset",
+        section="Questions",
+        type=Whole(0, 2**31 - 1),
+        default=0,
+        help="Leave out the first N questions.",
+    ),
+    option("--limit", section="Questions", type=Whole(1, 2**31 - 1), help="At most N questions."),
+)
 
 
 def split_ids(text: str | None) -> tuple[str, ...]:

@@ -7,23 +7,26 @@ from pathlib import Path
 
 import click
 
+from ds4eval.commands.data_options import readable
 from ds4eval.records.record import read_run
 from engine.errors import OptionError
 from engine.tooling.exits import say
+from engine.tooling.options.group import option
+from engine.tooling.options.types import OneOf
+from engine.tooling.program import Command
 from engine.tooling.results.publish import check_output, publish_bytes
 
 
-@click.command("export", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("export", cls=Command)
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option(
+@option(
     "--format",
     "form",
-    type=click.Choice(("inspect", "lm-eval")),
+    type=OneOf(("inspect", "lm-eval")),
     default="inspect",
-    show_default=True,
     help="inspect_ai's log (one JSON file) or lm-evaluation-harness' samples (JSONL per task).",
 )
-@click.option(
+@option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
@@ -31,19 +34,19 @@ from engine.tooling.results.publish import check_output, publish_bytes
     metavar="PATH",
     help="inspect: a file ending in .json; lm-eval: a folder.",
 )
-@click.option(
+@option(
     "--with-text",
     is_flag=True,
     help="Include questions, keys and replies. Some data sets forbid showing them: keep it local.",
 )
-@click.option("--force", is_flag=True, help="Replace existing files.")
+@option("--force", is_flag=True, help="Replace existing files.")
 def export_command(run: Path, form: str, output: Path, with_text: bool, force: bool) -> int:
     """Write RUN in another harness's format; without --with-text only ids, grades and counts."""
     from ds4eval.exchange import export
 
     if form == "inspect" and output.suffix != ".json":
         raise OptionError(f"--output: expected a name ending in .json, found {str(output)!r}")
-    read = read_run(run)
+    read = readable(lambda: read_run(run))
     if not read.samples:
         raise OptionError(f"{run}: expected a run with samples, found none")
     files: dict[Path, bytes] = {}

@@ -9,29 +9,36 @@ import click
 from ds4eval.questions.fetch import fetch_dataset
 from ds4eval.questions.known import PUBLISHED
 from ds4eval.questions.loaders import data_roots
+from engine.errors import OptionError
 from engine.tooling.exits import say
+from engine.tooling.options.group import option
+from engine.tooling.program import Command
 
 
-@click.command("fetch")
+@click.command("fetch", cls=Command)
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--revision", default="", metavar="COMMIT", help="Instead of the pinned one.")
-@click.option(
+@option(
+    "--revision",
+    default="",
+    metavar="COMMIT",
+    help="Fetch this revision in place of the pinned one.",
+)
+@option(
     "--to",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Folder of data sets; default: the first of $DS4_EVAL_DATA, or the user's data folder.",
+    help="Folder of data sets.",
+    default_text="the first of $DS4_EVAL_DATA, or the user's data folder",
 )
-@click.option("--force", is_flag=True, help="Replace a copy that is there.")
+@option("--force", is_flag=True, help="Replace a copy that is there.")
 def fetch_command(names: tuple[str, ...], revision: str, to: Path | None, force: bool) -> int:
     """Fetch published data sets; without a name, say which there are and where they go."""
     root = to or data_roots()[0]
     for name in names:
         if name not in PUBLISHED:
-            raise click.BadParameter(
-                f"expected one of {', '.join(PUBLISHED)}, found {name!r}", param_hint="NAME"
-            )
+            raise OptionError(f"NAME: expected one of {', '.join(PUBLISHED)}, found {name!r}")
     if revision and len(names) != 1:
-        raise click.BadParameter("expected with one NAME", param_hint="--revision")
+        raise OptionError(f"--revision: expected with one NAME, found {len(names)}")
     if not names:
         for known in PUBLISHED.values():
             there = "there" if (root / known.name).exists() else "not fetched"

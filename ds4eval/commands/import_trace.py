@@ -8,22 +8,26 @@ import click
 
 from ds4eval.report import text as report_text
 from engine.errors import OptionError
+from engine.tooling import exits
 from engine.tooling.exits import say
+from engine.tooling.options.group import option
+from engine.tooling.program import Command
 
 
-@click.command("import-trace", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("import-trace", cls=Command)
 @click.argument("trace", type=click.Path(path_type=Path))
-@click.option(
+@option(
     "--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="New run folder."
 )
 def import_trace_command(trace: Path, out: Path) -> int:
     """Read TRACE, written by ds4-eval --trace (the C program's or this one's), into a run folder.
 
     Every reply is graded by this program's rules; what the trace says of passing is not used.
-    Exit status 1 if a case could not be read.
+    The exit status is 4 if a case could not be read.
     """
     from ds4eval.exchange.import_trace import samples_from
     from ds4eval.exchange.trace import read_trace
+    from ds4eval.records.entries import entry_of
     from ds4eval.records.record import JOURNAL
     from ds4eval.records.store import RunStore
 
@@ -36,8 +40,8 @@ def import_trace_command(trace: Path, out: Path) -> int:
         store.begin(jobs, {"imported_from": trace.name})
         for sample in samples:
             store.append(sample)
-        entries = [job.entry for job in jobs]
+        entries = [entry_of(job) for job in jobs]
         text = report_text.report(entries, dict(enumerate(samples, 1)))
         store.publish(force=True, report=text)
     click.echo(text, nl=False)
-    return 1 if problems else 0
+    return exits.PARTIAL if problems else exits.OK

@@ -13,40 +13,43 @@ from ds4eval.commands.data_options import (
     selection_options,
     split_ids,
 )
+from ds4eval.exchange.preset import preset_from_trace
 from ds4eval.questions.presets import Preset
-from ds4eval.questions.presets_trace import preset_from_trace
 from ds4eval.questions.question import Question
 from ds4eval.questions.suites import load_suite, preset_text, select, suite_names
 from engine.errors import OptionError, StoreError
 from engine.tooling.exits import printable, say
+from engine.tooling.options.group import option
+from engine.tooling.options.sampling import MAX_SEED
+from engine.tooling.options.types import Whole
+from engine.tooling.program import Command
 
 
-@click.command("list")
-@click.option("--suite", metavar="NAME", help="List its questions; without it, list suites.")
+@click.command("list", cls=Command)
+@option("--suite", metavar="NAME", help="List its questions; without it, list suites.")
 @dataset_option
 @selection_options
-@click.option(
+@option(
     "--choice-seed",
-    type=click.IntRange(0, 2**64 - 1),
+    type=Whole(0, MAX_SEED),
     default=0,
-    show_default=True,
-    help="Order of GPQA's choices.",
+    help="Seed of the order in which GPQA's choices are shown.",
 )
-@click.option("--keys", is_flag=True, help="Print the answer keys too.")
-@click.option(
+@option("--keys", is_flag=True, help="Print the answer keys too.")
+@option(
     "--from-trace",
     "trace",
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="List ids and keys of a trace that the C program ds4-eval wrote.",
 )
-@click.option(
+@option(
     "--save",
     type=click.Path(path_type=Path),
     metavar="FILE.json",
     help="With --from-trace: write them as a preset that --suite FILE.json reads.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 def list_command(
     suite: str | None,
     datasets: tuple[str, ...],

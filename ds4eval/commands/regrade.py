@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ds4eval.commands.data_options import readable
 from ds4eval.grading.grade import GRADER_VERSION
 from ds4eval.questions.question import QuestionError
 from ds4eval.records import record as records
@@ -14,25 +15,26 @@ from ds4eval.records.record import Sample
 from ds4eval.records.samples import regraded
 from ds4eval.report import text as report_text
 from engine.errors import EngineError
+from engine.tooling import exits
 from engine.tooling.exits import printable, say
+from engine.tooling.options.group import option
+from engine.tooling.program import Command
 
-INCOMPLETE = 5
 
-
-@click.command("regrade", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("regrade", cls=Command)
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--write", is_flag=True, help="Keep the new grades in the run folder.")
+@option("--write", is_flag=True, help="Keep the new grades in the run folder.")
 def regrade_command(run: Path, write: bool) -> int:
     """Grade the replies of RUN again and list what changes.
 
-    Without --write nothing is changed. Exit status 1 if a record cannot be graded, 5 if there is
-    nothing to grade.
+    Without --write nothing is changed. The exit status is 4 if a record cannot be graded, and 3
+    if there is nothing to grade.
     """
-    read = records.read_run(run)
+    read = readable(lambda: records.read_run(run))
     graded = [sample for sample in read.samples if sample.graded]
     if not graded:
         say(f"{run}: expected graded samples, found none")
-        return INCOMPLETE
+        return exits.BAD_INPUT
     new: list[Sample] = []
     broken = 0
     for sample in graded:
@@ -52,7 +54,7 @@ def regrade_command(run: Path, write: bool) -> int:
     )
     if write and new:
         _write(read.folder, new)
-    return 1 if broken else 0
+    return exits.PARTIAL if broken else exits.OK
 
 
 def _grades(sample: Sample) -> tuple[object, ...]:

@@ -3,40 +3,39 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from ds4eval.commands.compare import console, fail, shared_options
-from engine.errors import EngineError, OptionError
+from ds4eval.commands.compare import console, readable_arms, shared_options
+from engine.errors import OptionError
+from engine.tooling import exits
 from engine.tooling.exits import say
+from engine.tooling.options.group import option
+from engine.tooling.options.types import Number
+from engine.tooling.program import Command
 
 if TYPE_CHECKING:
     from ds4eval.report.page import Report
 
-BELOW, INCOMPLETE = 1, 5
-EPILOG = (
-    "Exit status: 0 done; 1 a run is below --fail-under; 2 bad option; 3 no readable run; "
-    "5 a run is unfinished, or the report cannot be written."
-)
 
-
-@click.command("report", epilog=EPILOG)
+@click.command("report", cls=Command)
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @shared_options
-@click.option(
+@option(
     "--out",
+    section="Output",
     type=click.Path(path_type=Path),
     metavar="DIR",
     help="Also write report.html (works offline), summary.md, report.json and figures.",
 )
-@click.option(
+@option(
     "--fail-under",
-    type=click.FloatRange(0, 100),
+    section="Judging",
+    type=Number(0, 100),
     metavar="PERCENT",
-    help="Exit 1 when a run scores less.",
+    help="Exit with 6 when a run scores less.",
 )
 def report_command(
     runs: tuple[Path, ...],
@@ -47,31 +46,23 @@ def report_command(
     form: str,
     out: Path | None,
     fail_under: float | None,
-) -> None:
+) -> int:
     """Scores of RUNS (run folders or their samples.jsonl), each compared with the first.
 
     Nothing printed or written holds a question or a reply.
     """
-    try:
-        # scipy takes a good part of a second; bad options must not pay it.
-        from ds4eval.compare.pairs import load_arms
-        from ds4eval.report.page import report_of
+    arms = readable_arms(runs)
+    from ds4eval.report.page import report_of
 
-        report = report_of(load_arms(runs), grader=grader, by=by, margin=margin / 100, allow=allow)
-    except EngineError as error:
-        fail(error)
-    try:
-        if out is not None:
-            write(report, out)
-    except EngineError as error:
-        say(f"ds4-eval: {error}")
-        sys.exit(error.exit_code)
+    report = report_of(arms, grader=grader, by=by, margin=margin / 100, allow=allow)
+    if out is not None:
+        write(report, out)
     show(report, form)
     scores = [100 * run.overall.interval.estimate for run in report.runs]
     if fail_under is not None and min(scores) < fail_under:
         say(f"--fail-under: expected at least {fail_under:g} %, found {min(scores):.1f} %")
-        sys.exit(BELOW)
-    sys.exit(INCOMPLETE if any(run.arm.unfinished for run in report.runs) else 0)
+        return exits.REGRESSION
+    return exits.PARTIAL if any(run.arm.unfinished for run in report.runs) else exits.OK
 
 
 def show(report: Report, form: str) -> None:

@@ -6,13 +6,19 @@ import click
 
 from ds4eval.grading.golden import check, golden_cases
 from ds4eval.grading.grade import GRADER_VERSION, GRADERS
+from engine.tooling import exits
 from engine.tooling.exits import printable
+from engine.tooling.options.group import option
+from engine.tooling.program import Command
 
 
-@click.command("self-test")
-@click.option("--verbose", is_flag=True, help="Print every case, not only those that differ.")
+@click.command("self-test", cls=Command)
+@option("--verbose", is_flag=True, help="Print every case, not only those that differ.")
 def self_test_command(verbose: bool) -> int:
-    """Run the graders on replies that have misled graders before; exit 1 if any differs."""
+    """Run the graders on replies that have misled graders before.
+
+    The exit status is 1 if any grade differs.
+    """
     cases = golden_cases()
     wrong = check(cases)
     names = {(mismatch.case.name, mismatch.grader) for mismatch in wrong}
@@ -33,4 +39,4 @@ def self_test_command(verbose: bool) -> int:
         f"self-test: {good} of {len(cases)} replies graded as expected by "
         f"{', '.join(GRADERS)} (graders version {GRADER_VERSION})"
     )
-    return 1 if wrong else 0
+    return exits.ERROR if wrong else exits.OK

@@ -11,21 +11,26 @@ import click
 from ds4eval.questions.fetch import read_provenance
 from ds4eval.questions.known import DATASETS
 from ds4eval.questions.loaders import Dataset, load_dataset, local_paths
+from engine.tooling import exits
 from engine.tooling.exits import printable
+from engine.tooling.options.group import option
+from engine.tooling.options.types import OneOf
+from engine.tooling.program import Command
 
 # Findings shown of one level; the rest are counted.
 SHOWN = 50
 
 
-@click.command("validate")
+@click.command("validate", cls=Command)
 @click.argument("names", nargs=-1, required=True, metavar="NAME|FILE...")
-@click.option(
-    "--as", "name", type=click.Choice(DATASETS), help="Read files as this data set, not by columns."
-)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object for each data set.")
+@option("--as", "name", type=OneOf(DATASETS), help="Read files as this data set, not by columns.")
+@option("--json", "as_json", is_flag=True, help="Print one JSON object for each data set.")
 def validate_command(names: tuple[str, ...], name: str | None, as_json: bool) -> int:
-    """Check data sets: names (looked for where `run` looks) or files; exit 3 if one is unfit."""
-    status = 0
+    """Check data sets: files, or names, which are looked for where `run` looks.
+
+    The exit status is 3 if one is unfit.
+    """
+    status = exits.OK
     for given in names:
         if given in DATASETS and not Path(given).exists():
             paths, wanted = local_paths(given), given
@@ -34,7 +39,7 @@ def validate_command(names: tuple[str, ...], name: str | None, as_json: bool) ->
         dataset = load_dataset(paths, wanted, keep_going=True)
         levels = Counter(finding.level for finding in dataset.findings)
         if levels["error"]:
-            status = 3
+            status = exits.BAD_INPUT
         if as_json:
             click.echo(json.dumps(_report(dataset, levels)))
         else:

@@ -7,10 +7,8 @@ from dataclasses import dataclass, field
 
 from ds4eval.compare.pairs import Unlike
 from ds4eval.stats import paired
-from ds4eval.stats.scores import Interval
-
-# Exit statuses of this command, a part of the program's table.
-DONE, REGRESSED, UNLIKE, INCOMPLETE = 0, 1, 2, 5
+from engine.tooling import exits
+from engine.tooling.report.intervals import Interval
 
 
 class Verdict(enum.Enum):
@@ -188,10 +186,11 @@ class Comparison:
     def exit_code(self, max_regression: float | None = None, strict: bool = False) -> int:
         """Status of a gate; `strict` also fails unless B is shown not to be worse by the margin."""
         if self.unlike:
-            return UNLIKE
+            return exits.INCOMPARABLE
         if max_regression is not None and self.regressed(max_regression):
-            return REGRESSED
+            return exits.REGRESSION
         line = self.overall
         if strict and line is not None and not line.equivalence.not_inferior:
-            return REGRESSED
-        return INCOMPLETE if self.unfinished_a or self.unfinished_b else DONE
+            worse = line.verdict is Verdict.WORSE
+            return exits.REGRESSION if worse else exits.INCONCLUSIVE
+        return exits.PARTIAL if self.unfinished_a or self.unfinished_b else exits.OK

@@ -9,49 +9,65 @@ from typing import TYPE_CHECKING, Any
 
 from ds4eval.compare.result import Comparison, Cost, Flip, Line, Verdict
 from ds4eval.stats.paired import ALPHA
-from ds4eval.stats.scores import Interval
-from engine.tooling.report.labels import clean_label, escape_markdown
+from engine.tooling.report.intervals import UNKNOWN, Interval, bounds_text, finite, signed
+from engine.tooling.report.labels import clean_label
+from engine.tooling.report.tables import (
+    Column,
+    Row,
+    Summary,
+    Table,
+    Tone,
+    print_summary,
+    summary_markdown,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 SCHEMA, VERSION = "ds4eval.comparison", 1
-COLOURS = {
-    Verdict.BETTER: "bold green",
-    Verdict.WORSE: "bold red",
-    Verdict.EQUIVALENT: "green",
-    Verdict.NOT_WORSE: "green",
-    Verdict.UNDECIDED: "yellow",
-    None: "bold red",
+TONES = {
+    Verdict.BETTER: Tone.GOOD,
+    Verdict.WORSE: Tone.BAD,
+    Verdict.EQUIVALENT: Tone.GOOD,
+    Verdict.NOT_WORSE: Tone.GOOD,
+    Verdict.UNDECIDED: Tone.UNSURE,
+    None: Tone.REFUSED,
 }
-MARKS = {
-    Verdict.BETTER: "✅",
-    Verdict.WORSE: "❌",
-    Verdict.EQUIVALENT: "✅",
-    Verdict.NOT_WORSE: "✅",
-    Verdict.UNDECIDED: "❔",
-    None: "⛔",
-}
-HEADINGS = ("questions", "n", "A", "B", "B-A", "95 % interval", "A only", "B only", "p", "Holm",
-            "detectable", "verdict")  # fmt: skip
-FLIP_HEADINGS = ("question", "A", "B", "A right", "B right", "replies part at")
+COLUMNS = (
+    Column("questions", text=True),
+    Column("n"),
+    Column("A"),
+    Column("B"),
+    Column("B-A"),
+    Column("95 % interval"),
+    Column("A only"),
+    Column("B only"),
+    Column("p"),
+    Column("Holm"),
+    Column("detectable"),
+    Column("verdict", text=True, toned=True),
+)
+FLIP_COLUMNS = (
+    Column("question", text=True),
+    Column("A", text=True),
+    Column("B", text=True),
+    Column("A right"),
+    Column("B right"),
+    Column("replies part at", text=True),
+)
 _SHOWN_FLIPS = 30
 
 
 def points(share: float | None, digits: int = 1, sign: bool = True) -> str:
     """A share as percentage points; a dash for what is unknown or unbounded."""
     if share is None or not math.isfinite(share):
-        return "-"
-    # + 0.0: a rounded minus nothing is nothing.
-    value = round(100 * share, digits) + 0.0
-    return f"{value:{'+' if sign else ''}.{digits}f}"
+        return UNKNOWN
+    return signed(100 * share, digits, sign)
 
 
 def interval_text(interval: Interval | None, sign: bool = True) -> str:
     """Both bounds in points."""
-    if interval is None or not math.isfinite(interval.half_width):
-        return "-"
-    return f"{points(interval.low, sign=sign)} .. {points(interval.high, sign=sign)}"
+    return bounds_text(interval, lambda share: points(share, sign=sign))
 
 
 def p_text(p: float) -> str:
@@ -71,7 +87,7 @@ def verdict_text(line: Line, margin: float) -> str:
 
 
 def cells_of(line: Line, margin: float) -> tuple[str, ...]:
-    """One table row under `HEADINGS`."""
+    """One table row under `COLUMNS`."""
     # So few differing questions cannot reach significance: a p value would only mislead.
     mute = line.least_p > ALPHA
     return (
@@ -91,7 +107,7 @@ def cells_of(line: Line, margin: float) -> tuple[str, ...]:
 
 
 def flip_cells(flip: Flip) -> tuple[str, ...]:
-    """One table row under `FLIP_HEADINGS`."""
+    """One table row under `FLIP_COLUMNS`."""
     if flip.diverges is None:
         place = "unknown"
     else:
@@ -177,73 +193,59 @@ def remarks(result: Comparison) -> list[str]:
     return out + [cost_text(cost) for cost in result.costs]
 
 
-def print_rich(result: Comparison, console: Console) -> None:
-    """Tables for people; plain text where the output is no terminal."""
-    from rich.table import Table
-    from rich.text import Text
-
-    console.print(Text(headline(result), style=COLOURS[result.verdict]))
-    for item in result.unlike:
-        console.print(Text(f"  unlike in {item}", style="red"))
+def summary_of(result: Comparison, shown_flips: int = _SHOWN_FLIPS) -> Summary:
+    """The comparison in the form that terminal, Markdown and page share."""
+    advice = ""
     if result.unlike:
         names = " ".join(f"--allow {name}" for name in dict.fromkeys(d.name for d in result.unlike))
-        console.print(Text(f"  {names} would compare them all the same"))
-    if result.lines:
-        table = Table(box=None, pad_edge=False, show_edge=False)
-        for place, name in enumerate(HEADINGS):
-            table.add_column(name, justify="left" if place in (0, 11) else "right")
-        for line in result.lines:
-            *front, last = cells_of(line, result.margin)
-            table.add_row(*map(Text, front), Text(last, style=COLOURS[line.verdict]))
-        console.print(table)
-    for text in remarks(result):
-        console.print(Text(f"  {text}", style="dim"))
-    if result.flips:
-        table = Table(
-            title=f"flips: {len(result.flips)}, losses first",
-            title_justify="left",
-            box=None,
-            pad_edge=False,
-            show_edge=False,
-        )
-        for name in FLIP_HEADINGS:
-            table.add_column(name)
-        for flip in result.flips[:_SHOWN_FLIPS]:
-            table.add_row(*map(Text, flip_cells(flip)))
-        console.print(table)
-        if len(result.flips) > _SHOWN_FLIPS:
-            console.print(Text(f"  {len(result.flips) - _SHOWN_FLIPS} more with --format json"))
+        advice = f"{names} would compare them all the same"
+    left = len(result.flips) - shown_flips
+    return Summary(
+        headline(result),
+        TONES[result.verdict],
+        refusals=[f"unlike in {item}" for item in result.unlike],
+        advice=advice,
+        tables=[_lines_table(result)] if result.lines else [],
+        remarks=remarks(result),
+        details=[flips_table(result, shown_flips)] if result.flips else [],
+        more=f"{left} more with --format json" if left > 0 else "",
+    )
 
 
-def markdown_table(headings: tuple[str, ...], rows: list[tuple[str, ...]], text: set) -> list[str]:
-    """Lines of a table; columns of the given places are left-aligned, others are numbers."""
-    marks = (" --- |" if place in text else " ---: |" for place in range(len(headings)))
-    out = ["| " + " | ".join(headings) + " |", "|" + "".join(marks)]
-    return out + ["| " + " | ".join(map(escape_markdown, row)) + " |" for row in rows]
+def _lines_table(result: Comparison) -> Table:
+    return Table(
+        COLUMNS,
+        [
+            Row(
+                cells_of(line, result.margin),
+                TONES[line.verdict],
+                total=len(result.lines) > 1 and line is result.lines[-1],
+            )
+            for line in result.lines
+        ],
+        caption="Paired comparison; p by the exact test, Holm over the groups; detectable: "
+        "smallest difference that so many questions would show",
+    )
+
+
+def flips_table(result: Comparison, shown: int) -> Table:
+    """Questions that one run alone got right, losses first."""
+    return Table(
+        FLIP_COLUMNS,
+        [Row(flip_cells(flip)) for flip in result.flips[:shown]],
+        title=f"flips: {len(result.flips)}, losses first",
+        caption="Losses first; answers of the first repeat that tells",
+    )
+
+
+def print_rich(result: Comparison, console: Console) -> None:
+    """Tables for people; plain text where the output is no terminal."""
+    print_summary(summary_of(result), console)
 
 
 def to_markdown(result: Comparison, heading: str = "###") -> str:
     """A summary for a CI job's page or a pull request."""
-    out = [f"{heading} {MARKS[result.verdict]} {escape_markdown(headline(result))}", ""]
-    out += [f"- unlike in {escape_markdown(str(item))}" for item in result.unlike]
-    if result.lines:
-        rows = [cells_of(line, result.margin) for line in result.lines]
-        out += markdown_table(HEADINGS, rows, {0, 11})
-    out += ["", *(f"- {escape_markdown(text)}" for text in remarks(result))]
-    if result.flips:
-        shown = [flip_cells(flip) for flip in result.flips[:_SHOWN_FLIPS]]
-        out += ["", f"**Flips** ({len(result.flips)}, losses first)", ""]
-        out += markdown_table(FLIP_HEADINGS, shown, {0, 1, 2, 5})
-    return "\n".join(out).rstrip() + "\n"
-
-
-def finite(value: Any) -> Any:
-    """The same structure with null for what strict JSON cannot say."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return summary_markdown(summary_of(result), heading)
 
 
 def to_json(result: Comparison) -> dict[str, Any]:

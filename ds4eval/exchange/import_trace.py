@@ -8,9 +8,9 @@ from typing import Any
 from ds4eval.exchange.trace import Case, Trace, latest_cases, number
 from ds4eval.plan import Job, Sampling, make_jobs
 from ds4eval.questions.question import Question, QuestionError, canonical_answer
+from ds4eval.records.answer import Answer
 from ds4eval.records.record import EOS, ERROR, LIMIT, SKIPPED, STOPPED, Sample
 from ds4eval.records.samples import make_sample
-from ds4eval.run.events import Answer
 from engine.errors import OptionError
 
 _CLOSES = ("natural", "soft_forced", "hard_forced")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ds4eval.plan import Job, Settings
+from ds4eval.plan import Job, ReplySettings
 from ds4eval.questions.prompts import messages
 from ds4eval.questions.question import LETTERS
 from ds4eval.records.record import Sample
@@ -64,7 +64,7 @@ class TraceWriter:
         If it cannot be written; nothing was lost yet.
     """
 
-    def __init__(self, path: Path, settings: Settings, think: str) -> None:
+    def __init__(self, path: Path, settings: ReplySettings, think: str) -> None:
         self.path = path
         self.settings = settings
         self.think = think

@@ -11,6 +11,7 @@ import unicodedata
 from dataclasses import dataclass
 
 from ds4eval.questions.question import LETTERS, MAX_LINE, Question, format_lines
+from ds4eval.questions.spelling import same_text, unwrapped
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 # An answer line longer than this is prose; statements are read this far.
@@ -29,17 +30,6 @@ _LINES = re.compile(
     r"(?:\s{0,4},\s{0,4}[0-9]{1,6}(?:\s{0,4}-\s{0,4}[0-9]{1,6})?){0,99})\Z",
     re.IGNORECASE,
 )
-_WRAPPED = re.compile(
-    r"(?:\\boxed|\\text|\\textbf|\\mathrm|\\mathbf|\\fbox)\s{0,4}\{\s{0,4}(.*?)\s{0,4}\}\Z",
-    re.DOTALL,
-)
-_PAIRS = tuple(
-    (pair.split()[0], pair.split()[1])
-    for pair in (
-        "( )", "[ ]", "{ }", "< >", "\\( \\)", "\\[ \\]", "$$ $$", "$ $", "** **", "__ __",
-        "* *", "_ _", "` `", '" "', "' '", "\u201c \u201d", "\u2018 \u2019",
-    )
-)  # fmt: skip
 # Characters that a reader cannot see; they must neither hide an answer nor part its letters.
 _INVISIBLE = re.compile(
     r"[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u00ad\u200b-\u200f\u202a-\u202e"
@@ -130,37 +120,6 @@ def _unquoted(line: str) -> str:
     return line
 
 
-def unwrapped(value: str) -> str:
-    """Value without brackets, quotes, TeX boxes, emphasis and a final full stop around it."""
-    text = unicodedata.normalize("NFKC", value).strip()
-    for _ in range(12):
-        before = text
-        if len(text) > 1 and text[-1] in ".;!" and not text.endswith("\\!"):
-            text = text[:-1].rstrip()
-        wrapped = _WRAPPED.match(text)
-        if wrapped and _balanced(wrapped[1]):
-            text = wrapped[1]
-        for opening, closing in _PAIRS:
-            size = len(opening) + len(closing)
-            if len(text) > size and text.startswith(opening) and text.endswith(closing):
-                inner = text[len(opening) : -len(closing)]
-                if opening not in inner and closing not in inner:
-                    text = inner.strip()
-                    break
-        if text == before:
-            return text
-    return text
-
-
-def _balanced(text: str) -> bool:
-    depth = 0
-    for char in text:
-        depth += (char == "{") - (char == "}")
-        if depth < 0:
-            return False
-    return depth == 0
-
-
 def read_value(value: str, question: Question) -> str | None:
     """Answer in canonical form if the value is one answer of the question's kind and no more.
 
@@ -214,13 +173,3 @@ def _read_lines(spec: str) -> str:
         if high > MAX_LINE:
             far.add(str(high))
     return ",".join(filter(None, (format_lines(found), *sorted(far))))
-
-
-def plain(text: str) -> str:
-    """Text reduced to what makes two spellings of a choice equal."""
-    text = unicodedata.normalize("NFKC", unwrapped(text)).casefold()
-    return re.sub(r"[\s$\\{}]+", "", text).rstrip(".")
-
-
-def same_text(a: str, b: str) -> bool:
-    return plain(a) == plain(b)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from ds4eval.grading import classic, extract
 from ds4eval.questions.question import LETTERS, Question, QuestionError, parse_lines
+from ds4eval.questions.spelling import same_text
 
 GRADERS = ("strict", "lenient", "ds4-classic")
 # Changes whenever a verdict could; not part of a resume key, since saved replies can be regraded.
@@ -202,7 +203,7 @@ def _loose_value(question: Question, value: str) -> str | None:
 
 
 def _loose_letter(question: Question, text: str) -> str | None:
-    equal = [i for i, choice in enumerate(question.choices) if extract.same_text(text, choice)]
+    equal = [i for i, choice in enumerate(question.choices) if same_text(text, choice)]
     if len(equal) == 1:
         return LETTERS[equal[0]]
     letters = LETTERS[: len(question.choices)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from ds4eval.grading.extract import plain
+from ds4eval.questions.spelling import plain
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ds4eval.questions.errors import DatasetError
 from ds4eval.questions.loaders import LOADER_VERSION, local_paths
@@ -11,11 +11,9 @@ from ds4eval.questions.nano import GENERATOR_VERSION
 from ds4eval.questions.presets import PRESETS
 from ds4eval.questions.question import Question
 from ds4eval.questions.suites import Suite, load_suite, select
+from ds4eval.request import DataOptions
 from engine.errors import OptionError
 from engine.tooling.exits import say
-
-if TYPE_CHECKING:
-    from ds4eval.commands.run import Request
 
 HINT = (
     "the real exams: `ds4-eval fetch aime25`, `fetch gpqa-diamond`, `fetch supergpqa`, "
@@ -67,22 +65,28 @@ class Source:
 MOST_DRAWN = 3000
 
 
-def choose_source(request: Request) -> Source:
-    """Load the suite and take the part that was asked for.
+def choose_source(data: DataOptions, bundled: bool) -> Source:
+    """Load the suite and take the part that was asked for; what is odd in it is said.
+
+    Parameters
+    ----------
+    data : DataOptions
+    bundled : bool
+        The bundled model answers, which was trained for the nano suite.
 
     Raises
     ------
     OptionError, DatasetError
     """
-    name = request.suite or _default_suite(request)
+    name = data.suite or _default_suite(data, bundled)
     whole = load_suite(
         name,
-        request.datasets,
-        request.choice_seed,
-        errata=not request.no_errata,
-        nano_per_family=_per_family(request),
+        data.datasets,
+        data.choice_seed,
+        errata=data.errata,
+        nano_per_family=_per_family(data),
     )
-    unused = set(request.datasets) - {part.name for part in whole.datasets}
+    unused = set(data.datasets) - {part.name for part in whole.datasets}
     if unused:
         raise OptionError(
             f"--dataset: expected data that suite {name} uses, found {sorted(unused)[0]}"
@@ -90,28 +94,28 @@ def choose_source(request: Request) -> Source:
     for finding in whole.findings:
         if finding.level != "note":
             say(str(finding))
-    questions = select(whole.questions, request.ids, request.filters, request.offset, request.limit)
-    if request.questions is not None:
-        if request.questions > len(questions):
+    questions = select(whole.questions, data.ids, data.filters, data.offset, data.limit)
+    if data.questions is not None:
+        if data.questions > len(questions):
             raise OptionError(
-                f"--questions: expected at most {len(questions)}, found {request.questions}"
+                f"--questions: expected at most {len(questions)}, found {data.questions}"
             )
-        questions = questions[: request.questions]
-    return Source(whole.name, tuple(questions), whole, request.choice_seed, not request.no_errata)
+        questions = questions[: data.questions]
+    return Source(whole.name, tuple(questions), whole, data.choice_seed, data.errata)
 
 
-def _per_family(request: Request) -> int:
+def _per_family(data: DataOptions) -> int:
     """Length of the nano suite, which is drawn, so it reaches as far as is asked for."""
-    count = request.questions or request.limit
-    if request.ids or (request.filters and count):
+    count = data.questions or data.limit
+    if data.ids or (data.filters and count):
         wanted = MOST_DRAWN  # how far the chosen ones lie apart is known once they are drawn
     else:
-        wanted = request.offset + count if count else 0
+        wanted = data.offset + count if count else 0
     return max(20, -(-min(wanted, MOST_DRAWN) // 3))  # the three families take turns
 
 
-def _default_suite(request: Request) -> str:
-    named = set(request.datasets)
+def _default_suite(data: DataOptions, bundled: bool) -> str:
+    named = set(data.datasets)
     if len(named) == 1:
         name = next(iter(named))
         return _ALONE.get(name, name)
@@ -119,9 +123,7 @@ def _default_suite(request: Request) -> str:
         if named == set(PRESETS["ds4-23"].datasets):
             return "ds4-23"
         raise OptionError("--suite: expected one with several data sets, found none")
-    from engine.tooling.options.model import uses_bundled
-
-    if request.remote is None and uses_bundled(request.model, request.nano):
+    if bundled:
         say(f"suite nano (no --suite, no data set, bundled model); {HINT}")
         return "nano"
     try:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ds4eval.plan import Job
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -25,6 +27,12 @@ class Entry:
     @property
     def name(self) -> str:
         return f"{self.key} #{self.repeat + 1}" if self.repeat else self.key
+
+
+def entry_of(job: Job) -> Entry:
+    """A job without its text."""
+    q = job.question
+    return Entry(job.n, q.source, q.id, job.repeat, q.answer, q.chance)
 
 
 def entries_of(selected: Sequence[dict[str, Any]]) -> tuple[list[Entry], dict[str, int]]:

@@ -11,7 +11,6 @@ SCHEMA_VERSION history:
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -221,12 +220,6 @@ def comparable(sample: Sample) -> dict[str, Any]:
     for name in VOLATILE:
         del record[name]
     return record
-
-
-def sample_key(config: dict[str, Any], question_sha256: str, source: str, id: str, r: int) -> str:
-    """Resume key: SHA-256, 32 hex digits, over configuration, question and repeat."""
-    parts = json.dumps([config, question_sha256, source, id, r], sort_keys=True)
-    return hashlib.sha256(parts.encode()).hexdigest()[:32]
 
 
 # What a `grade` record may change in an earlier sample.

@@ -8,8 +8,8 @@ from typing import Any
 from ds4eval.grading.grade import GRADER_VERSION, Grades, grade
 from ds4eval.plan import Job, Sampling
 from ds4eval.questions.question import Question, fingerprint
+from ds4eval.records.answer import Answer
 from ds4eval.records.record import EOS, LIMIT, Sample, state_of
-from ds4eval.run.events import Answer
 
 GRADED = (EOS, LIMIT)
 

@@ -14,6 +14,7 @@ from ds4eval.report import plots
 from ds4eval.report import view as report_view
 from ds4eval.report.scores import RunScores, scores_of
 from engine.tooling.report import figures
+from engine.tooling.report.pages import drawing, render_page
 
 _SHOWN_FLIPS = 200
 
@@ -77,35 +78,18 @@ def to_html(report: Report) -> str:
 
     Holds ids, answers given and counts, never a question or a reply: it may be shown around.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
-
-    templates = Environment(
-        loader=PackageLoader("ds4eval.report", "style"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     labels = ", ".join(run.arm.label for run in report.runs)
-
-    def drawing(figure: Any, prefix: str, label: str) -> Markup | None:
-        # The markup is our own: `inline` has escaped every label inside it.
-        return None if figure is None else Markup(figures.inline(figure, prefix, label))
-
-    return templates.get_template("report.html.j2").render(
+    return render_page(
+        "ds4eval.report",
+        "report.html.j2",
+        program="ds4-eval",
         title=labels,
-        themes={theme: figures.theme_variables(theme) for theme in figures.THEMES},
         scores=drawing(plots.score_figure(report.runs), "s", f"Right answers of {labels}"),
         runs=[
             {
                 "label": run.arm.label,
-                "headline": report_view.headline(run),
-                "headings": report_view.headings(run),
-                "rows": report_view.rows_of(run),
-                "remarks": report_view.remarks(run),
+                "summary": report_view.summary_of(run),
                 "facts": run.facts,
-                "complete": not run.arm.unfinished,
                 "tokens": drawing(
                     plots.token_figure(run),
                     f"t{i}",
@@ -114,25 +98,25 @@ def to_html(report: Report) -> str:
             }
             for i, run in enumerate(report.runs)
         ],
-        comparisons=[
-            {
-                "headline": compare_view.headline(result),
-                "kind": str(result.verdict).replace(" ", "-") if result.verdict else "none",
-                "unlike": [str(item) for item in result.unlike],
-                "a": result.a,
-                "b": result.b,
-                "headings": compare_view.HEADINGS,
-                "rows": [compare_view.cells_of(line, result.margin) for line in result.lines],
-                "remarks": compare_view.remarks(result),
-                "flip_headings": compare_view.FLIP_HEADINGS,
-                "flips": [compare_view.flip_cells(flip) for flip in result.flips[:_SHOWN_FLIPS]],
-                "n_flips": len(result.flips),
-                "chart": drawing(
-                    plots.flip_figure(result) if result.lines else None,
-                    f"f{i}",
-                    f"Questions that {result.a} or {result.b} alone got right",
-                ),
-            }
-            for i, result in enumerate(report.comparisons)
-        ],
+        comparisons=[_comparison_part(result, i) for i, result in enumerate(report.comparisons)],
     )
+
+
+def _comparison_part(result: Comparison, place: int) -> dict[str, Any]:
+    """What the template shows of a comparison."""
+    shown = f"{len(result.flips)} flips"
+    if len(result.flips) > _SHOWN_FLIPS:
+        shown += f", the first {_SHOWN_FLIPS} shown"
+    summary = compare_view.summary_of(result, _SHOWN_FLIPS)
+    return {
+        "summary": summary,
+        "a": result.a,
+        "b": result.b,
+        "flips": summary.details,
+        "flips_title": shown,
+        "chart": drawing(
+            plots.flip_figure(result) if result.lines else None,
+            f"f{place}",
+            f"Questions that {result.a} or {result.b} alone got right",
+        ),
+    }

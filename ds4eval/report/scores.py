@@ -12,7 +12,7 @@ from ds4eval.compare.pairs import Answered, Arm, check_by, given_of, verdict_of
 from ds4eval.grading.grade import GRADERS, PASS
 from ds4eval.records.record import HARD, LIMIT, NATURAL, SKIPPED, SOFT
 from ds4eval.stats import scores as stats
-from ds4eval.stats.scores import Interval
+from engine.tooling.report.intervals import Interval
 from engine.tooling.report.labels import clean_label
 
 ALL = "all"

@@ -7,17 +7,20 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ds4eval.compare.result import Comparison
-from ds4eval.compare.view import (
-    finite,
-    interval_text,
-    markdown_table,
-    p_text,
-    points,
-    to_json,
-    to_markdown,
-)
+from ds4eval.compare.view import interval_text, p_text, points, to_json, to_markdown
+from ds4eval.compare.view import print_rich as print_comparison
 from ds4eval.report.scores import RunScores, Score
+from engine.tooling.report.intervals import finite
 from engine.tooling.report.labels import clean_label, escape_markdown
+from engine.tooling.report.tables import (
+    Column,
+    Row,
+    Summary,
+    Table,
+    Tone,
+    print_summary,
+    summary_markdown,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,16 +28,17 @@ if TYPE_CHECKING:
 SCHEMA, VERSION = "ds4eval.report", 1
 
 
-def headings(run: RunScores) -> tuple[str, ...]:
-    """Column names of `cells_of`; columns about repeats only where there are any."""
+def columns(run: RunScores) -> tuple[Column, ...]:
+    """Columns of `cells_of`; columns about repeats only where there are any."""
     k = run.arm.repeats
     repeats = () if k == 1 else (*(f"pass@{n}" for n in _passes(run)), f"maj@{k}", "decoding SE")
     score = "score" if k == 1 else f"avg@{k}"
-    return (
-        *(run.by, "n", "right", score, "95 % interval"),
+    names = (
+        *("n", "right", score, "95 % interval"),
         *repeats,
         *("guess", "lenient", "classic", "cut", "no answer", "tokens"),
     )
+    return (Column(clean_label(run.by), text=True), *map(Column, names))
 
 
 def _passes(run: RunScores) -> list[int]:
@@ -43,7 +47,7 @@ def _passes(run: RunScores) -> list[int]:
 
 
 def cells_of(score: Score, run: RunScores) -> tuple[str, ...]:
-    """One row under `headings`; shares in per cent."""
+    """One row under `columns`; shares in per cent."""
     repeats = (
         ()
         if run.arm.repeats == 1
@@ -69,10 +73,18 @@ def cells_of(score: Score, run: RunScores) -> tuple[str, ...]:
     )
 
 
-def rows_of(run: RunScores) -> list[tuple[str, ...]]:
+def table_of(run: RunScores) -> Table:
     """All rows; the last is over all questions, where there is more than one group."""
-    groups = [cells_of(group, run) for group in run.groups]
-    return [*groups, cells_of(run.overall, run)] if len(groups) > 1 else groups
+    rows = [Row(cells_of(group, run)) for group in run.groups]
+    if len(rows) > 1:
+        rows.append(Row(cells_of(run.overall, run), total=True))
+    return Table(columns(run), rows, caption=f"Scores of {run.arm.label}, per cent")
+
+
+def summary_of(run: RunScores) -> Summary:
+    """The scores in the form that terminal, Markdown and page share."""
+    tone = Tone.UNSURE if run.arm.unfinished else Tone.PLAIN
+    return Summary(headline(run), tone, tables=[table_of(run)], remarks=remarks(run))
 
 
 def headline(run: RunScores) -> str:
@@ -148,24 +160,11 @@ def print_rich(
     runs: Sequence[RunScores], comparisons: Sequence[Comparison], console: Console
 ) -> None:
     """Tables for people; plain text where the output is no terminal."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from ds4eval.compare import view as compare_view
-
     for run in runs:
-        console.print(Text(headline(run), style="bold"))
-        table = Table(box=None, pad_edge=False, show_edge=False)
-        for place, name in enumerate(headings(run)):
-            table.add_column(Text(clean_label(name)), justify="right" if place else "left")
-        for row in rows_of(run):
-            table.add_row(*map(Text, row))
-        console.print(table)
-        for text in remarks(run):
-            console.print(Text(f"  {text}", style="dim"))
+        print_summary(summary_of(run), console)
         console.print()
     for comparison in comparisons:
-        compare_view.print_rich(comparison, console)
+        print_comparison(comparison, console)
         console.print()
 
 
@@ -173,12 +172,8 @@ def to_summary(runs: Sequence[RunScores], comparisons: Sequence[Comparison]) -> 
     """Markdown for a CI job's page. Holds no question, no reply and no key."""
     out = []
     for run in runs:
-        names = tuple(escape_markdown(clean_label(name)) for name in headings(run))
-        out += [f"## {escape_markdown(headline(run))}", ""]
-        out += markdown_table(names, rows_of(run), {0})
-        out += ["", *(f"- {escape_markdown(text)}" for text in remarks(run))]
         facts = "; ".join(f"{name}: {text}" for name, text in run.facts)
-        out += ["", f"<sub>{escape_markdown(facts)}</sub>", ""]
+        out += [summary_markdown(summary_of(run), "##"), f"<sub>{escape_markdown(facts)}</sub>", ""]
     out += [to_markdown(comparison) for comparison in comparisons]
     return "\n".join(out).rstrip() + "\n"
 

@@ -7,42 +7,58 @@ locked before that too; results are durable question by question, tables and rep
 from __future__ import annotations
 
 import contextlib
-import secrets
-import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
 
-from ds4eval.commands.run import NANO_HARD, NANO_SOFT, NANO_TOKENS, Request
+from ds4eval.answering.choose import prepare_answerer
+from ds4eval.answering.pool import Answerer, OneByOne
+from ds4eval.control import Control
+from ds4eval.events import Ended
 from ds4eval.exchange.trace import TraceWriter
-from ds4eval.plan import Budget, Job, Sampling, Settings, config_digest, config_of, make_jobs
+from ds4eval.plan import Job, ReplySettings, Sampling, budget_of, config_of, make_jobs
 from ds4eval.questions.source import Source, choose_source
-from ds4eval.records import record as records
+from ds4eval.records.entries import entry_of
 from ds4eval.records.record import Sample
-from ds4eval.records.store import RunStore, peek_config
+from ds4eval.records.store import RunStore
 from ds4eval.report import text as report_text
-from ds4eval.run.events import Ended
-from ds4eval.run.judge import judge
-from ds4eval.run.runner import Control, Recorder, done_jobs, run_parallel, run_serial
-from engine.errors import OptionError
-from engine.tooling.exits import INTERRUPTED, say
-
-RUNS = Path("ds4-eval-runs")
+from ds4eval.request import ModelOptions, ReplyOptions, Request
+from ds4eval.run.folder import choose_folder
+from ds4eval.run.judge import check_baseline, judge
+from ds4eval.run.runner import Recorder, done_jobs, run_parallel, run_serial
+from ds4eval.screen.choose import open_screen
+from engine.tooling.exits import ERROR, OK, error_line, say
+from engine.tooling.options.model import uses_bundled
+from engine.tooling.signals import StopSignals
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """A run that may begin."""
+class RunPlan:
+    """A run that may begin.
+
+    Attributes
+    ----------
+    request : Request
+        What the command line asked for.
+    source : Source
+    settings : ReplySettings
+        Completed by the suite's defaults and the seed.
+    answerer : Answerer
+        Examined, not loaded.
+    config : dict
+        Everything that decides a reply.
+    jobs : list of Job
+    folder : Path
+    """
 
     request: Request
     source: Source
-    settings: Settings
-    answerer: Any  # ds4eval.answering.choose: knows context and think mode, opens pool or back end
+    settings: ReplySettings
+    answerer: Answerer
     config: dict[str, Any]
     jobs: list[Job]
     folder: Path
@@ -56,18 +72,16 @@ def execute(request: Request) -> int:
     EngineError
         Of options, data, the model file or the results store.
     """
-    from ds4eval.run.judge import check_baseline
-
-    baseline = check_baseline(request.baseline)
+    baseline = check_baseline(request.gates.baseline)
     plan = make_plan(request)
-    if request.dry_run:
+    if request.output.dry_run:
         return _dry_run(plan)
     with (
         RunStore.open(
             plan.folder,
             plan.config,
-            force=request.force,
-            allow_network_fs=request.allow_network_fs,
+            force=request.output.force,
+            allow_network_fs=request.output.allow_network_fs,
         ) as store,
         _trace(plan) as trace,
     ):
@@ -76,11 +90,11 @@ def execute(request: Request) -> int:
         store.begin(plan.jobs, _environment(plan))
         say(f"run folder: {plan.folder}")
         control = Control()
-        with _Signals(control) as signals:
+        with stop_signals(control) as signals:
             ended = _ask(plan, store, trace, control)
         samples = _samples(plan, store)
-        entries = [job.entry for job in plan.jobs]
-        text = report_text.report(entries, samples, request.repeats)
+        entries = [entry_of(job) for job in plan.jobs]
+        text = report_text.report(entries, samples, request.data.repeats)
         store.publish(force=True, report=text)
         if trace is not None:
             whole, _ = report_text.tallies(entries, samples)
@@ -88,123 +102,84 @@ def execute(request: Request) -> int:
             trace.summary(classic, whole.graded - classic, len(plan.jobs))
     sys.stdout.write(text)
     sys.stdout.flush()
-    if signals.number is not None:
+    if signals.exit_code is not None:
         say(f"interrupted; the same command goes on in {plan.folder}")
-        return INTERRUPTED if signals.number == signal.SIGINT else 128 + signals.number
+        return signals.exit_code
     if ended.why == "failed":
-        say(f"ds4-eval: {ended.message}")
-        return 4
-    return judge(entries, samples, request, baseline)
+        say(error_line("ds4-eval", ended.message))
+        return ERROR
+    return judge(entries, samples, request.gates, baseline)
 
 
-def make_plan(request: Request) -> Plan:
-    """Questions, settings, configuration, jobs and folder of a run."""
-    from ds4eval.answering.choose import choose_answerer
+def stop_signals(control: Control) -> StopSignals:
+    """SIGINT, SIGTERM and SIGHUP end a run between tokens; a second one ends it at once."""
 
-    source = choose_source(request)
-    settings = make_settings(request, source)
-    answerer = choose_answerer(request, settings, source)
-    settings = answerer.settings
-    data = source.config()
-    think = answerer.think
-    config = config_of(settings, think, answerer.identity, data)
-    folder, settings = _folder(request, settings, config, source, answerer, think, data)
-    config = config_of(settings, think, answerer.identity, data)
-    answerer.settings = settings
-    jobs = make_jobs(config, source.questions, request.repeats)
-    return Plan(request, source, settings, answerer, config, jobs, folder)
+    def stop(number: int, earlier: int) -> None:
+        if earlier:
+            raise KeyboardInterrupt
+        control.quit()
+
+    return StopSignals(stop)
 
 
-def make_settings(request: Request, source: Source) -> Settings:
-    """Sampling and budget; the nano suite's replies are short, and so is its budget.
+def make_plan(request: Request) -> RunPlan:
+    """Questions, settings, what answers, folder, seed, jobs: each follows from those before it."""
+    model, reply = request.model, request.reply
+    source = choose_source(request.data, bundled=_is_bundled(model))
+    settings = settings_of(reply, model, source.suite)
+    answerer = prepare_answerer(model, settings, source.questions)
+    for notice in answerer.notices:
+        say(notice)
+    repeats, data = request.data.repeats, source.config()
+    wants_seed = reply.temp > 0 and reply.seed is None
+    draft = config_of(settings, answerer.think, answerer.identity, data)
+    folder = choose_folder(
+        request.output, source.suite, draft, source.questions, repeats, wants_seed
+    )
+    if folder.drawn:
+        say(f"seed {folder.seed}")
+    if folder.seed is not None:
+        settings = settings.seeded(folder.seed)
+    config = config_of(settings, answerer.think, answerer.identity, data)
+    jobs = make_jobs(config, source.questions, repeats)
+    return RunPlan(request, source, settings, answerer, config, jobs, folder.path)
+
+
+def _is_bundled(model: ModelOptions) -> bool:
+    return model.server is None and uses_bundled(model.path, model.nano)
+
+
+def settings_of(reply: ReplyOptions, model: ModelOptions, suite: str) -> ReplySettings:
+    """Sampling and budget of a suite's replies; without --seed, seed 1 stands in for it.
 
     Raises
     ------
     OptionError
         If limits contradict each other.
     """
-    base = Budget()
-    if source.suite == "nano":
-        base = Budget(tokens=NANO_TOKENS, soft=NANO_SOFT, hard=NANO_HARD)
-    if source.suite == "nano" and request.tokens is not None and request.tokens > NANO_TOKENS:
-        base = Budget()
-    named = request.tokens is not None
-    hard = request.hard_limit_reply_budget
-    soft = request.soft_limit_reply_budget
-    budget = Budget(
-        tokens=request.tokens if named else base.tokens,
-        hard=base.hard if hard is None else hard,
-        soft=base.soft if soft is None else soft,
-        rank=request.soft_limit_think_close_rank,
-        cue=request.close_cue,
+    return ReplySettings(
+        Sampling(reply.temp, reply.top_k, reply.top_p, reply.min_p, reply.seed or 1),
+        budget_of(reply, suite),
+        reply.think,
+        model.mode,
+        model.draft,
+        model.adaptive,
+        model.margin,
+        explicit_tokens=reply.tokens is not None,
     )
-    budget.check(request.think)
-    sampling = Sampling(
-        request.temp, request.top_k, request.top_p, request.min_p, request.seed or 1
-    )
-    return Settings(sampling, budget, request.think, request.mode, request.draft, named)
 
 
-def _folder(
-    request: Request,
-    settings: Settings,
-    config: dict[str, Any],
-    source: Source,
-    answerer: Any,
-    think: str,
-    data: dict[str, Any],
-) -> tuple[Path, Settings]:
-    """Run folder and settings with the seed that goes with it.
-
-    A sampled run without --seed takes the seed of the unfinished run in its folder; a new one
-    draws its seed. Without --out, a finished sampled run is left alone and the next one is made.
-    """
-    wants_seed = settings.sampling.temp > 0 and request.seed is None
-
-    def adopted(folder: Path) -> Settings | None:
-        found = peek_config(folder)
-        if found is None:
-            return None
-        if not wants_seed:
-            return settings
-        seed = found.get("sampling", {}).get("seed", 1)
-        return replace(settings, sampling=replace(settings.sampling, seed=seed))
-
-    def fresh() -> Settings:
-        if not wants_seed:
-            return settings
-        seed = secrets.randbits(32) or 1
-        say(f"seed {seed}")
-        return replace(settings, sampling=replace(settings.sampling, seed=seed))
-
-    if request.out is not None:
-        there = None if request.force else adopted(request.out)
-        return request.out, there or fresh()
-    name = f"{source.suite}-{config_digest(config, without_seed=wants_seed)}"
-    for number in range(1, 10_000):
-        folder = RUNS / (name if number == 1 else f"{name}-{number}")
-        there = adopted(folder)
-        if there is None or request.force:
-            return folder, fresh()
-        if not wants_seed:
-            return folder, settings
-        own = config_of(there, think, answerer.identity, data)
-        jobs = make_jobs(own, source.questions, request.repeats)
-        final = {s.key for s in records.read_run(folder).samples if s.final}
-        if any(job.key not in final for job in jobs):
-            return folder, there
-    raise OptionError(f"--out: expected a folder, found {RUNS} full of runs of this kind")
-
-
-def _ask(plan: Plan, store: RunStore, trace: TraceWriter | None, control: Control) -> Ended:
+def _ask(plan: RunPlan, store: RunStore, trace: TraceWriter | None, control: Control) -> Ended:
     """Open what answers, unless everything is answered, and show the run."""
-    from ds4eval.screen.choose import open_screen
-
     done = done_jobs(plan.jobs, store)
     if trace is not None:
         answerer = plan.answerer
         trace.header(
-            answerer.name, plan.request.backend, answerer.ctx, answerer.longest, len(plan.jobs)
+            answerer.name,
+            plan.request.model.backend,
+            answerer.ctx,
+            answerer.longest,
+            len(plan.jobs),
         )
         for n, sample in done.items():
             trace.case(plan.jobs[n - 1], len(plan.jobs), sample)
@@ -213,22 +188,25 @@ def _ask(plan: Plan, store: RunStore, trace: TraceWriter | None, control: Contro
         return Ended("done")
     recorder = Recorder(store, plan.settings, len(plan.jobs), trace)
     todo = [job for job in plan.jobs if job.n not in done]
-    with plan.answerer.opened(todo) as (kind, what):
-        run = run_serial if kind == "serial" else run_parallel
-        events = run(plan.jobs, what, recorder, control, plan.answerer.ctx)
-        screen = open_screen(plan.request, serial=kind == "serial")
+    ctx = plan.answerer.ctx
+    with plan.answerer.opened(plan.settings, todo) as answering:
+        if isinstance(answering, OneByOne):
+            events = run_serial(plan.jobs, answering.backend, recorder, control, ctx)
+        else:
+            events = run_parallel(plan.jobs, answering.pool, recorder, control, ctx)
+        screen = open_screen(plan.request.output, serial=isinstance(answering, OneByOne))
         return screen.show(events, control)
 
 
-def _samples(plan: Plan, store: RunStore) -> dict[int, Sample]:
+def _samples(plan: RunPlan, store: RunStore) -> dict[int, Sample]:
     """Samples by job number, unfinished ones included."""
     found = {job.n: store.samples.get(job.key) for job in plan.jobs}
     return {n: replace(s, n=n) for n, s in found.items() if s is not None}
 
 
 @contextlib.contextmanager
-def _trace(plan: Plan) -> Iterator[TraceWriter | None]:
-    path = plan.request.trace
+def _trace(plan: RunPlan) -> Iterator[TraceWriter | None]:
+    path = plan.request.output.trace
     if path is None:
         yield None
         return
@@ -239,7 +217,7 @@ def _trace(plan: Plan) -> Iterator[TraceWriter | None]:
         writer.close()
 
 
-def _environment(plan: Plan) -> dict[str, Any]:
+def _environment(plan: RunPlan) -> dict[str, Any]:
     from engine.tooling.results.environment import command_line, environment
 
     return {
@@ -247,12 +225,12 @@ def _environment(plan: Plan) -> dict[str, Any]:
         "environment": environment(),
         "data": plan.source.provenance(),
         "answered_by": plan.answerer.facts(),
-        "repeats": plan.request.repeats,
-        "jobs": plan.request.jobs,
+        "repeats": plan.request.data.repeats,
+        "jobs": plan.request.model.jobs,
     }
 
 
-def _dry_run(plan: Plan) -> int:
+def _dry_run(plan: RunPlan) -> int:
     answerer, budget = plan.answerer, plan.settings.budget
     sources: dict[str, int] = {}
     for job in plan.jobs:
@@ -263,28 +241,4 @@ def _dry_run(plan: Plan) -> int:
     click.echo(f"answered by {answerer.name}")
     click.echo(f"context {answerer.ctx}, longest prompt {answerer.longest}, budget {budget.tokens}")
     click.echo(f"think mode {answerer.think}; run folder {plan.folder}")
-    return 0
-
-
-class _Signals:
-    """SIGINT, SIGTERM and SIGHUP end the run between tokens; a second one ends it at once."""
-
-    def __init__(self, control: Control) -> None:
-        self.control = control
-        self.number: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def _take(self, number: int, frame: FrameType | None) -> None:
-        if self.number is not None:
-            raise KeyboardInterrupt
-        self.number = number
-        self.control.quit()
-
-    def __enter__(self) -> _Signals:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            self._before[number] = signal.signal(number, self._take)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+    return OK

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ds4eval.records.entries import Entry
 from ds4eval.records.record import Run, Sample, read_run
 from ds4eval.report.text import tallies
+from ds4eval.request import GateOptions
 from engine.errors import OptionError, StoreError
-from engine.tooling.exits import say
-
-if TYPE_CHECKING:
-    from ds4eval.commands.run import Request
-
-OK, THRESHOLD, INCOMPLETE = 0, 1, 5
+from engine.tooling.exits import OK, PARTIAL, REGRESSION, say
 
 
 def check_baseline(path: Path | None) -> Run | None:
@@ -35,7 +30,7 @@ def check_baseline(path: Path | None) -> Run | None:
 
 
 def judge(
-    entries: Sequence[Entry], samples: dict[int, Sample], request: Request, baseline: Run | None
+    entries: Sequence[Entry], samples: dict[int, Sample], gates: GateOptions, baseline: Run | None
 ) -> int:
     """Exit status of a run that was not interrupted; reasons are said on stderr.
 
@@ -44,26 +39,26 @@ def judge(
     whole, _ = tallies(entries, samples)
     if whole.open:
         say(f"incomplete: {whole.open} of {whole.selected} questions have no final answer")
-        return INCOMPLETE
+        return PARTIAL
     score = 100 * whole.passed / whole.selected
     cut = 100 * whole.truncated / whole.selected
-    if request.max_truncated is not None and cut > request.max_truncated:
-        say(f"--max-truncated: expected at most {request.max_truncated:g} %, found {cut:.1f} %")
-        return INCOMPLETE
+    if gates.max_truncated is not None and cut > gates.max_truncated:
+        say(f"--max-truncated: expected at most {gates.max_truncated:g} %, found {cut:.1f} %")
+        return PARTIAL
     status = OK
-    if request.fail_under is not None and score < request.fail_under:
-        say(f"--fail-under: expected at least {request.fail_under:g} %, found {score:.1f} %")
-        status = THRESHOLD
-    if baseline is not None and _regressed(entries, samples, request, baseline):
-        status = THRESHOLD
-    if request.strict_exit and whole.passed < whole.selected:
+    if gates.fail_under is not None and score < gates.fail_under:
+        say(f"--fail-under: expected at least {gates.fail_under:g} %, found {score:.1f} %")
+        status = REGRESSION
+    if baseline is not None and _regressed(entries, samples, gates, baseline):
+        status = REGRESSION
+    if gates.strict_exit and whole.passed < whole.selected:
         say(f"--strict-exit: {whole.selected - whole.passed} answers are wrong")
-        status = THRESHOLD
+        status = REGRESSION
     return status
 
 
 def _regressed(
-    entries: Sequence[Entry], samples: dict[int, Sample], request: Request, baseline: Run
+    entries: Sequence[Entry], samples: dict[int, Sample], gates: GateOptions, baseline: Run
 ) -> bool:
     """Whether the score on shared questions fell by more than is allowed."""
     before = {(s.source, s.id, s.repeat): s for s in baseline.samples if s.final}
@@ -81,7 +76,7 @@ def _regressed(
         return True
     fell = sum(old.passed for old, _ in pairs) - sum(new.passed for _, new in pairs)
     points = 100 * fell / len(pairs)
-    allowed = request.max_regression or 0.0
+    allowed = gates.max_regression or 0.0
     worse = sum(old.passed and not new.passed for old, new in pairs)
     better = sum(new.passed and not old.passed for old, new in pairs)
     say(

@@ -10,70 +10,23 @@ same records, since nothing in a reply depends on order or place.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
 
-from ds4eval.plan import Job, Settings
+from ds4eval.answering.pool import AnsweringBackend, Pool
+from ds4eval.control import POLL_S, Control
+from ds4eval.events import Dropped, Ended, Event, Finished, Notice, Opened, Started
+from ds4eval.exchange.trace import TraceWriter
+from ds4eval.plan import Job, ReplySettings
+from ds4eval.records.answer import Answer
 from ds4eval.records.record import ERROR, STOPPED, Sample
 from ds4eval.records.samples import make_sample
 from ds4eval.records.store import RunStore, utc_now
-from ds4eval.run.events import Answer, Dropped, Ended, Event, Finished, Notice, Opened, Started
 
 # After this many failures in a row the fault is not the questions'.
 MAX_ERRORS = 3
 # A question whose worker dies this often is given up.
 MAX_ATTEMPTS = 3
-POLL_S = 0.1
-
-
-class Control:
-    """What the user asked for; set by the screen or a signal handler, read by the run."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self.paused = False
-        self.quitting = False
-        self._jump: int | None = None
-
-    def pause(self, on: bool | None = None) -> None:
-        """Pause or go on; None changes over."""
-        with self._changed:
-            self.paused = not self.paused if on is None else on
-            self._changed.notify_all()
-
-    def quit(self) -> None:
-        # Called from signal handlers too, where waiting for a lock could be for ever.
-        self.quitting = True
-        self.paused = False
-
-    def jump(self, n: int) -> None:
-        """Answer job n now."""
-        with self._changed:
-            self._jump = n
-            self._changed.notify_all()
-
-    def take_jump(self) -> int | None:
-        with self._changed:
-            n, self._jump = self._jump, None
-            return n
-
-    def interrupts(self) -> bool:
-        """Whether the reply in progress is to be left."""
-        return self.quitting or self._jump is not None
-
-    def wait_while_paused(self) -> None:
-        with self._changed:
-            while self.paused and not self.interrupts():
-                self._changed.wait(POLL_S)
-
-
-class Backend(Protocol):
-    """Answers one job at a time; see `ds4eval.answering.local`."""
-
-    def answer(self, job: Job, stop: Callable[[], bool]) -> Generator[Event, None, Answer]:
-        """Yield what happens and return the answer."""
 
 
 class Schedule:
@@ -120,9 +73,9 @@ class Recorder:
     """Turns answers into durable records, and into lines of the trace where one is written."""
 
     store: RunStore
-    settings: Settings
+    settings: ReplySettings
     total: int
-    trace: Any = None
+    trace: TraceWriter | None = None
     now: Callable[[], str] = utc_now
     errors: int = field(default=0)
 
@@ -154,7 +107,7 @@ def done_jobs(jobs: Sequence[Job], store: RunStore) -> dict[int, Sample]:
 
 
 def run_serial(
-    jobs: Sequence[Job], backend: Backend, recorder: Recorder, control: Control, ctx: int
+    jobs: Sequence[Job], backend: AnsweringBackend, recorder: Recorder, control: Control, ctx: int
 ) -> Iterator[Event]:
     """Answer every job that has no final record.
 
@@ -201,33 +154,6 @@ def _relay(
             return end.value
         yield event
         control.wait_while_paused()
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a pool says about a job: an event on the way, its answer, or that it was lost."""
-
-    n: int
-    worker: int
-    event: Event | None = None
-    answer: Answer | None = None
-    lost: str = ""
-
-
-class Pool(Protocol):
-    """Workers that answer jobs side by side: `ds4eval.answering` has three kinds."""
-
-    def free(self) -> int:
-        """Jobs that could be given out now."""
-
-    def submit(self, job: Job) -> int:
-        """Give a job to a worker; its number."""
-
-    def poll(self, timeout: float) -> list[Outcome]:
-        """What happened, waiting at most `timeout` seconds for something."""
-
-    def close(self) -> None:
-        """End the workers; jobs in progress are dropped."""
 
 
 def run_parallel(

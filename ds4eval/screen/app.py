@@ -14,8 +14,8 @@ from textual import events as textual_events
 from textual.app import App, ComposeResult
 from textual.widgets import Static
 
-from ds4eval.run.events import Ended, Event, Finished
-from ds4eval.run.runner import Control
+from ds4eval.control import Control
+from ds4eval.events import Ended, Event, Finished
 from ds4eval.screen.draw import layout, left_lines, right_lines
 from ds4eval.screen.state import View
 

@@ -6,14 +6,12 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from ds4eval.run.events import Ended, Event
+from ds4eval.control import Control
+from ds4eval.events import Ended, Event
+from ds4eval.request import OutputOptions
 from engine.tooling.exits import say
-
-if TYPE_CHECKING:
-    from ds4eval.commands.run import Request
-    from ds4eval.run.runner import Control
 
 MIN_COLUMNS, MIN_LINES = 40, 10
 
@@ -62,9 +60,9 @@ def _in_background() -> bool:
         return False  # a terminal that is not ours to control, such as a test's
 
 
-def open_screen(request: Request, serial: bool) -> Screen:
+def open_screen(output: OutputOptions, serial: bool) -> Screen:
     """The screen for this run, saying why when it is not the full one."""
-    if request.plain:
+    if output.plain:
         return PlainScreen(serial)
     reason = why_plain()
     if reason:
@@ -72,4 +70,4 @@ def open_screen(request: Request, serial: bool) -> Screen:
         return PlainScreen(serial)
     from ds4eval.screen.app import TuiScreen
 
-    return TuiScreen(request.pause_ms / 1000)
+    return TuiScreen(output.pause_s)

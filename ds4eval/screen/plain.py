@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterable
 from typing import TextIO
 
+from ds4eval.events import Ended, Event, Finished, Notice, Opened, Started, Text
 from ds4eval.plan import Job
 from ds4eval.records.record import Sample
-from ds4eval.run.events import Ended, Event, Finished, Notice, Opened, Started, Text
 from engine.tooling.exits import printable
 
 DIM, RESET = "\x1b[90m", "\x1b[0m"

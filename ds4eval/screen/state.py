@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from ds4eval.plan import Job
-from ds4eval.records.record import Sample
-from ds4eval.run.events import (
+from ds4eval.events import (
     Dropped,
     Ended,
     Event,
@@ -22,6 +20,8 @@ from ds4eval.run.events import (
     Started,
     Text,
 )
+from ds4eval.plan import Job
+from ds4eval.records.record import Sample
 from engine.tooling.exits import printable
 
 # Text kept of a running reply: more than any screen shows, little enough to wrap every frame.

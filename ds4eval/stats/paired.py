@@ -15,7 +15,8 @@ from functools import lru_cache
 import numpy as np
 from scipy import special, stats
 
-from ds4eval.stats.scores import CONFIDENCE, Interval, Values, bootstrap_bounds, clustered_bounds
+from ds4eval.stats.scores import CONFIDENCE, Values, bootstrap_bounds, clustered_bounds
+from engine.tooling.report.intervals import Interval
 
 ALPHA = 1 - CONFIDENCE
 POWER = 0.80

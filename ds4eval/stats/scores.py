@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from scipy import special, stats
+
+from engine.tooling.report.intervals import Interval
 
 CONFIDENCE = 0.95
 ABSTAINED = ("", "?")
@@ -21,19 +22,6 @@ Values = Sequence[float] | np.ndarray
 # With fewer questions than this that are not plainly right (or plainly wrong) every time, their
 # spread is not known: at 10, simulated coverage fell to 0.935, and without a limit to 0.85.
 MIN_CARRIERS = 12
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A two-sided interval of a share or of a difference of shares (0.01 is one point)."""
-
-    estimate: float
-    low: float
-    high: float
-
-    @property
-    def half_width(self) -> float:
-        return (self.high - self.low) / 2
 
 
 def z_of(confidence: float) -> float:

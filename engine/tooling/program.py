@@ -21,10 +21,8 @@ _LEFT = 30  # columns of help in which options stand; longer ones get a line of 
 _DISTRIBUTION = "ds4bench"
 
 
-class ShortHelp:
+class StatusCommand(click.Command):
     """What `Command` and `Program` share: both end through `run_program`, whoever calls them."""
-
-    name: str | None
 
     def main(
         self,
@@ -35,11 +33,12 @@ class ShortHelp:
         **extra: Any,
     ) -> Any:
         """Run and exit with a status of the table in `engine.tooling.exits`."""
-        assert isinstance(self, click.Command)
+        if not standalone_mode:
+            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         sys.exit(run_program(self, prog_name or self.name or "ds4", args))
 
 
-class Command(ShortHelp, click.Command):
+class Command(StatusCommand):
     """A command whose help lists options by section, in the order in which they are declared."""
 
     def __init__(self, *args: Any, **attrs: Any) -> None:
@@ -67,7 +66,7 @@ class Command(ShortHelp, click.Command):
             _write(formatter, title, rows)
 
 
-class Program(ShortHelp, click.Group):
+class Program(StatusCommand, click.Group):
     """A program with commands that are imported when they are called.
 
     Parameters

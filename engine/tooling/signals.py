@@ -8,8 +8,9 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
+Entered = TypeVar("Entered", bound="StopSignals")
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -45,7 +46,7 @@ class StopSignals:
             self.number = number
         self._take(number, earlier)
 
-    def __enter__(self) -> StopSignals:
+    def __enter__(self: Entered) -> Entered:
         for number in self._numbers:
             self._before[number] = signal.signal(number, self._handle)
         return self

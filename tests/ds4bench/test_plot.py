@@ -18,6 +18,7 @@ from ds4bench.report import curves as plot_data
 from ds4bench.report import plot
 from ds4bench.report.curves import Source
 from engine.errors import EngineError
+from engine.tooling.report import figures
 from engine.tooling.report.labels import clean_label
 from tests.ds4bench.speed_rows import sweep
 
@@ -124,7 +125,7 @@ def test_same_input_same_bytes():
 
 
 def test_inline_svg_takes_its_colours_from_the_page():
-    text = plot.inline_svg([source(sweep())], "p1", 'speed of "base"')
+    text = figures.inline(plot.figure([source(sweep())]), "p1", 'speed of "base"')
 
     root = ET.fromstring(text)
     assert root.get("role") == "img" and root.get("aria-label") == 'speed of "base"'

@@ -10,9 +10,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from ds4eval.control import Control
+from ds4eval.events import Finished
 from ds4eval.records.store import RunStore
-from ds4eval.run.events import Finished
-from ds4eval.run.runner import Control, Recorder, run_serial
+from ds4eval.run.runner import Recorder, run_serial
 from tests.ds4eval.fakes import CONFIG, SETTINGS, FakeBackend, jobs
 
 

@@ -8,13 +8,14 @@ import signal
 import time
 from dataclasses import dataclass, field
 
-from ds4eval.plan import Job, Sampling, Settings, make_jobs
+from ds4eval.events import Prefill, Text
+from ds4eval.plan import Job, ReplySettings, Sampling, make_jobs
 from ds4eval.questions.question import Question, stable_hash
+from ds4eval.records.answer import Answer
 from ds4eval.records.record import EOS, ERROR, LIMIT, STOPPED
-from ds4eval.run.events import Answer, Prefill, Text
 
 CONFIG = {"model": {"name": "fake"}, "sampling": {"temp": 1.0, "seed": 7}, "budget": {"tokens": 9}}
-SETTINGS = Settings(sampling=Sampling(temp=1.0, seed=7))
+SETTINGS = ReplySettings(sampling=Sampling(temp=1.0, seed=7))
 
 
 def question(i: int, kind: str = "integer", **fields: object) -> Question:

@@ -105,9 +105,9 @@ def test_unlike_runs_are_refused_by_name(tmp_path, field, changes, config, detai
     result = both(paths)
     assert [d.name for d in result.unlike] == [field]
     assert detail in str(result.unlike[0])
-    assert result.verdict is None and not result.lines and result.exit_code() == 2
+    assert result.verdict is None and not result.lines and result.exit_code() == 8
     done = CliRunner().invoke(compare_command, [str(p) for p in paths])
-    assert done.exit_code == 2
+    assert done.exit_code == 8
     assert "INCOMPARABLE" in done.output and f"--allow {field}" in done.output
     if field != "questions":
         allowed = both(paths, allow=[field])
@@ -237,9 +237,9 @@ def test_unfinished_runs_are_compared_and_reported(tmp_path):
     paths = [write_run(tmp_path / "a", samples), write_run(tmp_path / "b", stopped, None, samples)]
     result = both(paths)
     assert (result.unfinished_a, result.unfinished_b, result.overall.n) == (0, 4, 6)
-    assert result.left_out == 4 and result.exit_code() == 5
+    assert result.left_out == 4 and result.exit_code() == 4
     done = CliRunner().invoke(compare_command, [str(p) for p in paths])
-    assert done.exit_code == 5 and "b is unfinished: 4 answers are missing" in done.output
+    assert done.exit_code == 4 and "b is unfinished: 4 answers are missing" in done.output
 
 
 def test_cut_and_skipped_answers_count_as_wrong(tmp_path):
@@ -263,10 +263,10 @@ def lossy(tmp_path, losses, n=60):
     "losses,options,status",
     [
         pytest.param(9, [], 0, id="without a gate nothing fails"),
-        pytest.param(9, ["--max-regression", "3"], 1, id="a proven loss beyond the limit"),
+        pytest.param(9, ["--max-regression", "3"], 6, id="a proven loss beyond the limit"),
         pytest.param(9, ["--max-regression", "20"], 0, id="a loss within the limit"),
         pytest.param(5, ["--max-regression", "3"], 0, id="a loss within noise"),
-        pytest.param(5, ["--max-regression", "3", "--strict"], 1, id="strict: noise is no proof"),
+        pytest.param(5, ["--max-regression", "3", "--strict"], 7, id="strict: noise is no proof"),
         pytest.param(0, ["--strict", "--margin", "10"], 0, id="strict, and shown not worse"),
         pytest.param(0, ["--margin", "0"], 2, id="no margin at all"),
         pytest.param(0, ["--allow", "model"], 2, id="a field that never refuses"),

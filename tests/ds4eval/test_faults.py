@@ -25,6 +25,7 @@ from ds4eval.answering.thinking import rank_in_top
 from ds4eval.cli import cli
 from ds4eval.compare.judge import compare
 from ds4eval.compare.pairs import load_arms
+from ds4eval.control import Control
 from ds4eval.plan import Budget
 from ds4eval.questions.errors import DatasetError
 from ds4eval.questions.loaders import load_dataset
@@ -32,8 +33,8 @@ from ds4eval.records import record as records
 from ds4eval.records import store
 from ds4eval.records.record import read_run
 from ds4eval.records.store import RunStore
-from ds4eval.run.execute import _Signals
-from ds4eval.run.runner import Control, Recorder, run_serial
+from ds4eval.run.execute import stop_signals
+from ds4eval.run.runner import Recorder, run_serial
 from ds4eval.screen.plain import Plain, wants_colour
 from engine.errors import NonFiniteError, OptionError, StoreError
 from engine.sample import Sampler
@@ -219,7 +220,7 @@ def test_soft_rank_beyond_the_vocabulary_is_every_token():
 def test_first_signal_asks_to_stop_and_a_second_one_stops(number):
     before = signal.getsignal(number)
     control = Control()
-    with _Signals(control) as signals:
+    with stop_signals(control) as signals:
         os.kill(os.getpid(), number)
         assert signals.number == number and control.interrupts()
         with pytest.raises(KeyboardInterrupt):

@@ -11,13 +11,13 @@ import pytest
 pytest.importorskip("httpx")
 
 from ds4eval.answering import remote
-from ds4eval.commands.run import Remote
-from ds4eval.plan import Budget, Sampling, Settings
-from ds4eval.run.events import Text
-from engine.errors import BackendError, OptionError
+from ds4eval.events import Text
+from ds4eval.plan import Budget, ReplySettings, Sampling
+from ds4eval.request import ServerOptions
+from engine.errors import BackendError
 from tests.ds4eval.fakes import jobs, question
 
-GREEDY = Settings(sampling=Sampling(temp=0.0), budget=Budget(tokens=50))
+GREEDY = ReplySettings(sampling=Sampling(temp=0.0), budget=Budget(tokens=50))
 
 
 class Server:
@@ -61,8 +61,10 @@ class Server:
         self.thread.start()
 
     @property
-    def remote(self) -> Remote:
-        return Remote(f"http://127.0.0.1:{self.http.server_port}/v1", "chat", None, "KEY_HERE", 5.0)
+    def remote(self) -> ServerOptions:
+        return ServerOptions(
+            f"http://127.0.0.1:{self.http.server_port}/v1", "chat", None, "KEY_HERE", 5.0
+        )
 
     def close(self) -> None:
         self.http.shutdown()
@@ -112,7 +114,7 @@ def test_chat_reply_with_reasoning_becomes_one_text_with_tags(server, monkeypatc
 
 
 def test_sampled_requests_carry_a_seed_of_their_own(server):
-    settings = Settings(sampling=Sampling(1.0, 5, 0.9, 0.05, seed=3), budget=Budget(tokens=50))
+    settings = ReplySettings(sampling=Sampling(1.0, 5, 0.9, 0.05, seed=3), budget=Budget(tokens=50))
     seeds = []
     for job in jobs(3):
         server.script = [[delta("stop", content="x")]]
@@ -189,7 +191,7 @@ def test_broken_streams_are_tried_again_and_then_errors(server, stream):
 
 
 def test_server_that_is_not_there_is_refused_before_the_run():
-    nowhere = Remote("http://127.0.0.1:9/v1", "chat", None, "X", 5.0)
+    nowhere = ServerOptions("http://127.0.0.1:9/v1", "chat", None, "X", 5.0)
     with remote.open_client(nowhere) as client, pytest.raises(BackendError, match="--base-url"):
         remote.first_model(client)
 
@@ -212,5 +214,5 @@ def test_options_that_no_server_obeys_are_refused():
     ):
         arguments = ["run", "--base-url", "http://127.0.0.1:9/v1", *extra]
         result = CliRunner().invoke(cli, arguments)
-        assert isinstance(result.exception, OptionError), (extra, result.output)
-        assert str(result.exception).startswith(extra[0]), result.exception
+        assert result.exit_code == 2, (extra, result.output)
+        assert result.stderr.startswith(f"ds4-eval: error: {extra[0]}: "), result.stderr

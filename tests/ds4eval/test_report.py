@@ -80,7 +80,7 @@ def test_states_that_are_no_answer(tmp_path):
         "2 of 5 answers right; unfinished, 3 of 8 are missing"
     )
     assert "with every missing or cut answer wrong 12.5 %, right 87.5 %" in text
-    assert invoke(tmp_path / "a").exit_code == 5
+    assert invoke(tmp_path / "a").exit_code == 4
 
 
 def test_repeats(tmp_path):
@@ -260,7 +260,7 @@ def test_folder_of_a_report(tmp_path):
     "arguments,status",
     [
         pytest.param(["--fail-under", "60"], 0, id="above the threshold"),
-        pytest.param(["--fail-under", "80"], 1, id="below the threshold"),
+        pytest.param(["--fail-under", "80"], 6, id="below the threshold"),
         pytest.param(["--fail-under", "101"], 2, id="an impossible threshold"),
         pytest.param(["--by", "colour"], 2, id="an unknown breakdown"),
         pytest.param(["--out", "{}/a/samples.jsonl/x"], 2, id="a folder that cannot be made"),

@@ -237,13 +237,13 @@ def test_sampled_runs_without_a_seed_go_on_until_they_are_finished(tmp_path, cap
     ("options", "status"),
     [
         (["--fail-under", "0"], 0),
-        (["--fail-under", "50"], 1),
-        (["--strict-exit"], 1),
-        (["--max-truncated", "1"], 5),
+        (["--fail-under", "50"], 6),
+        (["--strict-exit"], 6),
+        (["--max-truncated", "1"], 4),
         (["--baseline", "self"], 0),
-        (["--baseline", "good"], 1),
+        (["--baseline", "good"], 6),
         (["--baseline", "good", "--max-regression", "100"], 0),
-        (["--baseline", "other"], 1),
+        (["--baseline", "other"], 6),
     ],
 )
 def test_thresholds_decide_the_status(tmp_path, options, status, capsys):

@@ -365,10 +365,7 @@ def test_the_nano_suite_ends_where_drawing_does():
 
 
 def nano_source(**options):
-    from types import SimpleNamespace
-
     from ds4eval.questions.source import choose_source
+    from ds4eval.request import DataOptions
 
-    asked = dict(suite="nano", datasets={}, choice_seed=0, no_errata=False, ids=(), filters=(),
-                 offset=0, limit=None, questions=None)  # fmt: skip
-    return choose_source(SimpleNamespace(**(asked | options)))
+    return choose_source(DataOptions(suite="nano", **options), bundled=True)

@@ -8,7 +8,7 @@ import pytest
 
 from ds4eval.exchange.import_trace import question_from, samples_from
 from ds4eval.exchange.trace import TraceWriter, latest_cases, read_trace
-from ds4eval.plan import Settings
+from ds4eval.plan import ReplySettings
 from engine.errors import OptionError
 from engine.tooling.exits import run_program
 from tests.ds4eval.fakes import SETTINGS, FakeBackend, jobs
@@ -106,7 +106,7 @@ def test_other_files_are_no_traces(tmp_path):
 
 def test_trace_that_cannot_be_written_is_refused(tmp_path):
     with pytest.raises(OptionError, match="--trace"):
-        TraceWriter(tmp_path, Settings(), "high")
+        TraceWriter(tmp_path, ReplySettings(), "high")
 
 
 def test_imported_run_has_the_questions_and_grades_of_the_one_traced(tmp_path):

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 from rich.cells import cell_len
 
-from ds4eval.records.store import RunStore
-from ds4eval.run.events import (
+from ds4eval.control import Control
+from ds4eval.events import (
     Dropped,
     Ended,
     Finished,
@@ -18,7 +18,8 @@ from ds4eval.run.events import (
     Started,
     Text,
 )
-from ds4eval.run.runner import Control, Recorder, run_serial
+from ds4eval.records.store import RunStore
+from ds4eval.run.runner import Recorder, run_serial
 from ds4eval.screen.app import EvalApp
 from ds4eval.screen.draw import count, layout, left_lines, reply_lines, right_lines, wrapped
 from ds4eval.screen.state import STREAM_CHARS, View, pieces_of

@@ -93,7 +93,7 @@ def test_names_are_looked_for(capsys, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "args, status, message",
     [
-        ([], 2, "Missing argument"),
+        ([], 2, "NAME|FILE...: expected a value"),
         (["/nowhere"], 3, "expected a data file"),
         (["x", "--as", "mmlu"], 2, "--as"),
     ],

@@ -1,0 +1,99 @@
+"""Which folder a run goes to, and which seed goes with it: a new run, or one to be continued."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ds4eval.plan import config_digest, make_jobs, with_seed
+from ds4eval.questions.question import Question
+from ds4eval.records.record import read_run
+from ds4eval.records.store import peek_config
+from ds4eval.request import OutputOptions
+from engine.errors import OptionError
+
+RUNS = Path("ds4-eval-runs")
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """A run folder and the seed of the run in it.
+
+    Parameters
+    ----------
+    path : Path
+    seed : int or None
+        None keeps the seed that the command line gave.
+    drawn : bool
+        Nobody chose the seed, so the user has to be told of it.
+    """
+
+    path: Path
+    seed: int | None = None
+    drawn: bool = False
+
+
+def choose_folder(
+    output: OutputOptions,
+    name: str,
+    config: dict[str, Any],
+    questions: Sequence[Question],
+    repeats: int,
+    wants_seed: bool,
+) -> RunFolder:
+    """Run folder, and the seed that goes with it.
+
+    A sampled run without --seed takes the seed of the unfinished run in its folder; a new one
+    draws its seed. Without --out, a finished sampled run is left alone and the next one is made.
+
+    Parameters
+    ----------
+    output : OutputOptions
+    name : str
+        First part of the name of a folder that is chosen here.
+    config : dict
+        Configuration of the run, with any seed.
+    questions, repeats
+        What will be asked.
+    wants_seed : bool
+        The run samples, and the command line names no seed.
+
+    Raises
+    ------
+    OptionError
+        If there is no free name left.
+    """
+    if output.out is not None:
+        found = None if output.force else peek_config(output.out)
+        return (
+            _fresh(output.out, wants_seed)
+            if found is None
+            else _again(output.out, found, wants_seed)
+        )
+    base = f"{name}-{config_digest(config, without_seed=wants_seed)}"
+    for number in range(1, 10_000):
+        path = RUNS / (base if number == 1 else f"{base}-{number}")
+        found = peek_config(path)
+        if found is None or output.force:
+            return _fresh(path, wants_seed)
+        there = _again(path, found, wants_seed)
+        if there.seed is None:
+            return there
+        jobs = make_jobs(with_seed(config, there.seed), questions, repeats)
+        final = {sample.key for sample in read_run(path).samples if sample.final}
+        if any(job.key not in final for job in jobs):
+            return there
+    raise OptionError(f"--out: expected a folder, found {RUNS} full of runs of this kind")
+
+
+def _fresh(path: Path, wants_seed: bool) -> RunFolder:
+    return RunFolder(path, secrets.randbits(32) or 1, True) if wants_seed else RunFolder(path)
+
+
+def _again(path: Path, found: dict[str, Any], wants_seed: bool) -> RunFolder:
+    """The folder of a run that is there, with the seed of its configuration."""
+    seed: int = found.get("sampling", {}).get("seed", 1)
+    return RunFolder(path, seed) if wants_seed else RunFolder(path)
