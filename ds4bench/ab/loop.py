@@ -1,8 +1,9 @@
 """Measures two set-ups in turns, pair by pair in ABBA order, until every curve is decided.
 
 The loop knows when to go on and which pairs count; it does not know how a sweep is run (its caller
-gives it a function for that), nor how to judge (`ds4bench.compare`). The journal ``pairs.jsonl`` holds one record per finished pair, so that a killed session resumes;
-a half-finished pair is measured again, since its halves would no longer lie side by side.
+gives it a function for that), nor how to judge (`ds4bench.compare`). The journal ``pairs.jsonl``
+holds one record per finished pair, so that a killed session resumes; a half-finished pair is
+measured again, since its halves would no longer lie side by side.
 """
 
 from __future__ import annotations
