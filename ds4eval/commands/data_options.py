@@ -14,6 +14,10 @@ from engine.tooling.options.types import Whole
 
 Read = TypeVar("Read")
 Function = TypeVar("Function", bound=Callable[..., object])
+FILTER_HELP = (
+    "Take questions that fit, e.g. difficulty=hard, domain!=Law, source=AIME*. FIELD is id, "
+    "source, kind, domain or a stratum. May be given again."
+)
 
 
 def parse_datasets(values: Sequence[str]) -> dict[str, tuple[Path, ...]]:
@@ -41,6 +45,7 @@ def dataset_option(command: Function) -> Function:
     return option(
         "--dataset",
         "datasets",
+        section="Questions",
         multiple=True,
         metavar="NAME=PATH",
         help="Where your copy of a data set lies. May be given again.",
@@ -81,7 +86,7 @@ selection_options = options(
         section="Questions",
         multiple=True,
         metavar="FIELD=PATTERN",
-        help="Only questions that fit, e.g. difficulty=hard, domain!=Law, source=AIME*.",
+        help=FILTER_HELP,
     ),
     option(
         "--offset",
@@ -90,7 +95,9 @@ selection_options = options(
         default=0,
         help="Leave out the first N questions.",
     ),
-    option("--limit", section="Questions", type=Whole(1, 2**31 - 1), help="At most N questions."),
+    option(
+        "--limit", section="Questions", type=Whole(1, 2**31 - 1), help="Take at most N questions."
+    ),
 )
 
 

@@ -24,7 +24,8 @@ from engine.tooling.results.publish import check_output, publish_bytes
     "form",
     type=OneOf(("inspect", "lm-eval")),
     default="inspect",
-    help="inspect_ai's log (one JSON file) or lm-evaluation-harness' samples (JSONL per task).",
+    help="Write inspect_ai's log (one JSON file) or lm-evaluation-harness' samples (JSONL per "
+    "task).",
 )
 @option(
     "-o",
@@ -32,7 +33,7 @@ from engine.tooling.results.publish import check_output, publish_bytes
     type=click.Path(path_type=Path),
     required=True,
     metavar="PATH",
-    help="inspect: a file ending in .json; lm-eval: a folder.",
+    help="What to write: for inspect a file ending in .json, for lm-eval a folder.",
 )
 @option(
     "--with-text",

@@ -26,30 +26,38 @@ from engine.tooling.program import Command
 
 
 @click.command("list", cls=Command)
-@option("--suite", metavar="NAME", help="List its questions; without it, list suites.")
+@option(
+    "--suite",
+    section="Questions",
+    metavar="NAME",
+    help="List its questions; without it, list suites.",
+)
 @dataset_option
 @selection_options
 @option(
     "--choice-seed",
+    section="Questions",
     type=Whole(0, MAX_SEED),
     default=0,
     help="Seed of the order in which GPQA's choices are shown.",
 )
-@option("--keys", is_flag=True, help="Print the answer keys too.")
+@option("--keys", section="Output", is_flag=True, help="Print the answer keys too.")
 @option(
     "--from-trace",
     "trace",
+    section="Trace",
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="List ids and keys of a trace that the C program ds4-eval wrote.",
 )
 @option(
     "--save",
+    section="Trace",
     type=click.Path(path_type=Path),
     metavar="FILE.json",
     help="With --from-trace: write them as a preset that --suite FILE.json reads.",
 )
-@option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@option("--json", "as_json", section="Output", is_flag=True, help="Print one JSON object a line.")
 def list_command(
     suite: str | None,
     datasets: tuple[str, ...],

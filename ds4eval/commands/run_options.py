@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from ds4eval.commands.data_options import FILTER_HELP
 from engine.tooling.options.group import option, options
 from engine.tooling.options.kernels import kernel_options
 from engine.tooling.options.model import MODEL
@@ -50,11 +51,10 @@ run_options = options(
     _data("--ids", multiple=True, metavar="ID,...",
           help="Ask these only: ids, source/id, numbers or ranges such as 3-7."),
     _data("--filter", "filters", multiple=True, metavar="FIELD=PATTERN",
-          help="Ask questions that fit: FIELD is id, source, kind, domain or a stratum; != "
-          "excludes. May be given again."),
+          help=FILTER_HELP),
     _data("--offset", type=Whole(0, 2**31 - 1), default=0,
           help="Leave out the first N questions."),
-    _data("--limit", type=COUNT, help="Ask at most N questions."),
+    _data("--limit", type=COUNT, help="Take at most N questions."),
     _data("--questions", type=COUNT,
           help="Ask the first N questions, and fail if there are fewer."),
     _data("--repeats", type=Whole(1, 10_000), default=1, help="Ask every question N times."),

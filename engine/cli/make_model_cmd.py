@@ -19,7 +19,7 @@ from engine.tooling.program import Command
     "shape_name",
     required=True,
     metavar="NAME",
-    help="nano, micro, tiny, tiny-wide, mid, or flash-N-layers with N from 1 to 43.",
+    help="Shape: nano, micro, tiny, tiny-wide, mid, or flash-N-layers with N from 1 to 43.",
 )
 @option(
     "--recipe",

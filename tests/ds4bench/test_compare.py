@@ -22,6 +22,7 @@ from ds4bench.records import csv_text as records_csv
 from ds4bench.records.rows import Run
 from engine.errors import EngineError, OptionError
 from engine.tooling import exits
+from engine.tooling.report.labels import escape_markdown
 from tests.ds4bench.speed_rows import CTX, ENVIRONMENT, FINGERPRINT, sweep, write_journal
 
 
@@ -282,7 +283,7 @@ def test_strict_json_even_with_unbounded_numbers():
     ["a|b", "<img src=x onerror=1>", "@someone", "[x](http://e)", "`code`", "**b**", "#12", "a\nb"],
 )
 def test_markdown_shows_labels_as_they_are(text):
-    shown = compare_view.escape_markdown(text)
+    shown = escape_markdown(text)
 
     for bad in ("<img", "@s", "x](", "://e", "\n"):
         assert bad not in shown

@@ -101,7 +101,9 @@ def test_repeats(tmp_path):
     assert score.majority == pytest.approx((1 + 1 + 1 + 1 / 4 + 0 + 1) / 6)
     assert score.decoding_se == stats.decoding_se(shares, [4] * 6)
     assert score.guess_p is None
-    headings, rows = report_view.headings(run), report_view.rows_of(run)
+    table = report_view.table_of(run)
+    headings = [column.name for column in table.columns]
+    rows = [row.cells for row in table.rows]
     assert headings[3] == "avg@4" and {"pass@2", "pass@4", "maj@4"} <= set(headings)
     assert {len(row) for row in rows} == {len(headings)}
 
@@ -112,7 +114,7 @@ def test_graders_and_breakdowns(tmp_path):
     assert [g.name for g in run.groups] == ["hard"] and run.macro is None
     assert run.overall.passed == 29
     assert run.overall.graders["strict"] == pytest.approx(20 / 29)
-    assert len(report_view.rows_of(run)) == 1  # one group: a total would repeat it
+    assert len(report_view.table_of(run).rows) == 1  # one group: a total would repeat it
     with pytest.raises(OptionError, match="domain, kind, difficulty, found 'colour'"):
         scored(path, by="colour")
 
