@@ -23,12 +23,12 @@ def bench(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DS4_FAKE", raising=False)
     (tmp_path / "m.gguf").touch()
-    real = sweep_module.Request
+    real = sweep_module.SweepRequest
 
     def request(*arguments, **options):
         return real(*arguments, worker=SPEC, **options)
 
-    monkeypatch.setattr(sweep_module, "Request", request)
+    monkeypatch.setattr(sweep_module, "SweepRequest", request)
 
     def run(*arguments, model=True):
         options = ["-m", "m.gguf"] if model else []
