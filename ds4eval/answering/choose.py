@@ -69,6 +69,8 @@ class EngineAnswerer:
             f"context {self.ctx} tokens: longest prompt {self.longest} (question "
             f"{self.examined.longest_n}), budget {settings.budget.tokens}"
         )
+        if request.dry_run:
+            say(f"memory: {self.examined.memory}")
 
     def facts(self) -> dict[str, Any]:
         """What the manifest says of the model and its arithmetic."""
