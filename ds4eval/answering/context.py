@@ -16,6 +16,7 @@ from ds4eval.questions.question import Question
 from engine.errors import ContextError, LayoutError, OptionError
 
 if TYPE_CHECKING:
+    from engine.memory import MemoryPlan
     from engine.options import EngineOptions
     from engine.text.tokenizer import Tokenizer
 
@@ -51,6 +52,8 @@ class Facts:
         Budget of a reply, after it was cut to the model.
     identity : dict
         The model's part of a configuration.
+    memory : MemoryPlan
+        Of the weights and of one session with this context.
     """
 
     ctx_max: int
@@ -60,6 +63,7 @@ class Facts:
     longest_n: int
     tokens: int
     identity: dict[str, object]
+    memory: MemoryPlan
 
 
 def ids_sha256(ids: Iterable[int]) -> str:
@@ -135,4 +139,4 @@ def examine(
             "activations": options.activations,
             "kv": options.kv,
         }
-    return Facts(ctx_max, think, ctx, longest, lengths.index(longest) + 1, tokens, identity)
+    return Facts(ctx_max, think, ctx, longest, lengths.index(longest) + 1, tokens, identity, memory)

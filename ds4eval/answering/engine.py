@@ -87,6 +87,10 @@ class EngineAnswerer:
         return self.examined.think
 
     @property
+    def memory(self) -> str:
+        return str(self.examined.memory)
+
+    @property
     def ctx(self) -> int:
         return self.examined.ctx
 

@@ -1,8 +1,6 @@
 """Declares the two forms in which questions are answered: one by one, or side by side in a pool.
 
 The run (`ds4eval.run.runner`) knows only these protocols, not what stands behind them.
-
-The run (`ds4eval.run.runner`) knows only these; what stands behind them it does not know.
 """
 
 from __future__ import annotations
@@ -78,6 +76,8 @@ class Answerer(Protocol):
         Think mode that it can hold.
     ctx, longest : int
         Tokens of context, and of the longest prompt; 0 where it does not say.
+    memory : str
+        What the model and one session will take, for people; empty where this machine holds none.
     notices : tuple of str
         What the user should hear about the choice.
     """
@@ -88,6 +88,8 @@ class Answerer(Protocol):
     def identity(self) -> dict[str, object]: ...
     @property
     def think(self) -> str: ...
+    @property
+    def memory(self) -> str: ...
     @property
     def ctx(self) -> int: ...
     @property

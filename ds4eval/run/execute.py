@@ -240,4 +240,6 @@ def _dry_run(plan: RunPlan) -> int:
     click.echo(f"answered by {answerer.name}")
     click.echo(f"context {answerer.ctx}, longest prompt {answerer.longest}, budget {budget.tokens}")
     click.echo(f"think mode {answerer.think}; run folder {plan.folder}")
+    if answerer.memory:
+        say(f"memory: {answerer.memory}")
     return OK

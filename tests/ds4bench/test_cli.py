@@ -211,7 +211,14 @@ def test_stdout_is_upstreams_csv_and_talk_goes_to_stderr(bench):
 def test_dry_run_says_plan_memory_time_and_writes_nothing(bench):
     result = bench("--dry-run", "--predict", "gb10", "--mode", "all", "--out", "new")
     assert result.exit_code == 0
-    for word in ("frontiers 16: 2048", "64 rows", "context", "at least", "236 GB/s measured"):
+    for word in (
+        "frontiers 16: 2048",
+        "64 rows",
+        "context",
+        "at least",
+        "236 GB/s measured",
+        "copies of weights 0 MiB",
+    ):
         assert word in result.stdout
     assert sorted(os.listdir(bench.folder)) == ["m.gguf"]
 

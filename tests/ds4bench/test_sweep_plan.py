@@ -187,6 +187,30 @@ def test_what_the_model_or_memory_does_not_allow(options, facts, kind, words):
         check_model(plan(**options), replace(FACTS, **facts), 1 << 30)
 
 
+@pytest.mark.parametrize("part", ["context", "scratch", "snapshot", "weight_bytes"])
+def test_every_part_of_the_memory_counts(part):
+    """4 MiB are needed; a byte more of any part is one too many."""
+    fitting = replace(FACTS, weight_bytes=1 << 20)
+    check_model(plan(), fitting, 4 << 20)
+    more = (1 << 20) + 1
+    if part == "weight_bytes":
+        facts = replace(fitting, weight_bytes=more)
+    else:
+        facts = replace(fitting, memory=replace(fitting.memory, **{part: more}))
+    with pytest.raises(MemoryBudgetError, match="4 MiB of free memory, found 4 MiB"):
+        check_model(plan(), facts, 4 << 20)
+
+
+def test_a_device_s_need_is_held_against_the_device():
+    """Its 3 MiB of weights and session do not count on the host, where the snapshot lies."""
+    on_device = replace(FACTS, weight_bytes=1 << 20, free_device_bytes=3 << 20)
+    check_model(plan(), on_device, 1 << 20)
+    with pytest.raises(MemoryBudgetError, match="2 MiB of the device's free memory, found 3 MiB"):
+        check_model(plan(), replace(on_device, free_device_bytes=(3 << 20) - 1), 1 << 40)
+    with pytest.raises(MemoryBudgetError, match="0 MiB of free memory, found 1 MiB"):
+        check_model(plan(), on_device, (1 << 20) - 1)
+
+
 def test_a_fitting_sweep_passes():
     check_model(plan(), FACTS, 1 << 30)
     check_prompt(plan(), 32768)

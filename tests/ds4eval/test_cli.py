@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -118,8 +119,9 @@ def test_missing_data_and_broken_models_exit_with_3(tmp_path, monkeypatch, capsy
 def test_budget_limits_do_not_bind_without_thinking(capsys):
     arguments = ["--suite", "practice", "--limit", "1", "-n", "9", "--nothink", "--dry-run"]
     assert call(*arguments) == 0
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
     assert "think mode none" in out and "budget 9" in out
+    assert re.search(r"memory: context [\d.]+ MiB, activations .*, working memory .*copies of", err)
     assert call(*arguments, "--think") == 2, "the last think option counts"
 
 

@@ -1,0 +1,93 @@
+"""The memory plan of the CUDA set equals what it allocates, seen on the simulated device."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from engine import EngineOptions, generate, open_engine
+from engine.memory import open_device, plan_memory
+from engine.ops.cuda.memory import copy_bytes
+from engine.quant.registry import to_q8_0
+from engine.spec.mtp import Drafter
+from engine.weights.files import open_files
+from tests.cuda.conftest import ON_GPU
+from tests.engine.models import model_file
+
+pytestmark = pytest.mark.skipif(ON_GPU, reason="counts allocations of the simulated device")
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """One simulated device for everybody who opens it."""
+    from engine.ops.cuda.device import driver
+    from tests.cuda.natsim import NatsimDevice
+
+    made = NatsimDevice()
+    monkeypatch.setattr(driver, "open_device", lambda options: made)
+    return made
+
+
+def held(device):
+    """Bytes that are allocated on the simulated device."""
+    from tests.cuda.natsim.device import RED_ZONE
+
+    return sum(block.size - 2 * RED_ZONE for block in device._memory.values())
+
+
+def options_for(folder, shape, recipe, kv, chunk):
+    paths = [model_file(folder, shape, recipe, draft=draft) for draft in (False, True)]
+    return EngineOptions(*paths, backend="cuda", kv=kv, prefill_chunk=chunk)
+
+
+@pytest.mark.parametrize(
+    ("shape", "recipe", "kv", "ctx", "chunk"),
+    [
+        ("micro", "iq2", "official", 320, 64),
+        ("micro", "q8_0", "f32", 3000, 24),
+        ("nano", "q8_0", "official", 700, 512),
+    ],
+)
+def test_the_plan_is_what_is_allocated(device, model_folder, shape, recipe, kv, ctx, chunk):
+    options = options_for(model_folder, shape, recipe, kv, chunk)
+    with open_files(options.path, options.mtp_path) as files:
+        plan = plan_memory(files, options, ctx, device=open_device(options))
+    empty = held(device)
+    with open_engine(options) as engine:
+        assert plan == engine.memory_estimate(ctx)
+        # What preparing leaves behind beside the weights: raw rows, the codebook, a position.
+        left = engine.ops.ctx._scratch.get("raw rows")
+        left_bytes = 256 * 8 + 4 + (left.nbytes if left is not None else 0)
+        assert held(device) - empty == plan.weights + left_bytes
+        before = held(device)
+        session = engine.session(ctx)
+        session._checked = engine.ops.new_array((16, engine.shape.n_vocab))
+        assert held(device) - before == plan.context + plan.activations
+        before = held(device)
+        drafter = Drafter(session)
+        assert held(device) - before == plan.drafter
+        del drafter
+        engine.close()
+
+
+def test_working_memory_of_passes_is_within_the_plan(device, model_folder):
+    options = options_for(model_folder, "micro", "iq2", "official", 48)
+    with open_engine(options) as engine:
+        engine.ops.ctx._scratch.pop("raw rows", None)
+        session = engine.session(200)
+        tokens = [3 + i % 200 for i in range(150)]
+        for _ in generate(session, tokens, mode="mtp-combined", draft=2, stop=(), limit=5):
+            pass
+        used = {name: array.nbytes for name, array in engine.ops.ctx._scratch.items()}
+        plan = engine.memory_estimate(200)
+
+    assert 0.5 * plan.working <= sum(used.values()) <= plan.working, used
+
+
+def test_a_foreign_format_is_counted_as_it_is_converted(model_folder):
+    with open_files(model_file(model_folder, "micro", "q8_0")) as files:
+        for tensor in (files.weights.trunk.token_embd, files.weights.trunk.output):
+            q8_0 = to_q8_0(tensor)
+            foreign = dataclasses.replace(tensor.format, name="Q3_K", native=False)
+            assert copy_bytes(dataclasses.replace(tensor, format=foreign)) == copy_bytes(q8_0)
