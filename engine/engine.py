@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psutil
 
@@ -14,11 +14,14 @@ from engine.cache import kv, session_file
 from engine.errors import ContextError, LayoutError, MemoryBudgetError
 from engine.forward.model import VECTOR_SUFFIXES, Model, MtpModel, Preparer
 from engine.forward.scratch import scratch_bytes
+from engine.ops.base import Backend
+from engine.ops.operands import Weight
 from engine.options import MODES, EngineOptions
 from engine.session import Session
 from engine.shape import Shape
 
 if TYPE_CHECKING:
+    from engine.gguf.identity import FileIdentity
     from engine.gguf.reader import GGUFFile
     from engine.text.tokenizer import Tokenizer
     from engine.weights.tensor import Tensor
@@ -57,7 +60,7 @@ class Engine:
         file: GGUFFile,
         mtp_file: GGUFFile | None,
         shape: Shape,
-        ops: Any,
+        ops: Backend,
     ) -> None:
         self.options = options
         self.shape = shape
@@ -89,8 +92,8 @@ class Engine:
             self._mtp_file.close()
 
     @property
-    def identity(self) -> Any:
-        """`FileIdentity` of the trunk file."""
+    def identity(self) -> FileIdentity:
+        """Of the trunk file."""
         return self._file.identity
 
     @property
@@ -166,10 +169,10 @@ class Engine:
         session.identity = identity
         return session
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """What a record needs to know to be comparable; plain JSON values."""
         options = self.options
-        facts = {
+        facts: dict[str, object] = {
             "backend": options.backend,
             "threads": self.threads,
             "activations": options.activations,
@@ -186,18 +189,18 @@ class Engine:
         return facts
 
 
-def _load_ops(options: EngineOptions) -> Any:
+def _load_ops(options: EngineOptions) -> Backend:
     if options.backend == "reference":
-        from engine.ops import reference
+        from engine.ops.reference.ops import ReferenceOps
 
-        return reference
+        return ReferenceOps()
     if options.backend == "cuda":
         from engine.ops.cuda import open_ops
 
         return open_ops(options)
-    from engine.ops import cpu
+    from engine.ops.cpu.ops import CpuOps
 
-    return cpu
+    return CpuOps()
 
 
 def _check_dims(shape: Shape, options: EngineOptions) -> None:
@@ -230,7 +233,7 @@ def _want_repack(options: EngineOptions, need: int) -> bool:
         return False
     if options.repack == "on":
         return True
-    return need <= psutil.virtual_memory().available // 2
+    return need <= int(psutil.virtual_memory().available) // 2
 
 
 def open_engine(options: EngineOptions) -> Engine:
@@ -280,15 +283,14 @@ def open_engine(options: EngineOptions) -> Engine:
         engine = Engine(options, file, mtp_file, shape, ops)
         engine.threads = ops.set_threads(options.threads)
         matrices = [t for t in tensors if not t.name.endswith(VECTOR_SUFFIXES)]
-        if options.backend == "cuda":
-            ops.arrange(matrices, {t.name for t in block}, options)
+        ops.arrange(matrices, {t.name for t in block}, options)
         engine.notices += ops.notices()
         foreign = sorted({t.format.name for t in matrices if not t.format.native})
         if foreign:
             engine.notices.append(f"{', '.join(foreign)}: no kernel; converted to Q8_0 in memory")
         repack = _want_repack(options, sum(map(ops.repack_bytes, matrices)))
 
-        def prepare(tensor: Tensor) -> Any:
+        def prepare(tensor: Tensor) -> Weight:
             if not tensor.format.native:
                 tensor = to_q8_0(tensor)
             weight = build(tensor)
