@@ -117,8 +117,8 @@ class Session:
         """
         if not self._fresh:
             raise RebuildNeeded("logits: expected an evaluated token, found none since the rewind")
-        rows: np.ndarray = np.asarray(self._logits)
-        return rows[0]
+        values: np.ndarray = np.asarray(self._logits[0])
+        return values
 
     @property
     def last(self) -> Logits:

@@ -54,7 +54,7 @@ class Backend(Device, Protocol):
     # Products
 
     def embed_hc(self, state: Array, tokens: Array, table: Weight) -> None:
-        """Copy each token's row of `table` into every stream of state (n, n_hc, n_embd)."""
+        """Copy rows of `table` named by tokens, int32 (n,), into every stream of state."""
 
     def matmul(self, out: Array, x: Array, w: Weight) -> None:
         """out (n, rows) = x (n, cols) @ w.T, w of shape (rows, cols)."""
@@ -275,10 +275,10 @@ class Backend(Device, Protocol):
         down: Weight,
         limit: float,
     ) -> None:
-        """out = sum over slots of down_e @ (silu(gate_e @ x) * (up_e @ x) * weight), e of `ids`.
+        """out = sum over slots of down[e] @ (silu(gate[e] @ x) * (up[e] @ x) * weight), e of `ids`.
 
-        gate is clamped above and up on both sides at `limit`, unless it is 1e-6 or less; `weights`
-        as `router_select` made them.
+        gate[e] @ x is clamped above, up[e] @ x on both sides at `limit`, unless it is 1e-6 or
+        less; `weights` as `router_select` made them.
         """
 
     def shared_ffn(
@@ -314,7 +314,10 @@ class Backend(Device, Protocol):
         """
 
     def head(self, s: Activations, state: Array, head: Head, output: Weight, shape: Shape) -> None:
-        """state (n, n_hc, n_embd) -> s.x, what the `output` matrix is multiplied with."""
+        """state (n, n_hc, n_embd) -> s.x, what the `output` matrix is multiplied with.
+
+        `head` and `shape` give weights and constants.
+        """
 
     def attention_rows(
         self,
@@ -346,7 +349,8 @@ class Backend(Device, Protocol):
         cos: Array,
         sin: Array,
     ) -> None:
-        """`attend`, then `rope_tail` of `out` backwards by `cos` and `sin`."""
+        """`attend` of q, ring, rows, sel, n_sel, sinks, pos0, n_swa and ratio, then `rope_tail` of
+        `out` backwards by `cos` and `sin`."""
 
     def feed_forward(self, s: Activations, layer: Layer, shape: Shape) -> None:
         """s.a -> s.y: routed experts of `layer` by s.ids and s.weights, and the shared one where

@@ -44,7 +44,8 @@ class Device(Protocol):
     ) -> None:
         """Decide where weights will live, before any is prepared.
 
-        `tensors` are all matrices that will be, `drafts` the names of those of the MTP block.
+        `tensors` are all matrices that will be, `drafts` the names of those of the MTP block;
+        `options` say what the user wants.
 
         Raises
         ------
@@ -60,10 +61,10 @@ class Device(Protocol):
         """
 
     def repack_bytes(self, tensor: Tensor) -> int:
-        """Bytes that a copy made by `prepare` would cost; 0 where none is made."""
+        """Bytes that a copy of the tensor made by `prepare` would cost; 0 where none is made."""
 
     def moe_bytes(self, n: int, used: int, gate: Weight, down: Weight) -> int:
-        """Working memory of `routed_moe` with n rows of `used` experts each."""
+        """Working memory of `routed_moe`: n rows, `used` experts each, weights `gate` and `down`."""
 
     def vector(self, values: np.ndarray) -> Array:
         """A small tensor's values, float32 or int32, as an array of the set."""
@@ -86,7 +87,10 @@ class Device(Protocol):
         """Zeros."""
 
     def new_kv_rows(self, cap: int, dim: int, official: bool) -> Array:
-        """Storage of `cap` raw or compressed rows of `dim` values, as the set keeps them."""
+        """Storage of `cap` raw or compressed rows of `dim` values, as the set keeps them.
+
+        `official` rows are rounded before they are stored (see `EngineOptions.kv`).
+        """
 
     def new_index_rows(self, cap: int, dim: int, official: bool) -> IndexRows:
         """Storage of `cap` indexer rows of `dim` values; FP4 if `official`."""
@@ -105,7 +109,7 @@ class Device(Protocol):
     def run(
         self, owner: object, key: PassKey | None, pos0: int, body: Callable[[Position], None]
     ) -> None:
-        """Run a pass: ``body(position)``, or replay the one that this owner ran under this key.
+        """Run a pass at position pos0: ``body(position)``, or replay what its owner ran under key.
 
         A body calls ops and nothing else that matters, on the same arrays each time for one owner
         and key; only the position may differ. With key None it is run as it is.
@@ -124,7 +128,7 @@ class Device(Protocol):
         """Cosines and sines of rows pos0 .. pos0 + n - 1, for the ops of this pass."""
 
     def windows(self, table: object, pos0: Position, n: int, ratio: int) -> Windows:
-        """The windows of `ratio` positions that end in the n rows of this pass."""
+        """The windows of `ratio` positions that end in rows pos0 .. pos0 + n - 1 of this pass."""
 
     def ring_put(self, ring: Array, rows: Array, pos0: Position, skip: int) -> None:
         """Write rows[skip:] to a ring by position, row i to ``(pos0 + i) % len(ring)``.
