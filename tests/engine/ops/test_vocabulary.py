@@ -1,4 +1,4 @@
-"""Every kernel set answers to `Backend`: its names, its arguments, and no method without a caller."""
+"""Every kernel set answers to `Backend`: names, arguments, and no method without a caller."""
 
 import ast
 import inspect
