@@ -6,18 +6,21 @@ from dataclasses import fields
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engine.cache import session_file
 from engine.errors import ContextError, LayoutError, OptionError
 from engine.forward.model import Model, MtpModel, Preparer
 from engine.memory import MemoryPlan, WeightPlan, check_memory, matrices, plan_memory, plan_weights
+from engine.ops.base import Backend
+from engine.ops.operands import Weight
 from engine.options import MODES, EngineOptions
 from engine.session import Session
 from engine.shape import Shape
 from engine.text.chat import DEFAULT_SYSTEM, Message, render_chat
 
 if TYPE_CHECKING:
+    from engine.gguf.identity import FileIdentity
     from engine.gguf.reader import GGUFFile
     from engine.text.tokenizer import Tokenizer
     from engine.weights.files import ModelFiles, ModelWeights
@@ -31,7 +34,7 @@ class Engine:
         self,
         options: EngineOptions,
         files: ModelFiles,
-        ops: Any,
+        ops: Backend,
     ) -> None:
         self.options = options
         self.shape: Shape = files.weights.shape
@@ -61,8 +64,8 @@ class Engine:
         self._files.close()
 
     @property
-    def identity(self) -> Any:
-        """`FileIdentity` of the trunk file."""
+    def identity(self) -> FileIdentity:
+        """Of the trunk file."""
         return self.file.identity
 
     @property
@@ -146,10 +149,10 @@ class Engine:
         session.identity = identity
         return session
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """What a record needs to know to be comparable; plain JSON values."""
         options = self.options
-        facts = {
+        facts: dict[str, object] = {
             "backend": options.backend,
             "threads": self.threads,
             "activations": options.activations,
@@ -166,18 +169,18 @@ class Engine:
         return facts
 
 
-def _load_ops(options: EngineOptions) -> Any:
+def _load_ops(options: EngineOptions) -> Backend:
     if options.backend == "reference":
-        from engine.ops import reference
+        from engine.ops.reference.ops import ReferenceOps
 
-        return reference
+        return ReferenceOps()
     if options.backend == "cuda":
         from engine.ops.cuda import open_ops
 
         return open_ops(options)
-    from engine.ops import cpu
+    from engine.ops.cpu.ops import CpuOps
 
-    return cpu
+    return CpuOps()
 
 
 def _check_dims(shape: Shape, options: EngineOptions) -> None:
@@ -240,14 +243,13 @@ def open_engine(options: EngineOptions) -> Engine:
         engine.threads = ops.set_threads(options.threads)
         plan = _plan_weights(engine)
         tensors = matrices(weights.tensors)
-        if options.backend == "cuda":
-            ops.arrange(tensors, {t.name for t in weights.draft_tensors}, options)
+        ops.arrange(tensors, {t.name for t in weights.draft_tensors}, options)
         engine.notices += ops.notices()
         foreign = sorted({t.format.name for t in tensors if not t.format.native})
         if foreign:
             engine.notices.append(f"{', '.join(foreign)}: no kernel; converted to Q8_0 in memory")
 
-        def prepare(tensor: Tensor) -> Any:
+        def prepare(tensor: Tensor) -> Weight:
             if not tensor.format.native:
                 tensor = to_q8_0(tensor)
             weight = build(tensor)
@@ -270,5 +272,10 @@ def open_engine(options: EngineOptions) -> Engine:
 
 def _plan_weights(engine: Engine) -> WeightPlan:
     """What is to be made of an engine's weights, where its kernel set keeps them."""
-    device = engine.ops.ctx.device if engine.options.backend == "cuda" else None
+    device = None
+    if engine.options.backend == "cuda":
+        from engine.ops.cuda.ops import CudaOps
+
+        assert isinstance(engine.ops, CudaOps)
+        device = engine.ops.ctx.device
     return plan_weights(engine.weights, engine.options, device)

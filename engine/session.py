@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Protocol
 
 import numpy as np
 
 from engine.cache import session_file, snapshot
 from engine.cache.kv import ROLLBACK, KVCache
+from engine.cache.session_file import SessionIdentity
+from engine.cache.snapshot import Snapshot
 from engine.errors import ContextError, RebuildNeeded
+from engine.forward.model import Model, MtpModel
+from engine.forward.probe import Probe, Tap
 from engine.forward.trunk import Trunk
-
-if TYPE_CHECKING:
-    from engine.cache.session_file import SessionIdentity
-    from engine.cache.snapshot import Snapshot
-    from engine.engine import Engine
+from engine.gguf.identity import FileIdentity
+from engine.ops.base import Backend
+from engine.ops.operands import Array, Logits
+from engine.options import EngineOptions
+from engine.shape import Shape
+from engine.text.tokenizer import Tokenizer
 
 LOGIT_ROWS = 64  # rows of logits computed at a time when every position's are wanted
 
@@ -39,6 +44,24 @@ class Routing:
     margin: np.ndarray
 
 
+class OpenModel(Protocol):
+    """What a session and a drafter need of an engine."""
+
+    options: EngineOptions
+    shape: Shape
+    ops: Backend
+    model: Model
+    mtp: MtpModel | None
+
+    @property
+    def identity(self) -> FileIdentity:
+        """Of the trunk file."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The trunk file's, whose end tokens end a reply."""
+
+
 class Session:
     """A timeline over an engine; made by `Engine.session`.
 
@@ -46,7 +69,7 @@ class Session:
     anything else needs a new session, because compressed rows cannot be taken apart.
     """
 
-    def __init__(self, engine: Engine, ctx: int) -> None:
+    def __init__(self, engine: OpenModel, ctx: int) -> None:
         self.engine = engine
         self.ctx = ctx
         options = engine.options
@@ -70,6 +93,7 @@ class Session:
         self._states = engine.ops.new_array(
             (self._n_states, engine.shape.n_hc, engine.shape.n_embd)
         )
+        self.trunk.keep_outputs(engine.shape.n_layer - 1, self._states)
         self._states_from = 0  # first position whose state is known; n_past: none is
 
     @property
@@ -98,10 +122,24 @@ class Session:
         """
         if not self._fresh:
             raise RebuildNeeded("logits: expected an evaluated token, found none since the rewind")
-        return np.asarray(self._logits)[0]
+        values: np.ndarray = np.asarray(self._logits[0])
+        return values
 
     @property
-    def hidden(self) -> Any:
+    def last(self) -> Logits:
+        """`logits` where the kernel set has them, for a policy to choose from.
+
+        Raises
+        ------
+        RebuildNeeded
+            Right after `rewind`, until a token is evaluated.
+        """
+        if not self._fresh:
+            raise RebuildNeeded("logits: expected an evaluated token, found none since the rewind")
+        return Logits(self.engine.ops, self._logits, 0)
+
+    @property
+    def hidden(self) -> Array | None:
         """Final state of the last token, float32 (n_hc, n_embd); None when it was not kept.
 
         An array of the kernel set, which the next evaluation may overwrite.
@@ -109,26 +147,26 @@ class Session:
         last = self.n_past - 1
         return self._states[last % self._n_states] if last >= self._states_from else None
 
-    def history(self, n: int) -> tuple[int, np.ndarray, np.ndarray]:
+    def history(self, n: int) -> tuple[int, Array, np.ndarray]:
         """States of the last tokens, as many of `n` as are known.
 
         Returns
         -------
         first : int
             Position of the oldest.
-        states : float32 array of shape (k, n_hc, n_embd)
+        states : float32 Array of shape (k, n_hc, n_embd)
         tokens : int32 array of shape (k,)
         """
         first = max(self._states_from, self.n_past - min(n, self._n_states), 0)
         tokens = np.array(self._tokens[first:], np.int32)
         return first, self.states(first, self.n_past - first), tokens
 
-    def states(self, first: int, n: int) -> Any:
+    def states(self, first: int, n: int) -> Array:
         """Final states of n tokens from position `first` on, which must be known.
 
         Returns
         -------
-        float32 array of shape (n, n_hc, n_embd), of the kernel set
+        float32 Array of shape (n, n_hc, n_embd)
         """
         assert first >= self._states_from and first + n <= self.n_past, (first, n)
         return self.engine.ops.ring_get(self._states, first, n)
@@ -146,17 +184,17 @@ class Session:
             )
         return ids.astype(np.int32)
 
-    def _advance(self, ids: np.ndarray) -> np.ndarray:
+    def _advance(self, ids: np.ndarray) -> Array:
         """Evaluate one chunk at the live end; returns the state rows (a view)."""
         pos0 = self.n_past
         self._fresh = False
-        state = self.trunk.evaluate(self.cache, ids, pos0, self._states)
+        state = self.trunk.evaluate(self.cache, ids, pos0)
         self._states_from = max(self._states_from, pos0 + len(ids) - self._n_states)
         self._tokens.extend(ids.tolist())
         self._high = max(self._high, self.n_past)
         return state
 
-    def _finish(self, state: np.ndarray) -> None:
+    def _finish(self, state: Array) -> None:
         """Logits of the last row."""
         self.trunk.logits(state[-1:], self._logits, name=f"last of {len(state)}")
         self._fresh = True
@@ -216,18 +254,18 @@ class Session:
         self.engine.ops.wait()
         return total
 
-    def eval(self, token: int) -> np.ndarray:
+    def eval(self, token: int) -> Logits:
         """Append one token.
 
         Returns
         -------
-        float32 array of shape (n_vocab,)
-            Its logits: an array of the kernel set, overwritten by the next evaluation.
+        Logits
+            After the token; overwritten by the next evaluation.
         """
         self._finish(self._advance(self._check((token,))))
-        return self._logits[0]
+        return Logits(self.engine.ops, self._logits, 0)
 
-    def verify(self, tokens: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    def verify(self, tokens: Sequence[int]) -> tuple[list[Logits], Array]:
         """Append a few tokens in one pass, with logits after each of them.
 
         Bits equal those of evaluating them one by one.
@@ -239,32 +277,32 @@ class Session:
 
         Returns
         -------
-        logits : float32 array of shape (n, n_vocab)
-            An array of the kernel set, overwritten by the next verification.
-        states : float32 array of shape (n, n_hc, n_embd)
-            Likewise; a view that the next evaluation overwrites.
+        logits : list of Logits
+            After each token; overwritten by the next verification.
+        states : float32 Array of shape (n, n_hc, n_embd)
+            A view that the next evaluation overwrites.
         """
         n = len(tokens)
         assert 1 <= n <= ROLLBACK, n
         states = self._advance(self._check(tokens))
         if not len(self._checked):
             self._checked = self.engine.ops.new_array((ROLLBACK, self.engine.shape.n_vocab))
-        logits = self.trunk.logits(states, self._checked[:n], name="verify")
-        self._logits[...] = logits[n - 1 :]
+        rows = self.trunk.logits(states, self._checked[:n], name="verify")
+        self._logits[...] = rows[n - 1 :]
         self._fresh = True
-        return logits, states
+        return [Logits(self.engine.ops, rows, i) for i in range(n)], states
 
     def can_rewind(self, n_past: int) -> bool:
         """Whether the timeline can be cut to n_past tokens without a snapshot."""
         return max(self._floor, self._high - ROLLBACK) <= n_past <= self.n_past or n_past == 0
 
-    def rewind(self, n_past: int, logits: np.ndarray | None = None) -> None:
+    def rewind(self, n_past: int, logits: Array | None = None) -> None:
         """Drop the tokens after the first n_past.
 
         Parameters
         ----------
         n_past : int
-        logits : float32 array of shape (n_vocab,), optional
+        logits : float32 Array of shape (n_vocab,), optional
             Those of the new last token where the caller has them (from `verify`).
 
         Raises
@@ -324,14 +362,15 @@ class Session:
             for start in range(0, len(ids), self._chunk):
                 stop = min(start + self._chunk, len(ids))
                 if collected is not None:
-                    self.trunk.layers.tap = _routing_tap(collected, start, stop)
+                    self.trunk.layers.probe = Probe(_routing_tap(collected, start, stop))
                 state = self._advance(ids[start:stop])
                 for row in range(0, stop - start, LOGIT_ROWS):
                     part = state[row : row + LOGIT_ROWS]
-                    logits[start + row : start + row + len(part)] = self.trunk.logits(part)
+                    rows = np.asarray(self.trunk.logits(part))
+                    logits[start + row : start + row + len(part)] = rows
         finally:
             if collected is not None:
-                self.trunk.layers.tap = None
+                self.trunk.layers.probe = None
         if len(ids):
             self._logits[...] = logits[-1:]
             self._fresh = True
@@ -385,13 +424,11 @@ class Session:
         )
 
 
-def _routing_tap(
-    collected: Routing, start: int, stop: int
-) -> Callable[[str, int, np.ndarray], None]:
-    def tap(name: str, layer: int, array: np.ndarray) -> None:
+def _routing_tap(collected: Routing, start: int, stop: int) -> Tap:
+    def tap(name: str, layer: int, array: Array) -> None:
         if name == "expert_ids":
-            collected.ids[layer, start:stop] = array
+            collected.ids[layer, start:stop] = np.asarray(array)
         elif name == "expert_margin":
-            collected.margin[layer, start:stop] = array
+            collected.margin[layer, start:stop] = np.asarray(array)
 
     return tap

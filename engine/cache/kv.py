@@ -6,11 +6,8 @@ end are simply overwritten when their positions come again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-
+from engine.ops.base import Backend
+from engine.ops.operands import Compressed, Indexed, LayerCache, Rings
 from engine.shape import Shape
 
 ROLLBACK = 16  # tokens that may be taken back without a snapshot
@@ -26,54 +23,31 @@ def raw_rows(shape: Shape, chunk: int, ctx: int) -> int:
     return -(-min(shape.n_swa + chunk + ROLLBACK, ctx + ROLLBACK + shape.n_swa) // 256) * 256
 
 
-@dataclass(slots=True)
-class LayerCache:
-    """One layer's rows; members that a layer of this ratio has no use for are None.
-
-    raw (raw_cap, head_dim), comp (comp_cap, head_dim): rows as the kernel set stores them;
-    ring_* (ring_rows, W): float32. All of them are the kernel set's arrays.
-    index: the kernel set's own storage of indexer rows.
-    """
-
-    ratio: int
-    raw: np.ndarray
-    comp: np.ndarray = None  # type: ignore[assignment]
-    ring_kv: np.ndarray = None  # type: ignore[assignment]
-    ring_score: np.ndarray = None  # type: ignore[assignment]
-    index: Any = None
-    idx_ring_kv: np.ndarray = None  # type: ignore[assignment]
-    idx_ring_score: np.ndarray = None  # type: ignore[assignment]
-
-
 def new_layer(
-    ops: Any, shape: Shape, ratio: int, ctx: int, chunk: int, official: bool
+    ops: Backend, shape: Shape, ratio: int, ctx: int, chunk: int, official: bool
 ) -> LayerCache:
     """Allocate one layer's rows; large arrays are zero pages until they are written."""
     raw = ops.new_kv_rows(raw_rows(shape, chunk, ctx), shape.head_dim, official)
-    if not ratio:
-        return LayerCache(0, raw)
-    cap = ctx // ratio + 1
-    rows = ring_rows(ratio)
-    width = shape.comp_width(ratio)
-    cache = LayerCache(
-        ratio,
-        raw,
-        comp=ops.new_kv_rows(cap, shape.head_dim, official),
-        ring_kv=ops.new_array((rows, width)),
-        ring_score=ops.new_array((rows, width)),
-    )
+    cache = LayerCache(ratio, raw)
+    cap = ctx // ratio + 1 if ratio else 0
+    if ratio:
+        rows = ops.new_kv_rows(cap, shape.head_dim, official)
+        cache.compressed = Compressed(rows, _rings(ops, ratio, shape.comp_width(ratio)))
     if ratio == 4:
-        cache.index = ops.new_index_rows(cap, shape.idx_head_dim, official)
-        width = shape.idx_comp_width()
-        cache.idx_ring_kv = ops.new_array((rows, width))
-        cache.idx_ring_score = ops.new_array((rows, width))
+        index = ops.new_index_rows(cap, shape.idx_head_dim, official)
+        cache.indexed = Indexed(index, _rings(ops, ratio, shape.idx_comp_width()))
     return cache
+
+
+def _rings(ops: Backend, ratio: int, width: int) -> Rings:
+    kv, score = (ops.new_array((ring_rows(ratio), width)) for _ in range(2))
+    return Rings(kv, score)
 
 
 class KVCache:
     """The rows of all layers of one session."""
 
-    def __init__(self, ops: Any, shape: Shape, ctx: int, chunk: int, official: bool) -> None:
+    def __init__(self, ops: Backend, shape: Shape, ctx: int, chunk: int, official: bool) -> None:
         self.ops = ops
         self.shape = shape
         self.ctx = ctx
@@ -82,19 +56,17 @@ class KVCache:
         ]
 
     def allocated_bytes(self) -> int:
+        """Bytes of all arrays, written or not."""
         total = 0
         for layer in self.layers:
-            for name in (
-                "raw",
-                "comp",
-                "ring_kv",
-                "ring_score",
-                "idx_ring_kv",
-                "idx_ring_score",
-            ):
-                array = getattr(layer, name)
-                total += 0 if array is None else array.nbytes
-            total += 0 if layer.index is None else layer.index.n_bytes
+            total += layer.raw.nbytes
+            for part in (layer.compressed, layer.indexed):
+                if part is not None:
+                    total += part.rings.kv.nbytes + part.rings.score.nbytes
+            if layer.compressed is not None:
+                total += layer.compressed.rows.nbytes
+            if layer.indexed is not None:
+                total += layer.indexed.rows.n_bytes
         return total
 
 

@@ -18,12 +18,13 @@ score of -1e30, so equal histories give equal bytes whatever way they were reach
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from engine.cache.kv import KVCache, LayerCache
+from engine.cache.kv import KVCache
 from engine.errors import SnapshotError
+from engine.ops.base import Backend
+from engine.ops.operands import Array, LayerCache, Rings
 from engine.shape import Shape
 
 MAGIC = 0x53345344  # 'DS4S'
@@ -84,10 +85,10 @@ class _Writer:
         self._buffer = np.empty(size, np.uint8)
         self._at = 0
 
-    def put(self, array: np.ndarray, dtype: str = "<f4") -> None:
-        array = np.ascontiguousarray(array, dtype=dtype)
-        stop = self._at + array.nbytes
-        self._buffer[self._at : stop] = array.reshape(-1).view(np.uint8)
+    def put(self, array: Array | np.ndarray, dtype: str = "<f4") -> None:
+        host = np.ascontiguousarray(array, dtype=dtype)
+        stop = self._at + host.nbytes
+        self._buffer[self._at : stop] = host.reshape(-1).view(np.uint8)
         self._at = stop
 
     def done(self) -> memoryview:
@@ -122,27 +123,23 @@ def _plane_positions(ratio: int, n_tokens: int) -> tuple[int, int]:
     return (max(start - 4, 0) if ratio == 4 else start), n_tokens
 
 
-def _save_planes(
-    out: _Writer, ops: Any, ring_kv: Any, ring_score: Any, ratio: int, n_tokens: int
-) -> None:
+def _save_planes(out: _Writer, ops: Backend, rings: Rings, ratio: int, n_tokens: int) -> None:
     rows = plane_rows(ratio)
     first, last = _plane_positions(ratio, n_tokens)
     positions = np.arange(first, last)
     target = positions - (n_tokens // ratio * ratio) + (4 if ratio == 4 else 0)
-    for ring, empty in ((ring_kv, np.float32(0)), (ring_score, NO_SCORE)):
+    for ring, empty in ((rings.kv, np.float32(0)), (rings.score, NO_SCORE)):
         plane = np.full((rows, ring.shape[1]), empty, np.float32)
-        plane[target] = ops.ring_get(ring, first, last - first)
+        plane[target] = np.asarray(ops.ring_get(ring, first, last - first))
         out.put(plane)
 
 
-def _load_planes(
-    source: _Reader, ops: Any, ring_kv: Any, ring_score: Any, ratio: int, n_tokens: int
-) -> None:
+def _load_planes(source: _Reader, ops: Backend, rings: Rings, ratio: int, n_tokens: int) -> None:
     rows = plane_rows(ratio)
     first, last = _plane_positions(ratio, n_tokens)
     positions = np.arange(first, last)
     target = positions - (n_tokens // ratio * ratio) + (4 if ratio == 4 else 0)
-    for ring in (ring_kv, ring_score):
+    for ring in (rings.kv, rings.score):
         plane = source.take((rows, ring.shape[1]))
         ops.ring_set(ring, first, plane[target])
 
@@ -171,7 +168,9 @@ def save(
     n = len(tokens)
     live = min(shape.n_swa, n)
     out = _Writer(snapshot_bytes(shape, n))
-    comp_cap = max((len(c.comp) for c in cache.layers if c.comp is not None), default=0)
+    comp_cap = max(
+        (len(c.compressed.rows) for c in cache.layers if c.compressed is not None), default=0
+    )
     header = [MAGIC, VERSION, cache.ctx, chunk, len(cache.layers[0].raw), shape.n_swa, comp_cap]
     header += [n, shape.n_layer, shape.head_dim, shape.idx_head_dim, shape.n_vocab, live]
     out.put(np.array(header), "<u4")
@@ -184,13 +183,12 @@ def save(
     out.put(np.array(counts), "<u4")
     for c in cache.layers:
         out.put(ops.ring_get(c.raw, n - live, live))
-        if not c.ratio:
-            continue
-        out.put(c.comp[: n // c.ratio])
-        _save_planes(out, ops, c.ring_kv, c.ring_score, c.ratio, n)
-        if c.ratio == 4:
-            out.put(c.index.export(n // 4))
-            _save_planes(out, ops, c.idx_ring_kv, c.idx_ring_score, 4, n)
+        if c.compressed is not None:
+            out.put(c.compressed.rows[: n // c.ratio])
+            _save_planes(out, ops, c.compressed.rings, c.ratio, n)
+        if c.indexed is not None:
+            out.put(c.indexed.rows.export(n // c.ratio))
+            _save_planes(out, ops, c.indexed.rings, c.ratio, n)
     return Snapshot(out.done(), kv, states)
 
 
@@ -265,12 +263,13 @@ def load(cache: KVCache, snapshot: Snapshot, kv: str) -> tuple[list[int], np.nda
     return tokens, logits
 
 
-def _load_layer(source: _Reader, ops: Any, c: LayerCache, shape: Shape, n: int, live: int) -> None:
+def _load_layer(
+    source: _Reader, ops: Backend, c: LayerCache, shape: Shape, n: int, live: int
+) -> None:
     ops.ring_set(c.raw, n - live, source.take((live, shape.head_dim)))
-    if not c.ratio:
-        return
-    c.comp[: n // c.ratio] = source.take((n // c.ratio, shape.head_dim))
-    _load_planes(source, ops, c.ring_kv, c.ring_score, c.ratio, n)
-    if c.ratio == 4:
-        c.index.load(source.take((n // 4, shape.idx_head_dim)))
-        _load_planes(source, ops, c.idx_ring_kv, c.idx_ring_score, 4, n)
+    if c.compressed is not None:
+        c.compressed.rows[: n // c.ratio] = source.take((n // c.ratio, shape.head_dim))
+        _load_planes(source, ops, c.compressed.rings, c.ratio, n)
+    if c.indexed is not None:
+        c.indexed.rows.load(source.take((n // c.ratio, shape.idx_head_dim)))
+        _load_planes(source, ops, c.indexed.rings, c.ratio, n)

@@ -4,85 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from engine.errors import LayoutError
+from engine.ops.operands import (
+    Array,
+    Compressor,
+    Head,
+    HyperConnection,
+    Indexer,
+    Layer,
+    Weight,
+)
 from engine.quant.registry import dequantize
 from engine.shape import Shape
 from engine.weights.bind import LayerWeights, MtpWeights, TrunkWeights
 from engine.weights.tensor import Tensor
-
-Weight = Any  # a kernel set's own handle
-
-
-@dataclass(slots=True)
-class HyperConnection:
-    """One sublayer's mixing parameters: fn (hc_mix, n_hc*n_embd), scale (3,), base (hc_mix,)."""
-
-    fn: Weight
-    scale: np.ndarray
-    base: np.ndarray
-
-
-@dataclass(slots=True)
-class Compressor:
-    """Pools `ratio` rows into one: kv and gate projections, ape (ratio, W), norm (d,)."""
-
-    kv: Weight
-    gate: Weight
-    ape: np.ndarray
-    norm: np.ndarray
-
-
-@dataclass(slots=True)
-class Indexer:
-    q_b: Weight
-    proj: Weight
-    compressor: Compressor
-
-
-@dataclass(slots=True)
-class Layer:
-    """One decoder layer; `ratio` 0 means no compressor, `tid2eid` None means a top-k router."""
-
-    ratio: int
-    limit: float  # SwiGLU clamp of the routed experts
-    limit_shared: float
-    hc_attn: HyperConnection
-    hc_ffn: HyperConnection
-    attn_norm: np.ndarray
-    q_a: Weight
-    q_a_norm: np.ndarray
-    q_b: Weight
-    kv: Weight
-    kv_norm: np.ndarray
-    sinks: np.ndarray
-    out_a: Weight
-    out_b: Weight
-    compressor: Compressor | None
-    indexer: Indexer | None
-    ffn_norm: np.ndarray
-    router: Weight
-    router_bias: np.ndarray | None
-    tid2eid: np.ndarray | None
-    gate_exps: Weight
-    up_exps: Weight
-    down_exps: Weight
-    gate_shexp: Weight
-    up_shexp: Weight
-    down_shexp: Weight
-
-
-@dataclass(slots=True)
-class Head:
-    """Collapses the streams and norms: hc fn (n_hc, n_hc*n_embd), then `norm`."""
-
-    fn: Weight
-    scale: np.ndarray
-    base: np.ndarray
-    norm: np.ndarray
 
 
 @dataclass(slots=True)
@@ -102,8 +40,8 @@ class MtpModel:
 
     e_proj: Weight
     h_proj: Weight
-    enorm: np.ndarray
-    hnorm: np.ndarray
+    enorm: Array
+    hnorm: Array
     head: Head
     layer: Layer
 
@@ -143,12 +81,12 @@ class Preparer:
     """
 
     def __init__(
-        self, prepare: Callable[[Tensor], Weight], vector: Callable[[np.ndarray], Any]
+        self, prepare: Callable[[Tensor], Weight], vector: Callable[[np.ndarray], Array]
     ) -> None:
         self._prepare = prepare
         self._place = vector
 
-    def _vector(self, tensor: Tensor) -> Any:
+    def _vector(self, tensor: Tensor) -> Array:
         return self._place(vector(tensor))
 
     def trunk(self, shape: Shape, bound: TrunkWeights) -> Model:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from engine.cache.kv import KVCache
-from engine.forward.layer import Angles, LayerPass
-from engine.forward.model import Head, Model
+from engine.forward.layer import LayerPass
+from engine.forward.model import Model
 from engine.forward.rope import RopeTable
 from engine.forward.scratch import Scratch
+from engine.ops.base import Backend
+from engine.ops.operands import Array, Head, Position, Span, Windows
 from engine.shape import Shape
 
 
@@ -20,8 +21,7 @@ class Trunk:
 
     Parameters
     ----------
-    ops : module
-        Kernel set.
+    ops : Backend
     model : Model
     official : bool
         See `EngineOptions.kv`.
@@ -31,64 +31,86 @@ class Trunk:
         Positions that will be asked for: 0 .. ctx + rows - 1.
     """
 
-    def __init__(self, ops: Any, model: Model, official: bool, rows: int, ctx: int) -> None:
+    def __init__(self, ops: Backend, model: Model, official: bool, rows: int, ctx: int) -> None:
         self.ops = ops
         self.model = model
         self.shape: Shape = model.shape
         self.scratch = Scratch(ops, model.shape, rows)
         self.layers = LayerPass(ops, model.shape, official)
-        self.rope = {
-            kind: ops.rope_table(RopeTable(model.shape, compressed=kind), ctx + rows)
-            for kind in (False, True)
-        }
+        # By whether a layer has a compressor: angles as computed, and as the kernel set takes them.
+        self.rope = {kind: RopeTable(model.shape, compressed=kind) for kind in (False, True)}
+        self._tables = {kind: ops.rope_table(t, ctx + rows) for kind, t in self.rope.items()}
         self._ratios = sorted({r for r in model.shape.compress_ratios if r})
+        self._kept: dict[int, Array] = {}
+        self._evaluated = False
 
-    def angles(self, pos0: int, n: int) -> Angles:
-        """Rotary angles of the rows pos0 .. pos0+n-1 and of the windows that end in them."""
-        rows = {kind: table.at(pos0, n) for kind, table in self.rope.items()}
-        windows = {}
+    def keep_outputs(self, layer: int, ring: Array) -> None:
+        """Let every pass write a layer's output to a ring by position.
+
+        Recorded passes contain the writing, so it must be asked for before the first evaluation.
+
+        Parameters
+        ----------
+        layer : int
+            0 to n_layer - 1; the last one's output is the final state.
+        ring : float32 Array of shape (any, n_hc, n_embd)
+            Keeps the last rows; row ``position % len(ring)``.
+        """
+        assert not self._evaluated, "outputs to keep are named before the first evaluation"
+        assert 0 <= layer < self.shape.n_layer, layer
+        self._kept[layer] = ring
+
+    def span(self, first: int, pos0: Position, n: int) -> Span:
+        """The rows of a pass at positions first .. first + n - 1, for its layers."""
+        ops = self.ops
+        rotation = {kind: ops.rotation(table, pos0, n) for kind, table in self._tables.items()}
+        windows: dict[int, Windows] = {}
         for ratio in self._ratios:
-            _, n_emit = self.ops.windows(pos0, n, ratio)
-            if n_emit:
-                windows[ratio] = self.rope[True].at(pos0 // ratio * ratio, n_emit, ratio)
-        return Angles(rows, windows)
+            windows[ratio] = ops.windows(self._tables[True], pos0, n, ratio)
+        return Span(n, first, pos0, self.layers.indexing(first, n), rotation, windows)
 
-    def evaluate(
-        self, cache: KVCache, tokens: np.ndarray, pos0: int, history: Any = None
-    ) -> np.ndarray:
-        """Run tokens at positions pos0.. through all layers; rows are appended to the cache.
+    def evaluate(self, cache: KVCache, tokens: np.ndarray, first: int) -> Array:
+        """Run tokens at positions first, first + 1, ... through all layers.
+
+        Their rows are appended to the cache.
 
         Parameters
         ----------
         cache : KVCache
         tokens : int32 array of shape (n,)
             Ids already checked against the vocabulary; n at most the rows of this object.
-        pos0 : int
-        history : float32 array of shape (rows, n_hc, n_embd), optional
-            Ring by position that the last final states are written to.
+        first : int
 
         Returns
         -------
-        float32 array of shape (n, n_hc, n_embd)
+        float32 Array of shape (n, n_hc, n_embd)
             Final state of every row; a view that the next call overwrites.
         """
         n = len(tokens)
         s = self.scratch.view(n)
         s.tokens[:] = tokens
 
-        def body() -> None:
-            self.ops.embed_hc(s.state, s.tokens, self.model.embed)
-            angles = self.angles(pos0, n)
+        def body(pos0: Position) -> None:
+            ops = self.ops
+            ops.embed_hc(s.state, s.tokens, self.model.embed)
+            span = self.span(first, pos0, n)
             for index, layer in enumerate(self.model.layers):
-                self.layers.run(index, layer, cache.layers[index], s, n, pos0, angles)
-            if history is not None:
-                self.ops.ring_put(history, s.state, pos0, max(n - len(history), 0))
+                self.layers.run(index, layer, cache.layers[index], s, span)
+                ring = self._kept.get(index)
+                if ring is not None:
+                    ops.ring_put(ring, s.state, pos0, max(n - len(ring), 0))
 
-        self.run_pass("trunk", n, pos0, body)
+        self._evaluated = True
+        self.run_pass("trunk", n, first, body)
         return s.state
 
     def run_pass(
-        self, name: str, n: int, pos0: int, body: Callable[[], None], owner: object = None
+        self,
+        name: str,
+        n: int,
+        first: int,
+        body: Callable[[Position], None],
+        owner: object = None,
     ) -> None:
         """Run a pass of this object's layers, which a kernel set may record and replay.
 
@@ -96,24 +118,24 @@ class Trunk:
         must work on the same arrays of its owner (this object by default) each time; only the
         position may differ.
         """
-        key = (name, n, self.layers.indexing(pos0, n))
-        watched = self.layers.tap is not None or self.layers.force_ids is not None
-        self.ops.run(owner or self, None if watched else key, pos0, body)
+        key = (name, n, self.layers.indexing(first, n))
+        probed = self.layers.probe is not None
+        self.ops.run(owner or self, None if probed else key, first, body)
 
     def logits(
         self,
-        state: np.ndarray,
-        out: np.ndarray | None = None,
+        state: Array,
+        out: Array | None = None,
         head: Head | None = None,
         name: str | None = None,
         owner: object = None,
-    ) -> np.ndarray:
+    ) -> Array:
         """Logits of the given rows.
 
         Parameters
         ----------
-        state : float32 array of shape (n, n_hc, n_embd)
-        out : float32 array of shape (n, n_vocab), optional
+        state : float32 Array of shape (n, n_hc, n_embd)
+        out : float32 Array of shape (n, n_vocab), optional
             Overwritten; without it a fresh array is made.
         head : Head, optional
             Another block's head (MTP); the trunk's by default.
@@ -124,30 +146,20 @@ class Trunk:
 
         Returns
         -------
-        float32 array of shape (n, n_vocab)
+        float32 Array of shape (n, n_vocab)
         """
         ops, shape = self.ops, self.shape
-        head = self.model.head if head is None else head
+        weights = self.model.head if head is None else head
+        output = self.model.output
         n = len(state)
-        if out is None:
-            out = ops.new_array((n, shape.n_vocab))
+        target = ops.new_array((n, shape.n_vocab)) if out is None else out
         s = self.scratch.view(n)
-        flat = state.reshape(n, -1)
 
-        def body() -> None:
-            if "hc_head" in ops.FUSED:
-                ops.hc_head(s, state, head, self.model.output, shape)
-                ops.matmul(out, s.x, self.model.output)
-                return
-            ops.rms_norm(s.flat, flat, None, shape.rms_eps)
-            ops.matmul(s.head_mix, s.flat, head.fn)
-            ops.hc_collapse(
-                s.x, s.head_mix, flat.reshape(state.shape), head.scale, head.base, shape.hc_eps
-            )
-            ops.rms_norm(s.x, s.x, head.norm, shape.rms_eps)
-            ops.matmul(out, s.x, self.model.output)
+        def body(pos0: Position) -> None:
+            ops.head(s, state, weights, output, shape)
+            ops.matmul(target, s.x, output)
 
         ops.run(owner or self, None if name is None else (name, n), 0, body)
-        if self.layers.tap:
-            self.layers.tap("logits", shape.n_layer, out)
-        return out
+        if self.layers.probe:
+            self.layers.probe.tap("logits", shape.n_layer, target)
+        return target

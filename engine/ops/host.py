@@ -1,23 +1,34 @@
-"""What kernel sets in host memory answer alike: arrays, position rings, windows, programs.
+"""What kernel sets in host memory have in common: NumPy arrays, rings by position, passes.
 
-`reference` and `cpu` take these as they are; a set with memory of its own defines its own.
+`ReferenceOps` and `CpuOps` stand on `HostOps`; a set with memory of its own defines its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import psutil
 
-# Names of `FUSED` that a set offers beside the single ops (see `engine.ops`).
-FUSED: frozenset[str] = frozenset()
+from engine.ops.composed import ComposedOps
+from engine.ops.operands import AngleTable, PassKey, Position, Windows
+from engine.options import EngineOptions
+from engine.sample import check_finite
+from engine.weights.tensor import Tensor
 
 ALIGN = 64  # bytes; a vector load of 64 bytes then never crosses two cache lines
+NO_ANGLES = np.empty((0, 0), np.float32)
+NEVER = np.finfo(np.float32).min  # logit of a banned token
 
 
-def new_array(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
+def op(function: Callable[..., Any]) -> Any:
+    """A method that is this plain function: it needs nothing of the set, and no call is added."""
+    return staticmethod(function)
+
+
+def new_array(shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> np.ndarray:
     """Zeros starting at a multiple of 64 bytes; pages count once they are written."""
     n_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
     raw = np.zeros(n_bytes + ALIGN, np.uint8)
@@ -25,45 +36,19 @@ def new_array(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
     return raw[start : start + n_bytes].view(dtype).reshape(shape)
 
 
-def new_kv_rows(cap: int, dim: int, official: bool) -> np.ndarray:
-    """Storage of raw or compressed rows: float32 (cap, dim) whatever is stored."""
-    return new_array((cap, dim))
-
-
-def vector(values: np.ndarray) -> np.ndarray:
-    """A small tensor's values as the ops take them."""
-    return values
-
-
-def rope_table(table: Any, n_positions: int) -> Any:
-    """Rotary angles as the ops take them: the table itself, which computes blocks as needed."""
-    return table
-
-
-def windows(pos0: int, n: int, ratio: int) -> tuple[int, int]:
-    """First of the windows that end in rows pos0 .. pos0+n-1, and how many do."""
-    first = pos0 // ratio
-    return first, (pos0 + n) // ratio - first
-
-
-def run(owner: object, key: Hashable, pos0: int, body: Callable[[], None]) -> None:
-    """Run a pass; a set that records passes may replay the owner's earlier one with this key."""
-    body()
-
-
-def ring_put(ring: np.ndarray, rows: np.ndarray, pos0: int, skip: int = 0) -> None:
+def ring_put(ring: np.ndarray, rows: np.ndarray, pos0: int, skip: int) -> None:
     """Write rows[skip:] to a ring indexed by position; rows[0] belongs to position pos0."""
     ring[np.arange(pos0 + skip, pos0 + len(rows)) % len(ring)] = rows[skip:]
 
 
-def ring_set(ring: np.ndarray, pos0: int, rows: np.ndarray) -> None:
-    """Write host rows (a snapshot's) to positions pos0, pos0+1, ... of a ring."""
-    ring_put(ring, rows, pos0)
+def ring_set(ring: np.ndarray, first: int, rows: np.ndarray) -> None:
+    """Write rows to positions first, first + 1, ... of a ring."""
+    ring_put(ring, rows, first, 0)
 
 
-def ring_get(ring: np.ndarray, pos0: int, n: int) -> np.ndarray:
-    """Rows of n positions from pos0 on, as an array of their own."""
-    return ring[np.arange(pos0, pos0 + n) % len(ring)]
+def ring_get(ring: np.ndarray, first: int, n: int) -> np.ndarray:
+    """Rows of n positions from `first` on, as an array of their own."""
+    return ring[np.arange(first, first + n) % len(ring)]
 
 
 def add_streams(state: np.ndarray, y: np.ndarray) -> None:
@@ -71,14 +56,71 @@ def add_streams(state: np.ndarray, y: np.ndarray) -> None:
     np.add(state, y[:, None, :], out=state)
 
 
-def free_bytes() -> int:
-    """Memory that is free for weights, rows and activations."""
-    return psutil.virtual_memory().available
+def windows(table: AngleTable, pos0: int, n: int, ratio: int) -> Windows:
+    """The windows that end in rows pos0 .. pos0+n-1, with their angles."""
+    first = pos0 // ratio
+    count = (pos0 + n) // ratio - first
+    if not count:
+        return Windows(ratio, n, 0, NO_ANGLES, NO_ANGLES)
+    return Windows(ratio, n, count, *table.at(first * ratio, count, ratio))
 
 
-def close() -> None:
-    """Nothing is held beyond the arrays themselves."""
+def choose(rows: np.ndarray, row: int, banned: np.ndarray) -> int:
+    """First maximum of rows[row], none of the banned ids.
+
+    Raises
+    ------
+    NonFiniteError
+        If a value of the row is NaN or infinite.
+    """
+    logits = rows[row]
+    check_finite(logits)
+    if banned.size:
+        logits = logits.copy()
+        logits[banned] = NEVER
+    return int(np.argmax(logits))
 
 
-def wait() -> None:
-    """Everything that was asked for is done."""
+class HostOps(ComposedOps):
+    """Arrays are NumPy's, a position is a number, and a pass is its body."""
+
+    new_array = op(new_array)
+    ring_put = op(ring_put)
+    ring_set = op(ring_set)
+    ring_get = op(ring_get)
+    add_streams = op(add_streams)
+    windows = op(windows)
+    choose = op(choose)
+
+    def arrange(
+        self, tensors: Sequence[Tensor], drafts: Collection[str], options: EngineOptions
+    ) -> None:
+        """Nothing to decide: weights are used in the mapped file, or copied by `prepare`."""
+
+    def vector(self, values: np.ndarray) -> np.ndarray:
+        return values
+
+    def new_kv_rows(self, cap: int, dim: int, official: bool) -> np.ndarray:
+        """Float32 whatever is stored."""
+        return new_array((cap, dim))
+
+    def rope_table(self, table: AngleTable, n_positions: int) -> AngleTable:
+        """The table itself, which computes blocks of angles as they are needed."""
+        return table
+
+    def rotation(self, table: Any, pos0: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
+        return table.at(pos0, n)
+
+    def run(
+        self, owner: object, key: PassKey | None, pos0: int, body: Callable[[Position], None]
+    ) -> None:
+        body(pos0)
+
+    def wait(self) -> None:
+        """Ops return when they are done."""
+
+    def free_bytes(self) -> int:
+        return psutil.virtual_memory().available
+
+    def close(self) -> None:
+        """Nothing is held beyond the arrays themselves."""

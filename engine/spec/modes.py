@@ -21,6 +21,7 @@ from time import perf_counter
 import numpy as np
 
 from engine.errors import OptionError
+from engine.ops.operands import Logits
 from engine.session import Session
 from engine.spec.depth import DepthControl
 from engine.spec.mtp import Drafter
@@ -28,6 +29,7 @@ from engine.spec.protocol import (
     MAX_DRAFT,
     MODES,
     Decoder,
+    Note,
     Policy,
     SpecStats,
     StepResult,
@@ -46,7 +48,7 @@ class Plain:
         self.stats = SpecStats()
 
     def start(self) -> int:
-        return self.policy.choose(self.session.logits, self.session.n_past)
+        return self.policy.choose(self.session.last, self.session.n_past)
 
     def step(self, first: int, budget: int) -> StepResult:
         assert budget >= 1
@@ -80,12 +82,12 @@ class _Speculative:
         self.stats = SpecStats()
 
     def start(self) -> int:
-        return self.policy.choose(self.session.logits, self.session.n_past)
+        return self.policy.choose(self.session.last, self.session.n_past)
 
-    def _draft(self, token: int, pos: int, k: int) -> tuple[list[int], list[object]]:
+    def _draft(self, token: int, pos: int, k: int) -> tuple[list[int], list[Note]]:
         """Up to k tokens behind `token`, which stands at `pos`."""
         drafts: list[int] = []
-        notes: list[object] = []
+        notes: list[Note] = []
         state = self.session.hidden
         assert state is not None  # the drafter was ready
         for i in range(k):
@@ -99,7 +101,7 @@ class _Speculative:
                 break
         return drafts, notes
 
-    def _single(self, token: int) -> np.ndarray:
+    def _single(self, token: int) -> Logits:
         """Evaluate one token and keep the drafter's window whole."""
         session, b = self.session, self.session.n_past
         ready = self.drafter.ready()
@@ -133,10 +135,10 @@ class Combined(_Speculative):
             return self._done(StepResult([first], token, verify_s=clock() - t0))
         drafts, notes = self._draft(first, b, k)
         t1 = clock()
-        logits, states = session.verify([first, *drafts])
-        kept, token = accept(self.policy, logits, drafts, notes, b + 1)
+        checked, states = session.verify([first, *drafts])
+        kept, token = accept(self.policy, checked, drafts, notes, b + 1)
         t2 = clock()
-        session.rewind(b + 1 + kept, logits[kept])
+        session.rewind(b + 1 + kept, checked[kept].values)
         self.drafter.committed(states[:kept], drafts[:kept], b + 1)
         t3 = clock()
         self.depth.observe(len(drafts), kept, t1 - t0, t2 - t1, t3 - t2)
@@ -181,14 +183,14 @@ class Batched(_Speculative):
         )
 
     def _verify(
-        self, second: int, drafts: list[int], notes: list[object], b: int
+        self, second: int, drafts: list[int], notes: list[Note], b: int
     ) -> tuple[int, int, float, float]:
         session, clock = self.session, self.clock
         t0 = clock()
         logits, states = session.verify([second, *drafts])
         kept, token = accept(self.policy, logits, drafts, notes, b + 1)
         t1 = clock()
-        session.rewind(b + 1 + kept, logits[kept])
+        session.rewind(b + 1 + kept, logits[kept].values)
         self.drafter.committed(states[:kept], drafts[:kept], b + 1)
         return kept, token, t1 - t0, clock() - t1
 
@@ -199,7 +201,7 @@ class Strict(Batched):
     name = "mtp-strict"
 
     def _verify(
-        self, second: int, drafts: list[int], notes: list[object], b: int
+        self, second: int, drafts: list[int], notes: list[Note], b: int
     ) -> tuple[int, int, float, float]:
         session, clock = self.session, self.clock
         t0 = clock()
@@ -218,7 +220,7 @@ class Strict(Batched):
         return kept, token, t1 - t0, clock() - t1
 
 
-def _gap(logits: np.ndarray) -> float:
+def _gap(logits: Logits) -> float:
     """Distance between the two largest logits."""
     top = np.partition(np.asarray(logits), -2)[-2:]
     return float(top[1] - top[0])

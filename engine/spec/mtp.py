@@ -6,13 +6,13 @@ block was trained (DeepSeek V3 technical report, section 2.2); its logits guess 
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 
-from engine.cache.kv import ROLLBACK, LayerCache
+from engine.cache.kv import ROLLBACK
 from engine.forward.scratch import Scratch
 from engine.forward.trunk import Trunk
+from engine.ops.activations import Activations
+from engine.ops.operands import Array, LayerCache, Logits, Position
 from engine.session import Session
 
 
@@ -74,21 +74,21 @@ class Drafter:
         self._epoch = session.epoch
         return True
 
-    def draft(self, state: np.ndarray, token: int, pos: int) -> tuple[np.ndarray, np.ndarray]:
+    def draft(self, state: Array, token: int, pos: int) -> tuple[Logits, Array]:
         """One pass of the block for `token` at `pos`.
 
         Parameters
         ----------
-        state : float32 array of shape (n_hc, n_embd)
+        state : float32 Array of shape (n_hc, n_embd)
             The trunk's state after the token before, or the block's own for a further draft.
         token : int
         pos : int
 
         Returns
         -------
-        logits : float32 array of shape (n_vocab,)
+        logits : Logits
             Guess of the token at pos + 1; overwritten by the next call.
-        state : float32 array of shape (n_hc, n_embd)
+        state : float32 Array of shape (n_hc, n_embd)
             The block's state; a view that the next call overwrites.
         """
         s = self._scratch.view(1)
@@ -96,28 +96,22 @@ class Drafter:
         self._source[:1] = state.reshape(1, *state.shape)
         at = pos - self._base
 
-        def body() -> None:
+        def body(pos0: Position) -> None:
             self._enter(s, 1)
-            self.trunk.layers.run(
-                self.session.engine.shape.n_layer,
-                self.block.layer,
-                self.cache,
-                s,
-                1,
-                at,
-                self.trunk.angles(at, 1),
-            )
+            span = self.trunk.span(at, pos0, 1)
+            n_layer = self.session.engine.shape.n_layer
+            self.trunk.layers.run(n_layer, self.block.layer, self.cache, s, span)
 
         self.trunk.run_pass("draft", 1, at, body, self)
         logits = self.trunk.logits(s.state, self._logits, self.block.head, "draft head", self)
-        return logits[0], s.state[0]
+        return Logits(self.trunk.ops, logits, 0), s.state[0]
 
-    def committed(self, states: np.ndarray, tokens: list[int], pos0: int) -> None:
+    def committed(self, states: Array, tokens: list[int], pos0: int) -> None:
         """Write the rows of accepted tokens from the trunk's true states.
 
         Parameters
         ----------
-        states : float32 array of shape (n, n_hc, n_embd)
+        states : float32 Array of shape (n, n_hc, n_embd)
             After the token before each of `tokens`.
         tokens : list of int
             Accepted drafts; the first at `pos0`.
@@ -128,7 +122,7 @@ class Drafter:
         self._end = pos0 + len(tokens)
         self._epoch = self.session.epoch
 
-    def _store(self, states: np.ndarray, tokens: np.ndarray, pos0: int) -> None:
+    def _store(self, states: Array, tokens: np.ndarray, pos0: int) -> None:
         """Keys and values of rows whose logits nobody needs: no queries, no feed-forward."""
         n = len(tokens)
         s = self._scratch.view(n)
@@ -136,15 +130,14 @@ class Drafter:
         self._source[:n] = states
         at = pos0 - self._base
 
-        def body() -> None:
+        def body(pos0: Position) -> None:
             self._enter(s, n)
-            self.trunk.layers.store_rows(
-                self.block.layer, self.cache, s, at, self.trunk.angles(at, n).rows[False]
-            )
+            rotation = self.trunk.span(at, pos0, n).rotation[self.block.layer.ratio > 0]
+            self.trunk.layers.store_rows(self.block.layer, self.cache, s, pos0, rotation)
 
         self.trunk.run_pass("draft rows", n, at, body, self)
 
-    def _enter(self, s: SimpleNamespace, n: int) -> None:
+    def _enter(self, s: Activations, n: int) -> None:
         """The block's input state: projected embedding plus projected trunk state per stream."""
         ops, shape, block = self.trunk.ops, self.session.engine.shape, self.block
         ops.embed_hc(s.x.reshape(n, 1, -1), s.tokens, self.trunk.model.embed)

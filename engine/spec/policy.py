@@ -11,7 +11,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from engine.sample import Sampler, check_finite, pick
+from engine.ops.operands import Logits
+from engine.sample import Sampler, pick
+from engine.spec.protocol import Distribution, Note
 
 # Independent random numbers of one position (see Sampler.uniform); 0 is plain sampling's own.
 LANE_DRAFT, LANE_ACCEPT, LANE_RESIDUAL = 1, 2, 3
@@ -27,14 +29,14 @@ class _Banned:
     def __bool__(self) -> bool:
         return self.ids.size > 0
 
-    def masked(self, logits: np.ndarray) -> np.ndarray:
+    def masked(self, logits: Logits) -> np.ndarray:
         """The logits on the host; themselves when nothing is banned, else a masked copy."""
-        logits = np.asarray(logits)
+        values: np.ndarray = np.asarray(logits)
         if not self.ids.size:
-            return logits
-        logits = logits.copy()
-        logits[self.ids] = _NEVER
-        return logits
+            return values
+        values = values.copy()
+        values[self.ids] = _NEVER
+        return values
 
 
 class Greedy:
@@ -43,16 +45,13 @@ class Greedy:
     def __init__(self, banned: Iterable[int] = ()) -> None:
         self._banned = _Banned(banned)
 
-    def choose(self, logits: np.ndarray, position: int) -> int:
-        if not isinstance(logits, np.ndarray):
-            return logits.first_maximum(self._banned.ids)  # where the logits are
-        check_finite(logits)
-        return int(np.argmax(self._banned.masked(logits)))
+    def choose(self, logits: Logits, position: int) -> int:
+        return logits.choose(self._banned.ids)
 
-    def propose(self, logits: np.ndarray, position: int) -> tuple[int, object]:
+    def propose(self, logits: Logits, position: int) -> tuple[int, Note]:
         return self.choose(logits, position), None
 
-    def judge(self, logits: np.ndarray, draft: int, note: object, position: int) -> int | None:
+    def judge(self, logits: Logits, draft: int, note: Note, position: int) -> int | None:
         token = self.choose(logits, position)
         return None if token == draft else token
 
@@ -71,18 +70,19 @@ class Sampled:
         self.sampler = sampler
         self._banned = _Banned(banned)
 
-    def choose(self, logits: np.ndarray, position: int) -> int:
+    def choose(self, logits: Logits, position: int) -> int:
         return self.sampler.sample(self._banned.masked(logits), position)
 
-    def propose(self, logits: np.ndarray, position: int) -> tuple[int, object]:
+    def propose(self, logits: Logits, position: int) -> tuple[int, Note]:
         ids, q = self.sampler.distribution(self._banned.masked(logits))
         return pick(ids, q, self.sampler.uniform(position, LANE_DRAFT)), (ids, q)
 
-    def judge(self, logits: np.ndarray, draft: int, note: object, position: int) -> int | None:
+    def judge(self, logits: Logits, draft: int, note: Note, position: int) -> int | None:
         ids, p = self.sampler.distribution(self._banned.masked(logits))
-        q_of_p = probability(note, ids)  # type: ignore[arg-type]
+        assert note is not None, "a draft of this policy carries its distribution"
+        q_of_p = probability(note, ids)
         p_draft = float(probability((ids, p), np.array([draft]))[0])
-        q_draft = float(probability(note, np.array([draft]))[0])  # type: ignore[arg-type]
+        q_draft = float(probability(note, np.array([draft]))[0])
         if self.sampler.uniform(position, LANE_ACCEPT) * q_draft < p_draft:
             return None
         left = np.maximum(p - q_of_p, 0.0)
@@ -91,7 +91,7 @@ class Sampled:
         return pick(ids, weights, self.sampler.uniform(position, LANE_RESIDUAL))
 
 
-def probability(sparse: tuple[np.ndarray, np.ndarray], tokens: np.ndarray) -> np.ndarray:
+def probability(sparse: Distribution, tokens: np.ndarray) -> np.ndarray:
     """Probabilities of `tokens` in a sparse distribution (ascending ids, probabilities)."""
     ids, probs = sparse
     at = np.searchsorted(ids, tokens)

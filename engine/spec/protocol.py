@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
+from engine.ops.operands import Logits
 from engine.options import MODES
 
-__all__ = ["MAX_DRAFT", "MODES", "Decoder", "Policy", "SpecStats", "StepResult", "accept"]
+__all__ = [
+    "MAX_DRAFT",
+    "MODES",
+    "Decoder",
+    "Distribution",
+    "Note",
+    "Policy",
+    "SpecStats",
+    "StepResult",
+    "accept",
+]
+
+# Tokens that can be drawn, ascending, and their probabilities.
+Distribution: TypeAlias = tuple[np.ndarray, np.ndarray]
+
+# What a policy needs to know of its draft when the target judges it; None where nothing.
+Note: TypeAlias = "Distribution | None"
 
 MAX_DRAFT = 4  # deepest draft that any mode takes
 
@@ -72,24 +90,24 @@ class SpecStats:
 class Policy(Protocol):
     """How tokens are chosen from logits, and when a draft counts as the target's own choice."""
 
-    def choose(self, logits: np.ndarray, position: int) -> int:
+    def choose(self, logits: Logits, position: int) -> int:
         """The token at `position`, from the logits before it."""
 
-    def propose(self, logits: np.ndarray, position: int) -> tuple[int, object]:
+    def propose(self, logits: Logits, position: int) -> tuple[int, Note]:
         """A draft for `position` and whatever `judge` needs to know of it."""
 
-    def judge(self, logits: np.ndarray, draft: int, note: object, position: int) -> int | None:
+    def judge(self, logits: Logits, draft: int, note: Note, position: int) -> int | None:
         """None when the draft at `position` is kept, else the token that replaces it."""
 
 
 def accept(
-    policy: Policy, logits: np.ndarray, drafts: list[int], notes: list[object], position: int
+    policy: Policy, logits: Sequence[Logits], drafts: list[int], notes: list[Note], position: int
 ) -> tuple[int, int]:
     """Drafts kept, and the token after them.
 
     Parameters
     ----------
-    logits : float32 array of shape (len(drafts) + 1, n_vocab)
+    logits : sequence of Logits
         The target's, before each draft and after the last.
     drafts, notes : lists
         The first stands at `position`.

@@ -58,7 +58,7 @@ class Case:
         rows = None if self.rows is None else ctx.put(self.rows)
         sel = None if self.sel is None else ctx.put(self.sel[part])
         n_sel = None if self.n_sel is None else ctx.put(self.n_sel[part])
-        attend(ctx, out, q, ring, rows, sel, n_sel, sinks, -1, self.n_swa, self.ratio, turn)
+        attend(ctx, out, q, ring, rows, sel, n_sel, sinks, ctx.pos, self.n_swa, self.ratio, turn)
         return out
 
 

@@ -10,6 +10,7 @@ from engine.ops.cuda.products import act
 from engine.ops.cuda.rows.compressor import compressor_pool, compressor_store
 from engine.ops.cuda.rows.kv import kv_store
 from engine.ops.cuda.rows.norm import rms_norm
+from engine.ops.operands import Windows
 from tests.cuda.rows import angles, poisoned, same_bits
 
 EPS = 1e-6
@@ -76,7 +77,7 @@ class Layer:
         if fused:
             attention_rows(
                 ctx,
-                *(q_a, self.q_norm, self.ring, kv, self.kv_norm, *self.tables),
+                *(q_a, self.q_norm, self.ring, kv, self.kv_norm, *self.tables, ctx.pos),
                 *(EPS, self.official, ratio, self.comp, self.comp_norm, pooling, indexing),
                 ("Q8_0", "F16"),
             )
@@ -84,14 +85,17 @@ class Layer:
 
         else:
             rms_norm(ctx, q_a, q_a, self.q_norm, EPS)
-            kv_store(ctx, self.ring, kv, self.kv_norm, *self.tables, pos, EPS, self.official)
+            kv_store(ctx, self.ring, kv, self.kv_norm, *self.tables, ctx.pos, EPS, self.official)
             for p in (pooling, indexing):
                 if p is not None:
                     arrays = (p.pooled, p.ring_kv, p.ring_score, p.kv, p.score, p.ape)
-                    compressor_pool(ctx, *arrays, pos, ratio)
+                    compressor_pool(ctx, *arrays, ctx.pos, ratio)
             if ratio:
-                arrays = (pooling.pooled, self.comp_norm, *self.tables)
-                compressor_store(ctx, self.comp, ratio, n, *arrays, EPS, self.official)
+                windows = Windows(ratio, n, n_pool, *self.tables)
+                compressor_store(
+                    ctx, self.comp, pooling.pooled, self.comp_norm, windows, ctx.pos, EPS,
+                    self.official,
+                )  # fmt: skip
         found = [q_a, self.ring]
         if ratio:
             found += [self.comp, *self.rings, pooling.pooled]

@@ -7,6 +7,7 @@ import pytest
 
 from engine.ops import reference
 from engine.ops.cuda.rows.compressor import compressor_pool, compressor_store
+from engine.ops.operands import Windows
 from tests.cuda.rows import angles, poisoned, relative, same_bits
 
 RING_ROWS = {4: 32, 128: 256}
@@ -20,7 +21,7 @@ def _call(ctx, rings, kv, score, ape, pos, ratio, d):
     """Pooled rows of one call; rows of windows that do not end in it stay poisoned."""
     ctx.pos[...] = np.array([pos], np.int32)
     pooled = poisoned(ctx, ((len(kv) + ratio - 1) // ratio, d))
-    compressor_pool(ctx, pooled, *rings, kv, score, ape, -1, ratio)
+    compressor_pool(ctx, pooled, *rings, kv, score, ape, ctx.pos, ratio)
     emitted = (pos + len(kv)) // ratio - pos // ratio
     found = np.asarray(pooled)
     assert np.isnan(found[emitted:]).all()
@@ -101,7 +102,7 @@ def test_windows_go_to_their_own_rows(ctx, pos, n, ratio, official):
     weight = rng.normal(1, 0.2, d).astype(np.float32)
     n_max = (n + ratio - 1) // ratio
     pooled = rng.normal(0, 1, (n_max, d)).astype(np.float32)
-    first, emitted = reference.windows(pos, n, ratio)
+    first, emitted = pos // ratio, (pos + n) // ratio - pos // ratio
     starts = (first + np.arange(emitted)) * ratio
     expected = np.zeros((cap, d))
     reference.compressor_store(
@@ -109,8 +110,9 @@ def test_windows_go_to_their_own_rows(ctx, pos, n, ratio, official):
     )
     rows = ctx.zeros((cap, d), np.float16 if official else np.float32)
     ctx.pos[...] = np.array([pos], np.int32)
-    arrays = map(ctx.put, (pooled, weight, cos, sin))
-    compressor_store(ctx, rows, ratio, n, *arrays, 1e-6, official)
+    pooled, weight, cos, sin = map(ctx.put, (pooled, weight, cos, sin))
+    windows = Windows(ratio, n, n_max, cos, sin)
+    compressor_store(ctx, rows, pooled, weight, windows, ctx.pos, 1e-6, official)
     found = np.asarray(rows).astype(np.float64)
     if official:  # see test_kv: values beside a tie may be one step away
         assert (found != expected).mean() < 1e-3

@@ -8,6 +8,7 @@ import pytest
 from engine.errors import SnapshotError
 from engine.ops import reference
 from engine.ops.cuda.attention.indexer import indexer_query, indexer_store, new_index_rows
+from engine.ops.operands import Windows
 from engine.ops.reference.rope import turned
 from engine.ops.reference.rounding import fp4_round_trip, hadamard
 from tests.cuda.rows import angles, relative, same_bits
@@ -51,10 +52,8 @@ def test_rows_of_windows(ctx, n, pos, ratio, official, d):
         reference.new_index_rows(cap, d, official),
     )
     _at(ctx, pos)
-    indexer_store(
-        ctx, rows, ratio, n, ctx.put(pooled), ctx.put(weight), ctx.put(cos), ctx.put(sin), EPS,
-        official,
-    )  # fmt: skip
+    windows = Windows(ratio, n, most, ctx.put(cos), ctx.put(sin))
+    indexer_store(ctx, rows, ctx.put(pooled), ctx.put(weight), windows, ctx.pos, EPS, official)
     first, n_emit = pos // ratio, (pos + n) // ratio - pos // ratio
     at = np.arange(first, first + n_emit) * ratio
     reference.indexer_store(

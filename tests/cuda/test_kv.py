@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.ops import reference
+from engine.ops import host, reference
 from engine.ops.cuda.rows.kv import kv_store
 from engine.ops.cuda.rows.rings import add_streams, ring_put
 from tests.cuda.rows import angles, poisoned, relative, same_bits
@@ -23,7 +23,7 @@ def _case(seed, n, d, half):
 
 def _store(ctx, ring, kv, weight, cos, sin, pos, official):
     ctx.pos[...] = np.array([pos], np.int32)
-    kv_store(ctx, ring, kv, weight, cos, sin, -1, EPS, official)
+    kv_store(ctx, ring, kv, weight, cos, sin, ctx.pos, EPS, official)
 
 
 def _expected(kv, weight, cos, sin, pos, cap, official):
@@ -100,10 +100,10 @@ def test_ring_of_states(ctx, n, cap, pos):
     rows = np.random.default_rng(n).normal(0, 1, (n, 4, 75)).astype(np.float32)
     skip = max(n - cap, 0)
     expected = np.zeros((cap, 4, 75), np.float32)
-    reference.ring_put(expected, rows, pos, skip)
+    host.ring_put(expected, rows, pos, skip)
     ring = ctx.zeros((cap, 4, 75))
     ctx.pos[...] = np.array([pos], np.int32)
-    ring_put(ctx, ring, ctx.put(rows), skip)
+    ring_put(ctx, ring, ctx.put(rows), ctx.pos, skip)
     assert same_bits(ring, expected)
 
 
@@ -119,4 +119,4 @@ def test_every_stream_gets_the_row(ctx):
 def test_a_row_of_one_call_may_replace_none_of_the_same_call(ctx):
     ring, kv = ctx.zeros((4, 192)), poisoned(ctx, (5, 192))
     with pytest.raises(AssertionError):
-        kv_store(ctx, ring, kv, kv[0], kv, kv, 0, EPS, False)
+        kv_store(ctx, ring, kv, kv[0], kv, kv, ctx.pos, EPS, False)

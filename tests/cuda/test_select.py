@@ -55,7 +55,7 @@ class Case:
         margin = poisoned(ctx, (n,))
         if not scored:
             q = weights = None
-        indexer_select(ctx, sel, n_sel, q, weights, self.rows, -1, self.ratio, margin)
+        indexer_select(ctx, sel, n_sel, q, weights, self.rows, ctx.pos, self.ratio, margin)
         return tuple(map(np.asarray, (sel, n_sel, margin)))
 
     def check(self, **options):
@@ -111,7 +111,7 @@ def test_a_margin_is_not_needed(ctx):
     sel, n_sel = poisoned(ctx, (2, 9), np.int32), poisoned(ctx, (2,), np.int32)
     ctx.pos[...] = np.array([200], np.int32)
     q, weights = ctx.put(case.q), ctx.put(case.weights)
-    indexer_select(ctx, sel, n_sel, q, weights, case.rows, -1, 4, None)
+    indexer_select(ctx, sel, n_sel, q, weights, case.rows, ctx.pos, 4, None)
     np.testing.assert_array_equal(sel, case.expected()[0])
 
 

@@ -1,23 +1,25 @@
-"""The CUDA set takes every op of the vocabulary with the parameters that the reference gives it."""
+"""The CUDA set takes every op of `Backend` with the parameters that the protocol gives it."""
 
 import inspect
 
 import pytest
 
-from engine.ops import reference
+from engine.ops.base import Backend
 from engine.ops.cuda.ops import CudaOps
-from tests.engine.ops.test_vocabulary import VOCABULARY
+from engine.ops.device import Device
+from tests.engine.ops.test_vocabulary import VOCABULARY, parameters, shapes
 
 
-@pytest.mark.parametrize("op", sorted(VOCABULARY))
-def test_parameters_are_the_references(op):
-    # The first parameter is the set or its context; what follows the reference's is optional.
-    _, *actual = inspect.signature(getattr(CudaOps, op)).parameters.values()
-    expected = list(inspect.signature(getattr(reference, op)).parameters)
+@pytest.mark.parametrize("name", sorted(VOCABULARY))
+def test_parameters_are_the_protocols(name):
+    # Ops follow the protocol's parameters by optional ones of their own.
+    actual, expected = parameters(CudaOps, name), VOCABULARY[name]
 
-    assert [p.name for p in actual[: len(expected)]] == expected
+    assert shapes(actual[: len(expected)]) == shapes(expected)
     assert all(p.default is not p.empty for p in actual[len(expected) :])
 
 
-def test_fused_ops_are_there():
-    assert all(callable(getattr(CudaOps, name)) for name in CudaOps.FUSED)
+def test_no_method_is_the_protocols_own():
+    for name in VOCABULARY:
+        found = inspect.getattr_static(CudaOps, name)
+        assert found is not vars(Device).get(name) and found is not vars(Backend).get(name), name

@@ -131,8 +131,8 @@ def our_reply(engine: Engine, prompt: Prompt) -> list[int]:
     session = engine.session(len(prompt.ids) + prompt.longest + 8)
     session.sync(prompt.ids)
     out: list[int] = []
-    logits = session.logits
-    while len(out) < prompt.longest and (token := int(logits.argmax())) != EOS:
+    logits = session.last
+    while len(out) < prompt.longest and (token := int(np.argmax(logits))) != EOS:
         out.append(token)
         logits = session.eval(token)
     return out

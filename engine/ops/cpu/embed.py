@@ -1,11 +1,10 @@
-"""The two ends of the model: token rows into the residual streams, and the first maximum."""
+"""Token rows into the residual streams."""
 
 from __future__ import annotations
 
 import numpy as np
 from numba import get_num_threads
 
-from engine.errors import NonFiniteError
 from engine.ops.cpu.products import (
     D_AREA_B,
     D_BLOCK_A,
@@ -107,30 +106,3 @@ def embed_hc(state: np.ndarray, tokens: np.ndarray, table) -> None:
     assert tokens.flags.c_contiguous and tokens.dtype == np.int32, tokens.dtype
     known = _run(_embed.address, state, tokens, table.decoding(), scratch(128), get_num_threads())
     assert known, f"tokens: expected 0 to {table.rows - 1}, found {tokens.min()} to {tokens.max()}"
-
-
-@kernel
-def _first_maximum(logits):
-    """Index of the first maximum, or -1 - index of the first value that is not finite."""
-    best = 0
-    for i in range(logits.shape[0]):
-        if not abs(logits[i]) < np.float32(np.inf):
-            return -1 - i
-        if logits[i] > logits[best]:
-            best = i
-    return best
-
-
-def argmax(logits: np.ndarray) -> int:
-    """Index of the first maximum of a float32 vector.
-
-    Raises
-    ------
-    NonFiniteError
-        If any value is NaN or infinite.
-    """
-    at = _first_maximum(logits)
-    if at < 0:
-        value = float(logits[-1 - at])
-        raise NonFiniteError(f"logits: expected finite values, found {value!r} at token {-1 - at}")
-    return int(at)

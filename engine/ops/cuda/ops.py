@@ -1,12 +1,12 @@
-"""The CUDA kernel set: the op vocabulary over one device, with passes recorded and replayed.
+"""The CUDA kernel set: the ops of `engine.ops.base` on one device, passes recorded and replayed.
 
-`engine.ops` documents the vocabulary; every op here is a thin call of its module's function.
+Every op is a thin call of its module's function; what `Backend` documents is not repeated here.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from engine.errors import NonFiniteError
+from engine.ops.composed import ComposedOps
 from engine.ops.cuda.attention import attention, attention_rows, indexer, select
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
@@ -21,17 +22,25 @@ from engine.ops.cuda.device.residency import open_residency
 from engine.ops.cuda.hyper import hc, hc_enter
 from engine.ops.cuda.products import experts, pack, products
 from engine.ops.cuda.rows import argmax, compressor, embed, kv, norm, rings, rope, router
+from engine.ops.device import PassTimes
+from engine.ops.operands import (
+    AngleTable,
+    Compressor,
+    Layer,
+    LayerCache,
+    PassKey,
+    Position,
+    Rings,
+    Span,
+    Windows,
+)
+from engine.options import EngineOptions
+from engine.shape import Shape
+from engine.weights.tensor import Tensor
 
 GRAPH_ROWS = 16  # passes of up to this many rows are replayed as graphs: decode and verification
+_Angles = tuple[DeviceArray, DeviceArray]
 KEPT_PASSES = 24  # recorded passes per owner; the oldest is dropped
-
-
-@dataclass(frozen=True, slots=True)
-class _Windows:
-    """The windows that n rows complete, wherever they begin; the device works out which."""
-
-    ratio: int
-    n: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +62,7 @@ def _op(function: Callable[..., Any]) -> Callable[..., Any]:
     return op
 
 
-class _Table:
-    """Cosines and sines of every position, (n_positions, n_rot // 2) each, on the device."""
-
-    def __init__(self, ctx: Context, cos: np.ndarray, sin: np.ndarray) -> None:
-        self._arrays = (ctx.put(cos), ctx.put(sin))
-
-    def at(self, pos0: int, n: int, step: int = 1) -> tuple[DeviceArray, DeviceArray]:
-        """The whole table: kernels index it by position."""
-        return self._arrays
-
-
-class CudaOps:
+class CudaOps(ComposedOps):
     """Ops on one device.
 
     Parameters
@@ -80,13 +78,10 @@ class CudaOps:
         self.ctx = ctx
         self.launch = launch
         self.residency = residency
-        self._passes: weakref.WeakKeyDictionary[Any, dict[Hashable, Any]]
+        self._passes: weakref.WeakKeyDictionary[Any, dict[PassKey, _Pass]]
         self._passes = weakref.WeakKeyDictionary()
         self._banned: dict[bytes, DeviceArray] = {}
         self._launches: dict[str, int] = {}
-        ctx.first_maximum = self._first_maximum
-
-    FUSED = frozenset({"hc_enter", "hc_head", "attention_rows", "attend_turned", "feed_forward"})
 
     # Memory and passes
 
@@ -100,22 +95,33 @@ class CudaOps:
     def vector(self, values: np.ndarray) -> DeviceArray:
         return self.ctx.put(np.ascontiguousarray(values))
 
-    def rope_table(self, table: Any, n_positions: int) -> _Table:
-        return _Table(self.ctx, *map(np.ascontiguousarray, table.at(0, n_positions)))
+    def rope_table(self, table: AngleTable, n_positions: int) -> _Angles:
+        """Cosines and sines of every position, (n_positions, n_rot // 2) each, on the device."""
+        cos, sin = table.at(0, n_positions)
+        return self.vector(cos), self.vector(sin)
 
-    def windows(self, pos0: int, n: int, ratio: int) -> tuple[_Windows, int]:
-        return _Windows(ratio, n), (n + ratio - 1) // ratio
+    def rotation(self, table: Any, pos0: Position, n: int) -> _Angles:
+        """The whole table: kernels index it by the position of the pass, which is this one."""
+        assert pos0 is self.ctx.pos, pos0
+        return table
+
+    def windows(self, table: Any, pos0: Position, n: int, ratio: int) -> Windows:
+        """As many as can end in n rows; kernels leave out those that do not."""
+        assert pos0 is self.ctx.pos, pos0
+        return Windows(ratio, n, (n + ratio - 1) // ratio, *table)
 
     def free_bytes(self) -> int:
         return self.ctx.device.free_bytes()
 
-    def run(self, owner: object, key: Hashable | None, pos0: int, body: Callable[[], None]) -> None:
+    def run(
+        self, owner: object, key: PassKey | None, pos0: int, body: Callable[[Position], None]
+    ) -> None:
         """Run a pass, recording it, or replay the owner's recorded pass of this key."""
         ctx = self.ctx
         ctx.forget()
         ctx.set_position(pos0)
         if key is None:
-            body()
+            body(ctx.pos)
             ctx.forget()
             return
         passes = self._passes.setdefault(owner, {})
@@ -125,9 +131,8 @@ class CudaOps:
         else:
             generation = ctx.generation
             with ctx.recording() as log:
-                body()
-            rows = key[1] if isinstance(key, tuple) and isinstance(key[1], int) else 0
-            name = key[0] if isinstance(key, tuple) else str(key)
+                body(ctx.pos)
+            name, rows = key[0], int(key[1])
             self._launches[f"{name}, {rows} rows"] = sum(e[0] == "launch" for e in log)
             # Working memory that grew during the pass has moved: record again next time.
             if ctx.generation == generation:
@@ -138,53 +143,39 @@ class CudaOps:
                 passes[key] = _Pass(generation, ctx.device.program(log, mode), ctx.charges)
         ctx.forget()
 
-    def ring_put(self, ring: DeviceArray, rows: DeviceArray, pos0: int, skip: int = 0) -> None:
-        rings.ring_put(self.ctx, ring, rows, skip)
+    ring_put = _op(rings.ring_put)
 
-    def ring_set(self, ring: DeviceArray, pos0: int, rows: np.ndarray) -> None:
-        for at, first, stop in _pieces(len(ring), pos0, len(rows)):
-            ring[at : at + stop - first] = rows[first:stop]
+    def ring_set(self, ring: Any, first: int, rows: np.ndarray) -> None:
+        for at, start, stop in _pieces(len(ring), first, len(rows)):
+            ring[at : at + stop - start] = rows[start:stop]
 
-    def ring_get(self, ring: DeviceArray, pos0: int, n: int) -> DeviceArray:
+    def ring_get(self, ring: Any, first: int, n: int) -> DeviceArray:
         """A view where the rows lie together, else a copy."""
-        pieces = _pieces(len(ring), pos0, n)
+        pieces = _pieces(len(ring), first, n)
         if len(pieces) <= 1:
-            at = pos0 % len(ring)
+            at = first % len(ring)
             return ring[at : at + n]
         out = self.ctx.empty((n, *ring.shape[1:]), ring.dtype)
-        for at, first, stop in pieces:
-            self.ctx.copy(out[first:stop], ring[at : at + stop - first])
+        for at, start, stop in pieces:
+            self.ctx.copy(out[start:stop], ring[at : at + stop - start])
         return out
 
     add_streams = _op(rings.add_streams)
 
     # Weights
 
-    def arrange(self, tensors: Sequence[Any], drafts: Collection[str], options: Any) -> None:
-        """Decide which weights are copied and which are read from the file, before any is prepared.
-
-        Parameters
-        ----------
-        tensors : sequence of Tensor
-            Every matrix that will be prepared.
-        drafts : collection of str
-            Names of the MTP block's tensors.
-        options : EngineOptions
-
-        Raises
-        ------
-        MemoryBudgetError
-            If what must be copied does not fit; nothing was copied.
-        """
+    def arrange(
+        self, tensors: Sequence[Tensor], drafts: Collection[str], options: EngineOptions
+    ) -> None:
         self.residency = open_residency(
             self.ctx.device, tensors, options, drafts, pack.repack_bytes
         )
 
-    def prepare(self, tensor: Any, *, activations: str, repack: bool) -> Any:
+    def prepare(self, tensor: Tensor, *, activations: str, repack: bool) -> Any:
         assert activations == "int8", activations
         return pack.prepare(self.ctx, tensor, place=self.residency)
 
-    def repack_bytes(self, tensor: Any) -> int:
+    def repack_bytes(self, tensor: Tensor) -> int:
         return pack.repack_bytes(tensor)
 
     def moe_bytes(self, n: int, used: int, gate: Any, down: Any) -> int:
@@ -207,13 +198,9 @@ class CudaOps:
             facts.update(self.residency.facts())
         return facts
 
-    def time_passes(self, owner: object) -> dict[Hashable, dict[str, tuple[int, float, int]]]:
-        """Launches, device seconds and weight bytes per kernel of an owner's recorded passes.
-
-        Runs every pass once more, at the present position. Seconds include the gaps between
-        launches; bytes are what the weights of the launches hold (of experts: the expected share).
-        """
-        tables = {}
+    def time_passes(self, owner: object) -> dict[PassKey, PassTimes]:
+        """Seconds include the gaps between launches; of experts, bytes are the expected share."""
+        tables: dict[PassKey, PassTimes] = {}
         for key, known in self._passes.get(owner, {}).items():
             if known.generation == self.ctx.generation:
                 times = known.program.time_launches()
@@ -246,89 +233,62 @@ class CudaOps:
     rms_norm = _op(norm.rms_norm)
     hc_split = _op(hc.hc_split)
 
-    def hc_enter(
-        self, s: Any, hc_: Any, norm_weight: Any, shape: Any, following: Sequence[Any]
+    def rms_norm_for(
+        self, out: Any, x: Any, weight: Any, eps: float, following: Sequence[Any]
     ) -> None:
-        if hc_enter.can_enter(hc_.fn, shape.n_embd):
-            hc_enter.hc_enter(
-                self.ctx, s.a, s.post, s.comb, s.state, hc_.fn, hc_.scale, hc_.base, norm_weight,
-                shape.n_sinkhorn, shape.hc_eps, shape.rms_eps, _formats(following),
-            )  # fmt: skip
-            return
-        self.rms_norm(s.flat, s.state_flat, None, shape.rms_eps)
-        self.matmul(s.mix, s.flat, hc_.fn)
-        self.hc_split(
-            s.x, s.post, s.comb, s.mix, s.state, hc_.scale, hc_.base, shape.n_sinkhorn, shape.hc_eps
-        )
-        self.rms_norm(s.a, s.x, norm_weight, shape.rms_eps, _formats(following))
+        norm.rms_norm(self.ctx, out, x, weight, eps, _formats(following))
 
-    def hc_head(self, s: Any, state: Any, head: Any, output: Any, shape: Any) -> None:
-        if hc_enter.can_enter(head.fn, shape.n_embd):
-            hc_enter.hc_head(
-                self.ctx, s.x, state, head.fn, head.scale, head.base, head.norm, shape.hc_eps,
-                shape.rms_eps, _formats([output]),
-            )  # fmt: skip
+    def enter(self, s: Any, hc: Any, norm: Any, following: Sequence[Any], shape: Shape) -> None:
+        if not hc_enter.can_enter(hc.fn, shape.n_embd):
+            super().enter(s, hc, norm, following, shape)
             return
-        self.rms_norm(s.flat, state.reshape(len(state), -1), None, shape.rms_eps)
-        self.matmul(s.head_mix, s.flat, head.fn)
-        self.hc_collapse(s.x, s.head_mix, state, head.scale, head.base, shape.hc_eps)
-        self.rms_norm(s.x, s.x, head.norm, shape.rms_eps, _formats([output]))
+        hc_enter.hc_enter(
+            self.ctx, s.a, s.post, s.comb, s.state, hc.fn, hc.scale, hc.base, norm,
+            shape.n_sinkhorn, shape.hc_eps, shape.rms_eps, _formats(following),
+        )  # fmt: skip
+
+    def head(self, s: Any, state: Any, head: Any, output: Any, shape: Shape) -> None:
+        if not hc_enter.can_enter(head.fn, shape.n_embd):
+            super().head(s, state, head, output, shape)
+            return
+        hc_enter.hc_head(
+            self.ctx, s.x, state, head.fn, head.scale, head.base, head.norm, shape.hc_eps,
+            shape.rms_eps, _formats([output]),
+        )  # fmt: skip
 
     def attention_rows(
-        self,
-        s: Any,
-        layer: Any,
-        cache: Any,
-        pos0: int,
-        n: int,
-        angles: tuple[Any, Any],
-        windows: dict[int, Any],
-        shape: Any,
-        official: bool,
-    ) -> bool:
-        ratio, (cos, sin) = layer.ratio, angles
-        d, half, d_q = shape.head_dim, cos.shape[1], s.q_a.shape[1]
-        rings = len(cache.ring_kv) if ratio else 0
-        if n > GRAPH_ROWS or not attention_rows.fits(n, ratio, d_q, d, half, official, rings):
-            return False
-        formats = {layer.q_b.format}
-        comp = comp_norm = pooling = indexing = None
-        if ratio:
-            row0, n_emit = self.windows(pos0, n, ratio)
-            comp, comp_norm = cache.comp, layer.compressor.norm
-            kv_rows, gate = (
-                (s.comp_kv, s.comp_gate) if ratio == 4 else (s.comp_kv_128, s.comp_gate_128)
-            )
-            pooling = attention_rows.Pooling(
-                s.pooled[:n_emit],
-                cache.ring_kv,
-                cache.ring_score,
-                kv_rows,
-                gate,
-                layer.compressor.ape,
-            )
-        if ratio == 4:
-            index = layer.indexer.compressor
-            formats.add(layer.indexer.q_b.format)
-            indexing = attention_rows.Pooling(
-                s.idx_pooled[:n_emit],
-                cache.idx_ring_kv,
-                cache.idx_ring_score,
-                s.idx_kv,
-                s.idx_gate,
-                index.ape,
-            )
+        self, s: Any, layer: Layer, cache: LayerCache, span: Span, shape: Shape, official: bool
+    ) -> None:
+        """One launch for few rows; more fill the device with the ops one by one."""
+        n, ratio = span.n, layer.ratio
+        cos, sin = span.rotation[ratio > 0]
+        n_rings = len(cache.compressed.rings.kv) if cache.compressed is not None else 0
+        sizes = s.q_a.shape[1], shape.head_dim, cos.shape[1], official, n_rings
+        if n > GRAPH_ROWS or not attention_rows.fits(n, ratio, *sizes):
+            super().attention_rows(s, layer, cache, span, shape, official)
+            return
+        following: list[Any] = [layer.q_b]
+        comp: tuple[Any, Any] = (None, None)
+        pooling = indexing = None
+        if layer.compressor is not None and cache.compressed is not None:
+            windows = span.windows[ratio]
+            pooled, own = s.pooled[: windows.rows], s.compressor_rows(ratio)
+            comp = cache.compressed.rows, layer.compressor.norm
+            pooling = _pooling(pooled, cache.compressed.rings, own, layer.compressor)
+        if layer.indexer is not None and cache.indexed is not None:
+            following.append(layer.indexer.q_b)
+            idx_pooled, own = s.idx_pooled[: windows.rows], (s.idx_kv, s.idx_gate)
+            indexing = _pooling(idx_pooled, cache.indexed.rings, own, layer.indexer.compressor)
         attention_rows.attention_rows(
-            self.ctx, s.q_a, layer.q_a_norm, cache.raw, s.kv, layer.kv_norm, cos, sin,
-            shape.rms_eps, official, ratio, comp, comp_norm, pooling, indexing, formats,
+            self.ctx, s.q_a, _own(layer.q_a_norm), _own(cache.raw), s.kv, _own(layer.kv_norm),
+            _own(cos), _own(sin), _own(span.pos0), shape.rms_eps, official, ratio, *comp, pooling,
+            indexing, _formats(following),
         )  # fmt: skip
-        if ratio == 4:
-            first_cos, first_sin = windows[4]
+        if layer.indexer is not None and cache.indexed is not None:
             self.indexer_store(
-                cache.index, row0, s.idx_pooled[:n_emit], index.norm, first_cos, first_sin,
+                cache.indexed.rows, idx_pooled, layer.indexer.compressor.norm, windows, span.pos0,
                 shape.rms_eps, official,
             )  # fmt: skip
-        return True
 
     hc_expand = _op(hc.hc_expand)
     hc_collapse = _op(hc.hc_collapse)
@@ -336,48 +296,22 @@ class CudaOps:
     rope_tail = _op(rope.rope_tail)
     kv_store = _op(kv.kv_store)
     compressor_pool = _op(compressor.compressor_pool)
-
-    def compressor_store(
-        self,
-        rows: Any,
-        row0: _Windows,
-        pooled: Any,
-        weight: Any,
-        cos: Any,
-        sin: Any,
-        eps: float,
-        official: bool,
-    ) -> None:
-        compressor.compressor_store(
-            self.ctx, rows, row0.ratio, row0.n, pooled, weight, cos, sin, eps, official
-        )
+    compressor_store = _op(compressor.compressor_store)
 
     # Indexer and attention
 
     new_index_rows = _op(indexer.new_index_rows)
-
-    def indexer_store(
-        self,
-        rows: Any,
-        row0: _Windows,
-        pooled: Any,
-        weight: Any,
-        cos: Any,
-        sin: Any,
-        eps: float,
-        official: bool,
-    ) -> None:
-        indexer.indexer_store(
-            self.ctx, rows, row0.ratio, row0.n, pooled, weight, cos, sin, eps, official
-        )
-
+    indexer_store = _op(indexer.indexer_store)
     indexer_query = _op(indexer.indexer_query)
     indexer_select = _op(select.indexer_select)
     attend = _op(attention.attend)
 
-    def attend_turned(self, *args: Any) -> None:
-        """`attend`, then `rope_tail` backwards by the angles that come last."""
-        self.attend(*args[:-2], args[-2:])
+    def attend_turned(
+        self, out: Any, q: Any, ring: Any, rows: Any, sel: Any, n_sel: Any, sinks: Any,
+        pos0: Any, n_swa: int, ratio: int, cos: Any, sin: Any,
+    ) -> None:  # fmt: skip
+        turn = cos, sin
+        attention.attend(self.ctx, out, q, ring, rows, sel, n_sel, sinks, pos0, n_swa, ratio, turn)
 
     # Feed-forward
 
@@ -386,37 +320,26 @@ class CudaOps:
     routed_moe = _op(experts.routed_moe)
     shared_ffn = _op(experts.shared_ffn)
 
-    def feed_forward(self, s: Any, layer: Any, shared: bool) -> None:
-        """Routed and shared experts of s.a into s.y."""
-        extra = None
-        if shared:
-            extra = (layer.gate_shexp, layer.up_shexp, layer.down_shexp, layer.limit_shared)
+    def feed_forward(self, s: Any, layer: Any, shape: Shape) -> None:
+        shared = None
+        if shape.n_expert_shared:
+            shared = (layer.gate_shexp, layer.up_shexp, layer.down_shexp, layer.limit_shared)
         experts.feed_forward(
             self.ctx, s.y, s.a, s.ids, s.weights,
-            layer.gate_exps, layer.up_exps, layer.down_exps, layer.limit, extra,
+            layer.gate_exps, layer.up_exps, layer.down_exps, layer.limit, shared,
         )  # fmt: skip
 
-    swiglu = _op(experts.swiglu)
     add = _op(experts.add)
 
     # Choice of a token
 
-    def argmax(self, logits: DeviceArray) -> int:
-        return self._first_maximum(logits, np.empty(0, np.int64))
-
-    def _first_maximum(self, logits: DeviceArray, banned: np.ndarray) -> int:
-        """First maximum of a row; rows of one verification are all looked at in one launch."""
-        rows, row = logits.reshape(1, -1), 0
-        parent = logits.owner
-        if isinstance(parent, DeviceArray) and parent.ndim == 2:
-            row_bytes = parent.nbytes // len(parent)
-            if row_bytes == logits.nbytes and len(parent) <= GRAPH_ROWS:
-                rows, row = parent, (logits.address - parent.address) // row_bytes
-        key = f"argmax {banned.tobytes().hex()}"
-        found = self.ctx.companion(rows, key)
+    def choose(self, rows: Any, row: int, banned: np.ndarray) -> int:
+        """All rows are looked at in one launch, and the answers kept while the rows are true."""
+        kind = f"argmax {banned.tobytes().hex()}"
+        found = self.ctx.companion(rows, kind)
         if found is None:
             found = argmax.first_maxima(self.ctx, rows, self._ids(banned))
-            self.ctx.keep(rows, key, found)
+            self.ctx.keep(rows, kind, found)
         token, finite = int(found[0][row]), bool(found[1][row])
         if not finite:
             raise NonFiniteError("logits: expected finite values, found NaN or infinity")
@@ -427,6 +350,20 @@ class CudaOps:
         if key not in self._banned:
             self._banned[key] = self.ctx.put(banned.astype(np.int32))
         return self._banned[key]
+
+
+def _own(array: Any) -> DeviceArray:
+    """An array that went through the seam, as what this set made it."""
+    assert isinstance(array, DeviceArray), array
+    return array
+
+
+def _pooling(
+    pooled: Any, rings: Rings, own: tuple[Any, Any], weights: Compressor
+) -> attention_rows.Pooling:
+    """A compressor's arrays, as the launch for few rows takes them."""
+    kept = _own(rings.kv), _own(rings.score)
+    return attention_rows.Pooling(pooled, *kept, *own, _own(weights.ape))
 
 
 def _formats(weights: Sequence[Any]) -> set[str]:

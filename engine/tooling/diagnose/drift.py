@@ -16,6 +16,8 @@ import numpy as np
 
 from engine.engine import Engine
 from engine.errors import OptionError
+from engine.forward.probe import Probe
+from engine.ops.operands import Array
 from engine.session import Session
 
 BLOCK = 32  # positions compared at a time; bounds the memory for intermediate results
@@ -139,19 +141,18 @@ class _Recorder:
     def block(self, tokens: Sequence[int]) -> Taps:
         parts: dict[tuple[str, int], list[np.ndarray]] = {}
 
-        def tap(name: str, layer: int, array: np.ndarray) -> None:
+        def tap(name: str, layer: int, array: Array) -> None:
             parts.setdefault((name, layer), []).append(np.array(array))
 
         layers = self.session.trunk.layers
         for start in range(0, len(tokens), self.rows):
             chunk = tokens[start : start + self.rows]
-            layers.tap = tap
-            if self.forced is not None:
-                layers.force_ids = _forcer(self.forced, start)
+            forced = None if self.forced is None else _forcer(self.forced, start)
+            layers.probe = Probe(tap, forced)
             try:
                 self.session.all_logits(chunk)
             finally:
-                layers.tap = layers.force_ids = None
+                layers.probe = None
         return {key: np.concatenate(arrays) for key, arrays in parts.items()}
 
 

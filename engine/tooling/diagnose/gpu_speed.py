@@ -85,12 +85,12 @@ class Speed:
     def _decode(self) -> dict[str, Any]:
         session = self.session
         start_at, times = session.n_past, []
-        logits: Any = session.eval(self._text[start_at])
+        logits = session.eval(self._text[start_at])
         for _ in range(STEPS):
-            token = logits.first_maximum(BANNED)
+            token = logits.choose(BANNED)
             start = perf_counter()
             logits = session.eval(token)
-            logits.first_maximum(BANNED)
+            logits.choose(BANNED)
             times.append(perf_counter() - start)
         return {
             "decode_s": statistics.median(times),
@@ -104,8 +104,8 @@ class Speed:
         for _ in range(12):
             b = session.n_past
             start = perf_counter()
-            logits: Any = session.verify(self._text[b : b + n])[0]
-            logits[n - 1].first_maximum(BANNED)
+            rows, _ = session.verify(self._text[b : b + n])
+            rows[n - 1].choose(BANNED)
             times.append(perf_counter() - start)
             session.rewind(b)
         # The first two record the pass and capture its graph.
@@ -131,7 +131,7 @@ class Speed:
         return decode_traffic(shape, trunk, n_ctx, n_rows, kv_value_bytes=size).total
 
     def _wait(self) -> None:
-        self.engine.ops.ctx.device.synchronize()
+        self.engine.ops.wait()
 
 
 def measure(

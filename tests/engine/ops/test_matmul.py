@@ -6,7 +6,6 @@ import numba
 import numpy as np
 import pytest
 
-from engine.errors import NonFiniteError
 from engine.ops import cpu
 from engine.quant.formats import BY_NAME, NATIVE
 from tests.engine.ops.blocks import (
@@ -202,12 +201,3 @@ def test_repacked_bytes_are_as_estimated(name):
     w = cpu.prepare(t, activations="int8", repack=True)
     assert w.repacked_bytes == cpu.repack_bytes(t)
     assert cpu.prepare(t, activations="int8", repack=False).repacked_bytes == 0
-
-
-def test_argmax_takes_the_first_and_refuses_what_is_not_finite():
-    logits = np.float32([-5, 2, 7, 7, 1])
-    assert cpu.argmax(logits) == 2
-    for bad in (np.nan, np.inf, -np.inf):
-        logits[3] = bad
-        with pytest.raises(NonFiniteError, match="at token 3"):
-            cpu.argmax(logits)

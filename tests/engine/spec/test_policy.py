@@ -7,14 +7,27 @@ import pytest
 from scipy import stats
 
 from engine.errors import NonFiniteError
+from engine.ops.operands import Logits
+from engine.ops.reference import ReferenceOps
 from engine.sample import Sampler
 from engine.spec.policy import Greedy, Sampled, probability
 
 N_VOCAB = 64
 
 
-def _logits(seed: int, spread: float) -> np.ndarray:
+def _values(seed: int, spread: float) -> np.ndarray:
     return (np.random.default_rng(seed).standard_normal(N_VOCAB) * spread).astype(np.float32)
+
+
+def _row(values: np.ndarray) -> Logits:
+    """The middle one of three rows of an evaluation."""
+    rows = np.zeros((3, len(values)), np.float32)
+    rows[1] = values
+    return Logits(ReferenceOps(), rows, 1)
+
+
+def _logits(seed: int, spread: float) -> Logits:
+    return _row(_values(seed, spread))
 
 
 @pytest.mark.parametrize(
@@ -28,9 +41,11 @@ def _logits(seed: int, spread: float) -> np.ndarray:
 def test_speculative_draws_have_the_targets_distribution(temp, top_p, min_p, top_k, draws):
     sampler = Sampler(temp, top_k, top_p, min_p, seed=11)
     policy = Sampled(sampler)
-    target, block = _logits(1, 1.5), _logits(1, 1.5) + _logits(2, 0.7)
-    ids, p = sampler.distribution(target)
-    block_ids, q = sampler.distribution(block)
+    values = _values(1, 1.5)
+    changed = values + _values(2, 0.7)
+    target, block = _row(values), _row(changed)
+    ids, p = sampler.distribution(values)
+    block_ids, q = sampler.distribution(changed)
     counts = np.zeros(N_VOCAB)
     kept = 0
     for position in range(draws):
@@ -68,6 +83,7 @@ def test_disjoint_support_keeps_none_and_draws_from_the_target():
     policy = Sampled(Sampler(1.0, top_p=0.2, seed=3))
     target, block = np.zeros(8, np.float32), np.zeros(8, np.float32)
     target[1], block[6] = 20, 20
+    target, block = _row(target), _row(block)
     draft, note = policy.propose(block, 0)
 
     assert draft == 6
@@ -86,14 +102,15 @@ def test_temperature_zero_is_greedy():
 
 def test_banned_tokens_are_neither_chosen_nor_proposed():
     logits = _logits(4, 3.0)
-    best = int(np.argmax(logits))
+    values = np.array(logits)
+    best = int(np.argmax(values))
     for policy in (Greedy([best]), Sampled(Sampler(2.0, seed=1), [best])):
         chosen = {policy.choose(logits, i) for i in range(500)}
         chosen |= {policy.propose(logits, i)[0] for i in range(500)}
         assert best not in chosen
-    assert int(np.argmax(logits)) == best, "the caller's logits are untouched"
+    assert np.array_equal(np.asarray(logits), values), "the caller's logits are untouched"
 
 
 def test_greedy_refuses_nan():
     with pytest.raises(NonFiniteError):
-        Greedy().choose(np.array([0.0, np.nan], np.float32), 0)
+        Greedy().choose(_row(np.array([0.0, np.nan], np.float32)), 0)

@@ -26,7 +26,7 @@ def attend(
     sel: DeviceArray | None,
     n_sel: DeviceArray | None,
     sinks: DeviceArray,
-    pos0: int,
+    pos0: DeviceArray,
     n_swa: int,
     ratio: int,
     turn: tuple[DeviceArray, DeviceArray] | None = None,
@@ -53,8 +53,8 @@ def attend(
     n_sel : int32 DeviceArray of shape (n,), or None
         How many of sel count.
     sinks : float32 DeviceArray of shape (n_head,)
-    pos0 : int
-        Not looked at: the position is `ctx.pos`.
+    pos0 : int32 DeviceArray of shape (1,)
+        Position of row 0, in device memory.
     n_swa : int
     ratio : int
         0: raw rows only.
@@ -77,7 +77,7 @@ def attend(
     chunks = -(-most // CHUNK)
     chosen = int(bool(ratio) and sel is not None)
     scale = float(np.float32(1 / np.sqrt(np.float64(d))))
-    arrays = (q, ring, rows, sel, n_sel, sinks, ctx.pos, cos, sin)
+    arrays = (q, ring, rows, sel, n_sel, sinks, pos0, cos, sin)
     sizes = (n_head, d, cap, top_k, chunks, n_swa, ratio, chosen, half, scale)
     packed = ring.dtype == np.float16
     if n <= SPLIT_ROWS and n * chunks * n_head * (d + 2) * 4 <= SPLIT_BYTES:
@@ -88,7 +88,7 @@ def attend(
         ctx.launch(kernel, (chunks, -(-n_head // heads), n), parts, tops, *arrays, *sizes)
         grid = (-(-d // (2 * JOIN_THREADS)), n_head, n)
         joined = (n_head, d, chunks, n_swa, ratio, chosen, half)
-        ctx.launch(attention_join, grid, out, parts, tops, sinks, n_sel, ctx.pos, cos, sin, *joined)
+        ctx.launch(attention_join, grid, out, parts, tops, sinks, n_sel, pos0, cos, sin, *joined)
     else:
         kernel = attention_f16.WHOLE if packed else attention_f32.WHOLE
         heads = attention_f16.WHOLE_HEADS if packed else attention_f32.HEADS

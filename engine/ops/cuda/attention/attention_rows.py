@@ -167,6 +167,7 @@ def attention_rows(
     kv_norm: DeviceArray,
     cos: DeviceArray,
     sin: DeviceArray,
+    pos0: DeviceArray,
     eps: float,
     official: bool,
     ratio: int,
@@ -190,6 +191,8 @@ def attention_rows(
     kv : float32 DeviceArray of shape (n, head_dim)
     kv_norm : float32 DeviceArray of shape (head_dim,)
     cos, sin : float32 DeviceArrays of shape (n_positions, n_rot // 2)
+    pos0 : int32 DeviceArray of shape (1,)
+        Position of row 0, in device memory.
     eps : float
     official : bool
     ratio : {0, 4, 128}
@@ -209,7 +212,7 @@ def attention_rows(
     assert official or not packed, "float16 holds only official rows"
     forms = forms_of(ctx, q_a, formats)
     head: tuple[Any, ...] = (q_a, q_norm, d_q, *forms.args, ring, kv, kv_norm, cap, d)
-    head += (ctx.pos, cos, sin, n, half, eps, int(official))
+    head += (pos0, cos, sin, n, half, eps, int(official))
     wrote = [ring]
     if not ratio:
         assert fits(n, 0, d_q, d, half, official, 0), (n, d_q, d)

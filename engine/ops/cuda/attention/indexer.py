@@ -32,6 +32,7 @@ from engine.ops.cuda.device.context import Context
 from engine.ops.cuda.rows.kv import store_rows, window_of
 from engine.ops.cuda.rows.rope import rope_tail, turned
 from engine.ops.cuda.rows.rounding import FP4_BLOCK, fp4_pair, hadamard_64
+from engine.ops.operands import Windows
 from engine.ops.scalar import E2M1_MAX, FP4_FLOOR
 
 THREADS = 256
@@ -227,12 +228,10 @@ _QUERIES = {dim: _query(dim) for dim in OFFICIAL_DIMS}
 def indexer_store(
     ctx: Context,
     rows: IndexRows,
-    ratio: int,
-    n: int,
     pooled: DeviceArray,
     weight: DeviceArray,
-    cos: DeviceArray,
-    sin: DeviceArray,
+    windows: Windows,
+    pos0: DeviceArray,
     eps: float,
     official: bool,
 ) -> None:
@@ -241,21 +240,24 @@ def indexer_store(
     Parameters
     ----------
     rows : IndexRows
-        Row w is overwritten for each window w of `ratio` positions that ends in the call.
-    ratio, n : int
-        The call has n rows, the first at position `ctx.pos`.
+        Row w is overwritten for each window w that ends in the call.
     pooled : float32 DeviceArray of shape (ceil(n / ratio) or more, idx_head_dim)
         Row i is of the i-th window that ends in the call.
     weight : float32 DeviceArray of shape (idx_head_dim,)
-    cos, sin : float32 DeviceArrays of shape (n_positions, n_rot // 2)
-        A row's angles are its window's first position's.
+    windows : Windows
+        cos and sin hold every position, (n_positions, n_rot // 2); a row's angles are its window's
+        first position's.
+    pos0 : int32 DeviceArray of shape (1,)
+        Position of row 0, in device memory.
     eps : float
     official : bool
         As given to `new_index_rows`.
     """
     assert official == rows.official, official
+    ratio, n, cos, sin = windows.ratio, windows.n, windows.cos, windows.sin
+    assert isinstance(cos, DeviceArray) and isinstance(sin, DeviceArray), windows
     if not official:
-        store_rows(ctx, rows.rows, ratio, n, pooled, weight, cos, sin, eps, False)
+        store_rows(ctx, rows.rows, ratio, n, pooled, weight, cos, sin, pos0, eps, False)
         return
     cap, d = rows.rows.shape
     most = (n + ratio - 1) // ratio
@@ -264,7 +266,7 @@ def indexer_store(
     assert weight.shape == (d,) and cos.shape == sin.shape, (weight, cos, sin)
     args = (n, ratio, cap, half, eps, _share(d))
     grid = -(-most // ROWS)
-    ctx.launch(_STORES[d], grid, rows.rows, pooled, weight, ctx.pos, cos, sin, *args)
+    ctx.launch(_STORES[d], grid, rows.rows, pooled, weight, pos0, cos, sin, *args)
     ctx.wrote(rows.rows)
 
 

@@ -209,7 +209,7 @@ def indexer_select(
     q: DeviceArray | None,
     head_w: DeviceArray | None,
     rows: IndexRows,
-    pos0: int,
+    pos0: DeviceArray,
     ratio: int,
     margin: DeviceArray | None,
 ) -> None:
@@ -229,8 +229,8 @@ def indexer_select(
     head_w : float32 DeviceArray of shape (n, n_idx_head), or None
         Raw projection; None together with q.
     rows : IndexRows
-    pos0 : int
-        Not looked at: the position is `ctx.pos`.
+    pos0 : int32 DeviceArray of shape (1,)
+        Position of row 0, in device memory.
     ratio : int
     margin : float32 DeviceArray of shape (n,), overwritten, or None
         Score of the last row kept minus that of the first dropped; infinity when nothing is
@@ -241,7 +241,7 @@ def indexer_select(
     edged = int(margin is not None)
     assert n_sel.shape == (n,) and top_k < MOST, (sel, n_sel)
     if q is None or head_w is None:
-        ctx.launch(indexer_top, n, sel, n_sel, margin, None, ctx.pos, 0, top_k, 0, ratio, edged)
+        ctx.launch(indexer_top, n, sel, n_sel, margin, None, pos0, 0, top_k, 0, ratio, edged)
     else:
         n_head = q.shape[1]
         assert q.shape == (n, n_head, d) and head_w.shape == (n, n_head), (q, head_w, rows.rows)
@@ -251,9 +251,9 @@ def indexer_select(
         share = float(np.float32(1 / np.sqrt(np.float64(d * n_head))))
         for row0 in range(0, n, at_once):
             count = min(at_once, n - row0)
-            _score(ctx, scores, narrow or q, head_w, rows, row0, count, ratio, top_k, share)
+            _score(ctx, scores, narrow or q, head_w, rows, pos0, row0, count, ratio, top_k, share)
             ctx.launch(
-                indexer_top, count, sel, n_sel, margin, scores, ctx.pos, row0, top_k, cap, ratio,
+                indexer_top, count, sel, n_sel, margin, scores, pos0, row0, top_k, cap, ratio,
                 edged,
             )  # fmt: skip
     ctx.wrote(sel, n_sel)
@@ -277,6 +277,7 @@ def _score(
     q: DeviceArray,
     head_w: DeviceArray,
     rows: IndexRows,
+    pos0: DeviceArray,
     row0: int,
     count: int,
     ratio: int,
@@ -285,7 +286,7 @@ def _score(
 ) -> None:
     """Scores of queries row0 .. row0 + count - 1, of all rows that they see."""
     cap, d = rows.rows.shape
-    args = (scores, q, head_w, rows.rows, ctx.pos, row0, count, q.shape[1], cap, ratio, top_k)
+    args = (scores, q, head_w, rows.rows, pos0, row0, count, q.shape[1], cap, ratio, top_k)
     if rows.packed:
         grid = (-(-cap // scoring.ROWS), -(-count // scoring.QUERIES))
         ctx.launch(scoring.indexer_scores_bf16, grid, *args, share)

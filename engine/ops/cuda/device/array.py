@@ -81,16 +81,6 @@ class DeviceArray:
             return self[at : at + 1].reshape(self.shape[1:])
         return np.asarray(self)[key]
 
-    def first_maximum(self, banned: np.ndarray) -> int:
-        """Index of the first maximum of a row of logits, none of the banned ones.
-
-        Raises
-        ------
-        NonFiniteError
-            If a value is NaN or infinite.
-        """
-        return self.context.first_maximum(self, banned)
-
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         out = np.empty(self.shape, self.dtype)
         self.context.download(self, out)

@@ -123,7 +123,6 @@ class Context:
         self.charges: dict[str, int] = {}
         # Changes when working memory moves: recorded passes that point to the old are void.
         self.generation = 0
-        self.first_maximum: Any = None  # set by the ops: token of a row of logits
 
     def empty(self, shape: tuple[int, ...], dtype: Any = np.float32) -> DeviceArray:
         """Uninitialised device memory."""

@@ -12,6 +12,7 @@ from engine.ops.cuda.build.scalar import exp
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
 from engine.ops.cuda.rows.kv import store_rows
+from engine.ops.operands import Windows
 
 GROUPS = 8  # warps of a block: each takes an eighth of a window's candidates
 LANES = 32  # dims of a block
@@ -120,7 +121,7 @@ def compressor_pool(
     kv: DeviceArray,
     score: DeviceArray,
     ape: DeviceArray,
-    pos0: int,
+    pos0: DeviceArray,
     ratio: int,
 ) -> None:
     """Pool every window that ends within this call, then remember the call's last positions.
@@ -133,8 +134,8 @@ def compressor_pool(
         W = 2 * d for ratio 4, else d.
     kv, score : float32 DeviceArrays of shape (n, W)
     ape : float32 DeviceArray of shape (ratio, W)
-    pos0 : int
-        Not looked at: the position is `ctx.pos`.
+    pos0 : int32 DeviceArray of shape (1,)
+        Position of row 0, in device memory.
     ratio : int
     """
     n, width = kv.shape
@@ -147,7 +148,7 @@ def compressor_pool(
     assert score.shape == kv.shape and ape.shape == (ratio, width), (score, ape)
     kept = max(n - rows, 0)
     columns = -(-d // LANES)
-    arrays = (pooled, ring_kv, ring_score, kv, score, ape, ctx.pos)
+    arrays = (pooled, ring_kv, ring_score, kv, score, ape, pos0)
     sizes = (n, ratio, rows, d, width)
     # Windows read positions from pos - candidates + 1 on; rows that replace none of these may be
     # written by the same launch.
@@ -162,12 +163,10 @@ def compressor_pool(
 def compressor_store(
     ctx: Context,
     rows: DeviceArray,
-    ratio: int,
-    n: int,
     pooled: DeviceArray,
     weight: DeviceArray,
-    cos: DeviceArray,
-    sin: DeviceArray,
+    windows: Windows,
+    pos0: DeviceArray,
     eps: float,
     official: bool,
 ) -> None:
@@ -176,15 +175,16 @@ def compressor_store(
     Parameters
     ----------
     rows : DeviceArray of shape (cap, head_dim), float32, or float16 for official rows
-    ratio : int
-        Positions of a window.
-    n : int
-        Rows of the call; windows that do not end in it are left alone.
     pooled : float32 DeviceArray of shape ((n + ratio - 1) // ratio, head_dim)
     weight : float32 DeviceArray of shape (head_dim,)
-    cos, sin : float32 DeviceArrays of shape (n_positions, n_rot // 2)
-        Angles of the first position of each row's own window are taken.
+    windows : Windows
+        Those that do not end in the call's n rows are left alone. cos and sin hold every position,
+        (n_positions, n_rot // 2); those of the first position of each row's own window are taken.
+    pos0 : int32 DeviceArray of shape (1,)
+        Position of row 0, in device memory.
     eps : float
     official : bool
     """
-    store_rows(ctx, rows, ratio, n, pooled, weight, cos, sin, eps, official)
+    cos, sin = windows.cos, windows.sin
+    assert isinstance(cos, DeviceArray) and isinstance(sin, DeviceArray), windows
+    store_rows(ctx, rows, windows.ratio, windows.n, pooled, weight, cos, sin, pos0, eps, official)

@@ -119,6 +119,7 @@ def store_rows(
     weight: DeviceArray,
     cos: DeviceArray,
     sin: DeviceArray,
+    pos0: DeviceArray,
     eps: float,
     official: bool,
 ) -> None:
@@ -135,7 +136,7 @@ def store_rows(
     assert not official or (d - 2 * half) % FP8_BLOCK == 0, (d, half)
     kernel_ = _PACKED if packed else _PLAIN
     args = (n, ratio, cap, d, half, eps, int(official))
-    ctx.launch(kernel_, (n + ratio - 1) // ratio, rows, x, weight, ctx.pos, cos, sin, *args)
+    ctx.launch(kernel_, (n + ratio - 1) // ratio, rows, x, weight, pos0, cos, sin, *args)
     ctx.wrote(rows)
 
 
@@ -146,7 +147,7 @@ def kv_store(
     weight: DeviceArray,
     cos: DeviceArray,
     sin: DeviceArray,
-    pos0: int,
+    pos0: DeviceArray,
     eps: float,
     official: bool,
 ) -> None:
@@ -161,11 +162,11 @@ def kv_store(
     weight : float32 DeviceArray of shape (head_dim,)
         Of the norm.
     cos, sin : float32 DeviceArrays of shape (n_positions, n_rot // 2)
-    pos0 : int
-        Not looked at: the position is `ctx.pos`.
+    pos0 : int32 DeviceArray of shape (1,)
+        Position of row 0, in device memory.
     eps : float
     official : bool
         FP8 round trip of the dims before the tail, then every value rounded to float16.
     """
     assert len(kv) <= len(ring), (kv, ring)
-    store_rows(ctx, ring, 1, len(kv), kv, weight, cos, sin, eps, official)
+    store_rows(ctx, ring, 1, len(kv), kv, weight, cos, sin, pos0, eps, official)

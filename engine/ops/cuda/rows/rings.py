@@ -34,20 +34,24 @@ def stream_sums(state, y, count, d, n_hc):
             at = uint32(at + d)
 
 
-def ring_put(ctx: Context, ring: DeviceArray, rows: DeviceArray, skip: int = 0) -> None:
-    """Write rows[skip:] to a ring indexed by position; rows[0] is at position `ctx.pos`.
+def ring_put(
+    ctx: Context, ring: DeviceArray, rows: DeviceArray, pos0: DeviceArray, skip: int
+) -> None:
+    """Write rows[skip:] to a ring indexed by position; rows[0] is at position `pos0`.
 
     Parameters
     ----------
     ring : float32 DeviceArray of shape (cap, ...)
     rows : float32 DeviceArray of shape (n, ...)
+    pos0 : int32 DeviceArray of shape (1,)
+        Position of row 0, in device memory.
     skip : int
         At least n - cap: no row of the ring is written twice.
     """
     n, cap = len(rows), len(ring)
     width = rows.size // n
     assert ring.shape[1:] == rows.shape[1:] and n - skip <= cap, (ring, rows, skip)
-    ctx.launch(ring_rows, (n - skip, -(-width // THREADS)), ring, rows, ctx.pos, cap, width, skip)
+    ctx.launch(ring_rows, (n - skip, -(-width // THREADS)), ring, rows, pos0, cap, width, skip)
     ctx.wrote(ring)
 
 
