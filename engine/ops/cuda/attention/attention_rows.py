@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import cuda, float32, int32, uint32
+from numba import cuda
 
 from engine.ops.cuda.build.kernel import F32, F32P, I32P, U16P, U32, Kernel, kernel
 from engine.ops.cuda.build.ptx import address
+from engine.ops.cuda.build.types import f32, i32, u32
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
 from engine.ops.cuda.hyper.forms import ARGS, forms_of
@@ -98,51 +99,51 @@ def _rows(ratio: int, packed: bool) -> Kernel:
         idx_gate,
         idx_ape,
     ):
-        parts = cuda.shared.array(32, float32)
-        tops = cuda.shared.array(32, int32)
-        pos0 = int32(pos[0])
-        b = uint32(cuda.blockIdx.x)
+        parts = cuda.shared.array(32, f32)
+        tops = cuda.shared.array(32, i32)
+        pos0 = i32(pos[0])
+        b = u32(cuda.blockIdx.x)
         if b < n:
             to = (codes_32, scales_32, codes_256, scales_256, halves, halves_scale, n_pad, forms)
             norm_row(q_a, q_a, b, q_norm, d_q, eps, parts, tops, to)
-        elif b < uint32(2) * n:
-            i = uint32(b - n)
-            position = uint32(uint32(pos0) + i)
-            angle = uint32(position * half)
-            row = uint32(position % cap)
-            source = address(kv) + uint32(i * d) * 4
+        elif b < u32(2) * n:
+            i = u32(b - n)
+            position = u32(u32(pos0) + i)
+            angle = u32(position * half)
+            row = u32(position % cap)
+            source = address(kv) + u32(i * d) * 4
             finish(ring, row, source, kv_norm, cos, sin, angle, d, half, eps, official, parts)
         elif ratio:
-            i = uint32(b - uint32(2) * n)
+            i = u32(b - u32(2) * n)
             arrays = (ring_kv, ring_score, comp_kv, comp_gate, ape)
-            width = uint32(uint32(2 if ratio == 4 else 1) * d)
+            width = u32(u32(2 if ratio == 4 else 1) * d)
             if i < n_pool:
-                window, ends = window_of(pos, n, uint32(ratio), i)
+                window, ends = window_of(pos, n, u32(ratio), i)
                 if ends:
                     pool_window(pooled, arrays, pos0, i, window, ring_rows, d, width)
                     # Each thread reads back only what it wrote itself.
-                    source = address(pooled) + uint32(i * d) * 4
-                    angle = uint32(uint32(window * uint32(ratio)) * half)
-                    row = uint32(window % comp_cap)
+                    source = address(pooled) + u32(i * d) * 4
+                    angle = u32(u32(window * u32(ratio)) * half)
+                    row = u32(window % comp_cap)
                     finish(
                         comp, row, source, comp_norm, cos, sin, angle, d, half, eps, official, parts
                     )
             elif i < n_pool + n:
-                i = uint32(i - n_pool)
-                remember(arrays, pos0, i, uint32(ratio), ring_rows, width)
+                i = u32(i - n_pool)
+                remember(arrays, pos0, i, u32(ratio), ring_rows, width)
             elif ratio == 4:
-                i = uint32(i - n_pool - n)
+                i = u32(i - n_pool - n)
                 idx_arrays = (idx_ring_kv, idx_ring_score, idx_kv, idx_gate, idx_ape)
-                idx_width = uint32(uint32(2) * idx_d)
+                idx_width = u32(u32(2) * idx_d)
                 if i < n_pool:
-                    window, ends = window_of(pos, n, uint32(ratio), i)
+                    window, ends = window_of(pos, n, u32(ratio), i)
                     if ends:
                         pool_window(
                             idx_pooled, idx_arrays, pos0, i, window, ring_rows, idx_d, idx_width
                         )
                 else:
-                    i = uint32(i - n_pool)
-                    remember(idx_arrays, pos0, i, uint32(ratio), ring_rows, idx_width)
+                    i = u32(i - n_pool)
+                    remember(idx_arrays, pos0, i, u32(ratio), ring_rows, idx_width)
 
     return attention_rows
 

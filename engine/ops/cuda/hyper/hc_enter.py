@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from numba import cuda, float32, int32, uint32
+from numba import cuda
 
 from engine.ops.cuda.build.kernel import F32, F32P, U32, Kernel, kernel
 from engine.ops.cuda.build.ptx import (
@@ -26,6 +26,7 @@ from engine.ops.cuda.build.ptx import (
     st_v4_f32,
 )
 from engine.ops.cuda.build.reduce import block_sum, inverse_rms, square_quad
+from engine.ops.cuda.build.types import f32, i32, u32
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
 from engine.ops.cuda.hyper.forms import ARGS, forms_of, row_writer
@@ -78,24 +79,24 @@ def _entry(threads: int, with_spread: bool) -> Kernel:
         rms_eps,
     ):
         """Grid (rows, 2 with spread): block 0 mixes, norms and quantises, block 1 spreads."""
-        logits = cuda.shared.array(32, float32)
-        shared = cuda.shared.array(32, float32)
-        tops = cuda.shared.array(32, int32)
-        row = uint32(cuda.blockIdx.x)
-        t = uint32(cuda.threadIdx.x)
+        logits = cuda.shared.array(32, f32)
+        shared = cuda.shared.array(32, f32)
+        tops = cuda.shared.array(32, i32)
+        row = u32(cuda.blockIdx.x)
+        t = u32(cuda.threadIdx.x)
 
         # Eight lanes add up one logit's parts: a lane takes every eighth, then the lanes meet.
         for i in range(passes):
-            k = uint32((uint32(i * threads) + t) // uint32(GROUP))
-            total = float32(0)
+            k = u32((u32(i * threads) + t) // u32(GROUP))
+            total = f32(0)
             if k <= count:
-                source = address(parts) + uint32(uint32(row * (count + uint32(1)) + k) * pieces) * 4
-                for p in range(t % uint32(GROUP), pieces, GROUP):
+                source = address(parts) + u32(u32(row * (count + u32(1)) + k) * pieces) * 4
+                for p in range(t % u32(GROUP), pieces, GROUP):
                     total = add_rn(total, ld_nc_f32(source + p * 4))
             total = add_rn(total, shfl_xor_f32(total, 4))
             total = add_rn(total, shfl_xor_f32(total, 2))
             total = add_rn(total, shfl_xor_f32(total, 1))
-            if k <= count and t % uint32(GROUP) == uint32(0):
+            if k <= count and t % u32(GROUP) == u32(0):
                 logits[k] = total
         cuda.syncthreads()
         factor = inverse_rms(logits[count], n_hc * d, rms_eps)
@@ -105,23 +106,23 @@ def _entry(threads: int, with_spread: bool) -> Kernel:
         cuda.syncthreads()
 
         if cuda.blockIdx.y == 0:
-            p0, p1, p2, p3 = pre_weights(logits, uint32(0), scale, base, n_hc, hc_eps)
-            quads = d >> uint32(2)
-            source = address(state) + uint32(uint32(row * n_hc) * d) * 4
-            target = address(a) + uint32(row * d) * 4
-            total = float32(0)
+            p0, p1, p2, p3 = pre_weights(logits, u32(0), scale, base, n_hc, hc_eps)
+            quads = d >> u32(2)
+            source = address(state) + u32(u32(row * n_hc) * d) * 4
+            target = address(a) + u32(row * d) * 4
+            total = f32(0)
             for q in range(t, quads, threads):
                 x0, x1, x2, x3 = ld_v4_f32(source + q * 16)
                 y0, y1, y2, y3 = mul_rn(p0, x0), mul_rn(p0, x1), mul_rn(p0, x2), mul_rn(p0, x3)
-                if n_hc > uint32(1):
+                if n_hc > u32(1):
                     x0, x1, x2, x3 = ld_v4_f32(source + q * 16 + d * 4)
                     y0, y1 = fma_rn(p1, x0, y0), fma_rn(p1, x1, y1)
                     y2, y3 = fma_rn(p1, x2, y2), fma_rn(p1, x3, y3)
-                if n_hc > uint32(2):
+                if n_hc > u32(2):
                     x0, x1, x2, x3 = ld_v4_f32(source + q * 16 + d * 8)
                     y0, y1 = fma_rn(p2, x0, y0), fma_rn(p2, x1, y1)
                     y2, y3 = fma_rn(p2, x2, y2), fma_rn(p2, x3, y3)
-                if n_hc > uint32(3):
+                if n_hc > u32(3):
                     x0, x1, x2, x3 = ld_v4_f32(source + q * 16 + d * 12)
                     y0, y1 = fma_rn(p3, x0, y0), fma_rn(p3, x1, y1)
                     y2, y3 = fma_rn(p3, x2, y2), fma_rn(p3, x3, y3)
@@ -130,8 +131,8 @@ def _entry(threads: int, with_spread: bool) -> Kernel:
             norm = inverse_rms(block_sum(total, shared, warps), d, rms_eps)
             to = (codes_32, scales_32, codes_256, scales_256, halves, halves_scale, n_pad, forms)
             write_row(target, target, row, weight, norm, d, tops, to)
-        elif with_spread and t == uint32(0):
-            spread(post, comb, logits, uint32(0), scale, base, row, n_hc, n_iter, hc_eps)
+        elif with_spread and t == u32(0):
+            spread(post, comb, logits, u32(0), scale, base, row, n_hc, n_iter, hc_eps)
 
     return hc_rows
 

@@ -10,9 +10,10 @@ import linecache
 from collections.abc import Sequence
 from typing import Any
 
-from numba import cuda, float32, int32, int64, uint32
+from numba import cuda
 
 from engine.ops.cuda.build import ptx
+from engine.ops.cuda.build.types import f32, i32, i64, u32
 from engine.ops.cuda.products import decode_bits
 from engine.ops.cuda.products.blocks import PARTS
 from engine.ops.cuda.products.pack import SIZES
@@ -28,7 +29,7 @@ def names() -> dict[str, Any]:
     """What generated functions see."""
     found = {n: getattr(ptx, n) for n in dir(ptx) if not n.startswith("__")}
     found |= {n: getattr(decode_bits, n) for n in dir(decode_bits) if not n.startswith("__")}
-    found |= dict(cuda=cuda, float32=float32, int32=int32, int64=int64, uint32=uint32)
+    found |= dict(cuda=cuda, f32=f32, i32=i32, i64=i64, u32=u32)
     return found
 
 
@@ -53,7 +54,7 @@ def accumulators(name: str, nt: int, letters: str | None = None) -> list[str]:
 def segment_value(name: str, j: int, i: int) -> str:
     """A segment's sum from its accumulators."""
     if name == "F16":
-        return f"fma_rn(r{j}_{i}, float32({2.0**-11}), s{j}_{i})"
+        return f"fma_rn(r{j}_{i}, f32({2.0**-11}), s{j}_{i})"
     if name == "BF16":
         return f"add_rn(add_rn(u{j}_{i}, r{j}_{i}), s{j}_{i})"
     return f"s{j}_{i}"
@@ -64,8 +65,8 @@ def table_lines(name: str) -> list[str]:
     if name != "IQ2_XXS":
         return []
     return [
-        "grid_copy = cuda.shared.array(256, int32)",
-        "for k in range(uint32(cuda.threadIdx.x), uint32(256), uint32(cuda.blockDim.x)):",
+        "grid_copy = cuda.shared.array(256, i32)",
+        "for k in range(u32(cuda.threadIdx.x), u32(256), u32(cuda.blockDim.x)):",
         "    grid_copy[k] = selectors(grid[k])",
         "table = shared_address(grid_copy)",
         "cuda.syncthreads()",
@@ -77,14 +78,14 @@ def row_lines(name: str, tiled: bool) -> list[str]:
     size = SIZES[name].block
     step = 2 if name in PARTS else 1
     lines = [
-        "place = int64(int64(tile) * int64(blocks) + int64(b))",
-        f"kx = int64(int64(b) * int64({size * step}))",
-        "kd = int64(int64(b) * int64(dstep))",
+        "place = i64(i64(tile) * i64(blocks) + i64(b))",
+        f"kx = i64(i64(b) * i64({size * step}))",
+        "kd = i64(i64(b) * i64(dstep))",
     ]
     if not tiled:
         lines += [
-            f"{r} = int64(cb + int64(min(uint32(tile * 16 + g + {o}), uint32(rows - 1)))"
-            f" * int64(row_bytes) + int64(b) * int64(block_bytes))"
+            f"{r} = i64(cb + i64(min(u32(tile * 16 + g + {o}), u32(rows - 1)))"
+            f" * i64(row_bytes) + i64(b) * i64(block_bytes))"
             for r, o in (("ra", 0), ("rb", 8))
         ]
     return lines
