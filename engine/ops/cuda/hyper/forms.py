@@ -11,6 +11,7 @@ from typing import Any
 
 from numba import cuda
 
+from engine.ops.cuda.build.arguments import ArgumentBlock
 from engine.ops.cuda.build.kernel import F32P, I8P, U16P, U32, device
 from engine.ops.cuda.build.ptx import (
     address,
@@ -34,8 +35,17 @@ from engine.ops.cuda.device.context import Context
 from engine.ops.cuda.products.act import pack4, padded, quantised_room, row_scale, split_room
 
 CODES_32, CODES_256, HALVES = 1, 2, 4
-# (codes, scales) per 32, per 256, (parts, scales) of float16; rows padded to, which forms
-ARGS = (I8P, F32P, I8P, F32P, U16P, F32P, U32, U32)
+FORMS = ArgumentBlock(
+    "Forms",
+    codes_32=(I8P, "(n_pad, d): int8 codes of the rows, scaled per 32 values"),
+    scales_32=(F32P, "(d / 32, n_pad): their scales"),
+    codes_256=(I8P, "(n_pad, d): int8 codes of the rows, scaled per 256 values"),
+    scales_256=(F32P, "(d / 256, n_pad): their scales"),
+    halves=(U16P, "(2, n_pad, d): float16 of the rows, then 2048 times what that rounds off"),
+    halves_scale=(F32P, "(n_pad,): factor of a row's halves"),
+    n_pad=(U32, "rows that the products read; a multiple of their tile"),
+    which=(U32, "sum of CODES_32, CODES_256 and HALVES: the forms to write"),
+)
 SMALLEST = f32(2.0**-120)
 LOW_SCALE = f32(2048)
 MAGNITUDE = i32(0x7FFFFFFF)
@@ -91,10 +101,10 @@ def row_writer(threads: int) -> Any:
     def write_row(target, source, row, weight, norm, d, tops, to):
         """The d values (a multiple of 4) at address `source`, times norm and weight, to `target`.
 
-        Both are addresses of row `row`; `tops` is shared memory of 32 int32, `to` the tuple of a
-        kernel's arguments `ARGS`.
+        Both are addresses of row `row`; `tops` is shared memory of 32 int32, `to` a kernel's
+        block `FORMS`.
         """
-        codes_32, scales_32, codes_256, scales_256, halves, halves_scale, n_pad, forms = to
+        n_pad = to.n_pad
         t = u32(cuda.threadIdx.x)
         lane, warp = t & u32(31), t >> u32(5)
         quads = d >> u32(2)
@@ -109,17 +119,19 @@ def row_writer(threads: int) -> Any:
                 y0, y1 = mul_rn(mul_rn(y0, norm), w0), mul_rn(mul_rn(y1, norm), w1)
                 y2, y3 = mul_rn(mul_rn(y2, norm), w2), mul_rn(mul_rn(y3, norm), w3)
                 st_v4_f32(target + q * 16, y0, y1, y2, y3)
-            if forms:
+            if to.which:
                 top = _largest(y0, y1, y2, y3)
                 top = max(top, shfl_xor_i32(top, 1))
                 top = max(top, shfl_xor_i32(top, 2))
                 top = max(top, shfl_xor_i32(top, 4))
-                if forms & u32(CODES_32) and q < quads:
+                if to.which & u32(CODES_32) and q < quads:
                     block = u32(32)
-                    _store_codes(codes_32, scales_32, row, j, d, n_pad, block, top, y0, y1, y2, y3)
+                    _store_codes(
+                        to.codes_32, to.scales_32, row, j, d, n_pad, block, top, y0, y1, y2, y3
+                    )
                 top = redux_max(top)
                 row_top = max(row_top, top)
-                if forms & u32(CODES_256):
+                if to.which & u32(CODES_256):
                     # Two warps share a block of 256 values.
                     cuda.syncthreads()
                     if lane == u32(0):
@@ -129,9 +141,20 @@ def row_writer(threads: int) -> Any:
                     if q < quads:
                         block = u32(256)
                         _store_codes(
-                            codes_256, scales_256, row, j, d, n_pad, block, top, y0, y1, y2, y3
+                            to.codes_256,
+                            to.scales_256,
+                            row,
+                            j,
+                            d,
+                            n_pad,
+                            block,
+                            top,
+                            y0,
+                            y1,
+                            y2,
+                            y3,
                         )
-        if forms & u32(HALVES):
+        if to.which & u32(HALVES):
             cuda.syncthreads()
             if lane == u32(0):
                 tops[warp] = row_top
@@ -142,19 +165,19 @@ def row_writer(threads: int) -> Any:
             for q in range(t, quads, threads):
                 y0, y1, y2, y3 = ld_v4_f32(target + q * 16)
                 y0, y1, y2, y3 = mul_rn(y0, up), mul_rn(y1, up), mul_rn(y2, up), mul_rn(y3, up)
-                at = address(halves) + u32(row * d) * 2 + q * 8
+                at = address(to.halves) + u32(row * d) * 2 + q * 8
                 st_v2(at, _pack_halves(y0, y1), _pack_halves(y2, y3))
                 y0, y1, y2, y3 = _rest(y0), _rest(y1), _rest(y2), _rest(y3)
                 st_v2(at + u32(n_pad * d) * 2, _pack_halves(y0, y1), _pack_halves(y2, y3))
             if t == u32(0):
-                halves_scale[row] = down
+                to.halves_scale[row] = down
 
     return write_row
 
 
 @dataclass(frozen=True, slots=True)
 class Forms:
-    """Working memory of an array's forms, and the arguments (`ARGS`) of kernels that fill it."""
+    """Working memory of an array's forms, and the arguments (`FORMS`) of kernels that fill it."""
 
     kept: tuple[tuple[str, Any], ...]
     args: tuple[Any, ...]

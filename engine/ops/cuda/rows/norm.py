@@ -13,7 +13,7 @@ from engine.ops.cuda.build.reduce import block_sum, inverse_rms, quads_of, squar
 from engine.ops.cuda.build.types import f32, i32, u32
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
-from engine.ops.cuda.hyper.forms import ARGS, forms_of, row_writer
+from engine.ops.cuda.hyper.forms import FORMS, forms_of, row_writer
 
 WIDE = 2048  # rows longer than this take a block of 1024 threads instead of 256
 
@@ -84,26 +84,11 @@ def _rows(threads: int) -> Kernel:
 def _rows_with_forms(threads: int) -> Kernel:
     norm_row = row_norm_with_forms(threads)
 
-    @kernel(*(F32P, F32P, F32P, U32, F32, *ARGS), threads=threads, name=f"rms_norm_forms_{threads}")
-    def rms_norm_rows(
-        out,
-        x,
-        weight,
-        d,
-        eps,
-        codes_32,
-        scales_32,
-        codes_256,
-        scales_256,
-        halves,
-        halves_scale,
-        n_pad,
-        forms,
-    ):
+    @kernel(*(F32P, F32P, F32P, U32, F32, FORMS), threads=threads, name=f"rms_norm_forms_{threads}")
+    def rms_norm_rows(out, x, weight, d, eps, forms):
         parts = cuda.shared.array(32, f32)
         tops = cuda.shared.array(32, i32)
-        to = (codes_32, scales_32, codes_256, scales_256, halves, halves_scale, n_pad, forms)
-        norm_row(out, x, u32(cuda.blockIdx.x), weight, d, eps, parts, tops, to)
+        norm_row(out, x, u32(cuda.blockIdx.x), weight, d, eps, parts, tops, forms)
 
     return rms_norm_rows
 

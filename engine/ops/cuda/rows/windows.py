@@ -11,7 +11,8 @@ from typing import Any
 
 from numba import cuda
 
-from engine.ops.cuda.build.kernel import device
+from engine.ops.cuda.build.arguments import ArgumentBlock
+from engine.ops.cuda.build.kernel import F32P, device
 from engine.ops.cuda.build.ptx import (
     add_rn,
     address,
@@ -31,6 +32,17 @@ from engine.ops.cuda.rows.kv import THREADS
 
 LOWEST = f32(-math.inf)
 ZERO = f32(0)
+
+
+POOLING = ArgumentBlock(
+    "Pooling",
+    pooled=(F32P, "(n_pool, d), written: pooled windows"),
+    ring_kv=(F32P, "(ring_rows, width), written: values of rows whose window is not whole"),
+    ring_score=(F32P, "(ring_rows, width), written: their scores, with ape added"),
+    kv=(F32P, "(n, width): values of the call's rows"),
+    score=(F32P, "(n, width): their scores"),
+    ape=(F32P, "(ratio, width): what is added to scores, by place in the window"),
+)
 
 
 def window_pooler(ratio: int) -> Any:
@@ -60,9 +72,10 @@ def window_pooler(ratio: int) -> Any:
         return a, b
 
     @device
-    def pool_window(pooled, arrays, pos0, row, window, rows, d, width):
-        """Row `row` of pooled: a window of `arrays` = (ring_kv, ring_score, kv, score, ape)."""
-        ring_kv, ring_score, kv, score, ape = arrays
+    def pool_window(arrays, pos0, row, window, rows, d, width):
+        """Row `row` of pooled: a window of `arrays`, a kernel's block `POOLING`."""
+        ring_kv, ring_score = arrays.ring_kv, arrays.ring_score
+        kv, score, ape = arrays.kv, arrays.score, arrays.ape
         score_a = cuda.local.array(batch, f32)
         score_b = cuda.local.array(batch, f32)
         value_a = cuda.local.array(batch, f32)
@@ -105,7 +118,7 @@ def window_pooler(ratio: int) -> Any:
                         total_a, total_b = add_rn(total_a, ta), add_rn(total_b, tb)
                         sum_a, sum_b = add_rn(sum_a, va), add_rn(sum_b, vb)
                         ta, tb, va, vb = ZERO, ZERO, ZERO, ZERO
-            at = address(pooled) + u32(u32(row * d) + dim) * 4
+            at = address(arrays.pooled) + u32(u32(row * d) + dim) * 4
             st_v2_f32(at, sum_a / total_a, sum_b / total_b)
 
     return pool_window
@@ -114,7 +127,8 @@ def window_pooler(ratio: int) -> Any:
 @device
 def remember(arrays, pos0, i, ratio, rows, width):
     """A block writes row i of the call to the rings; `arrays` as `pool_window` takes them."""
-    ring_kv, ring_score, kv, score, ape = arrays
+    ring_kv, ring_score = arrays.ring_kv, arrays.ring_score
+    kv, score, ape = arrays.kv, arrays.score, arrays.ape
     position = u32(u32(pos0) + i)
     target = u32(u32(position % rows) * width)
     bias = u32(u32(position % ratio) * width)
