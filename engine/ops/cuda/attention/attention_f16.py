@@ -93,12 +93,13 @@ def _kernel(tiles: int, split: bool) -> Kernel:
         lane, warp = thread & u32(31), thread >> u32(5)
         i = u32(cuda.blockIdx.z) if split else u32(cuda.blockIdx.x)
         head0 = u32(cuda.blockIdx.y) * u32(heads)
-        seen = seen_rows(args, i, u32(i * args.top_k))
+        seen = seen_rows(args, i)
         total = seen.total
         begin = u32(cuda.blockIdx.x * CHUNK) if split else u32(0)
         stop = min(u32(begin + u32(CHUNK)), total) if split else total
         if begin >= total:
             return
+        first = u32(i * args.top_k)
         part = u32(u32(i * args.max_chunks) + u32(cuda.blockIdx.x))
         task = Task(i, head0, part)
         me = Thread(lane, warp, lane >> u32(2), lane & u32(3), warp * u32(SLICE))
@@ -110,7 +111,7 @@ def _kernel(tiles: int, split: bool) -> Kernel:
 
         # Start copying the first chunk's rows, and load the queries meanwhile.
         if active:
-            fetch(args, seen, me, tile, begin)
+            fetch(args, seen, first, me, tile, begin)
         cp_async_commit()
         q_high = cuda.local.array(n_q, i32)
         q_low = cuda.local.array(n_q, i32)
@@ -138,7 +139,7 @@ def _kernel(tiles: int, split: bool) -> Kernel:
                 parity = u32(parity ^ u32(1))
                 ahead = u32(start + CHUNK)
                 if active and ahead < total:
-                    fetch(args, seen, me, u32(tile + parity * u32(TILE)), ahead)
+                    fetch(args, seen, first, me, u32(tile + parity * u32(TILE)), ahead)
                 cp_async_commit()
                 cp_async_wait1()
             cuda.syncwarp()

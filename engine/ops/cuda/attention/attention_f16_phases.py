@@ -96,12 +96,12 @@ def _matrix_key(lane):
 
 
 @device
-def fetch(args, seen, me, tile, begin):
+def fetch(args, seen, first, me, tile, begin):
     """Start copying a warp's dims of the chunk's rows; entries past the list become zeros."""
     d, total, lane = args.d, seen.total, me.lane
     mine = i32(-1)
     if begin + lane < total:
-        mine = entry_row(args, seen, u32(begin + lane))
+        mine = entry_row(args, seen, first, u32(begin + lane))
     column = u32(lane & u32(7))
     dim = u32(me.dim0 + column * u32(8))
     inside = dim < d
@@ -303,6 +303,7 @@ def output_storer(tiles: int) -> Any:
                     z = 32 * (k // 2) + 4 * c + 2 * (k % 2)
                     row = u32(u32(task.i * args.n_head + head) * args.d)
                     x0, x1 = mul_rn(total_o[z], share), mul_rn(total_o[z + 1], share)
-                    store_pair(args, row, dim, x0, x1, seen.p)
+                    turn = (args.cos, args.sin, args.half)
+                    store_pair(args.out, row, dim, args.d, x0, x1, seen.p, turn)
 
     return store_outputs

@@ -68,12 +68,13 @@ def _kernel(split: bool) -> Kernel:
         n_head, d = args.n_head, args.d
         head = u32(u32(cuda.blockIdx.y) * u32(HEADS) + warp)
         valid = head < n_head
-        seen = seen_rows(args, i, u32(i * args.top_k))
+        seen = seen_rows(args, i)
         total = seen.total
         begin = u32(cuda.blockIdx.x * CHUNK) if split else u32(0)
         stop = min(u32(begin + u32(CHUNK)), total) if split else total
         if begin >= total:
             return
+        first = u32(i * args.top_k)
         stride = u32((d + u32(PAD)) * u32(4))
         query = u32(held + u32(CHUNK * (MAX_DIM + PAD) * 4) + warp * u32(MAX_DIM * 4))
 
@@ -97,7 +98,7 @@ def _kernel(split: bool) -> Kernel:
             cuda.syncthreads()
             mine = i32(-1)
             if lane < count:
-                mine = entry_row(args, seen, u32(start + lane))
+                mine = entry_row(args, seen, first, u32(start + lane))
             for step in range(CHUNK // HEADS):
                 row = u32(u32(HEADS * step) + warp)
                 found = shfl_i32(mine, i32(row))
@@ -170,7 +171,8 @@ def _kernel(split: bool) -> Kernel:
                         st_v2_f32(address(args.out) + row * (d * 4) + dim * 4, a, b)
                     else:
                         a, b = mul_rn(a, share), mul_rn(b, share)
-                        store_pair(args, at, dim, a, b, seen.p)
+                        turn = (args.cos, args.sin, args.half)
+                        store_pair(args.out, at, dim, d, a, b, seen.p, turn)
 
     return attention_f32
 

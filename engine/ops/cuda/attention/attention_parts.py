@@ -80,30 +80,33 @@ JOIN = _block(
     "out parts tops sinks n_sel pos cos sin n_head d max_chunks n_swa ratio chosen half",
 )
 
-# What a query sees: its position, its raw rows, all its rows, and where its choices begin in sel.
-Seen = namedtuple("Seen", "p raw total first")
+# What a query sees: its position, how many raw rows, and how many rows in all.
+Seen = namedtuple("Seen", "p raw total")
 
 
 @device
-def seen_rows(args, i, first):
-    """What row i of the call sees; `first` is where its choices begin in sel."""
+def seen_rows(args, i):
+    """What row i of the call sees."""
     p = u32(u32(args.pos[0]) + i)
     visible = u32(p + u32(1))
     raw = args.n_swa if args.n_swa < visible else visible
     compressed = u32(0)
     if args.ratio:
         compressed = u32(args.n_sel[i]) if args.chosen else u32(visible // args.ratio)
-    return Seen(p, raw, u32(raw + compressed), first)
+    return Seen(p, raw, u32(raw + compressed))
 
 
 @device
-def entry_row(args, seen, j):
-    """Where entry j of the list is: a compressed row, or the complement of a row of the ring."""
+def entry_row(args, seen, first, j):
+    """Where entry j of the list is: a compressed row, or the complement of a row of the ring.
+
+    `first` is where the query's choices begin in sel.
+    """
     row = i32(0)
     if j < seen.raw:
         row = i32(~i32(u32(u32(seen.p + u32(1)) - seen.raw + j) % args.cap))
     elif args.chosen:
-        row = args.sel[u32(seen.first + (j - seen.raw))]
+        row = args.sel[u32(first + (j - seen.raw))]
     else:
         row = i32(j - seen.raw)
     return row
@@ -122,17 +125,19 @@ def joined_value(value, factor, part, part_factor):
 
 
 @device
-def store_pair(args, at, dim, a, b, p):
+def store_pair(out, at, dim, d, a, b, p, turn):
     """Write the values (dim, dim + 1) of a head, turned back by the angles of position p.
 
-    `at` is the head's first value. half = 0 turns nothing.
+    `at` is the place of the head's first value in `out`, `turn` = (cos, sin, half) of a kernel's
+    block; half = 0 turns nothing. The block as a whole would cost attention_f32 nine registers
+    on sm_121a.
     """
-    half = args.half
-    plain = u32(args.d - half - half)
+    cos, sin, half = turn
+    plain = u32(d - half - half)
     if half and dim >= plain:
         k = u32(u32(p * half) + ((dim - plain) >> u32(1)))
-        a, b = turned(a, b, args.cos[k], mul_rn(args.sin[k], -ONE))
-    st_v2_f32(address(args.out) + u32(at + dim) * 4, a, b)
+        a, b = turned(a, b, cos[k], mul_rn(sin[k], -ONE))
+    st_v2_f32(address(out) + u32(at + dim) * 4, a, b)
 
 
 @kernel(JOIN, threads=JOIN_THREADS)
@@ -142,7 +147,7 @@ def attention_join(args):
     dim = u32(2) * u32(cuda.blockIdx.x * JOIN_THREADS + cuda.threadIdx.x)
     n_head, d = args.n_head, args.d
     if dim < d:
-        seen = seen_rows(args, i, u32(0))
+        seen = seen_rows(args, i)
         chunks = u32(u32(seen.total + u32(CHUNK - 1)) // u32(CHUNK))
         part_m = cuda.local.array(_AHEAD, f32)
         part_l = cuda.local.array(_AHEAD, f32)
@@ -166,4 +171,5 @@ def attention_join(args):
                     b = joined_value(b, f, part_b[k], g)
         share = ONE / mass
         at = u32(u32(i * n_head + h) * d)
-        store_pair(args, at, dim, mul_rn(a, share), mul_rn(b, share), seen.p)
+        turn = (args.cos, args.sin, args.half)
+        store_pair(args.out, at, dim, d, mul_rn(a, share), mul_rn(b, share), seen.p, turn)
