@@ -21,7 +21,7 @@ from engine.ops.cuda.device.context import Context
 from engine.ops.cuda.products.act import PAD_MANY, Split, padded
 from engine.ops.cuda.products.decode_bits import st_f32
 from engine.ops.cuda.products.experts_act import middle_forms
-from engine.ops.cuda.products.experts_kernels import FEW, MANY, MANY_TILES, WIDTH, gated
+from engine.ops.cuda.products.experts_kernels import EXPERTS, FEW, MANY, MANY_TILES, WIDTH, gated
 from engine.ops.cuda.products.generate import SEGMENT, SLOTS, THREADS, WARPS
 from engine.ops.cuda.products.moe_plan import MAX_FEW, sort_pairs
 from engine.ops.cuda.products.pack import SIZES, TILE, Weight, codebook
@@ -114,12 +114,35 @@ def _product(
     segments = -(-cols // SEGMENT)
     assert segments <= SLOTS, (w.name, cols)
     row_bytes = w.file_bytes // (w.rows * w.n_expert)
-    args = (
-        codebook(ctx), codes.address, rows.scales.address, ids, weights, m, used, w.rows,
-        cols // block, segments, row_bytes, row_bytes * block // cols, plane, width * cols, 4,
-        dstep, w.codes, w.scales, w.factors, other.codes, other.scales, other.factors, *w.strides,
-        limit, out,
-    )  # fmt: skip
+    args = EXPERTS(
+        grid=codebook(ctx),
+        xq=codes.address,
+        dq=rows.scales.address,
+        ids=ids,
+        weights=weights,
+        m=m,
+        used=used,
+        rows=w.rows,
+        blocks=cols // block,
+        segments=segments,
+        row_bytes=row_bytes,
+        block_bytes=row_bytes * block // cols,
+        plane=plane,
+        xcol=width * cols,
+        dcol=4,
+        dstep=dstep,
+        codes0=w.codes,
+        scales0=w.scales,
+        factors0=w.factors,
+        codes1=other.codes,
+        scales1=other.scales,
+        factors1=other.factors,
+        codes_stride=w.strides[0],
+        scales_stride=w.strides[1],
+        factors_stride=w.strides[2],
+        limit=limit,
+        out=out,
+    )
     tiles = -(-w.rows // TILE)
     if plan is None:
         body = FEW[name, w.tiled, two]

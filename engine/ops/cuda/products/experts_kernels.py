@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from engine.ops.cuda.build.arguments import ArgumentBlock
 from engine.ops.cuda.build.kernel import F32, F32P, I32P, I64P, U32, U64, Kernel, device, kernel
 from engine.ops.cuda.build.ptx import add_rn, mul_rn
 from engine.ops.cuda.build.scalar import exp
@@ -50,20 +51,45 @@ def gated(g, u, limit):
     return mul_rn(g / add_rn(ONE, exp(-g)), u)
 
 
-_SHARED_ARGS = (
-    "grid, xq, dq, ids, weights, m, used, rows, blocks, segments, row_bytes, block_bytes, plane, "
-    "xcol, dcol, dstep, codes0, scales0, factors0, codes1, scales1, factors1, "
-    "codes_stride, scales_stride, factors_stride, limit, out"
+EXPERTS = ArgumentBlock(
+    "Experts",
+    grid=(I64P, "(256,): the codebook of IQ2_XXS, 8 bytes a row"),
+    xq=(U64, "address of the rows' codes, or of their float16 or bfloat16 parts"),
+    dq=(U64, "address of the rows' scales"),
+    ids=(I32P, "(m,): expert of each pair"),
+    weights=(F32P, "(m,): the router's weight of each pair"),
+    m=(U32, "pairs"),
+    used=(U32, "experts of a row: pair p is of row p // used"),
+    rows=(U32, "rows of an expert's matrix"),
+    blocks=(U32, "blocks of a row of weights"),
+    segments=(U32, "segments of a row"),
+    row_bytes=(U32, "raw: bytes of a row of weights"),
+    block_bytes=(U32, "raw: bytes of a block"),
+    plane=(U64, "float formats: bytes from one part of the rows to the next"),
+    xcol=(U32, "bytes from one row's codes or parts to the next row's"),
+    dcol=(U32, "bytes from one row's first scale to the next row's"),
+    dstep=(U32, "bytes from one block's scales to the next block's"),
+    codes0=(U64, "address of the first expert's codes: of gate, or of down"),
+    scales0=(U64, "address of its scales, or 0"),
+    factors0=(U64, "address of its factors, or 0"),
+    codes1=(U64, "`two` kernels: address of the first expert's codes of up"),
+    scales1=(U64, "address of its scales, or 0"),
+    factors1=(U64, "address of its factors, or 0"),
+    codes_stride=(U64, "bytes from one expert's codes to the next expert's"),
+    scales_stride=(U64, "bytes from one expert's scales to the next expert's"),
+    factors_stride=(U64, "bytes from one expert's factors to the next expert's"),
+    limit=(F32, "`two` kernels: clamp of SwiGLU; at most 1e-6 means none"),
+    out=(F32P, "(m, rows), written"),
 )
-_SHARED_TYPES = (
-    I64P, U64, U64, I32P, F32P, U32, U32, U32, U32, U32, U32, U32, U64,
-    U32, U32, U32, U64, U64, U64, U64, U64, U64,
-    U64, U64, U64, F32, F32P,
-)  # fmt: skip
 
 
 def _scope() -> dict[str, Any]:
     return names() | dict(few_pairs=few_pairs, gated=gated)
+
+
+def _head(title: str, more: str = "") -> str:
+    unpacked = f"{', '.join(EXPERTS.names)} = experts"
+    return f"def {title}(experts{more}):\n" + indented([unpacked], 1)
 
 
 def _matrix_lines(two: bool) -> list[str]:
@@ -152,7 +178,7 @@ def _few(name: str, tiled: bool, two: bool) -> Kernel:
         f"            for b_all in range(u32(s * {bps}), last):",
         "                b = u32(b_all)",
     ]
-    source = f"def {title}({_SHARED_ARGS}):\n" + indented(body, 1)
+    source = _head(title) + indented(body, 1)
     source += indented(row_lines(name, tiled) + BLOCKS[name](1, tiled), 5)
     store = []
     for i in range(4):
@@ -186,7 +212,7 @@ def _few(name: str, tiled: bool, two: bool) -> Kernel:
     source += indented(tail, 1)
     function = compiled(title, source, _scope())
     return kernel(
-        *_SHARED_TYPES,
+        EXPERTS,
         threads=THREADS,
         min_blocks=_blocks(name, tiled, two),
         name=title,
@@ -230,7 +256,7 @@ def _many(name: str, tiled: bool, two: bool) -> Kernel:
         f"            for b_all in range(u32(s * {bps}), last):",
         "                b = u32(b_all)",
     ]
-    source = f"def {title}({_SHARED_ARGS}, order, tiles):\n" + indented(body, 1)
+    source = _head(title, ", order, tiles") + indented(body, 1)
     source += indented(row_lines(name, tiled) + BLOCKS[name](nt, tiled), 5)
     source += indented(
         [
@@ -257,8 +283,9 @@ def _many(name: str, tiled: bool, two: bool) -> Kernel:
             ]
     source += indented(store, 2)
     function = compiled(title, source, _scope())
-    types = (*_SHARED_TYPES, I32P, I32P)
-    return kernel(*types, threads=THREADS, min_blocks=1, name=title, file=__file__)(function)
+    return kernel(EXPERTS, I32P, I32P, threads=THREADS, min_blocks=1, name=title, file=__file__)(
+        function
+    )
 
 
 _KINDS = [(n, tiled, two) for n in BLOCKS for tiled in (True, False) for two in (True, False)]

@@ -13,6 +13,8 @@ from typing import Any
 from numba import cuda
 
 from engine.ops.cuda.build import ptx
+from engine.ops.cuda.build.arguments import ArgumentBlock
+from engine.ops.cuda.build.kernel import I64P, U32, U64
 from engine.ops.cuda.build.types import f32, i32, i64, u32
 from engine.ops.cuda.products import decode_bits
 from engine.ops.cuda.products.blocks import PARTS
@@ -23,6 +25,31 @@ WARPS = 8
 THREADS = 32 * WARPS
 JOBS = 6  # weights of one launch
 SLOTS = 16  # segments that meet in shared memory
+
+PRODUCT = ArgumentBlock(
+    "Product",
+    grid=(I64P, "(256,): the codebook of IQ2_XXS, 8 bytes a row"),
+    xq=(U64, "address of the rows' codes, or of their float16 or bfloat16 parts"),
+    dq=(U64, "address of the rows' scales"),
+    n=(U32, "rows of a group"),
+    n_group=(U32, "groups: row r of x meets the weights' rows of group r % n_group"),
+    blocks=(U32, "blocks of a row of weights"),
+    segments=(U32, "segments of a row"),
+    row_bytes=(U32, "raw: bytes of a row of weights"),
+    block_bytes=(U32, "raw: bytes of a block"),
+    plane=(U64, "float formats: bytes from one part of the rows to the next"),
+    xcol=(U32, "bytes from one row's codes or parts to the next row's of the group"),
+    dcol=(U32, "bytes from one row's first scale to the next row's of the group"),
+    dstep=(U32, "bytes from one block's scales to the next block's"),
+)
+JOB = ArgumentBlock(
+    "Job",
+    out=(U64, "address of the result (n, n_group, rows / n_group); 0 where there is no job"),
+    codes=(U64, "address of the weights' codes; raw: of the rows"),
+    scales=(U64, "address of their scales, or 0"),
+    factors=(U64, "address of their factors, or 0"),
+    rows=(U32, "rows of weights; 0 where there is no job"),
+)
 
 
 def names() -> dict[str, Any]:

@@ -10,16 +10,20 @@ segment sums in memory until a second launch adds them. All three give the same 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from engine.ops.cuda.build.kernel import I64P, U32, U64, Kernel, kernel
+from engine.ops.cuda.build.arguments import ArgumentBlock
+from engine.ops.cuda.build.kernel import U64, Kernel, kernel
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
 from engine.ops.cuda.products.act import PAD_FEW, Quantised, Split, padded, quantised, split
 from engine.ops.cuda.products.blocks import BLOCKS, PARTS
 from engine.ops.cuda.products.generate import (
+    JOB,
     JOBS,
+    PRODUCT,
     SEGMENT,
     SLOTS,
     THREADS,
@@ -34,7 +38,7 @@ from engine.ops.cuda.products.generate import (
     table_lines,
 )
 from engine.ops.cuda.products.pack import SIZES, TILE, Weight, codebook
-from engine.ops.cuda.products.products_plain import mm_f32, mm_join
+from engine.ops.cuda.products.products_plain import JOIN_JOB, SUMS, mm_f32, mm_join
 
 MANY_TILES = 4  # row tiles of a block for many rows
 
@@ -44,25 +48,17 @@ def _width(name: str, tiled: bool) -> int:
     return 16 if name == "Q4_K" or (name == "IQ2_XXS" and not tiled) else 32
 
 
-_JOB = ("out", "codes", "scales", "factors", "rows")
-_JOB_TYPES = (U64, U64, U64, U64, U32)
-_COMMON = (
-    "grid, xq, dq, n, n_group, blocks, segments, row_bytes, block_bytes, plane, xcol, dcol, dstep"
-)
-_COMMON_TYPES = (I64P, U64, U64, U32, U32, U32, U32, U32, U32, U64, U32, U32, U32)
-
-
 def _job_lines() -> list[str]:
     """Find the job of a global row tile: cb, sb, fb, out, rows, tile within it."""
     lines = ["tile = u32(wanted)", "found = u32(0)"]
-    lines += ["out, cb, sb, fb, rows = out0, codes0, scales0, factors0, rows0"]
+    lines += ["out, cb, sb, fb, rows = job0"]
     for k in range(JOBS):
         lines += [
-            f"size = u32((u32(rows{k}) + u32(15)) >> u32(4))",
+            f"size = u32((u32(job{k}.rows) + u32(15)) >> u32(4))",
             "if found == u32(0):",
             "    if tile < size:",
             "        found = u32(1)",
-            f"        out, cb, sb, fb, rows = out{k}, codes{k}, scales{k}, factors{k}, rows{k}",
+            f"        out, cb, sb, fb, rows = job{k}",
             "    else:",
             "        tile = u32(tile - size)",
         ]
@@ -91,9 +87,10 @@ def _scaled_out(name: str, value: str, j: int, i: int) -> str:
     return f"mul_rn({value}, ld_nc_f32(da{j}_{i & 1}))" if name in PARTS else value
 
 
-def _head(kernel_name: str) -> str:
-    jobs = ", ".join(f"{a}{k}" for k in range(JOBS) for a in _JOB)
-    return f"def {kernel_name}({_COMMON}, {jobs}):\n"
+def _head(kernel_name: str, spread: bool = False) -> str:
+    parameters = ["product", *(["partial"] if spread else []), *(f"job{k}" for k in range(JOBS))]
+    unpacked = f"{', '.join(PRODUCT.names)} = product"
+    return f"def {kernel_name}({', '.join(parameters)}):\n" + indented([unpacked], 1)
 
 
 def _few(name: str, tiled: bool, nt: int, spread: bool) -> Kernel:
@@ -140,7 +137,7 @@ def _few(name: str, tiled: bool, nt: int, spread: bool) -> Kernel:
         "while b < last:",
     ]
     inner = [*row_lines(name, tiled), *BLOCKS[name](nt, tiled), "b = u32(b + 1)"]
-    source = _head(title) + indented(body, 1)
+    source = _head(title, spread) + indented(body, 1)
     if not spread:
         depth = 3
     source += indented(work, depth) + indented(inner, depth + 1)
@@ -182,13 +179,13 @@ def _few(name: str, tiled: bool, nt: int, spread: bool) -> Kernel:
             "        st_f32(i64(out) + at * 4, value)",
         ]
         source += indented(tail, 1)
-    if spread:
-        source = source.replace(f"{_COMMON}, ", f"{_COMMON}, partial, ", 1)
     scope = names()
     function = compiled(title, source, scope)
     blocks = 1 if spread and nt == 2 else few_blocks(name, nt, tiled)
-    types = _COMMON_TYPES + ((U64,) if spread else ()) + _JOB_TYPES * JOBS
-    return kernel(*types, threads=THREADS, min_blocks=blocks, name=title, file=__file__)(function)
+    blocks_of = (PRODUCT, *((U64,) if spread else ()), *[JOB] * JOBS)
+    return kernel(*blocks_of, threads=THREADS, min_blocks=blocks, name=title, file=__file__)(
+        function
+    )
 
 
 def _many(name: str, tiled: bool) -> Kernel:
@@ -238,9 +235,9 @@ def _many(name: str, tiled: bool) -> Kernel:
     source = _head(title) + indented(body, 1) + indented(work, 2) + indented(inner, 4)
     source += indented(after, 2) + indented(store, 2)
     function = compiled(title, source, names())
-    return kernel(
-        *_COMMON_TYPES, *_JOB_TYPES * JOBS, threads=THREADS, min_blocks=1, name=title, file=__file__
-    )(function)
+    return kernel(PRODUCT, *[JOB] * JOBS, threads=THREADS, min_blocks=1, name=title, file=__file__)(
+        function
+    )
 
 
 _FEW = {
@@ -303,6 +300,17 @@ def matmul_grouped(ctx: Context, out: DeviceArray, x: DeviceArray, w: Weight) ->
     ctx.wrote(out)
 
 
+def _described(jobs: list[tuple[DeviceArray, Weight]], block: ArgumentBlock) -> list[Any]:
+    """Fields of a launch's jobs that a block asks for; those of jobs that are not there are 0."""
+    found: list[Any] = []
+    for out, w in jobs:
+        fields = dict(
+            out=out.address, codes=w.codes, scales=w.scales, factors=w.factors, rows=w.rows
+        )
+        found += block(**{name: fields[name] for name in block.names})
+    return found + [0] * (len(block.names) * (JOBS - len(jobs)))
+
+
 def _run(
     ctx: Context, jobs: list[tuple[DeviceArray, Weight]], x: DeviceArray, n: int, n_group: int
 ) -> None:
@@ -324,17 +332,22 @@ def _run(
         codes, width, plane, dstep = rows.codes, 1, 0, rows.n_pad * 4
     segments = -(-cols // SEGMENT)
     row_bytes = w.file_bytes // (w.rows * w.n_expert)
-    common = (
-        codebook(ctx), codes.address, rows.scales.address, n, n_group, cols // block, segments,
-        row_bytes, row_bytes * block // cols, plane, width * cols * n_group, 4 * n_group, dstep,
-    )  # fmt: skip
-    described = []
-    for k in range(JOBS):
-        if k < len(jobs):
-            out, each = jobs[k]
-            described += [out.address, each.codes, each.scales, each.factors, each.rows]
-        else:
-            described += [0, 0, 0, 0, 0]
+    common = PRODUCT(
+        grid=codebook(ctx),
+        xq=codes.address,
+        dq=rows.scales.address,
+        n=n,
+        n_group=n_group,
+        blocks=cols // block,
+        segments=segments,
+        row_bytes=row_bytes,
+        block_bytes=row_bytes * block // cols,
+        plane=plane,
+        xcol=width * cols * n_group,
+        dcol=4 * n_group,
+        dstep=dstep,
+    )
+    described = _described(jobs, JOB)
     tiles = sum(-(-each.rows // TILE) for _, each in jobs)
     if n > PAD_FEW:
         body = _MANY[name, w.tiled]
@@ -346,11 +359,17 @@ def _run(
         partial = ctx.scratch("segment sums", (segments, 8 * nt, tiles * TILE))
         grid = (tiles, -(-segments // WARPS))
         ctx.launch(body, grid, *common, partial.address, *described)
-        outs = [v for k in range(JOBS) for v in (described[5 * k], described[5 * k + 4])]
-        ctx.launch(
-            mm_join, tiles, partial.address, rows.scales.address, int(name in PARTS), n, 8 * nt,
-            tiles, segments, n_group, *outs,
-        )  # fmt: skip
+        summed = SUMS(
+            partial=partial.address,
+            scales=rows.scales.address,
+            has_scales=int(name in PARTS),
+            n=n,
+            columns=8 * nt,
+            tiles=tiles,
+            segments=segments,
+            n_group=n_group,
+        )
+        ctx.launch(mm_join, tiles, *summed, *_described(jobs, JOIN_JOB))
     else:
         nt = 1 if n <= 8 else 2
         body = _FEW[name, w.tiled, nt, False]
