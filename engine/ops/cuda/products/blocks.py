@@ -1,22 +1,10 @@
 """One block of a product in tensor core instructions, per format and layout, as source lines.
 
-Kernels are generated: the lines below are joined to a function with every loop over columns and
-units written out, so that each accumulator is a register by construction. The lines of a block
-read these names, all int64 unless said:
-
-    cb, sb, fb        addresses of codes, scales, factors of the expert (raw: cb alone)
-    place             row tile * blocks of a row + block
-    ra, rb            raw: addresses of the block in the rows g and g + 8
-    lane, g, t        uint32: lane = 4 g + t
-    xa{j}             address of value 8 t of the row that is column g of tile j
-    kx                bytes from a row's first value to the block's
-    da{j}_0, da{j}_1  addresses of the first scale of the rows that are columns 2 t and 2 t + 1
-    kd                bytes from a row's first scale to the block's
-    plane             float formats: bytes from one part of the split rows to the next
-    table             IQ2_XXS: uint32 shared address of the codebook, nibbles that select
-
-and add to the float32 accumulators s{j}_{i} of column tile j: i = 0, 1 row g, columns 2t, 2t + 1;
-i = 2, 3 row g + 8. The order of operations of one accumulator depends on nothing but K.
+The lines of a block read and write the names that the table of `generate` lists: addresses of the
+weights (cb, sb, fb and place; raw: ra and rb) and of the activations (xa{j}, kx, da{j}_{i}, kd,
+plane), the thread's lane, g and t, and the accumulators s{j}_{i}, r{j}_{i} and u{j}_{i}, to which
+they add. Other names are theirs. They know neither the kernel around them nor how columns came to
+be columns. The order of operations of one accumulator depends on nothing but K.
 """
 
 from __future__ import annotations

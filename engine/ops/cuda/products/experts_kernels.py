@@ -93,7 +93,7 @@ def _head(title: str, more: str = "") -> str:
 
 
 def _matrix_lines(two: bool) -> list[str]:
-    lines = ["cb, sb, fb = codes0, scales0, factors0"]
+    lines = ["# The expert's matrix.", "cb, sb, fb = codes0, scales0, factors0"]
     if two:
         lines += ["if matrix == 1:", "    cb, sb, fb = codes1, scales1, factors1"]
     for base, part in (("cb", "codes"), ("sb", "scales"), ("fb", "factors")):
@@ -107,7 +107,7 @@ def _column(j: int, c: str, two: bool) -> str:
 
 
 def _columns(nt: int, two: bool) -> list[str]:
-    lines = []
+    lines = ["# The columns' values and scales."]
     for j in range(nt):
         lines += [
             f"xa{j} = i64(i64(xq) + i64({_column(j, 'g', two)}) * i64(xcol) + i64(t) * i64(xquad))",
@@ -121,6 +121,7 @@ def _columns(nt: int, two: bool) -> list[str]:
 
 def _start(name: str) -> list[str]:
     return [
+        "# Who this thread is.",
         "t_all = u32(cuda.threadIdx.x)",
         "lane, warp = t_all & u32(31), t_all >> u32(5)",
         "g, t = u32(lane >> u32(2)), u32(lane & u32(3))",
@@ -154,6 +155,7 @@ def _few(name: str, tiled: bool, two: bool) -> Kernel:
     n_matrix = 2 if two else 1
     size = SLOTS * TILE * 8
     body = [
+        "# The tile of pairs, if this pair is the first of one.",
         "pairs = cuda.shared.array(8, i32)",
         f"sums = cuda.shared.array({n_matrix * size}, f32)",
         "count = few_pairs(pairs, ids, m, u32(cuda.blockIdx.y))",
@@ -161,6 +163,7 @@ def _few(name: str, tiled: bool, two: bool) -> Kernel:
         "    return",
         *_start(name),
         "cuda.syncthreads()",
+        "# The warp's row tile and its first segment.",
         "expert = u32(ids[u32(cuda.blockIdx.y)])",
         f"per = u32(max(u32({WARPS}) // segments, u32(1)))",
         "mine, first = u32(warp // segments), u32(warp % segments)",
@@ -171,6 +174,7 @@ def _few(name: str, tiled: bool, two: bool) -> Kernel:
         *("    " + line for line in _columns(1, two)),
         f"    for matrix in range({n_matrix}):",
         *("        " + line for line in _matrix_lines(two)),
+        "        # Its segments, block by block.",
         f"        for s_all in range(first, segments, u32({WARPS})):",
         "            s = u32(s_all)",
         *(f"            {a} = f32(0)" for a in accumulators(name, 1)),
@@ -180,13 +184,14 @@ def _few(name: str, tiled: bool, two: bool) -> Kernel:
     ]
     source = _head(title) + indented(body, 1)
     source += indented(row_lines(name, tiled) + BLOCKS[name](1, tiled), 5)
-    store = []
+    store = ["# The segment's sums meet those of the other segments."]
     for i in range(4):
         at = f"((u32(matrix) * {SLOTS} + mine * segments + s) * {TILE} + g + {8 * (i >> 1)}) * 8"
         store.append(f"sums[u32({at} + 2 * t + {i & 1})] = {segment_value(name, 0, i)}")
     source += indented(store, 4)
     values = ["value", "other"][:n_matrix]
     tail = [
+        "# Segments are added in ascending order, a value per thread.",
         "cuda.syncthreads()",
         f"for k_all in range(t_all, u32(per * {TILE * 8}), u32({THREADS})):",
         "    k = u32(k_all)",
@@ -228,6 +233,7 @@ def _many(name: str, tiled: bool, two: bool) -> Kernel:
     nt = WIDTH // 8
     parts = [f"{j}_{i}" for j in range(nt) for i in range(4)]
     body = [
+        "# The sorted tile: its expert and its pairs.",
         f"pairs = cuda.shared.array({WIDTH}, i32)",
         # The gate's sums wait here, a thread's own beside its neighbours', while up is computed.
         *([f"hold = cuda.shared.array({len(parts) * THREADS}, f32)"] if two else []),
@@ -241,6 +247,7 @@ def _many(name: str, tiled: bool, two: bool) -> Kernel:
         f"if t_all < u32({WIDTH}):",
         "    pairs[t_all] = order[u32(place0 + min(t_all, u32(count - 1)))]",
         "cuda.syncthreads()",
+        "# The warp's row tile.",
         f"tile = u32(u32(cuda.blockIdx.x) * {MANY_TILES} + warp)",
         "if tile * 16 < rows:",
         *("    " + line for line in _columns(nt, two)),
@@ -249,6 +256,7 @@ def _many(name: str, tiled: bool, two: bool) -> Kernel:
         *("        " + line for line in _matrix_lines(two)),
         *(f"        hold[{_held(k)}] = o{p}" for k, p in enumerate(parts) if two),
         *(f"        o{p} = f32(0)" for p in parts),
+        "        # All segments in ascending order, each block by block.",
         "        for s_all in range(segments):",
         "            s = u32(s_all)",
         *(f"            {a} = f32(0)" for a in accumulators(name, nt)),
@@ -266,7 +274,7 @@ def _many(name: str, tiled: bool, two: bool) -> Kernel:
         ],
         4,
     )
-    store = []
+    store = ["# The results."]
     for j in range(nt):
         for i in range(4):
             o, h = f"o{j}_{i}", f"hold[{_held(4 * j + i)}]"

@@ -1,7 +1,47 @@
 """What generated product kernels have in common: their names, sums, and the rows of a block.
 
-The kernels of `products` and `experts` are Python source, written line by line around the lines of
-`blocks`, because no loop over registers may be left to a compiler.
+The kernels of `products` and `experts_kernels` are Python source, written line by line around the
+lines of `blocks`, because no loop over registers may be left to a compiler: every loop over
+columns and units is written out, so that each accumulator is a register by construction. One
+kernel of each family can be read in tests/cuda/golden.
+
+The lines come from several functions and meet in one body. These are the names by which they
+refer to each other; all others are read only by the lines that also write them. A thread is lane
+4 g + t of its warp. {j} counts tiles of 8 columns (rows of activations), {i} is the place in a
+fragment: 0 and 1 are row g at columns 2 t and 2 t + 1, 2 and 3 the same of row g + 8.
+
+    name      type    meaning                                                      written by
+    t_all     uint32  thread of the block                                          the kernel
+    lane      uint32  lane of the warp                                             the kernel
+    warp      uint32  warp of the block                                            the kernel
+    g         uint32  lane // 4                                                    the kernel
+    t         uint32  lane % 4                                                     the kernel
+    xquad     int     bytes of 8 values of activations                             the kernel
+    wanted    uint32  row tile among those of all jobs                             the kernel
+    found     uint32  1 if a job has it                                            job_lines
+    tile      uint32  row tile (16 rows) within the job's or the expert's matrix   job_lines
+    rows      uint32  rows of that matrix                                          job_lines
+    out       uint64  address of the result                                        job_lines
+    s         uint32  segment (512 values of a row)                                the kernel
+    b         uint32  block of a row                                               the kernel
+    cb        int64   address of codes, of the expert; raw: of the rows            job_lines
+    sb        int64   address of scales, of the expert                             job_lines
+    fb        int64   address of factors, of the expert                            job_lines
+    xa{j}     int64   address of value 8 t of the row that is column g of tile j   column_lines
+    da{j}_{i} int64   i = 0, 1: address of the first scale of the row that is      column_lines
+                      column 2 t + i of tile j
+    place     int64   tile * blocks of a row + b: where the block lies, tiled      row_lines
+    ra        int64   raw: address of the block in row g of the tile               row_lines
+    rb        int64   raw: address of the block in row g + 8                       row_lines
+    kx        int64   bytes from a row's first value to the block's                row_lines
+    kd        int64   bytes from a row's first scale to the block's                row_lines
+    table     uint32  IQ2_XXS: shared address of the codebook, as nibbles          table_lines
+    s{j}_{i}  float32 sum of the segment                                           blocks
+    r{j}_{i}  float32 F16, BF16: sum with the second part of the split rows        blocks
+    u{j}_{i}  float32 BF16: sum with the third part                                blocks
+
+Arguments have the names of the blocks `PRODUCT`, `JOB` and `experts_kernels.EXPERTS`, which the
+first line of a kernel unpacks. `row_lines` reads tile, b, rows, g and arguments.
 """
 
 from __future__ import annotations
@@ -101,7 +141,7 @@ def table_lines(name: str) -> list[str]:
 
 
 def row_lines(name: str, tiled: bool) -> list[str]:
-    """Per block of a row: where it lies. Reads tile, b, rows; addresses cb and, raw, row_bytes."""
+    """Per block of a row: where it lies."""
     size = SIZES[name].block
     step = 2 if name in PARTS else 1
     lines = [

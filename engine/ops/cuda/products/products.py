@@ -50,7 +50,7 @@ def _width(name: str, tiled: bool) -> int:
 
 def _job_lines() -> list[str]:
     """Find the job of a global row tile: cb, sb, fb, out, rows, tile within it."""
-    lines = ["tile = u32(wanted)", "found = u32(0)"]
+    lines = ["# The job of the row tile.", "tile = u32(wanted)", "found = u32(0)"]
     lines += ["out, cb, sb, fb, rows = job0"]
     for k in range(JOBS):
         lines += [
@@ -69,6 +69,7 @@ def _job_lines() -> list[str]:
 def _column_lines(nt: int, first: str) -> list[str]:
     """Addresses of the columns of nt tiles from column `first` on, of the tile's group."""
     lines = [
+        "# The columns' values and scales.",
         "group = u32(u32(tile * 16) // u32(u32(rows) // n_group))",
         "xbase = i64(i64(xq) + i64(group) * i64(xcol) // i64(n_group) + i64(t) * i64(xquad))",
         "dbase = i64(i64(dq) + i64(group) * i64(dcol) // i64(n_group))",
@@ -100,6 +101,7 @@ def _few(name: str, tiled: bool, nt: int, spread: bool) -> Kernel:
     quad = 16 if name in PARTS else 8
     bps = SEGMENT // SIZES[name].block
     body = [
+        "# Who this thread is.",
         "t_all = u32(cuda.threadIdx.x)",
         "lane, warp = t_all & u32(31), t_all >> u32(5)",
         "g, t = u32(lane >> u32(2)), u32(lane & u32(3))",
@@ -131,6 +133,7 @@ def _few(name: str, tiled: bool, nt: int, spread: bool) -> Kernel:
         depth = 3
     work = [
         *_column_lines(nt, "u32(0)"),
+        "# The segment, block by block.",
         *zero,
         f"b = u32(s * {bps})",
         f"last = u32(min(u32(b + {bps}), blocks))",
@@ -141,7 +144,7 @@ def _few(name: str, tiled: bool, nt: int, spread: bool) -> Kernel:
     if not spread:
         depth = 3
     source += indented(work, depth) + indented(inner, depth + 1)
-    store = []
+    store = ["# The segment's sums meet those of the other segments."]
     for j in range(nt):
         for i in range(4):
             row = f"(g + {8 * (i >> 1)})"
@@ -159,6 +162,7 @@ def _few(name: str, tiled: bool, nt: int, spread: bool) -> Kernel:
         source += indented([f"s = u32(s + {WARPS})"], depth)
         scale = "value = mul_rn(value, ld_nc_f32(i64(dq) + i64(column * n_group + group) * 4))"
         tail = [
+            "# Segments are added in ascending order, a value per thread.",
             "cuda.syncthreads()",
             f"for k_all in range(t_all, u32(per * {TILE * 8 * nt}), u32({THREADS})):",
             "    k = u32(k_all)",
@@ -197,6 +201,7 @@ def _many(name: str, tiled: bool) -> Kernel:
     bps = SEGMENT // SIZES[name].block
     totals = [f"o{j}_{i}" for j in range(nt) for i in range(4)]
     body = [
+        "# Who this thread is.",
         "t_all = u32(cuda.threadIdx.x)",
         "lane, warp = t_all & u32(31), t_all >> u32(5)",
         "g, t = u32(lane >> u32(2)), u32(lane & u32(3))",
@@ -209,6 +214,7 @@ def _many(name: str, tiled: bool) -> Kernel:
     ]
     work = [
         *_column_lines(nt, "start"),
+        "# All segments in ascending order, each block by block.",
         *[f"{o} = f32(0)" for o in totals],
         "b = u32(0)",
         "while b < blocks:",
@@ -222,7 +228,7 @@ def _many(name: str, tiled: bool) -> Kernel:
         for j in range(nt)
         for i in range(4)
     ]
-    store = []
+    store = ["# The results."]
     for j in range(nt):
         for i in range(4):
             value = _scaled_out(name, f"o{j}_{i}", j, i)
