@@ -57,6 +57,67 @@ def indexer_narrow(narrow, q, quads):
         st_v2(address(narrow) + k * 8, pack_bf16(a, b), pack_bf16(c, e))
 
 
+@device
+def _load_rows(a, rows, mine, t, cap):
+    """Rows `mine` and `mine` + 8 as fragments of A; those past the end are row 0, to be ignored."""
+    for step in range(STEPS):
+        for e in range(4):
+            row = u32(mine + u32(8 * (e & 1)))
+            row = row if row < cap else u32(0)
+            dim = u32(u32(16 * step + 8 * (e >> 1)) + t + t)
+            a[4 * step + e] = ld_nc_b32(address(rows) + row * (DIM * 2) + dim * 2)
+
+
+@device
+def _copy_heads(buffer, q, head_w, i, head0, n_head, share, thread):
+    """Start copying query i's heads from head0 on; their weights, times share, behind them.
+
+    Cells of 16 bytes of a head's 256 are XORed by the head, so that eight heads' meet in no bank.
+    """
+    column, line = thread & u32(15), thread >> u32(4)
+    for step in range(HEADS * 16 // THREADS):
+        head = u32(u32(16 * step) + line)
+        inside = u32(head0 + head) < n_head
+        at = u32(i * n_head + (u32(head0 + head) if inside else u32(0)))
+        source = address(q) + at * (DIM * 2) + column * 16
+        cell = u32(column ^ (head & u32(7)))
+        target = u32(buffer + head * u32(DIM * 2) + cell * u32(16))
+        cp_async16_fill(target, source, i32(16) if inside else i32(0))
+    if thread < u32(HEADS):
+        weight = ZERO
+        if head0 + thread < n_head:
+            weight = mul_rn(head_w[u32(i * n_head + head0 + thread)], share)
+        sts_f32(u32(buffer + u32(_TILE) + thread * u32(4)), weight)
+
+
+@device
+def _add_heads(a, buffer, eights, lane, low, high):
+    """low, high + relu(row . head) * weight of two heads of every eight, rows g and g + 8."""
+    t = lane & u32(3)
+    r, half, part = lane & u32(7), lane >> u32(3) & u32(1), lane >> u32(4)
+    for eight in range(eights):
+        head = u32(u32(8 * eight) + r)
+        c0, c1, c2, c3 = ZERO, ZERO, ZERO, ZERO
+        for step in range(0, STEPS, 2):
+            cell = u32(u32(2 * step) + part * u32(2) + half)
+            cell = u32(cell ^ r)
+            at = u32(buffer + head * u32(DIM * 2) + cell * u32(16))
+            b0, b1, b2, b3 = ldmatrix_x4(at)
+            f = 4 * step
+            c0, c1, c2, c3 = mma_m16n8k16_bf16(
+                a[f], a[f + 1], a[f + 2], a[f + 3], b0, b1, c0, c1, c2, c3
+            )
+            f = 4 * step + 4
+            c0, c1, c2, c3 = mma_m16n8k16_bf16(
+                a[f], a[f + 1], a[f + 2], a[f + 3], b2, b3, c0, c1, c2, c3
+            )
+        at = u32(buffer + u32(_TILE) + u32(u32(8 * eight) + t + t) * u32(4))
+        u, v = lds_v2_f32(at)
+        low = fma_rn(_relu(c1), v, fma_rn(_relu(c0), u, low))
+        high = fma_rn(_relu(c3), v, fma_rn(_relu(c2), u, high))
+    return low, high
+
+
 @kernel(
     *(F32P, U16P, F32P, U16P, I32P),
     *(U32,) * 6,
@@ -71,6 +132,7 @@ def indexer_scores_bf16(scores, q, head_w, rows, pos, row0, n, n_head, cap, rati
     Heads come by groups of up to 64, copied one group ahead. A lane holds the rows g and g + 8
     of its warp and adds the heads 2 t and 2 t + 1 of every eight; a quad's sums meet at the end.
     """
+    # Who this thread is, which rows and queries the block has, and whether any query sees them.
     shared = cuda.shared.array(0, i32)
     base = shared_address(shared)
     thread = u32(cuda.threadIdx.x)
@@ -83,42 +145,28 @@ def indexer_scores_bf16(scores, q, head_w, rows, pos, row0, n, n_head, cap, rati
     # The last query sees the most.
     if visible <= top_k or begin >= visible:
         return
+
+    # The warp's 16 rows, as fragments.
     mine = u32(begin + warp * u32(16) + g)
     a = cuda.local.array(32, i32)
-    for step in range(STEPS):
-        for e in range(4):
-            row = u32(mine + u32(8 * (e & 1)))
-            row = row if row < cap else u32(0)
-            dim = u32(u32(16 * step + 8 * (e >> 1)) + t + t)
-            a[4 * step + e] = ld_nc_b32(address(rows) + row * (DIM * 2) + dim * 2)
+    _load_rows(a, rows, mine, t, cap)
 
+    # Pieces of work are a query's groups of heads; piece k + 1 is copied while k is multiplied.
     groups = u32(u32(n_head + u32(HEADS - 1)) // u32(HEADS))
     total = u32(u32(last - first) * groups)
-    # Cells of 16 bytes of a head's 256 are XORed by the head, so that eight heads' meet in no bank.
-    column, line = thread & u32(15), thread >> u32(4)
-    r, half, part = lane & u32(7), lane >> u32(3) & u32(1), lane >> u32(4)
     low, high = ZERO, ZERO
     for work in range(u32(0), u32(total + u32(1))):
+        # Start copying a group of heads, and wait for the group before.
         if work < total:
             i = u32(row0 + first + u32(work) // groups)
             head0 = u32(u32(u32(work) % groups) * u32(HEADS))
             buffer = u32(base + (u32(work) & u32(1)) * u32(_TILE + _WEIGHTS))
-            for step in range(HEADS * 16 // THREADS):
-                head = u32(u32(16 * step) + line)
-                inside = u32(head0 + head) < n_head
-                at = u32(i * n_head + (u32(head0 + head) if inside else u32(0)))
-                source = address(q) + at * (DIM * 2) + column * 16
-                cell = u32(column ^ (head & u32(7)))
-                target = u32(buffer + head * u32(DIM * 2) + cell * u32(16))
-                cp_async16_fill(target, source, i32(16) if inside else i32(0))
-            if thread < u32(HEADS):
-                weight = ZERO
-                if head0 + thread < n_head:
-                    weight = mul_rn(head_w[u32(i * n_head + head0 + thread)], share)
-                sts_f32(u32(buffer + u32(_TILE) + thread * u32(4)), weight)
+            _copy_heads(buffer, q, head_w, i, head0, n_head, share, thread)
         cp_async_commit()
         cp_async_wait1()
         cuda.syncthreads()
+
+        # Multiply the group before, and store a score when all its heads are in it.
         if work > 0:
             done = u32(work - 1)
             i = u32(row0 + first + done // groups)
@@ -130,26 +178,7 @@ def indexer_scores_bf16(scores, q, head_w, rows, pos, row0, n, n_head, cap, rati
             )
             if group == u32(0):
                 low, high = ZERO, ZERO
-            for eight in range(eights):
-                head = u32(u32(8 * eight) + r)
-                c0, c1, c2, c3 = ZERO, ZERO, ZERO, ZERO
-                for step in range(0, STEPS, 2):
-                    cell = u32(u32(2 * step) + part * u32(2) + half)
-                    cell = u32(cell ^ r)
-                    at = u32(buffer + head * u32(DIM * 2) + cell * u32(16))
-                    b0, b1, b2, b3 = ldmatrix_x4(at)
-                    f = 4 * step
-                    c0, c1, c2, c3 = mma_m16n8k16_bf16(
-                        a[f], a[f + 1], a[f + 2], a[f + 3], b0, b1, c0, c1, c2, c3
-                    )
-                    f = 4 * step + 4
-                    c0, c1, c2, c3 = mma_m16n8k16_bf16(
-                        a[f], a[f + 1], a[f + 2], a[f + 3], b2, b3, c0, c1, c2, c3
-                    )
-                at = u32(buffer + u32(_TILE) + u32(u32(8 * eight) + t + t) * u32(4))
-                u, v = lds_v2_f32(at)
-                low = fma_rn(_relu(c1), v, fma_rn(_relu(c0), u, low))
-                high = fma_rn(_relu(c3), v, fma_rn(_relu(c2), u, high))
+            low, high = _add_heads(a, buffer, eights, lane, low, high)
             if group + u32(1) == groups:
                 low = add_rn(low, shfl_xor_f32(low, 1))
                 low = add_rn(low, shfl_xor_f32(low, 2))
