@@ -162,6 +162,7 @@ def _store(dim: int) -> Kernel:
         i = u32(cuda.blockIdx.x * ROWS + (cuda.threadIdx.x >> 5))
         window, ends = window_of(pos, n, ratio, i)
         if ends:
+            # Norm.
             a = cuda.local.array(steps, f32)
             b = cuda.local.array(steps, f32)
             total = f32(0)
@@ -173,6 +174,7 @@ def _store(dim: int) -> Kernel:
             for k in range(steps):
                 u, v = ld_nc_v2_f32(address(weight) + u32(u32(64 * k) + lane + lane) * 4)
                 a[k], b[k] = mul_rn(mul_rn(a[k], scale), u), mul_rn(mul_rn(b[k], scale), v)
+            # Rotation, rounding, and the row at its place.
             turn(a, b, lane, u32(u32(window * ratio) * half), cos, sin, half)
             round_row(a, b, lane, share)
             row = u32(u32(window % cap) * u32(dim))

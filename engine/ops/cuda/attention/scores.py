@@ -69,28 +69,6 @@ def _load_rows(a, rows, mine, t, cap):
 
 
 @device
-def _copy_heads(buffer, q, head_w, i, head0, n_head, share, thread):
-    """Start copying query i's heads from head0 on; their weights, times share, behind them.
-
-    Cells of 16 bytes of a head's 256 are XORed by the head, so that eight heads' meet in no bank.
-    """
-    column, line = thread & u32(15), thread >> u32(4)
-    for step in range(HEADS * 16 // THREADS):
-        head = u32(u32(16 * step) + line)
-        inside = u32(head0 + head) < n_head
-        at = u32(i * n_head + (u32(head0 + head) if inside else u32(0)))
-        source = address(q) + at * (DIM * 2) + column * 16
-        cell = u32(column ^ (head & u32(7)))
-        target = u32(buffer + head * u32(DIM * 2) + cell * u32(16))
-        cp_async16_fill(target, source, i32(16) if inside else i32(0))
-    if thread < u32(HEADS):
-        weight = ZERO
-        if head0 + thread < n_head:
-            weight = mul_rn(head_w[u32(i * n_head + head0 + thread)], share)
-        sts_f32(u32(buffer + u32(_TILE) + thread * u32(4)), weight)
-
-
-@device
 def _add_heads(a, buffer, eights, lane, low, high):
     """low, high + relu(row . head) * weight of two heads of every eight, rows g and g + 8."""
     t = lane & u32(3)
@@ -156,12 +134,26 @@ def indexer_scores_bf16(scores, q, head_w, rows, pos, row0, n, n_head, cap, rati
     total = u32(u32(last - first) * groups)
     low, high = ZERO, ZERO
     for work in range(u32(0), u32(total + u32(1))):
-        # Start copying a group of heads, and wait for the group before.
+        # Start copying a group of heads and their weights, and wait for the group before. Cells of
+        # 16 bytes of a head's 256 are XORed by the head, so that eight heads' meet in no bank.
         if work < total:
             i = u32(row0 + first + u32(work) // groups)
             head0 = u32(u32(u32(work) % groups) * u32(HEADS))
             buffer = u32(base + (u32(work) & u32(1)) * u32(_TILE + _WEIGHTS))
-            _copy_heads(buffer, q, head_w, i, head0, n_head, share, thread)
+            column, line = thread & u32(15), thread >> u32(4)
+            for step in range(HEADS * 16 // THREADS):
+                head = u32(u32(16 * step) + line)
+                inside = u32(head0 + head) < n_head
+                at = u32(i * n_head + (u32(head0 + head) if inside else u32(0)))
+                source = address(q) + at * (DIM * 2) + column * 16
+                cell = u32(column ^ (head & u32(7)))
+                target = u32(buffer + head * u32(DIM * 2) + cell * u32(16))
+                cp_async16_fill(target, source, i32(16) if inside else i32(0))
+            if thread < u32(HEADS):
+                weight = ZERO
+                if head0 + thread < n_head:
+                    weight = mul_rn(head_w[u32(i * n_head + head0 + thread)], share)
+                sts_f32(u32(buffer + u32(_TILE) + thread * u32(4)), weight)
         cp_async_commit()
         cp_async_wait1()
         cuda.syncthreads()
@@ -206,6 +198,7 @@ def indexer_scores_f32(scores, q, head_w, rows, pos, row0, n, n_head, cap, ratio
     row = u32(cuda.blockIdx.x * THREADS + cuda.threadIdx.x)
     visible = u32(u32(u32(pos[0]) + i + u32(1)) // ratio)
     if visible > top_k and row < visible and row < cap:
+        # A head's dot, its weight, and on to the next head.
         total = ZERO
         key = address(rows) + row * (d * 4)
         for h in range(n_head):

@@ -98,6 +98,8 @@ def indexer_top(sel, n_sel, margin, scores, pos, row0, top_k, cap, ratio, edged)
     i = u32(row0 + u32(cuda.blockIdx.x))
     out = u32(i * top_k)
     visible = u32(u32(u32(pos[0]) + i + u32(1)) // ratio)
+
+    # No more rows than are wanted: all of them.
     if visible <= top_k:
         for r in range(thread, visible, THREADS):
             sel[u32(out + u32(r))] = i32(r)
@@ -106,6 +108,8 @@ def indexer_top(sel, n_sel, margin, scores, pos, row0, top_k, cap, ratio, edged)
             if edged:
                 margin[i] = INFINITY
         return
+
+    # Scores as integers; a thread holds those of its first HELD rows.
     row = u32(u32(cuda.blockIdx.x) * cap)
     keys = cuda.local.array(HELD, i32)
     for k in range(HELD):
@@ -124,6 +128,7 @@ def indexer_top(sel, n_sel, margin, scores, pos, row0, top_k, cap, ratio, edged)
         c1 = i32(edge + step)
         c2 = i32(c1 + step)
         c3 = i32(c2 + step)
+        # How many keys reach each of the three candidates: a thread's, a warp's, the block's.
         n1, n2, n3 = i32(0), i32(0), i32(0)
         for k in range(HELD):
             n1 = i32(n1 + i32(keys[k] >= c1))
@@ -182,6 +187,8 @@ def indexer_top(sel, n_sel, margin, scores, pos, row0, top_k, cap, ratio, edged)
             seen = counts[u32(u32(k * WARPS) + lane)]
             before = _placed(sel, out, seen, before, keys[k], edge, ties, r, visible, lane, warp)
     cuda.syncthreads()
+
+    # The same for rows that no thread holds, tile by tile.
     slot = u32(0)
     for begin in range(u32(HELD * THREADS), visible, THREADS):
         r = u32(begin + thread)

@@ -108,6 +108,7 @@ def row_writer(threads: int) -> Any:
         t = u32(cuda.threadIdx.x)
         lane, warp = t & u32(31), t >> u32(5)
         quads = d >> u32(2)
+        # Four values a thread: scaled and stored, then as int8 codes.
         row_top = i32(0)
         for first in range(u32(0), quads, threads):
             q = u32(first + t)
@@ -154,6 +155,7 @@ def row_writer(threads: int) -> Any:
                             y2,
                             y3,
                         )
+        # float16 parts need the whole row's greatest magnitude first.
         if to.which & u32(HALVES):
             cuda.syncthreads()
             if lane == u32(0):

@@ -124,12 +124,14 @@ def _mix(split: bool) -> Kernel:
         t = u32(cuda.threadIdx.x)
         logits = u32(row * width)
         if u32(cuda.blockIdx.y) < pieces:
+            # A piece of the mixed row, a column per thread.
             j = u32(u32(cuda.blockIdx.y * MIX_THREADS) + t)
             if j < d:
                 p0, p1, p2, p3 = pre_weights(mix, logits, scale, base, n_hc, eps)
                 at = u32(u32(row * n_hc) * d + j)
                 x[u32(row * d + j)] = mixed(state, at, d, n_hc, p0, p1, p2, p3)
         elif split and t == u32(0):
+            # How the sublayer's output will be spread.
             spread(post, comb, mix, logits, scale, base, row, n_hc, n_iter, eps)
 
     return hc_rows

@@ -103,6 +103,7 @@ def _mixer(kind: str, tiles: int, rows_each: int) -> Kernel:
         lane, stream = t & u32(31), t >> u32(5)
         piece = u32(cuda.blockIdx.x)
         first_row = u32(u32(cuda.blockIdx.y) * u32(rows_each))
+
         # Weights first: they take longest and depend on nothing.
         w = cuda.local.array(weights, f32)
         units = u32(u32(n_hc * d) // u32(UNIT))
@@ -152,6 +153,7 @@ def _mixer(kind: str, tiles: int, rows_each: int) -> Kernel:
             stage[slot + u32(3), k] = s3
         cuda.syncthreads()
 
+        # A warp multiplies its stream's columns with every row of the matrix, and squares them.
         base = shared_address(stage)
         for r in range(rows_each):
             slot = u32(u32(r * STREAMS) + stream)
@@ -179,7 +181,8 @@ def _mixer(kind: str, tiles: int, rows_each: int) -> Kernel:
                     sums[slot, u32(u32(h * 8) + (lane >> u32(2)))] = total
         cuda.syncthreads()
 
-        # Row h * 8 + g of the matrix is at h * 8 + g; the squares follow the last half.
+        # Streams are added up. Row h * 8 + g of the matrix is at h * 8 + g; the squares follow
+        # the last half.
         for k in range(t, u32(rows_each) * (count + u32(1)), THREADS):
             r = u32(u32(k) // u32(count + u32(1)))
             out = u32(u32(k) - r * (count + u32(1)))

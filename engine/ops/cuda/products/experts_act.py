@@ -1,5 +1,7 @@
-"""What both down products of a layer take, in one launch: int8 of the routed pairs' rows and of the
-shared expert's SwiGLU, which otherwise are three launches of a few microseconds each.
+"""The int8 rows that both down products of a layer multiply, written by one launch.
+
+They are the routed pairs' middle rows and the shared expert's SwiGLU; op by op that would be three
+launches of a few microseconds each.
 """
 
 from __future__ import annotations
@@ -38,11 +40,13 @@ def _forms(routed: int, shared: int) -> Kernel:
         for i in range(8):
             values[i] = f32(0)
         if row < m:
+            # A routed pair's row.
             if k < cols:
                 for i in range(8):
                     values[i] = middle[u32(u32(row * cols + k) + u32(i))]
             routed_lane(codes, scales, values, row, k, cols, n_pad)
         else:
+            # The shared expert's row.
             row = u32(row - m)
             if k < shared_cols:
                 for i in range(8):

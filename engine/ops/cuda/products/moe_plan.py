@@ -37,6 +37,7 @@ def few_pairs(pairs, ids, m, p):
     int32
         Pairs of the tile; 0 where p belongs to the tile of an earlier pair.
     """
+    # Earlier pairs of the same expert: every eighth of them begins a tile.
     lane = u32(cuda.threadIdx.x) & u32(31)
     below = i32(u32(u32(1) << lane) - u32(1))
     expert = ids[p]
@@ -45,6 +46,7 @@ def few_pairs(pairs, ids, m, p):
         k = u32(u32(base) + lane)
         same = i32(1) if k < p and ids[k] == expert else i32(0)
         rank = i32(rank + popc(ballot(same)))
+    # The tile's pairs: the next of the same expert, from p on.
     found = i32(0)
     if i32(rank & i32(FEW - 1)) == i32(0):
         if lane < u32(FEW):
@@ -73,6 +75,8 @@ def moe_sort(order, tiles, ids, m, width):
     t = u32(cuda.threadIdx.x)
     lane, warp = t & u32(31), t >> u32(5)
     expert = u32(cuda.blockIdx.x)
+
+    # A thread counts, in its share of the pairs, those of lower experts and of this one.
     share = u32((m + u32(THREADS - 1)) // u32(THREADS))
     start = u32(min(t * share, m))
     stop = u32(min(u32(start + share), m))
@@ -81,6 +85,7 @@ def moe_sort(order, tiles, ids, m, width):
         e = u32(ids[u32(k)])
         less = i32(less + (i32(1) if e < expert else i32(0)))
         same = i32(same + (i32(1) if e == expert else i32(0)))
+
     # Pairs of this expert that lower threads hold: within the warp by shifting, then by warps.
     place = same
     for step in range(5):
@@ -98,6 +103,8 @@ def moe_sort(order, tiles, ids, m, width):
         at = i32(at + (own[w] if u32(w) < warp else i32(0)))
         count = i32(count + own[w])
     at = i32(at + first)
+
+    # The expert's pairs, in order, and their tiles.
     for k in range(start, stop):
         if u32(ids[u32(k)]) == expert:
             order[u32(at)] = i32(k)

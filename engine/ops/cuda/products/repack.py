@@ -52,6 +52,7 @@ def tile_q8_0(codes, scales, factors, raw, rows, blocks, row_bytes, tiles):
         place = u64(u64(tile) * u64(blocks) + u64(block))
         value = i32(0)
         if word < u32(128):
+            # A word of codes.
             lane, r = u32(word >> u32(2)), u32(word & u32(3))
             row = u32(tile * 16 + (lane >> u32(2)) + (r & u32(1)) * 8)
             k = u32((lane & u32(3)) * 8 + (r >> u32(1)) * 4)
@@ -62,6 +63,7 @@ def tile_q8_0(codes, scales, factors, raw, rows, blocks, row_bytes, tiles):
                     value = i32(value | i32(byte << i32(8 * i)))
             codes[u64(place * u64(128) + u64(word))] = value
         else:
+            # Two scales of two bytes.
             first = u32((word - u32(128)) * 2)
             for i in range(2):
                 row = u32(tile * 16 + first + u32(i))
@@ -80,6 +82,7 @@ def tile_mxfp4(codes, scales, factors, raw, rows, blocks, row_bytes, tiles):
     if tile < tiles:
         place = u64(u64(tile) * u64(blocks) + u64(block))
         if word < u32(64):
+            # A word of codes.
             lane, r = u32(word >> u32(1)), u32(word & u32(1))
             row = u32(tile * 16 + (lane >> u32(2)) + r * 8)
             k = u32((lane & u32(3)) * 8)
@@ -93,6 +96,7 @@ def tile_mxfp4(codes, scales, factors, raw, rows, blocks, row_bytes, tiles):
                     value = i32(value | i32(code << i32(4 * i)))
             codes[u64(place * u64(64) + u64(word))] = value
         else:
+            # Four scales.
             first = u32((word - u32(64)) * 4)
             for i in range(4):
                 row = u32(tile * 16 + first + u32(i))
@@ -109,6 +113,7 @@ def tile_q4_k(codes, scales, factors, raw, rows, blocks, row_bytes, tiles):
     if tile < tiles:
         place = u64(u64(tile) * u64(blocks) + u64(block))
         if word < u32(512):
+            # A word of codes.
             unit, lane = u32(word >> u32(6)), u32((word >> u32(1)) & u32(31))
             row = u32(tile * 16 + (lane >> u32(2)) + (word & u32(1)) * 8)
             value = i32(0)
@@ -121,6 +126,7 @@ def tile_q4_k(codes, scales, factors, raw, rows, blocks, row_bytes, tiles):
                     value = i32(value | i32(code << i32(8 * (i & 3) + 4 * (i >> 2))))
             codes[u64(place * u64(512) + u64(word))] = value
         elif word < u32(576):
+            # Four bytes of scales and minima.
             w = u32(word - u32(512))
             row = u32(tile * 16 + (w >> u32(2)))
             for i in range(4):
@@ -140,6 +146,7 @@ def tile_q4_k(codes, scales, factors, raw, rows, blocks, row_bytes, tiles):
                 at = u64(place * u64(256) + u64((w >> u32(2)) * 16 + j))
                 scales[at] = value
         else:
+            # The scale and the minimum of a row's block.
             w = u32(word - u32(576))
             row = u32(tile * 16 + w)
             for i in range(2):
@@ -156,6 +163,7 @@ def tile_q2_k(codes, scales, factors, raw, rows, blocks, row_bytes, tiles):
     if tile < tiles:
         place = u64(u64(tile) * u64(blocks) + u64(block))
         if word < u32(256):
+            # A word of codes.
             lane, unit = u32(word >> u32(3)), u32(word & u32(7))
             value = i32(0)
             for r in range(4):
@@ -171,6 +179,7 @@ def tile_q2_k(codes, scales, factors, raw, rows, blocks, row_bytes, tiles):
                         value = i32(value | i32(code << i32(8 * b + 2 * r)))
             codes[u64(place * u64(256) + u64(word))] = value
         elif word < u32(320):
+            # Four bytes of scales and minima.
             w = u32(word - u32(256))
             row = u32(tile * 16 + (w >> u32(2)))
             for i in range(4):
@@ -182,6 +191,7 @@ def tile_q2_k(codes, scales, factors, raw, rows, blocks, row_bytes, tiles):
                     value = u32(raw[u64(base + u64(sub))])
                 scales[u64(place * u64(256) + u64((w >> u32(2)) * 16 + j))] = value
         else:
+            # The scale and the minimum of a row's block.
             w = u32(word - u32(320))
             row = u32(tile * 16 + w)
             for i in range(2):
@@ -198,6 +208,7 @@ def tile_iq2_xxs(codes, scales, factors, raw, rows, blocks, row_bytes, tiles):
     if tile < tiles:
         place = u64(u64(tile) * u64(blocks) + u64(block))
         if word < u32(256):
+            # A word of codes.
             lane, t = (
                 u32((word >> u32(2)) & u32(31)),
                 u32((word >> u32(2)) & u32(3)),
@@ -225,6 +236,7 @@ def tile_iq2_xxs(codes, scales, factors, raw, rows, blocks, row_bytes, tiles):
                             value = i32(value | i32(signs & i32(-0x10000000)))
             codes[u64(place * u64(256) + u64(word))] = value
         else:
+            # The scales of two rows' blocks.
             w = u32((word - u32(256)) * 2)
             for i in range(2):
                 row = u32(tile * 16 + w + u32(i))

@@ -65,6 +65,7 @@ def argmax_pieces(part_value, part_id, part_bad, logits, banned, n_banned, d):
     row = u32(u32(cuda.blockIdx.y) * d)
     begin = i32(cuda.blockIdx.x * PIECE)
     stop = i32(min(begin + PIECE, i32(d)))
+    # A thread's best, then the block's.
     value, at, bad = -INFINITY, NOBODY, i32(0)
     for j in range(begin + cuda.threadIdx.x, stop, THREADS):
         v = logits[u32(row + u32(j))]

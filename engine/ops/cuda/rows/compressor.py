@@ -56,6 +56,7 @@ def compressor_windows(
     t = u32(cuda.threadIdx.x)
     pos0 = i32(pos[0])
     if x < n_pool:
+        # A window that ends in the call: which candidates it has, and which of them this warp.
         first = u32(u32(pos0) // ratio)
         if x < u32(u32(u32(pos0) + n) // ratio) - first:
             lane, group = t & u32(31), t >> u32(5)
@@ -68,6 +69,7 @@ def compressor_windows(
             each = u32((count + u32(GROUPS - 1)) // u32(GROUPS))
             low = u32(group * each)
             high = u32(min(low + each, count)) if dim < d else u32(0)
+            # The greatest score of the warp's candidates, then of all.
             top = LOWEST
             for m in range(low, high):
                 position = i32(begin + m)
@@ -79,6 +81,7 @@ def compressor_windows(
             cuda.syncthreads()
             for g in range(GROUPS):
                 top = tops[g, lane] if tops[g, lane] > top else top
+            # Weights and weighted values of the warp's candidates, then of all.
             total = f32(0)
             value = f32(0)
             for m in range(low, high):
@@ -102,6 +105,7 @@ def compressor_windows(
                     value = add_rn(value, values[g, lane])
                 pooled[u32(x * d + dim)] = value / total
     else:
+        # A row of the call is remembered, its score with ape added.
         i = u32(kept + x - n_pool)
         position = u32(u32(pos0) + i)
         wide = u32(width // d * u32(LANES))

@@ -44,11 +44,14 @@ def row_finisher(packed: bool) -> Any:
         lane = t & u32(31)
         pairs = u32(d >> u32(1))
         plain = u32(pairs - half)
+        # Sum of squares, and the factor that norms the row.
         total = f32(0)
         for p in range(t, pairs, THREADS):
             a, b = ld_v2_f32(source + p * 8)
             total = fma_rn(b, b, fma_rn(a, a, total))
         scale = inverse_rms(block_sum(total, parts, WARPS), d, eps)
+
+        # A warp takes 32 pairs a step: weight, rotation of the tail, rounding, store.
         target = address(rows)
         at = u32(row * d)
         for step in range(t >> u32(5), (pairs + u32(31)) >> u32(5), WARPS):

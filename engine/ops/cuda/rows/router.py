@@ -60,6 +60,8 @@ def router_top(ids, weights, margin, logits, bias, n_expert, used, biased, edged
     """Grid (tokens): `used` rounds of taking the greatest key, equal ones by the lower id."""
     lane = u32(cuda.threadIdx.x)
     row = u32(u32(cuda.blockIdx.x) * n_expert)
+
+    # A lane's experts as integers that order as their affinities do, with the bias.
     keys = cuda.local.array(_PER_LANE, i32)
     for j in range(_PER_LANE):
         e = u32(lane + u32(32 * j))
@@ -69,6 +71,8 @@ def router_top(ids, weights, margin, logits, bias, n_expert, used, biased, edged
             if biased:
                 value = add_rn(value, bias[e])
             keys[j] = max(_key(value), _LOWEST)
+
+    # The greatest key of the warp, `used` times; once more for the margin, without taking it.
     mine, last, following = _NOBODY, _TAKEN, _TAKEN
     for k in range(used + edged):
         best = keys[0]
@@ -88,6 +92,8 @@ def router_top(ids, weights, margin, logits, bias, n_expert, used, biased, edged
                 keys[j] = _TAKEN if e == found else keys[j]
             mine = found if u32(k) == lane else mine
             last = best
+
+    # Ids, weights (of affinities without bias), and the margin between the last and the next.
     at = u32(u32(cuda.blockIdx.x) * used + lane)
     p = f32(0)
     if lane < used:

@@ -84,6 +84,7 @@ def window_pooler(ratio: int) -> Any:
         for p in range(cuda.threadIdx.x, d >> u32(1), THREADS):
             dim = u32(2 * p)
             late = u32(width - d + dim)
+            # The greatest score of each of the pair's two dims.
             top_a, top_b = LOWEST, LOWEST
             for first in range(0, count, batch):
                 for i in range(batch):
@@ -96,6 +97,7 @@ def window_pooler(ratio: int) -> Any:
                     if begin + first + i >= 0:
                         top_a = score_a[i] if score_a[i] > top_a else top_a
                         top_b = score_b[i] if score_b[i] > top_b else top_b
+            # Weights and weighted values, added up group by group as `compressor` does.
             total_a, total_b, sum_a, sum_b = ZERO, ZERO, ZERO, ZERO
             for first in range(0, count, batch):
                 for i in range(batch):
