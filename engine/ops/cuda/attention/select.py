@@ -84,44 +84,15 @@ def _placed(sel, out, counts, before, key, edge, ties, r, visible, lane, warp):
     return i32(above | i32(equal << i32(16)))
 
 
-@kernel(
-    *(I32P, I32P, F32P, F32P, I32P),
-    *(U32,) * 5,
-    threads=THREADS,
-)
-def indexer_top(sel, n_sel, margin, scores, pos, row0, top_k, cap, ratio, edged):
-    """Grid (queries): the rows of query row0 + block, ascending."""
-    parts = cuda.shared.array(PARTS, i32)
-    counts = cuda.shared.array(COUNTS, i32)
-    thread = u32(cuda.threadIdx.x)
+@device
+def _find_edge(keys, scores, row, visible, wanted, parts, thread):
+    """Greatest integer that at least `wanted` keys reach, two bits a round.
+
+    Rows past `visible` have the lowest key and are never counted above the first candidates, since
+    those are greater. `parts` is shared memory of PARTS int32.
+    """
     lane, warp = thread & u32(31), thread >> u32(5)
-    i = u32(row0 + u32(cuda.blockIdx.x))
-    out = u32(i * top_k)
-    visible = u32(u32(u32(pos[0]) + i + u32(1)) // ratio)
-
-    # No more rows than are wanted: all of them.
-    if visible <= top_k:
-        for r in range(thread, visible, THREADS):
-            sel[u32(out + u32(r))] = i32(r)
-        if thread == u32(0):
-            n_sel[i] = i32(visible)
-            if edged:
-                margin[i] = INFINITY
-        return
-
-    # Scores as integers; a thread holds those of its first HELD rows.
-    row = u32(u32(cuda.blockIdx.x) * cap)
-    keys = cuda.local.array(HELD, i32)
-    for k in range(HELD):
-        r = u32(u32(k * THREADS) + thread)
-        keys[k] = NONE
-        if r < visible:
-            keys[k] = _key(scores[u32(row + r)])
-
-    # edge: greatest integer that at least top_k keys reach. Rows past `visible` have the lowest
-    # key and are never counted above the first candidates, since those are greater.
     edge = NONE
-    wanted = i32(top_k)
     for turn in range(16):
         shift = i32(i32(30) - i32(2) * i32(turn))
         step = i32(i32(1) << shift)
@@ -156,8 +127,13 @@ def indexer_top(sel, n_sel, margin, scores, pos, row0, top_k, cap, ratio, edged)
         elif n1 >= wanted:
             edge = c1
     cuda.syncthreads()
+    return edge
 
-    # Keys above the edge, the greatest below it, and how many of the edge's own are kept.
+
+@device
+def _around_edge(keys, scores, row, visible, wanted, edge, parts, thread):
+    """How many of the keys equal to the edge are kept, and the greatest key below it."""
+    lane, warp = thread & u32(31), thread >> u32(5)
     above, below = i32(0), NONE
     for k in range(HELD):
         above = i32(above + i32(keys[k] > edge))
@@ -173,8 +149,19 @@ def indexer_top(sel, n_sel, margin, scores, pos, row0, top_k, cap, ratio, edged)
     cuda.syncthreads()
     ties = i32(wanted - redux_add(parts[lane]))
     below = redux_max(parts[u32(u32(WARPS) + lane)])
+    return ties, below
 
-    # Tiles of THREADS rows, in order: how many each warp keeps, then where they go.
+
+@device
+def _write_kept(sel, out, keys, scores, row, visible, edge, ties, counts, thread):
+    """Rows above the edge and the first `ties` equal to it, ascending, to sel from `out` on.
+
+    Returns how many keys equal the edge, MOST if there are more.
+
+    Tiles of THREADS rows, in order: how many each warp keeps, then where they go. `counts` is
+    shared memory of COUNTS int32.
+    """
+    lane, warp = thread & u32(31), thread >> u32(5)
     before = i32(0)
     for k in range(HELD):
         if u32(k * THREADS) < visible:
@@ -202,11 +189,54 @@ def indexer_top(sel, n_sel, margin, scores, pos, row0, top_k, cap, ratio, edged)
         before = _placed(
             sel, out, counts[u32(slot + lane)], before, key, edge, ties, r, visible, lane, warp
         )
+    return i32(before >> i32(16))
+
+
+@kernel(
+    *(I32P, I32P, F32P, F32P, I32P),
+    *(U32,) * 5,
+    threads=THREADS,
+)
+def indexer_top(sel, n_sel, margin, scores, pos, row0, top_k, cap, ratio, edged):
+    """Grid (queries): the rows of query row0 + block, ascending."""
+    parts = cuda.shared.array(PARTS, i32)
+    counts = cuda.shared.array(COUNTS, i32)
+    thread = u32(cuda.threadIdx.x)
+    i = u32(row0 + u32(cuda.blockIdx.x))
+    out = u32(i * top_k)
+    visible = u32(u32(u32(pos[0]) + i + u32(1)) // ratio)
+
+    # No more rows than are wanted: all of them.
+    if visible <= top_k:
+        for r in range(thread, visible, THREADS):
+            sel[u32(out + u32(r))] = i32(r)
+        if thread == u32(0):
+            n_sel[i] = i32(visible)
+            if edged:
+                margin[i] = INFINITY
+        return
+
+    # Scores as integers; a thread holds those of its first HELD rows.
+    row = u32(u32(cuda.blockIdx.x) * cap)
+    keys = cuda.local.array(HELD, i32)
+    for k in range(HELD):
+        r = u32(u32(k * THREADS) + thread)
+        keys[k] = NONE
+        if r < visible:
+            keys[k] = _key(scores[u32(row + r)])
+
+    # Which keys are kept, and how they differ from those that are not.
+    wanted = i32(top_k)
+    edge = _find_edge(keys, scores, row, visible, wanted, parts, thread)
+    ties, below = _around_edge(keys, scores, row, visible, wanted, edge, parts, thread)
+
+    # The kept rows, ascending.
+    equal = _write_kept(sel, out, keys, scores, row, visible, edge, ties, counts, thread)
     if thread == u32(0):
         n_sel[i] = wanted
         if edged:
             # More of the edge's own than are kept: the first dropped is one of them.
-            following = edge if i32(before >> i32(16)) > ties else below
+            following = edge if equal > ties else below
             margin[i] = sub_rn(_score_of(edge), _score_of(following))
 
 
