@@ -5,6 +5,7 @@ their new values if a sublayer's output is to be spread first, multiplies them w
 the matrix and adds up their squares. The sums of all blocks meet in `hc_enter`; the norm, one
 factor per row, is applied there.
 
+The phases stay in one body: as device functions they would cost some of these kernels registers.
 One order of summation per output: lane l's values, lanes, streams, then blocks as `hc_enter` says.
 """
 
