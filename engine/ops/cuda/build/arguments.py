@@ -50,7 +50,7 @@ class ArgumentBlock:
             A field is missing, or a name is none of the block's.
         """
         if values.keys() != set(self.names):
-            missing = [field for field in self.names if field not in values]
+            missing = [f"{f}: {self.meanings[f]}" for f in self.names if f not in values]
             unknown = [field for field in values if field not in self.names]
             raise TypeError(
                 f"{self.name}: expected exactly its fields, found {missing} missing and "
