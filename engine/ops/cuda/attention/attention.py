@@ -92,6 +92,6 @@ def attend(
         ctx.launch(attention_join, grid, *JOIN(out=out, parts=parts, tops=tops, **seen))
     else:
         heads = attention_f16.WHOLE_HEADS if packed else attention_f32.HEADS
-        grid = (n, -(-n_head // heads))
-        ctx.launch(body.WHOLE, grid, *body.WALK(out=out, tops=None, **walked, **seen))
+        blocks = (n, -(-n_head // heads))
+        ctx.launch(body.WHOLE, blocks, *body.WALK(out=out, tops=None, **walked, **seen))
     ctx.wrote(out)
