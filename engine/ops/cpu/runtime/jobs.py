@@ -14,13 +14,36 @@ import numpy as np
 from engine.ops.cpu.runtime.jit import kernel, parallel_kernel, prange
 from engine.ops.cpu.runtime.leaf import call3, fetch_add, load_i64, stack, store_i64
 
-# Byte offsets of a job's int64 fields; fn(job, first unit, last unit + 1).
+# A job is a record of JOB_BYTES bytes; these are the byte offsets of its int64 fields. All have
+#     FN     address of the leaf that does the work: fn(job, first unit, last unit + 1)
+#     N      rows of activations
+#     UNITS  how many units there are to do
+#     COST   multiply-adds of a unit
+# and two fields of this module: units of a task, and where the job's tasks end in the list of all.
 JOB_BYTES = 128
-FN, N, UNITS, COST = 0, 8, 16, 24  # COST: of a unit, in multiply-adds
+FN, N, UNITS, COST = 0, 8, 16, 24
 _CHUNK, _TASK_END = 32, 40
-# a product of rows
+# A product of rows with a weight:
+#     W                  address of the weight's record
+#     TABLE              address of a table of N addresses, of quantised rows
+#     OUT, LD_OUT        address of the result, and bytes from one of its rows to the next;
+#                        in a look-up of rows (`embed`), LD_OUT is how many copies are written
+#     EXPERT             which matrix of the weight
+#     ROW_LOW, ROW_HIGH  the matrix's rows to multiply, the second excluded
 W, TABLE, OUT, LD_OUT, EXPERT, ROW_LOW, ROW_HIGH = 48, 56, 64, 72, 80, 88, 96
-# activations
+# Work on rows of activations; which leaf reads which fields is told where the job is made:
+#     A_COLS     values of a row
+#     A_SRC      address of the rows that are read
+#     A_TABLE    address of a table: filled with the addresses of quantised rows; of a sum of
+#                slots, read: the places of the rows to add
+#     A_ROW      address of the rows that are written
+#     A_STRIDE   bytes from one written row to the next; SwiGLU: from one factor to the next
+#     A_SPLIT    groups of a grouped product; of a sum of slots, rows that are added into one
+#     A_UP       SwiGLU: address of the products with up
+#     A_WEIGHTS  SwiGLU: address of the rows' factors
+#     A_NEXT     SwiGLU: address of the job that quantises what was written, or 0
+#     A_LIMIT    SwiGLU: clamp, float32; a float32 1 lies behind it for rows without factors
+# SwiGLU needs neither A_TABLE nor A_SPLIT, whose places it takes.
 A_COLS, A_SRC, A_TABLE, A_ROW, A_STRIDE, A_SPLIT = 48, 56, 64, 72, 80, 88
 A_UP, A_WEIGHTS, A_NEXT, A_LIMIT = 64, 88, 96, 104
 

@@ -15,9 +15,10 @@ from engine.ops.cpu.simd import ir as simd
 LANES = 16
 
 _i8, _i32, _i64, _f32 = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
-_F16 = ir.VectorType(_f32, LANES)
-_I16 = ir.VectorType(_i32, LANES)
-_B64 = ir.VectorType(_i8, 4 * LANES)
+# LLVM types of one register's worth: sixteen float32, sixteen int32, their 64 bytes.
+_FLOATS = ir.VectorType(_f32, LANES)
+_INTS = ir.VectorType(_i32, LANES)
+_BYTES = ir.VectorType(_i8, 4 * LANES)
 
 
 class _Lanes(types.Type):
@@ -32,8 +33,8 @@ class _LanesModel(models.PrimitiveModel):
         super().__init__(dmm, fe_type, fe_type.vector)
 
 
-f32x16 = _Lanes("float32", _F16)
-i32x16 = _Lanes("int32", _I16)
+f32x16 = _Lanes("float32", _FLOATS)
+i32x16 = _Lanes("int32", _INTS)
 
 
 def _mask(indices):
@@ -99,7 +100,7 @@ def load_at(typingctx, where):
     sig = f32x16(types.int64)
 
     def codegen(context, builder, sig, args):
-        return builder.load(builder.inttoptr(args[0], _F16.as_pointer()), align=4)
+        return builder.load(builder.inttoptr(args[0], _FLOATS.as_pointer()), align=4)
 
     return sig, codegen
 
@@ -124,9 +125,9 @@ def prefetch_at(typingctx, where):
 def load(typingctx, array, offset):
     """Sixteen values from element `offset` on: float32, or int32 (also four bytes per lane)."""
     if _is_flat(array, types.float32):
-        sig, vector = f32x16(array, types.int64), _F16
+        sig, vector = f32x16(array, types.int64), _FLOATS
     elif _is_flat(array, types.int32) or _is_flat(array, types.uint8):
-        sig, vector = i32x16(array, types.int64), _I16
+        sig, vector = i32x16(array, types.int64), _INTS
     else:
         return None
 
@@ -159,7 +160,7 @@ def store(typingctx, array, offset, value):
     sig = types.void(array, types.int64, f32x16)
 
     def codegen(context, builder, sig, args):
-        where = _pointer(context, builder, sig.args[0], args[0], args[1], _F16)
+        where = _pointer(context, builder, sig.args[0], args[0], args[1], _FLOATS)
         builder.store(args[2], where, align=4)
         return context.get_dummy_value()
 
@@ -178,7 +179,7 @@ def store_quarters(typingctx, array, offset, stride, value):
         offset = args[1]
         for i in range(4):
             lanes = _mask(range(4 * i, 4 * i + 4))
-            part = builder.shuffle_vector(args[3], ir.Constant(_F16, ir.Undefined), lanes)
+            part = builder.shuffle_vector(args[3], ir.Constant(_FLOATS, ir.Undefined), lanes)
             where = _pointer(context, builder, sig.args[0], args[0], offset, quarter)
             builder.store(part, where, align=4)
             offset = builder.add(offset, args[2])
@@ -191,9 +192,9 @@ def store_quarters(typingctx, array, offset, stride, value):
 def splat(typingctx, value):
     """The same float32 (or int32) in every lane."""
     if value == types.float32:
-        sig, vector = f32x16(types.float32), _F16
+        sig, vector = f32x16(types.float32), _FLOATS
     elif value == types.int32:
-        sig, vector = i32x16(types.int32), _I16
+        sig, vector = i32x16(types.int32), _INTS
     else:
         return None
 
@@ -208,7 +209,7 @@ def zero(typingctx):
     sig = f32x16()
 
     def codegen(context, builder, sig, args):
-        return ir.Constant(_F16, [0.0] * LANES)
+        return ir.Constant(_FLOATS, [0.0] * LANES)
 
     return sig, codegen
 
@@ -221,7 +222,7 @@ def fma(typingctx, a, b, c):
     sig = f32x16(f32x16, f32x16, f32x16)
 
     def codegen(context, builder, sig, args):
-        kind = ir.FunctionType(_F16, [_F16] * 3)
+        kind = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
         return builder.call(
             cgutils.get_or_insert_function(builder.module, kind, "llvm.fma.v16f32"), args
         )
@@ -257,7 +258,7 @@ def relu(typingctx, a):
     sig = f32x16(f32x16)
 
     def codegen(context, builder, sig, args):
-        nothing = ir.Constant(_F16, [0.0] * LANES)
+        nothing = ir.Constant(_FLOATS, [0.0] * LANES)
         return builder.select(builder.fcmp_ordered("<", args[0], nothing), nothing, args[0])
 
     return sig, codegen
@@ -271,7 +272,7 @@ def to_float(typingctx, a):
     sig = f32x16(i32x16)
 
     def codegen(context, builder, sig, args):
-        return builder.sitofp(args[0], _F16)
+        return builder.sitofp(args[0], _FLOATS)
 
     return sig, codegen
 
@@ -288,7 +289,7 @@ def dot4(typingctx, total, unsigned, signed):
 
     def codegen(context, builder, sig, args):
         total, unsigned, signed = args
-        u, s = (builder.bitcast(v, _B64) for v in (unsigned, signed))
+        u, s = (builder.bitcast(v, _BYTES) for v in (unsigned, signed))
         return simd.Ir(builder, simd.isa(), half=False).dot(total, u, s)
 
     return sig, codegen

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from engine.ops.cuda.attention import attention_f16, attention_f32
-from engine.ops.cuda.attention.attention_parts import CHUNK, JOIN_THREADS, attention_join
+from engine.ops.cuda.attention.attention_parts import CHUNK, JOIN, JOIN_THREADS, attention_join
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
 
@@ -77,20 +77,21 @@ def attend(
     chunks = -(-most // CHUNK)
     chosen = int(bool(ratio) and sel is not None)
     scale = float(np.float32(1 / np.sqrt(np.float64(d))))
-    arrays = (q, ring, rows, sel, n_sel, sinks, pos0, cos, sin)
-    sizes = (n_head, d, cap, top_k, chunks, n_swa, ratio, chosen, half, scale)
+    seen = dict(n_sel=n_sel, sinks=sinks, pos=pos0, n_swa=n_swa, ratio=ratio, chosen=chosen)
+    seen |= dict(cos=cos, sin=sin, n_head=n_head, d=d, max_chunks=chunks, half=half)
+    walked = dict(q=q, ring=ring, rows=rows, sel=sel, cap=cap, top_k=top_k, scale=scale)
     packed = ring.dtype == np.float16
+    body = attention_f16 if packed else attention_f32
     if n <= SPLIT_ROWS and n * chunks * n_head * (d + 2) * 4 <= SPLIT_BYTES:
-        kernel = attention_f16.PART if packed else attention_f32.PART
         heads = attention_f16.PART_HEADS if packed else attention_f32.HEADS
         parts = ctx.scratch("attention parts", (n, chunks, n_head, d))
         tops = ctx.scratch("attention tops", (n, chunks, n_head, 2))
-        ctx.launch(kernel, (chunks, -(-n_head // heads), n), parts, tops, *arrays, *sizes)
+        grid = (chunks, -(-n_head // heads), n)
+        ctx.launch(body.PART, grid, *body.WALK(out=parts, tops=tops, **walked, **seen))
         grid = (-(-d // (2 * JOIN_THREADS)), n_head, n)
-        joined = (n_head, d, chunks, n_swa, ratio, chosen, half)
-        ctx.launch(attention_join, grid, out, parts, tops, sinks, n_sel, pos0, cos, sin, *joined)
+        ctx.launch(attention_join, grid, *JOIN(out=out, parts=parts, tops=tops, **seen))
     else:
-        kernel = attention_f16.WHOLE if packed else attention_f32.WHOLE
         heads = attention_f16.WHOLE_HEADS if packed else attention_f32.HEADS
-        ctx.launch(kernel, (n, -(-n_head // heads)), out, None, *arrays, *sizes)
+        blocks = (n, -(-n_head // heads))
+        ctx.launch(body.WHOLE, blocks, *body.WALK(out=out, tops=None, **walked, **seen))
     ctx.wrote(out)

@@ -18,104 +18,52 @@ weights, are key 4 t + 2 e + b. A thread then holds four neighbouring keys of a 
 
 from __future__ import annotations
 
-from numba import cuda, float32, int32, uint32
+from numba import cuda
 
+from engine.ops.cuda.attention.attention_f16_phases import (
+    GROUPS,
+    SLICE,
+    STEPS,
+    THREADS,
+    TILE,
+    WARPS,
+    Task,
+    Thread,
+    dot_taker,
+    dots_key,
+    fetch,
+    output_storer,
+    query_loader,
+    row_adder,
+    rows_key,
+    slab_cell,
+    weigher,
+    weight_loader,
+)
 from engine.ops.cuda.attention.attention_parts import (
     CHUNK,
     LOWEST,
     ONE,
     ZERO,
-    entry_row,
     joined,
     joined_value,
     seen_rows,
-    store_pair,
+    walk_block,
 )
-from engine.ops.cuda.build.kernel import F32, F32P, I32P, U16P, U32, Kernel, device, kernel
+from engine.ops.cuda.build.kernel import U16P, Kernel, kernel
 from engine.ops.cuda.build.ptx import (
-    add_rn,
     address,
-    cp_async16_fill,
     cp_async_commit,
     cp_async_wait0,
     cp_async_wait1,
-    ld_nc_v2_f32,
-    ldmatrix_x4,
-    ldmatrix_x4_trans,
-    lds_f32,
-    lds_v2_f32,
-    lds_v4,
-    lds_v4_f32,
-    mma_m16n8k16_f16,
-    mul_rn,
-    pack_f16,
     shared_address,
-    shfl_i32,
-    shfl_xor_f32,
     st_v2_f32,
     sts_f32,
-    sts_v4,
-    sts_v4_f32,
-    sub_rn,
-    unpack_f16,
 )
-from engine.ops.cuda.build.scalar import exp
+from engine.ops.cuda.build.types import f32, i32, u32
 
-THREADS = 256
-WARPS = THREADS // 32
-SLICE = 64  # dims of a warp
 MAX_DIM = WARPS * SLICE
-TILE = CHUNK * SLICE * 2  # bytes
-STEPS = SLICE // 16  # steps of 16 dims
-GROUPS = CHUNK // 16  # groups of 16 keys
-
-
-@device
-def _split(a, b):
-    """The pair as high parts and low parts, each packed."""
-    high = pack_f16(a, b)
-    x, y = unpack_f16(high)
-    return high, pack_f16(sub_rn(a, x), sub_rn(b, y))
-
-
-@device
-def _product(high, low, f, b0, b1, c0, c1, c2, c3):
-    """C + A B, A being the fragment of high and low parts from f on."""
-    c0, c1, c2, c3 = mma_m16n8k16_f16(
-        high[f], high[f + 1], high[f + 2], high[f + 3], b0, b1, c0, c1, c2, c3
-    )
-    return mma_m16n8k16_f16(low[f], low[f + 1], low[f + 2], low[f + 3], b0, b1, c0, c1, c2, c3)
-
-
-@device
-def _tile_cell(row, column):
-    """Byte of a tile's cell. Keys of one matrix differ in bits 0, 2 and 3 of the row."""
-    return uint32(row * uint32(128) + ((column ^ (row & 1 | row >> 1 & 6)) << uint32(4)))
-
-
-@device
-def _slab_cell(head, cell):
-    """Byte of a slab's cell."""
-    return uint32(head * uint32(128) + ((cell ^ ((head & 1) << 2 | head >> 1 & 3)) << uint32(4)))
-
-
-@device
-def _fetch(tile, ring, rows, sel, first, begin, p, raw, total, cap, d, chosen, warp, lane):
-    """Start copying a warp's dims of the chunk's rows; entries past the list become zeros."""
-    mine = int32(-1)
-    if begin + lane < total:
-        mine = entry_row(uint32(begin + lane), p, raw, cap, sel, first, chosen)
-    column = uint32(lane & uint32(7))
-    dim = uint32(warp * uint32(SLICE) + column * uint32(8))
-    inside = dim < d
-    offset = uint32(dim if inside else 0) * 2
-    for step in range(CHUNK // 4):
-        row = uint32(uint32(4 * step) + (lane >> uint32(3)))
-        found = shfl_i32(mine, int32(row))
-        source = address(rows) if found >= 0 else address(ring)
-        source += (found if found >= 0 else ~found) * (d * 2) + offset
-        n_bytes = int32(16) if inside and begin + row < total else int32(0)
-        cp_async16_fill(uint32(tile + _tile_cell(row, column)), source, n_bytes)
+WALK = walk_block(U16P)
 
 
 def _kernel(tiles: int, split: bool) -> Kernel:
@@ -125,246 +73,118 @@ def _kernel(tiles: int, split: bool) -> Kernel:
     slabs = WARPS * buffers * TILE
     factors = slabs + WARPS * heads * CHUNK * 4
     cells = heads * CHUNK // 4
-    n_q, n_w, n_dots = tiles * STEPS * 4, tiles * GROUPS * 4, tiles * 8
-    n_total = tiles * 32
+    n_q, n_w, n_total = tiles * STEPS * 4, tiles * GROUPS * 4, tiles * 32
+    load_query, take_dots = query_loader(tiles), dot_taker(tiles)
+    weigh, load_weights = weigher(tiles), weight_loader(tiles)
+    add_rows, store_outputs = row_adder(tiles, split), output_storer(tiles)
 
     @kernel(
-        *(F32P, F32P, F32P, U16P, U16P, I32P, I32P, F32P, I32P, F32P, F32P),
-        *(U32,) * 8,
-        *(U32, F32),
+        WALK,
         threads=THREADS,
         dynamic_smem=factors + heads * 8,
         name=f"attention_f16_{'part' if split else 'whole'}_{heads}",
         requires=("HMMA.16816.F32", "LDSM.16.M88.4", "LDGSTS"),
     )
-    def attention_f16(
-        out,
-        tops,
-        q,
-        ring,
-        rows,
-        sel,
-        n_sel,
-        sinks,
-        pos,
-        cos,
-        sin,
-        n_head,
-        d,
-        cap,
-        top_k,
-        max_chunks,
-        n_swa,
-        ratio,
-        chosen,
-        half,
-        scale,
-    ):
-        shared = cuda.shared.array(0, int32)
+    def attention_f16(args):
+        # Which heads and which part of the query's list this block has.
+        shared = cuda.shared.array(0, i32)
         base = shared_address(shared)
-        thread = uint32(cuda.threadIdx.x)
-        lane, warp = thread & uint32(31), thread >> uint32(5)
-        g, t = lane >> uint32(2), lane & uint32(3)
-        i = uint32(cuda.blockIdx.z) if split else uint32(cuda.blockIdx.x)
-        head0 = uint32(cuda.blockIdx.y) * uint32(heads)
-        p, raw, total = seen_rows(pos, i, n_swa, ratio, n_sel, chosen)
-        begin = uint32(cuda.blockIdx.x * CHUNK) if split else uint32(0)
-        stop = min(uint32(begin + uint32(CHUNK)), total) if split else total
+        thread = u32(cuda.threadIdx.x)
+        lane, warp = thread & u32(31), thread >> u32(5)
+        i = u32(cuda.blockIdx.z) if split else u32(cuda.blockIdx.x)
+        head0 = u32(cuda.blockIdx.y) * u32(heads)
+        seen = seen_rows(args, i)
+        total = seen.total
+        begin = u32(cuda.blockIdx.x * CHUNK) if split else u32(0)
+        stop = min(u32(begin + u32(CHUNK)), total) if split else total
         if begin >= total:
             return
-        first = uint32(i * top_k)
-        part = uint32(uint32(i * max_chunks) + uint32(cuda.blockIdx.x))
-        dim0 = warp * uint32(SLICE)
-        active = dim0 < d
-        n_warps = uint32(uint32(d + uint32(SLICE - 1)) // uint32(SLICE))
-        tile = uint32(base + warp * uint32(buffers * TILE))
-        slab = uint32(base + uint32(slabs))
-        factor = uint32(base + uint32(factors))
+        first = u32(i * args.top_k)
+        part = u32(u32(i * args.max_chunks) + u32(cuda.blockIdx.x))
+        task = Task(i, head0, part)
+        me = Thread(lane, warp, lane >> u32(2), lane & u32(3), warp * u32(SLICE))
+        active = me.dim0 < args.d
+        n_warps = u32(u32(args.d + u32(SLICE - 1)) // u32(SLICE))
+        tile = u32(base + warp * u32(buffers * TILE))
+        slab = u32(base + u32(slabs))
+        factor = u32(base + u32(factors))
+
+        # Start copying the first chunk's rows, and load the queries meanwhile.
         if active:
-            _fetch(tile, ring, rows, sel, first, begin, p, raw, total, cap, d, chosen, warp, lane)
+            fetch(args, seen, first, me, tile, begin)
         cp_async_commit()
+        q_high = cuda.local.array(n_q, i32)
+        q_low = cuda.local.array(n_q, i32)
+        load_query(args, me, task, q_high, q_low)
 
-        q_high = cuda.local.array(n_q, int32)
-        q_low = cuda.local.array(n_q, int32)
-        for x in range(tiles):
-            for step in range(STEPS):
-                for e in range(4):
-                    head = uint32(head0 + uint32(16 * x + 8 * (e & 1)) + g)
-                    dim = uint32(dim0 + uint32(16 * step + 8 * (e >> 1)) + t + t)
-                    a, b = ZERO, ZERO
-                    if head < n_head and dim < d:
-                        at = uint32(uint32(i * n_head + head) * d + dim)
-                        a, b = ld_nc_v2_f32(address(q) + at * 4)
-                    k = (x * STEPS + step) * 4 + e
-                    q_high[k], q_low[k] = _split(a, b)
-
-        total_o = cuda.local.array(n_total, float32)
+        # Nothing is summed yet; the sink is the first part of what is joined.
+        total_o = cuda.local.array(n_total, f32)
         for k in range(tiles * 32):
             total_o[k] = ZERO
         # This thread's cell of the scores: four keys of one head.
-        mine = uint32(slab + _slab_cell(thread >> uint32(3), thread & uint32(7)))
-        mine_head = uint32(head0 + (thread >> uint32(3)))
+        mine = u32(slab + slab_cell(thread >> u32(3), thread & u32(7)))
+        mine_head = u32(head0 + (thread >> u32(3)))
         m, mass = LOWEST, ONE
-        if not split and thread < cells and mine_head < n_head:
-            m = sinks[mine_head]
-        # Rows of the matrices that this lane addresses, within 16 keys.
-        r = lane & uint32(7)
-        low_key = uint32((r >> uint32(1) << uint32(2)) + (r & uint32(1)))
-        dots_key = uint32(low_key + (lane >> uint32(4) << uint32(1)))
-        rows_key = uint32(low_key + (lane >> uint32(3) & uint32(1)) * uint32(2))
-        parity = uint32(0)
+        if not split and thread < cells and mine_head < args.n_head:
+            m = args.sinks[mine_head]
+        dots_key0, rows_key0 = dots_key(lane), rows_key(lane)
+        parity = u32(0)
 
         for start in range(begin, stop, CHUNK):
-            here = uint32(tile + parity * uint32(TILE))
+            # Start copying the next chunk's rows; wait for this one's.
+            here = u32(tile + parity * u32(TILE))
             if split:
                 cp_async_wait0()
             else:
-                parity = uint32(parity ^ uint32(1))
-                ahead = uint32(start + CHUNK)
+                parity = u32(parity ^ u32(1))
+                ahead = u32(start + CHUNK)
                 if active and ahead < total:
-                    to = uint32(tile + parity * uint32(TILE))
-                    _fetch(
-                        to, ring, rows, sel, first, ahead, p, raw, total, cap, d, chosen, warp, lane
-                    )
+                    fetch(args, seen, first, me, u32(tile + parity * u32(TILE)), ahead)
                 cp_async_commit()
                 cp_async_wait1()
             cuda.syncwarp()
 
+            # Each warp's dots.
             if active:
-                for j in range(GROUPS):
-                    s = cuda.local.array(n_dots, float32)
-                    for k in range(tiles * 8):
-                        s[k] = ZERO
-                    for step in range(STEPS):
-                        column = uint32(uint32(2 * step) + (lane >> uint32(3) & uint32(1)))
-                        at = _tile_cell(uint32(dots_key + uint32(16 * j)), column)
-                        b0, b1, b2, b3 = ldmatrix_x4(uint32(here + at))
-                        for x in range(tiles):
-                            f = (x * STEPS + step) * 4
-                            for e in range(2):
-                                c = 8 * x + 4 * e
-                                u = b2 if e else b0
-                                v = b3 if e else b1
-                                s[c], s[c + 1], s[c + 2], s[c + 3] = _product(
-                                    q_high, q_low, f, u, v, s[c], s[c + 1], s[c + 2], s[c + 3]
-                                )
-                    own = uint32(slab + warp * uint32(heads * CHUNK * 4))
-                    for x in range(tiles):
-                        c = 8 * x
-                        cell = uint32(uint32(4 * j) + t)
-                        at = uint32(own + _slab_cell(uint32(uint32(16 * x) + g), cell))
-                        sts_v4_f32(at, s[c], s[c + 1], s[c + 4], s[c + 5])
-                        at = uint32(own + _slab_cell(uint32(uint32(16 * x + 8) + g), cell))
-                        sts_v4_f32(at, s[c + 2], s[c + 3], s[c + 6], s[c + 7])
+                take_dots(me, here, slab, dots_key0, q_high, q_low)
             cuda.syncthreads()
 
+            # Scores, weights, and the factors by which this chunk joins those before it.
             if thread < cells:
-                s0, s1, s2, s3 = lds_v4_f32(mine)
-                for w in range(uint32(1), n_warps):
-                    at = uint32(mine + uint32(w) * uint32(heads * CHUNK * 4))
-                    x0, x1, x2, x3 = lds_v4_f32(at)
-                    s0, s1, s2, s3 = add_rn(s0, x0), add_rn(s1, x1), add_rn(s2, x2), add_rn(s3, x3)
-                key = uint32(uint32(start) + (thread & uint32(7)) * uint32(4))
-                s0 = mul_rn(s0, scale) if key < total else LOWEST
-                s1 = mul_rn(s1, scale) if key + uint32(1) < total else LOWEST
-                s2 = mul_rn(s2, scale) if key + uint32(2) < total else LOWEST
-                s3 = mul_rn(s3, scale) if key + uint32(3) < total else LOWEST
-                top = max(max(s0, s1), max(s2, s3))
-                top = max(top, shfl_xor_f32(top, 1))
-                top = max(top, shfl_xor_f32(top, 2))
-                top = max(top, shfl_xor_f32(top, 4))
-                s0, s1 = exp(sub_rn(s0, top)), exp(sub_rn(s1, top))
-                s2, s3 = exp(sub_rn(s2, top)), exp(sub_rn(s3, top))
-                weight = add_rn(add_rn(s0, s1), add_rn(s2, s3))
-                weight = add_rn(weight, shfl_xor_f32(weight, 1))
-                weight = add_rn(weight, shfl_xor_f32(weight, 2))
-                weight = add_rn(weight, shfl_xor_f32(weight, 4))
-                high0, low0 = _split(s0, s1)
-                high1, low1 = _split(s2, s3)
-                sts_v4(mine, high0, high1, low0, low1)
-                leads = thread & uint32(7) == uint32(0)
+                key = u32(u32(start) + (thread & u32(7)) * u32(4))
+                top, weight = weigh(mine, n_warps, key, total, args.scale)
+                leads = thread & u32(7) == u32(0)
                 if split:
-                    if leads and mine_head < n_head:
-                        at = address(tops) + uint32(part * n_head + mine_head) * 8
+                    if leads and mine_head < args.n_head:
+                        at = address(args.tops) + u32(part * args.n_head + mine_head) * 8
                         st_v2_f32(at, top, weight)
                 else:
                     m, fa, fb = joined(m, top)
                     mass = joined_value(mass, fa, weight, fb)
                     if leads:
-                        at = uint32(factor + (thread >> uint32(3)) * uint32(8))
+                        at = u32(factor + (thread >> u32(3)) * u32(8))
                         sts_f32(at, fa)
-                        sts_f32(uint32(at + uint32(4)), fb)
+                        sts_f32(u32(at + u32(4)), fb)
             cuda.syncthreads()
 
-            # Weights as fragments.
-            w_high = cuda.local.array(n_w, int32)
-            w_low = cuda.local.array(n_w, int32)
-            for k in range(tiles * GROUPS):
-                head = uint32(uint32(16 * (k // GROUPS)) + g)
-                cell = uint32(uint32(4 * (k % GROUPS)) + t)
-                x0, x1, x2, x3 = lds_v4(uint32(slab + _slab_cell(head, cell)))
-                head = uint32(head + uint32(8))
-                y0, y1, y2, y3 = lds_v4(uint32(slab + _slab_cell(head, cell)))
-                c = 4 * k
-                w_high[c], w_high[c + 1], w_high[c + 2], w_high[c + 3] = x0, y0, x1, y1
-                w_low[c], w_low[c + 1], w_low[c + 2], w_low[c + 3] = x2, y2, x3, y3
+            # The weighted rows.
+            w_high = cuda.local.array(n_w, i32)
+            w_low = cuda.local.array(n_w, i32)
+            load_weights(me, slab, w_high, w_low)
             if not split:
                 # The next chunk's dots overwrite what was just read.
                 cuda.syncthreads()
-
             if active:
-                for c in range(0, SLICE // 8, 2):
-                    o = cuda.local.array(n_dots, float32)
-                    for k in range(tiles * 8):
-                        o[k] = ZERO
-                    for j in range(GROUPS):
-                        column = uint32(uint32(c) + (lane >> uint32(4)))
-                        at = _tile_cell(uint32(rows_key + uint32(16 * j)), column)
-                        b0, b1, b2, b3 = ldmatrix_x4_trans(uint32(here + at))
-                        for x in range(tiles):
-                            f = (x * GROUPS + j) * 4
-                            for e in range(2):
-                                k = 8 * x + 4 * e
-                                u = b2 if e else b0
-                                v = b3 if e else b1
-                                o[k], o[k + 1], o[k + 2], o[k + 3] = _product(
-                                    w_high, w_low, f, u, v, o[k], o[k + 1], o[k + 2], o[k + 3]
-                                )
-                    for k in range(tiles * 2):
-                        at = uint32(factor + uint32(uint32(8 * k) + g) * uint32(8))
-                        fa, fb = ONE, ONE
-                        if not split:
-                            fa, fb = lds_v2_f32(at)
-                        for e in range(2):
-                            x = 8 * (k // 2) + 2 * (k % 2) + 4 * e
-                            z = 32 * (k // 2) + 2 * (k % 2) + 4 * (c + e)
-                            if split:
-                                head = uint32(head0 + uint32(8 * k) + g)
-                                dim = uint32(dim0 + uint32(8 * (c + e)) + t + t)
-                                if head < n_head and dim < d:
-                                    row = address(out) + uint32(part * n_head + head) * (d * 4)
-                                    st_v2_f32(row + dim * 4, o[x], o[x + 1])
-                            else:
-                                total_o[z] = joined_value(total_o[z], fa, o[x], fb)
-                                total_o[z + 1] = joined_value(total_o[z + 1], fa, o[x + 1], fb)
+                add_rows(args, me, task, here, factor, rows_key0, w_high, w_low, total_o)
 
+        # A part is stored by now; the whole is divided by its mass.
         if split:
             return
         cuda.syncthreads()
-        if thread < cells and thread & uint32(7) == uint32(0):
-            sts_f32(uint32(factor + (thread >> uint32(3)) * uint32(8)), ONE / mass)
+        if thread < cells and thread & u32(7) == u32(0):
+            sts_f32(u32(factor + (thread >> u32(3)) * u32(8)), ONE / mass)
         cuda.syncthreads()
-        for k in range(tiles * 2):
-            head = uint32(uint32(8 * k) + g)
-            share = lds_f32(uint32(factor + head * uint32(8)))
-            head = uint32(head0 + head)
-            for c in range(SLICE // 8):
-                dim = uint32(dim0 + uint32(8 * c) + t + t)
-                if head < n_head and dim < d:
-                    z = 32 * (k // 2) + 4 * c + 2 * (k % 2)
-                    row = uint32(uint32(i * n_head + head) * d)
-                    x0, x1 = mul_rn(total_o[z], share), mul_rn(total_o[z + 1], share)
-                    store_pair(out, row, dim, d, x0, x1, p, cos, sin, half)
+        store_outputs(args, seen, me, task, factor, total_o)
 
     return attention_f16
 

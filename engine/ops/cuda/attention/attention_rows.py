@@ -12,17 +12,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import cuda, float32, int32, uint32
+from numba import cuda
 
+from engine.ops.cuda.build.arguments import ArgumentBlock
 from engine.ops.cuda.build.kernel import F32, F32P, I32P, U16P, U32, Kernel, kernel
 from engine.ops.cuda.build.ptx import address
+from engine.ops.cuda.build.types import f32, i32, u32
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
-from engine.ops.cuda.hyper.forms import ARGS, forms_of
+from engine.ops.cuda.hyper.forms import FORMS, forms_of
 from engine.ops.cuda.rows.kv import THREADS, row_finisher, window_of
 from engine.ops.cuda.rows.norm import WIDE, row_norm_with_forms
 from engine.ops.cuda.rows.rounding import FP8_BLOCK
-from engine.ops.cuda.rows.windows import remember, window_pooler
+from engine.ops.cuda.rows.windows import POOLING, remember, window_pooler
 
 RATIOS = (0, 4, 128)
 
@@ -39,110 +41,119 @@ class Pooling:
     ape: DeviceArray
 
 
+QUERIES = ArgumentBlock(
+    "Queries",
+    q_a=(F32P, "(n, d_q): the queries' low rank, normed in place"),
+    q_norm=(F32P, "(d_q,): weight of its norm"),
+    d_q=(U32, "values of a row"),
+)
+CALL = ArgumentBlock(
+    "Call",
+    pos=(I32P, "(1,): position of row 0"),
+    cos=(F32P, "(n_positions, half): cosines of the rotation"),
+    sin=(F32P, "(n_positions, half): sines of the rotation"),
+    n=(U32, "rows of the call"),
+    half=(U32, "rotated pairs of a row's tail"),
+    eps=(F32, "added to mean squares"),
+    official=(U32, "1: stored rows are rounded as the published model does"),
+)
+# Rows that are kept have a type of their own (None here): float16 bits or float32.
+_RAW = dict(
+    ring=(None, "(cap, d): raw rows, by position % cap"),
+    kv=(F32P, "(n, d): the call's projected rows"),
+    kv_norm=(F32P, "(d,): weight of their norm"),
+    cap=(U32, "rows of the ring"),
+    d=(U32, "values of a row"),
+)
+_COMPRESSED = dict(
+    rows=(None, "(cap, d): compressed rows, by window % cap"),
+    norm=(F32P, "(d,): weight of their norm"),
+    cap=(U32, "rows that are kept"),
+    ring_rows=(U32, "rows of the rings that remember unpooled rows"),
+    n_pool=(U32, "blocks for windows: as many as can end in the call"),
+)
+
+
+def _stored(packed: bool, name: str, fields: dict[str, tuple[Any, str]]) -> ArgumentBlock:
+    """Block of these fields, with rows that are kept as float16 bits if packed."""
+    kept = U16P if packed else F32P
+    return ArgumentBlock(name, **{f: (kind or kept, text) for f, (kind, text) in fields.items()})
+
+
+_BLOCKS = {
+    (packed, name): _stored(packed, name, fields)
+    for packed in (False, True)
+    for name, fields in (("Raw", _RAW), ("Compressed", _COMPRESSED))
+}
+
+
 def _rows(ratio: int, packed: bool) -> Kernel:
     finish = row_finisher(packed)
     norm_row = row_norm_with_forms(THREADS)
     pool_window = window_pooler(ratio) if ratio else None
-    stored = U16P if packed else F32P
 
     @kernel(
-        *(F32P, F32P, U32, *ARGS),  # queries' low rank
-        *(stored, F32P, F32P, U32, U32),  # raw ring
-        *(I32P, F32P, F32P, U32, U32, F32, U32),  # positions, angles
-        *(stored, F32P, U32, U32, U32),  # compressed rows
-        *(F32P,) * 6,
-        *(U32, F32P, F32P, F32P, F32P, F32P, F32P),  # the indexer's windows
+        *(QUERIES, FORMS, _BLOCKS[packed, "Raw"], CALL),
+        *(_BLOCKS[packed, "Compressed"], POOLING, U32, POOLING),
         threads=THREADS,
         name=f"attention_rows_{ratio}_{'f16' if packed else 'f32'}",
     )
-    def attention_rows(
-        q_a,
-        q_norm,
-        d_q,
-        codes_32,
-        scales_32,
-        codes_256,
-        scales_256,
-        halves,
-        halves_scale,
-        n_pad,
-        forms,
-        ring,
-        kv,
-        kv_norm,
-        cap,
-        d,
-        pos,
-        cos,
-        sin,
-        n,
-        half,
-        eps,
-        official,
-        comp,
-        comp_norm,
-        comp_cap,
-        ring_rows,
-        n_pool,
-        pooled,
-        ring_kv,
-        ring_score,
-        comp_kv,
-        comp_gate,
-        ape,
-        idx_d,
-        idx_pooled,
-        idx_ring_kv,
-        idx_ring_score,
-        idx_kv,
-        idx_gate,
-        idx_ape,
-    ):
-        parts = cuda.shared.array(32, float32)
-        tops = cuda.shared.array(32, int32)
-        pos0 = int32(pos[0])
-        b = uint32(cuda.blockIdx.x)
+    def attention_rows(queries, forms, raw, call, compressed, pooling, idx_d, indexing):
+        """Grid: n blocks of queries, n of raw rows, then n_pool windows and n rows to remember.
+
+        The last two kinds come again for the indexer's compressor at ratio 4.
+        """
+        parts = cuda.shared.array(32, f32)
+        tops = cuda.shared.array(32, i32)
+        pos0 = i32(call.pos[0])
+        b = u32(cuda.blockIdx.x)
+        n, d, half = call.n, raw.d, call.half
+        cos, sin, eps, official = call.cos, call.sin, call.eps, call.official
         if b < n:
-            to = (codes_32, scales_32, codes_256, scales_256, halves, halves_scale, n_pad, forms)
-            norm_row(q_a, q_a, b, q_norm, d_q, eps, parts, tops, to)
-        elif b < uint32(2) * n:
-            i = uint32(b - n)
-            position = uint32(uint32(pos0) + i)
-            angle = uint32(position * half)
-            row = uint32(position % cap)
-            source = address(kv) + uint32(i * d) * 4
-            finish(ring, row, source, kv_norm, cos, sin, angle, d, half, eps, official, parts)
+            # A row of the queries' low rank is normed.
+            q_a, q_norm, d_q = queries.q_a, queries.q_norm, queries.d_q
+            norm_row(q_a, q_a, b, q_norm, d_q, eps, parts, tops, forms)
+        elif b < u32(2) * n:
+            # A raw row is finished and stored at its position.
+            i = u32(b - n)
+            position = u32(u32(pos0) + i)
+            angle = u32(position * half)
+            row = u32(position % raw.cap)
+            source = address(raw.kv) + u32(i * d) * 4
+            weight = raw.kv_norm
+            finish(raw.ring, row, source, weight, cos, sin, angle, d, half, eps, official, parts)
         elif ratio:
-            i = uint32(b - uint32(2) * n)
-            arrays = (ring_kv, ring_score, comp_kv, comp_gate, ape)
-            width = uint32(uint32(2 if ratio == 4 else 1) * d)
+            i = u32(b - u32(2) * n)
+            n_pool, ring_rows = compressed.n_pool, compressed.ring_rows
+            width = u32(u32(2 if ratio == 4 else 1) * d)
             if i < n_pool:
-                window, ends = window_of(pos, n, uint32(ratio), i)
+                # A window that ends in the call is pooled, finished and stored.
+                window, ends = window_of(call.pos, n, u32(ratio), i)
                 if ends:
-                    pool_window(pooled, arrays, pos0, i, window, ring_rows, d, width)
+                    pool_window(pooling, pos0, i, window, ring_rows, d, width)
                     # Each thread reads back only what it wrote itself.
-                    source = address(pooled) + uint32(i * d) * 4
-                    angle = uint32(uint32(window * uint32(ratio)) * half)
-                    row = uint32(window % comp_cap)
+                    source = address(pooling.pooled) + u32(i * d) * 4
+                    angle = u32(u32(window * u32(ratio)) * half)
+                    row = u32(window % compressed.cap)
+                    rows, weight = compressed.rows, compressed.norm
                     finish(
-                        comp, row, source, comp_norm, cos, sin, angle, d, half, eps, official, parts
+                        rows, row, source, weight, cos, sin, angle, d, half, eps, official, parts
                     )
             elif i < n_pool + n:
-                i = uint32(i - n_pool)
-                remember(arrays, pos0, i, uint32(ratio), ring_rows, width)
+                # The compressor remembers a row of the call.
+                i = u32(i - n_pool)
+                remember(pooling, pos0, i, u32(ratio), ring_rows, width)
             elif ratio == 4:
-                i = uint32(i - n_pool - n)
-                idx_arrays = (idx_ring_kv, idx_ring_score, idx_kv, idx_gate, idx_ape)
-                idx_width = uint32(uint32(2) * idx_d)
+                # The same two for the indexer, whose windows its own op finishes.
+                i = u32(i - n_pool - n)
+                idx_width = u32(u32(2) * idx_d)
                 if i < n_pool:
-                    window, ends = window_of(pos, n, uint32(ratio), i)
+                    window, ends = window_of(call.pos, n, u32(ratio), i)
                     if ends:
-                        pool_window(
-                            idx_pooled, idx_arrays, pos0, i, window, ring_rows, idx_d, idx_width
-                        )
+                        pool_window(indexing, pos0, i, window, ring_rows, idx_d, idx_width)
                 else:
-                    i = uint32(i - n_pool)
-                    remember(idx_arrays, pos0, i, uint32(ratio), ring_rows, idx_width)
+                    i = u32(i - n_pool)
+                    remember(indexing, pos0, i, u32(ratio), ring_rows, idx_width)
 
     return attention_rows
 
@@ -211,13 +222,18 @@ def attention_rows(
     assert kv.shape == (n, d) and n <= cap and d % 2 == 0, (kv, ring)
     assert official or not packed, "float16 holds only official rows"
     forms = forms_of(ctx, q_a, formats)
-    head: tuple[Any, ...] = (q_a, q_norm, d_q, *forms.args, ring, kv, kv_norm, cap, d)
-    head += (pos0, cos, sin, n, half, eps, int(official))
+    raw, compressed = _BLOCKS[packed, "Raw"], _BLOCKS[packed, "Compressed"]
+    head: tuple[Any, ...] = (
+        *QUERIES(q_a=q_a, q_norm=q_norm, d_q=d_q),
+        *forms.args,
+        *raw(ring=ring, kv=kv, kv_norm=kv_norm, cap=cap, d=d),
+        *CALL(pos=pos0, cos=cos, sin=sin, n=n, half=half, eps=eps, official=int(official)),
+    )
     wrote = [ring]
     if not ratio:
         assert fits(n, 0, d_q, d, half, official, 0), (n, d_q, d)
-        rest: tuple[Any, ...] = (None, None, 1, 1, 0, *(None,) * 6, 0, *(None,) * 6)
-        ctx.launch(_KERNELS[0, packed], 2 * n, *head, *rest)
+        unread = (*compressed.empty(), *POOLING.empty(), 0, *POOLING.empty())
+        ctx.launch(_KERNELS[0, packed], 2 * n, *head, *unread)
         ctx.wrote(*wrote)
         forms.keep(ctx, q_a)
         return
@@ -228,7 +244,10 @@ def attention_rows(
     assert fits(n, ratio, d_q, d, half, official, rings), (n, ratio, d_q, d, rings)
     assert comp.shape[1] == d and comp.dtype == ring.dtype, (comp, ring)
     assert pooling.pooled.shape == (n_pool, d) and pooling.kv.shape == (n, width), pooling
-    rest = (comp, comp_norm, len(comp), rings, n_pool, *_arrays(pooling))
+    rest: tuple[Any, ...] = (
+        *compressed(rows=comp, norm=comp_norm, cap=len(comp), ring_rows=rings, n_pool=n_pool),
+        *_arrays(pooling),
+    )
     blocks = 2 * n + n_pool + n
     wrote += [comp, pooling.pooled, pooling.ring_kv, pooling.ring_score]
     if ratio == 4:
@@ -239,11 +258,18 @@ def attention_rows(
         blocks += n_pool + n
         wrote += [indexing.pooled, indexing.ring_kv, indexing.ring_score]
     else:
-        rest += (0, *(None,) * 6)
+        rest += (0, *POOLING.empty())
     ctx.launch(_KERNELS[ratio, packed], blocks, *head, *rest)
     ctx.wrote(*wrote)
     forms.keep(ctx, q_a)
 
 
-def _arrays(p: Pooling) -> tuple[DeviceArray, ...]:
-    return p.pooled, p.ring_kv, p.ring_score, p.kv, p.score, p.ape
+def _arrays(p: Pooling) -> tuple[Any, ...]:
+    return POOLING(
+        pooled=p.pooled,
+        ring_kv=p.ring_kv,
+        ring_score=p.ring_score,
+        kv=p.kv,
+        score=p.score,
+        ape=p.ape,
+    )

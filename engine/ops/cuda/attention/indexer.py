@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import cuda, float32, uint32
+from numba import cuda
 
 from engine.errors import SnapshotError
 from engine.ops.cuda.build.kernel import F32, F32P, I32P, U16P, U32, Kernel, device, kernel
@@ -27,6 +27,7 @@ from engine.ops.cuda.build.ptx import (
     sub_rn,
 )
 from engine.ops.cuda.build.reduce import inverse_rms, warp_sum
+from engine.ops.cuda.build.types import f32, u32
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
 from engine.ops.cuda.rows.kv import store_rows, window_of
@@ -117,10 +118,10 @@ def _official(dim: int) -> tuple[Any, Any]:
     def turn(a, b, lane, angle, cos, sin, half):
         """Turn the pairs of the tail; step k holds pair 32 k + lane."""
         for k in range(steps):
-            pair = uint32(uint32(32 * k) + lane)
-            plain = uint32(uint32(32 * steps) - half)
+            pair = u32(u32(32 * k) + lane)
+            plain = u32(u32(32 * steps) - half)
             if pair >= plain:
-                at = uint32(angle + pair - plain)
+                at = u32(angle + pair - plain)
                 a[k], b[k] = turned(a[k], b[k], cos[at], sin[at])
 
     @device
@@ -158,26 +159,28 @@ def _store(dim: int) -> Kernel:
     )
     def indexer_rows(rows, x, weight, pos, cos, sin, n, ratio, cap, half, eps, share):
         """A warp finishes x[i], the row of window pos // ratio + i, if that ends in the call."""
-        lane = uint32(cuda.threadIdx.x) & uint32(31)
-        i = uint32(cuda.blockIdx.x * ROWS + (cuda.threadIdx.x >> 5))
+        lane = u32(cuda.threadIdx.x) & u32(31)
+        i = u32(cuda.blockIdx.x * ROWS + (cuda.threadIdx.x >> 5))
         window, ends = window_of(pos, n, ratio, i)
         if ends:
-            a = cuda.local.array(steps, float32)
-            b = cuda.local.array(steps, float32)
-            total = float32(0)
+            # Norm.
+            a = cuda.local.array(steps, f32)
+            b = cuda.local.array(steps, f32)
+            total = f32(0)
             for k in range(steps):
-                at = uint32(uint32(i * uint32(dim)) + uint32(64 * k) + lane + lane)
+                at = u32(u32(i * u32(dim)) + u32(64 * k) + lane + lane)
                 a[k], b[k] = ld_nc_v2_f32(address(x) + at * 4)
                 total = fma_rn(b[k], b[k], fma_rn(a[k], a[k], total))
-            scale = inverse_rms(warp_sum(total), uint32(dim), eps)
+            scale = inverse_rms(warp_sum(total), u32(dim), eps)
             for k in range(steps):
-                u, v = ld_nc_v2_f32(address(weight) + uint32(uint32(64 * k) + lane + lane) * 4)
+                u, v = ld_nc_v2_f32(address(weight) + u32(u32(64 * k) + lane + lane) * 4)
                 a[k], b[k] = mul_rn(mul_rn(a[k], scale), u), mul_rn(mul_rn(b[k], scale), v)
-            turn(a, b, lane, uint32(uint32(window * ratio) * half), cos, sin, half)
+            # Rotation, rounding, and the row at its place.
+            turn(a, b, lane, u32(u32(window * ratio) * half), cos, sin, half)
             round_row(a, b, lane, share)
-            row = uint32(uint32(window % cap) * uint32(dim))
+            row = u32(u32(window % cap) * u32(dim))
             for k in range(steps):
-                at = uint32(row + uint32(64 * k) + lane + lane)
+                at = u32(row + u32(64 * k) + lane + lane)
                 if packed:
                     st_b32(address(rows) + at * 2, pack_bf16(a[k], b[k]))
                 else:
@@ -200,20 +203,20 @@ def _query(dim: int) -> Kernel:
     )
     def indexer_heads(q, narrow, pos, cos, sin, heads, n_head, half, share):
         """A warp turns and rounds one of `heads` = n * n_head heads; bfloat16 beside if packed."""
-        lane = uint32(cuda.threadIdx.x) & uint32(31)
-        head = uint32(cuda.blockIdx.x * ROWS + (cuda.threadIdx.x >> 5))
+        lane = u32(cuda.threadIdx.x) & u32(31)
+        head = u32(cuda.blockIdx.x * ROWS + (cuda.threadIdx.x >> 5))
         if head < heads:
-            a = cuda.local.array(steps, float32)
-            b = cuda.local.array(steps, float32)
-            row = uint32(head * uint32(dim))
+            a = cuda.local.array(steps, f32)
+            b = cuda.local.array(steps, f32)
+            row = u32(head * u32(dim))
             for k in range(steps):
-                at = uint32(row + uint32(64 * k) + lane + lane)
+                at = u32(row + u32(64 * k) + lane + lane)
                 a[k], b[k] = ld_v2_f32(address(q) + at * 4)
-            position = uint32(uint32(pos[0]) + head // n_head)
-            turn(a, b, lane, uint32(position * half), cos, sin, half)
+            position = u32(u32(pos[0]) + head // n_head)
+            turn(a, b, lane, u32(position * half), cos, sin, half)
             round_row(a, b, lane, share)
             for k in range(steps):
-                at = uint32(row + uint32(64 * k) + lane + lane)
+                at = u32(row + u32(64 * k) + lane + lane)
                 st_v2_f32(address(q) + at * 4, a[k], b[k])
                 if packed:
                     st_b32(address(narrow) + at * 2, pack_bf16(a[k], b[k]))

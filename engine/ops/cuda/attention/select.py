@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import cuda, float32, int32, uint32
+from numba import cuda
 
 from engine.ops.cuda.attention import scores as scoring
 from engine.ops.cuda.attention.indexer import IndexRows
@@ -25,6 +25,7 @@ from engine.ops.cuda.build.ptx import (
     redux_max,
     sub_rn,
 )
+from engine.ops.cuda.build.types import f32, i32, u32
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
 
@@ -35,30 +36,30 @@ HELD = 16  # scores of a thread that stay in registers
 COUNTS = HELD * WARPS
 MOST = 0x7FFF  # top_k is less
 SCORE_BYTES = 64 << 20  # of the scores at hand
-INFINITY = float32(math.inf)
-MAGNITUDE = int32(0x7FFFFFFF)
-NONE = int32(-0x80000000)  # key of NaN and of no row
+INFINITY = f32(math.inf)
+MAGNITUDE = i32(0x7FFFFFFF)
+NONE = i32(-0x80000000)  # key of NaN and of no row
 
 
 @device
 def _key(score):
     """Integer that orders as the score does, -0 like 0; NaN lowest."""
-    bits = f32_bits(add_rn(score, float32(0)))
-    key = int32(bits ^ int32(int32(bits >> int32(31)) & MAGNITUDE))
+    bits = f32_bits(add_rn(score, f32(0)))
+    key = i32(bits ^ i32(i32(bits >> i32(31)) & MAGNITUDE))
     return key if score == score else NONE
 
 
 @device
 def _score_of(key):
-    bits = int32(key ^ int32(int32(key >> int32(31)) & MAGNITUDE))
-    return float32(math.nan) if key == NONE else bits_f32(bits)
+    bits = i32(key ^ i32(i32(key >> i32(31)) & MAGNITUDE))
+    return f32(math.nan) if key == NONE else bits_f32(bits)
 
 
 @device
 def _counted(key, edge, seen):
     """Keys above the edge in a warp, and in the upper half of the word those equal to it."""
-    above = popc(ballot(int32(seen and key > edge)))
-    return int32(above | int32(popc(ballot(int32(seen and key == edge))) << int32(16)))
+    above = popc(ballot(i32(seen and key > edge)))
+    return i32(above | i32(popc(ballot(i32(seen and key == edge))) << i32(16)))
 
 
 @device
@@ -69,18 +70,126 @@ def _placed(sel, out, counts, before, key, edge, ties, r, visible, lane, warp):
     MOST of them and more are the same: `ties` is less.
     """
     is_above, is_tie = r < visible and key > edge, r < visible and key == edge
-    lower = int32(int32(int32(1) << int32(lane)) - int32(1))
-    ahead = redux_add(counts if lane < warp else int32(0))
-    above = int32(int32(before + ahead) & int32(0xFFFF))
-    equal = int32(int32(before >> int32(16)) + int32(ahead >> int32(16)))
-    above = int32(above + popc(int32(ballot(int32(is_above)) & lower)))
-    equal = int32(equal + popc(int32(ballot(int32(is_tie)) & lower)))
+    lower = i32(i32(i32(1) << i32(lane)) - i32(1))
+    ahead = redux_add(counts if lane < warp else i32(0))
+    above = i32(i32(before + ahead) & i32(0xFFFF))
+    equal = i32(i32(before >> i32(16)) + i32(ahead >> i32(16)))
+    above = i32(above + popc(i32(ballot(i32(is_above)) & lower)))
+    equal = i32(equal + popc(i32(ballot(i32(is_tie)) & lower)))
     if is_above or (is_tie and equal < ties):
-        sel[uint32(out + uint32(int32(above + min(equal, ties))))] = int32(r)
+        sel[u32(out + u32(i32(above + min(equal, ties))))] = i32(r)
     whole = redux_add(counts)
-    equal = min(int32(int32(before >> int32(16)) + int32(whole >> int32(16))), int32(MOST))
-    above = int32(int32(before & int32(0xFFFF)) + int32(whole & int32(0xFFFF)))
-    return int32(above | int32(equal << int32(16)))
+    equal = min(i32(i32(before >> i32(16)) + i32(whole >> i32(16))), i32(MOST))
+    above = i32(i32(before & i32(0xFFFF)) + i32(whole & i32(0xFFFF)))
+    return i32(above | i32(equal << i32(16)))
+
+
+@device
+def _find_edge(keys, scores, row, visible, wanted, parts, thread):
+    """Greatest integer that at least `wanted` keys reach, two bits a round.
+
+    Rows past `visible` have the lowest key and are never counted above the first candidates, since
+    those are greater. `parts` is shared memory of PARTS int32.
+    """
+    lane, warp = thread & u32(31), thread >> u32(5)
+    edge = NONE
+    for turn in range(16):
+        shift = i32(i32(30) - i32(2) * i32(turn))
+        step = i32(i32(1) << shift)
+        c1 = i32(edge + step)
+        c2 = i32(c1 + step)
+        c3 = i32(c2 + step)
+        # How many keys reach each of the three candidates: a thread's, a warp's, the block's.
+        n1, n2, n3 = i32(0), i32(0), i32(0)
+        for k in range(HELD):
+            n1 = i32(n1 + i32(keys[k] >= c1))
+            n2 = i32(n2 + i32(keys[k] >= c2))
+            n3 = i32(n3 + i32(keys[k] >= c3))
+        for r in range(u32(HELD * THREADS) + thread, visible, THREADS):
+            key = _key(scores[u32(row + u32(r))])
+            n1 = i32(n1 + i32(key >= c1))
+            n2 = i32(n2 + i32(key >= c2))
+            n3 = i32(n3 + i32(key >= c3))
+        n1, n2, n3 = redux_add(n1), redux_add(n2), redux_add(n3)
+        slot = u32(u32(turn & 1) * u32(3 * WARPS))
+        if lane == u32(0):
+            parts[u32(slot + warp)] = n1
+            parts[u32(slot + u32(WARPS) + warp)] = n2
+            parts[u32(slot + u32(2 * WARPS) + warp)] = n3
+        cuda.syncthreads()
+        n1 = redux_add(parts[u32(slot + lane)])
+        n2 = redux_add(parts[u32(slot + u32(WARPS) + lane)])
+        n3 = redux_add(parts[u32(slot + u32(2 * WARPS) + lane)])
+        if n3 >= wanted:
+            edge = c3
+        elif n2 >= wanted:
+            edge = c2
+        elif n1 >= wanted:
+            edge = c1
+    cuda.syncthreads()
+    return edge
+
+
+@device
+def _around_edge(keys, scores, row, visible, wanted, edge, parts, thread):
+    """How many of the keys equal to the edge are kept, and the greatest key below it."""
+    lane, warp = thread & u32(31), thread >> u32(5)
+    above, below = i32(0), NONE
+    for k in range(HELD):
+        above = i32(above + i32(keys[k] > edge))
+        below = keys[k] if below < keys[k] < edge else below
+    for r in range(u32(HELD * THREADS) + thread, visible, THREADS):
+        key = _key(scores[u32(row + u32(r))])
+        above = i32(above + i32(key > edge))
+        below = key if below < key < edge else below
+    above, below = redux_add(above), redux_max(below)
+    if lane == u32(0):
+        parts[warp] = above
+        parts[u32(u32(WARPS) + warp)] = below
+    cuda.syncthreads()
+    ties = i32(wanted - redux_add(parts[lane]))
+    below = redux_max(parts[u32(u32(WARPS) + lane)])
+    return ties, below
+
+
+@device
+def _write_kept(sel, out, keys, scores, row, visible, edge, ties, counts, thread):
+    """Rows above the edge and the first `ties` equal to it, ascending, to sel from `out` on.
+
+    Returns how many keys equal the edge, MOST if there are more.
+
+    Tiles of THREADS rows, in order: how many each warp keeps, then where they go. `counts` is
+    shared memory of COUNTS int32.
+    """
+    lane, warp = thread & u32(31), thread >> u32(5)
+    before = i32(0)
+    for k in range(HELD):
+        if u32(k * THREADS) < visible:
+            r = u32(u32(k * THREADS) + thread)
+            counts[u32(u32(k * WARPS) + warp)] = _counted(keys[k], edge, r < visible)
+    cuda.syncthreads()
+    for k in range(HELD):
+        if u32(k * THREADS) < visible:
+            r = u32(u32(k * THREADS) + thread)
+            seen = counts[u32(u32(k * WARPS) + lane)]
+            before = _placed(sel, out, seen, before, keys[k], edge, ties, r, visible, lane, warp)
+    cuda.syncthreads()
+
+    # The same for rows that no thread holds, tile by tile.
+    slot = u32(0)
+    for begin in range(u32(HELD * THREADS), visible, THREADS):
+        r = u32(begin + thread)
+        key = NONE
+        if r < visible:
+            key = _key(scores[u32(row + r)])
+        # Two sets of counts in turn: one barrier a tile.
+        slot = u32(u32(WARPS) - slot)
+        counts[u32(slot + warp)] = _counted(key, edge, r < visible)
+        cuda.syncthreads()
+        before = _placed(
+            sel, out, counts[u32(slot + lane)], before, key, edge, ties, r, visible, lane, warp
+        )
+    return i32(before >> i32(16))
 
 
 @kernel(
@@ -90,115 +199,44 @@ def _placed(sel, out, counts, before, key, edge, ties, r, visible, lane, warp):
 )
 def indexer_top(sel, n_sel, margin, scores, pos, row0, top_k, cap, ratio, edged):
     """Grid (queries): the rows of query row0 + block, ascending."""
-    parts = cuda.shared.array(PARTS, int32)
-    counts = cuda.shared.array(COUNTS, int32)
-    thread = uint32(cuda.threadIdx.x)
-    lane, warp = thread & uint32(31), thread >> uint32(5)
-    i = uint32(row0 + uint32(cuda.blockIdx.x))
-    out = uint32(i * top_k)
-    visible = uint32(uint32(uint32(pos[0]) + i + uint32(1)) // ratio)
+    parts = cuda.shared.array(PARTS, i32)
+    counts = cuda.shared.array(COUNTS, i32)
+    thread = u32(cuda.threadIdx.x)
+    i = u32(row0 + u32(cuda.blockIdx.x))
+    out = u32(i * top_k)
+    visible = u32(u32(u32(pos[0]) + i + u32(1)) // ratio)
+
+    # No more rows than are wanted: all of them.
     if visible <= top_k:
         for r in range(thread, visible, THREADS):
-            sel[uint32(out + uint32(r))] = int32(r)
-        if thread == uint32(0):
-            n_sel[i] = int32(visible)
+            sel[u32(out + u32(r))] = i32(r)
+        if thread == u32(0):
+            n_sel[i] = i32(visible)
             if edged:
                 margin[i] = INFINITY
         return
-    row = uint32(uint32(cuda.blockIdx.x) * cap)
-    keys = cuda.local.array(HELD, int32)
+
+    # Scores as integers; a thread holds those of its first HELD rows.
+    row = u32(u32(cuda.blockIdx.x) * cap)
+    keys = cuda.local.array(HELD, i32)
     for k in range(HELD):
-        r = uint32(uint32(k * THREADS) + thread)
+        r = u32(u32(k * THREADS) + thread)
         keys[k] = NONE
         if r < visible:
-            keys[k] = _key(scores[uint32(row + r)])
+            keys[k] = _key(scores[u32(row + r)])
 
-    # edge: greatest integer that at least top_k keys reach. Rows past `visible` have the lowest
-    # key and are never counted above the first candidates, since those are greater.
-    edge = NONE
-    wanted = int32(top_k)
-    for turn in range(16):
-        shift = int32(int32(30) - int32(2) * int32(turn))
-        step = int32(int32(1) << shift)
-        c1 = int32(edge + step)
-        c2 = int32(c1 + step)
-        c3 = int32(c2 + step)
-        n1, n2, n3 = int32(0), int32(0), int32(0)
-        for k in range(HELD):
-            n1 = int32(n1 + int32(keys[k] >= c1))
-            n2 = int32(n2 + int32(keys[k] >= c2))
-            n3 = int32(n3 + int32(keys[k] >= c3))
-        for r in range(uint32(HELD * THREADS) + thread, visible, THREADS):
-            key = _key(scores[uint32(row + uint32(r))])
-            n1 = int32(n1 + int32(key >= c1))
-            n2 = int32(n2 + int32(key >= c2))
-            n3 = int32(n3 + int32(key >= c3))
-        n1, n2, n3 = redux_add(n1), redux_add(n2), redux_add(n3)
-        slot = uint32(uint32(turn & 1) * uint32(3 * WARPS))
-        if lane == uint32(0):
-            parts[uint32(slot + warp)] = n1
-            parts[uint32(slot + uint32(WARPS) + warp)] = n2
-            parts[uint32(slot + uint32(2 * WARPS) + warp)] = n3
-        cuda.syncthreads()
-        n1 = redux_add(parts[uint32(slot + lane)])
-        n2 = redux_add(parts[uint32(slot + uint32(WARPS) + lane)])
-        n3 = redux_add(parts[uint32(slot + uint32(2 * WARPS) + lane)])
-        if n3 >= wanted:
-            edge = c3
-        elif n2 >= wanted:
-            edge = c2
-        elif n1 >= wanted:
-            edge = c1
-    cuda.syncthreads()
+    # Which keys are kept, and how they differ from those that are not.
+    wanted = i32(top_k)
+    edge = _find_edge(keys, scores, row, visible, wanted, parts, thread)
+    ties, below = _around_edge(keys, scores, row, visible, wanted, edge, parts, thread)
 
-    # Keys above the edge, the greatest below it, and how many of the edge's own are kept.
-    above, below = int32(0), NONE
-    for k in range(HELD):
-        above = int32(above + int32(keys[k] > edge))
-        below = keys[k] if below < keys[k] < edge else below
-    for r in range(uint32(HELD * THREADS) + thread, visible, THREADS):
-        key = _key(scores[uint32(row + uint32(r))])
-        above = int32(above + int32(key > edge))
-        below = key if below < key < edge else below
-    above, below = redux_add(above), redux_max(below)
-    if lane == uint32(0):
-        parts[warp] = above
-        parts[uint32(uint32(WARPS) + warp)] = below
-    cuda.syncthreads()
-    ties = int32(wanted - redux_add(parts[lane]))
-    below = redux_max(parts[uint32(uint32(WARPS) + lane)])
-
-    # Tiles of THREADS rows, in order: how many each warp keeps, then where they go.
-    before = int32(0)
-    for k in range(HELD):
-        if uint32(k * THREADS) < visible:
-            r = uint32(uint32(k * THREADS) + thread)
-            counts[uint32(uint32(k * WARPS) + warp)] = _counted(keys[k], edge, r < visible)
-    cuda.syncthreads()
-    for k in range(HELD):
-        if uint32(k * THREADS) < visible:
-            r = uint32(uint32(k * THREADS) + thread)
-            seen = counts[uint32(uint32(k * WARPS) + lane)]
-            before = _placed(sel, out, seen, before, keys[k], edge, ties, r, visible, lane, warp)
-    cuda.syncthreads()
-    slot = uint32(0)
-    for begin in range(uint32(HELD * THREADS), visible, THREADS):
-        r = uint32(begin + thread)
-        key = NONE
-        if r < visible:
-            key = _key(scores[uint32(row + r)])
-        # Two sets of counts in turn: one barrier a tile.
-        slot = uint32(uint32(WARPS) - slot)
-        counts[uint32(slot + warp)] = _counted(key, edge, r < visible)
-        cuda.syncthreads()
-        before = _placed(
-            sel, out, counts[uint32(slot + lane)], before, key, edge, ties, r, visible, lane, warp
-        )
-    if thread == uint32(0):
+    # The kept rows, ascending.
+    equal = _write_kept(sel, out, keys, scores, row, visible, edge, ties, counts, thread)
+    if thread == u32(0):
         n_sel[i] = wanted
         if edged:
             # More of the edge's own than are kept: the first dropped is one of them.
-            following = edge if int32(before >> int32(16)) > ties else below
+            following = edge if equal > ties else below
             margin[i] = sub_rn(_score_of(edge), _score_of(following))
 
 

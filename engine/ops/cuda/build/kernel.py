@@ -6,7 +6,7 @@ architecture, `natsim` into native code of this processor; a device launches eit
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,8 @@ except ImportError:
     ) from None
 from numba import cuda
 from numba.cuda import types
+
+from engine.ops.cuda.build.arguments import ArgumentBlock
 
 F32, I32, U32, U64 = types.float32, types.int32, types.uint32, types.uint64
 F32P = types.CPointer(types.float32)
@@ -45,7 +47,8 @@ class Kernel:
     function : callable
         Body in numba.cuda's subset of Python.
     args : tuple of numba types
-        CPointer types for buffers, 32-bit scalars otherwise; nothing is ever converted.
+        Of the machine code's parameters: CPointer types for buffers, 32-bit scalars otherwise;
+        nothing is ever converted.
     threads : int
         Threads of a block; launches always use exactly this many (in x).
     min_blocks : int
@@ -57,6 +60,8 @@ class Kernel:
     requires : tuple of str
         Machine instructions without which the kernel is not what it should be (``IMMA``,
         ``LDG.E.128``...); `check` looks for them. ``A|B`` is satisfied by either.
+    parameters : tuple of numba types
+        Of the function's parameters: `args`, with those of an argument block as one tuple.
     """
 
     name: str
@@ -68,6 +73,7 @@ class Kernel:
     dynamic_smem: int = 0
     file: str = field(default="")
     requires: tuple[str, ...] = ()
+    parameters: tuple[Any, ...] = ()
 
     def launch_bounds(self) -> tuple[int, ...]:
         """Threads of a block, and the blocks that must fit if that was said."""
@@ -79,6 +85,14 @@ class Kernel:
         if self.max_registers:
             options["max_registers"] = self.max_registers
         return options
+
+    def grouped(self, values: Sequence[Any]) -> tuple[Any, ...]:
+        """Values of `args` as values of `parameters`: those of a block as one tuple."""
+        left = iter(values)
+        return tuple(
+            tuple(next(left) for _ in kind) if isinstance(kind, types.BaseTuple) else next(left)
+            for kind in self.parameters
+        )
 
 
 def kernel(
@@ -93,20 +107,27 @@ def kernel(
 ) -> Callable[[Callable[..., None]], Kernel]:
     """Decorator: register a kernel under `name`, or its function's name.
 
-    `file` is the source file of a generated function: the one that generates it.
+    `args` are numba types, tuples of them and argument blocks, one for each parameter of the
+    function. `file` is the source file of a generated function: the one that generates it.
     """
+
+    parameters = tuple(kind.type if isinstance(kind, ArgumentBlock) else kind for kind in args)
+    flat: list[Any] = []
+    for kind in parameters:
+        flat += kind if isinstance(kind, types.BaseTuple) else [kind]
 
     def register(function: Callable[..., None]) -> Kernel:
         made = Kernel(
             name or function.__name__,
             function,
-            args,
+            tuple(flat),
             threads,
             min_blocks,
             max_registers,
             dynamic_smem,
             file or function.__code__.co_filename,
             requires,
+            parameters,
         )
         if made.name in REGISTRY:
             raise ValueError(f"kernel: expected a new name, found {made.name} again")

@@ -74,7 +74,7 @@ def _make(kernel: Kernel) -> DeviceIR:
     with without_device():
         library, _ = _compile_pyfunc_with_fixup(
             kernel.function,
-            types.void(*kernel.args),
+            types.void(*kernel.parameters),
             device=False,
             abi="numba",
             cc=CAPABILITY,

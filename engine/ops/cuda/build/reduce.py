@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 
-from numba import cuda, float32, uint32
+from numba import cuda
 
 from engine.ops.cuda.build.kernel import device
 from engine.ops.cuda.build.ptx import add_rn, fma_rn, shfl_xor_f32
+from engine.ops.cuda.build.types import f32, u32
 
-ONE = float32(1)
+ONE = f32(1)
 
 
 @device
@@ -32,26 +33,26 @@ def block_sum(x, parts, n_warps):
 
     `parts` is shared float32 memory of 32 values that nothing else uses until the next barrier.
     """
-    t = uint32(cuda.threadIdx.x)
-    lane = t & uint32(31)
+    t = u32(cuda.threadIdx.x)
+    lane = t & u32(31)
     x = warp_sum(x)
-    if lane == uint32(0):
-        parts[t >> uint32(5)] = x
+    if lane == u32(0):
+        parts[t >> u32(5)] = x
     cuda.syncthreads()
-    y = parts[lane] if lane < uint32(n_warps) else float32(0)
+    y = parts[lane] if lane < u32(n_warps) else f32(0)
     return warp_sum(y)
 
 
 @device
 def inverse_rms(total, d, eps):
     """1 / sqrt(total / d + eps)."""
-    return ONE / math.sqrt(add_rn(total / float32(d), eps))
+    return ONE / math.sqrt(add_rn(total / f32(d), eps))
 
 
 @device
 def quads_of(d):
     """How many 16-byte loads a row takes: none when rows do not all start on 16 bytes."""
-    return d >> uint32(2) if d & uint32(3) == uint32(0) else uint32(0)
+    return d >> u32(2) if d & u32(3) == u32(0) else u32(0)
 
 
 @device

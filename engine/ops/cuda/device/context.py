@@ -13,8 +13,9 @@ from typing import Any, Protocol
 
 import numpy as np
 from numba import cuda
+from numba.cuda import types
 
-from engine.ops.cuda.build.kernel import U32, U32P, Kernel, kernel
+from engine.ops.cuda.build.kernel import U32, U32P, Kernel, device, kernel
 from engine.ops.cuda.device.array import DeviceArray
 
 
@@ -52,42 +53,30 @@ class Device(Protocol):
 POKED = 16  # words that `poke` can write
 
 
-@kernel(U32P, U32, *[U32] * POKED, threads=32)
-def poke_words(target, n, w0, w1, w2, w3, w4, w5, w6, w7, w8, w9, w10, w11, w12, w13, w14, w15):
-    """Write the first n of the words; one thread, since they are few."""
+@device
+def _poke_four(target, n, first, words):
+    """Write four words from `first` on, as far as they are among the first n."""
+    if n > first:
+        target[first] = words[0]
+    if n > first + 1:
+        target[first + 1] = words[1]
+    if n > first + 2:
+        target[first + 2] = words[2]
+    if n > first + 3:
+        target[first + 3] = words[3]
+
+
+@kernel(U32P, U32, types.UniTuple(U32, POKED), threads=32)
+def poke_words(target, n, words):
+    """Write the first n of the words; one thread, since they are few.
+
+    A loop over the words would be shorter, but it takes four times the registers on sm_121a.
+    """
     if cuda.threadIdx.x == 0:
-        if n > 0:
-            target[0] = w0
-        if n > 1:
-            target[1] = w1
-        if n > 2:
-            target[2] = w2
-        if n > 3:
-            target[3] = w3
-        if n > 4:
-            target[4] = w4
-        if n > 5:
-            target[5] = w5
-        if n > 6:
-            target[6] = w6
-        if n > 7:
-            target[7] = w7
-        if n > 8:
-            target[8] = w8
-        if n > 9:
-            target[9] = w9
-        if n > 10:
-            target[10] = w10
-        if n > 11:
-            target[11] = w11
-        if n > 12:
-            target[12] = w12
-        if n > 13:
-            target[13] = w13
-        if n > 14:
-            target[14] = w14
-        if n > 15:
-            target[15] = w15
+        _poke_four(target, n, 0, words[:4])
+        _poke_four(target, n, 4, words[4:8])
+        _poke_four(target, n, 8, words[8:12])
+        _poke_four(target, n, 12, words[12:])
 
 
 class _Allocation:

@@ -251,7 +251,9 @@ class CudaDevice:
 
                 if getattr(cuda, "implementation", "") != "NVIDIA":
                     raise ImportError("numba's built-in target")
-                compiled = cuda.jit(**kernel.jit_options())(kernel.function).compile(kernel.args)
+                compiled = cuda.jit(**kernel.jit_options())(kernel.function).compile(
+                    kernel.parameters
+                )
                 stream = shim._to_core_stream(  # type: ignore[attr-defined]
                     cuda.external_stream(int(self.stream))
                 )

@@ -157,7 +157,13 @@ class Program:
 
     def _numba_launch(self, kernel: Kernel, grid: tuple[int, int, int], values: Entry) -> Any:
         launch, stream = self._device.numba_kernel(kernel)
-        return launch, (values, grid, (kernel.threads, 1, 1), stream, kernel.dynamic_smem)
+        return launch, (
+            kernel.grouped(values),
+            grid,
+            (kernel.threads, 1, 1),
+            stream,
+            kernel.dynamic_smem,
+        )
 
     def _memory(self, kind: str, target: int, what: int, n_bytes: int) -> Any:
         raw = self._device.driver.raw

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 
-from numba import cuda, float32, uint32
+from numba import cuda
 
 from engine.ops.cuda.build.kernel import F32, F32P, U32, Kernel, device, kernel
 from engine.ops.cuda.build.ptx import add_rn, fma_rn, mul_rn, sub_rn
 from engine.ops.cuda.build.scalar import exp, sigmoid
+from engine.ops.cuda.build.types import f32, u32
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
 
@@ -20,8 +21,8 @@ STREAMS = 4
 ENTRIES = STREAMS * STREAMS
 THREADS = 128
 MIX_THREADS = 256
-ZERO, ONE, TWO = float32(0), float32(1), float32(2)
-LOWEST = float32(-math.inf)
+ZERO, ONE, TWO = f32(0), f32(1), f32(2)
+LOWEST = f32(-math.inf)
 
 
 @device
@@ -35,9 +36,9 @@ def pre_weights(mix, at, scale, base, n_hc, eps):
     """Weights of the four streams; streams that do not exist get 0."""
     k = scale[0]
     p0 = gate(mix[at], k, base[0], eps)
-    p1 = gate(mix[at + uint32(1)], k, base[1], eps) if n_hc > uint32(1) else ZERO
-    p2 = gate(mix[at + uint32(2)], k, base[2], eps) if n_hc > uint32(2) else ZERO
-    p3 = gate(mix[at + uint32(3)], k, base[3], eps) if n_hc > uint32(3) else ZERO
+    p1 = gate(mix[at + u32(1)], k, base[1], eps) if n_hc > u32(1) else ZERO
+    p2 = gate(mix[at + u32(2)], k, base[2], eps) if n_hc > u32(2) else ZERO
+    p3 = gate(mix[at + u32(3)], k, base[3], eps) if n_hc > u32(3) else ZERO
     return p0, p1, p2, p3
 
 
@@ -45,12 +46,12 @@ def pre_weights(mix, at, scale, base, n_hc, eps):
 def mixed(state, at, d, n_hc, p0, p1, p2, p3):
     """Sum over streams, in order, of weight * state of one column; `at` is in stream 0."""
     y = mul_rn(p0, state[at])
-    if n_hc > uint32(1):
+    if n_hc > u32(1):
         y = fma_rn(p1, state[at + d], y)
-    if n_hc > uint32(2):
-        y = fma_rn(p2, state[at + uint32(2) * d], y)
-    if n_hc > uint32(3):
-        y = fma_rn(p3, state[at + uint32(3) * d], y)
+    if n_hc > u32(2):
+        y = fma_rn(p2, state[at + u32(2) * d], y)
+    if n_hc > u32(3):
+        y = fma_rn(p3, state[at + u32(3) * d], y)
     return y
 
 
@@ -61,16 +62,16 @@ def spread(post, comb, mix, at, scale, base, row, n_hc, n_iter, eps):
     mix + at are the row's logits. Divisions by a sum are products with its reciprocal.
     """
     for s in range(n_hc):
-        k = uint32(n_hc + uint32(s))
+        k = u32(n_hc + u32(s))
         y = gate(mix[at + k], scale[1], base[k], ZERO)
-        post[uint32(row * n_hc) + uint32(s)] = mul_rn(TWO, y)
-    c = cuda.local.array(ENTRIES, float32)
+        post[u32(row * n_hc) + u32(s)] = mul_rn(TWO, y)
+    c = cuda.local.array(ENTRIES, f32)
     for r in range(STREAMS):
         top = LOWEST
         for o in range(STREAMS):
             y = LOWEST
             if r < n_hc and o < n_hc:
-                k = uint32(uint32(2) * n_hc + uint32(r) * n_hc + uint32(o))
+                k = u32(u32(2) * n_hc + u32(r) * n_hc + u32(o))
                 y = add_rn(mul_rn(mix[at + k], scale[2]), base[k])
             c[r * STREAMS + o] = y
             top = y if y > top else top
@@ -101,7 +102,7 @@ def spread(post, comb, mix, at, scale, base, row, n_hc, n_iter, eps):
     for r in range(STREAMS):
         for o in range(STREAMS):
             if r < n_hc and o < n_hc:
-                k = uint32(uint32(row * n_hc + uint32(r)) * n_hc + uint32(o))
+                k = u32(u32(row * n_hc + u32(r)) * n_hc + u32(o))
                 comb[k] = c[r * STREAMS + o]
 
 
@@ -119,16 +120,18 @@ def _mix(split: bool) -> Kernel:
         name="hc_split_rows" if split else "hc_collapse_rows",
     )
     def hc_rows(x, post, comb, mix, state, scale, base, width, d, n_hc, pieces, n_iter, eps):
-        row = uint32(cuda.blockIdx.x)
-        t = uint32(cuda.threadIdx.x)
-        logits = uint32(row * width)
-        if uint32(cuda.blockIdx.y) < pieces:
-            j = uint32(uint32(cuda.blockIdx.y * MIX_THREADS) + t)
+        row = u32(cuda.blockIdx.x)
+        t = u32(cuda.threadIdx.x)
+        logits = u32(row * width)
+        if u32(cuda.blockIdx.y) < pieces:
+            # A piece of the mixed row, a column per thread.
+            j = u32(u32(cuda.blockIdx.y * MIX_THREADS) + t)
             if j < d:
                 p0, p1, p2, p3 = pre_weights(mix, logits, scale, base, n_hc, eps)
-                at = uint32(uint32(row * n_hc) * d + j)
-                x[uint32(row * d + j)] = mixed(state, at, d, n_hc, p0, p1, p2, p3)
-        elif split and t == uint32(0):
+                at = u32(u32(row * n_hc) * d + j)
+                x[u32(row * d + j)] = mixed(state, at, d, n_hc, p0, p1, p2, p3)
+        elif split and t == u32(0):
+            # How the sublayer's output will be spread.
             spread(post, comb, mix, logits, scale, base, row, n_hc, n_iter, eps)
 
     return hc_rows
@@ -140,34 +143,34 @@ _SPLIT, _COLLAPSE = _mix(True), _mix(False)
 @device
 def expanded(y, post, comb, row, o, n_hc, s0, s1, s2, s3):
     """New value of stream o: y * post[o] + sum over streams of comb[s, o] * old."""
-    at = uint32(uint32(row * n_hc) * n_hc + o)
-    value = mul_rn(post[uint32(row * n_hc + o)], y)
+    at = u32(u32(row * n_hc) * n_hc + o)
+    value = mul_rn(post[u32(row * n_hc + o)], y)
     value = fma_rn(comb[at], s0, value)
-    if n_hc > uint32(1):
+    if n_hc > u32(1):
         value = fma_rn(comb[at + n_hc], s1, value)
-    if n_hc > uint32(2):
-        value = fma_rn(comb[at + uint32(2) * n_hc], s2, value)
-    if n_hc > uint32(3):
-        value = fma_rn(comb[at + uint32(3) * n_hc], s3, value)
+    if n_hc > u32(2):
+        value = fma_rn(comb[at + u32(2) * n_hc], s2, value)
+    if n_hc > u32(3):
+        value = fma_rn(comb[at + u32(3) * n_hc], s3, value)
     return value
 
 
 @kernel(*(F32P,) * 5, U32, U32, threads=THREADS)
 def hc_expand_columns(out, y, post, comb, state, d, n_hc):
     """Grid (pieces of a row, rows); one thread takes one column of every stream."""
-    row = uint32(cuda.blockIdx.y)
-    j = uint32(cuda.blockIdx.x * THREADS + cuda.threadIdx.x)
+    row = u32(cuda.blockIdx.y)
+    j = u32(cuda.blockIdx.x * THREADS + cuda.threadIdx.x)
     if j < d:
-        at = uint32(uint32(row * n_hc) * d + j)
+        at = u32(u32(row * n_hc) * d + j)
         # All streams are read before any is written: out may be state.
         s0 = state[at]
-        s1 = state[at + d] if n_hc > uint32(1) else ZERO
-        s2 = state[at + uint32(2) * d] if n_hc > uint32(2) else ZERO
-        s3 = state[at + uint32(3) * d] if n_hc > uint32(3) else ZERO
-        value = y[uint32(row * d + j)]
+        s1 = state[at + d] if n_hc > u32(1) else ZERO
+        s2 = state[at + u32(2) * d] if n_hc > u32(2) else ZERO
+        s3 = state[at + u32(3) * d] if n_hc > u32(3) else ZERO
+        value = y[u32(row * d + j)]
         for o in range(n_hc):
-            new = expanded(value, post, comb, row, uint32(o), n_hc, s0, s1, s2, s3)
-            out[at + uint32(uint32(o) * d)] = new
+            new = expanded(value, post, comb, row, u32(o), n_hc, s0, s1, s2, s3)
+            out[at + u32(u32(o) * d)] = new
 
 
 def check_streams(n_hc: int, eps: float) -> None:

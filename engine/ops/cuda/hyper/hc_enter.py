@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from numba import cuda, float32, int32, uint32
+from numba import cuda
 
+from engine.ops.cuda.build.arguments import ArgumentBlock
 from engine.ops.cuda.build.kernel import F32, F32P, U32, Kernel, kernel
 from engine.ops.cuda.build.ptx import (
     add_rn,
@@ -26,9 +27,10 @@ from engine.ops.cuda.build.ptx import (
     st_v4_f32,
 )
 from engine.ops.cuda.build.reduce import block_sum, inverse_rms, square_quad
+from engine.ops.cuda.build.types import f32, i32, u32
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
-from engine.ops.cuda.hyper.forms import ARGS, forms_of, row_writer
+from engine.ops.cuda.hyper.forms import FORMS, forms_of, row_writer
 from engine.ops.cuda.hyper.hc import STREAMS, check_streams, pre_weights, spread
 from engine.ops.cuda.hyper.hc_mix import COLUMNS, kind_of, mix
 from engine.ops.cuda.products.pack import UNIT, Weight
@@ -38,100 +40,103 @@ LOGITS = STREAMS * (2 + STREAMS) + 1  # and the sum of squares
 GROUP = 8  # lanes that add up one logit's parts
 
 
+STREAMED = ArgumentBlock(
+    "Streamed",
+    a=(F32P, "(n, d), written: the mixed and normed row"),
+    post=(F32P, "(n, n_hc), written: weights of the sublayer's output; null for the output head"),
+    comb=(F32P, "(n, n_hc, n_hc), written: how streams mix when they take it; null likewise"),
+    parts=(F32P, "(n, count + 1, pieces): partial logits of `hc_mix`, then squares"),
+    state=(F32P, "(n, n_hc, d): the streams"),
+    scale=(F32P, "factors of the three kinds of logits"),
+    base=(F32P, "(count,): what is added to the logits"),
+    weight=(F32P, "(d,): of the norm"),
+)
+SIZES = ArgumentBlock(
+    "Sizes",
+    d=(U32, "values of a row"),
+    n_hc=(U32, "streams"),
+    count=(U32, "logits"),
+    pieces=(U32, "partial sums of a logit"),
+    n_iter=(U32, "iterations that normalise comb"),
+    hc_eps=(F32, "added to weights of streams"),
+    rms_eps=(F32, "added to mean squares"),
+)
+
+
 def _entry(threads: int, with_spread: bool) -> Kernel:
     warps = threads // 32
     passes = -(-LOGITS * GROUP // threads)
     write_row = row_writer(threads)
 
     @kernel(
-        *(F32P,) * 8,
-        *ARGS,
-        *(U32,) * 5,
-        *(F32, F32),
+        *(STREAMED, FORMS, SIZES),
         threads=threads,
         min_blocks=1024 // threads,
         name=f"hc_{'enter' if with_spread else 'head'}_{threads}",
     )
-    def hc_rows(
-        a,
-        post,
-        comb,
-        parts,
-        state,
-        scale,
-        base,
-        weight,
-        codes_32,
-        scales_32,
-        codes_256,
-        scales_256,
-        halves,
-        halves_scale,
-        n_pad,
-        forms,
-        d,
-        n_hc,
-        count,
-        pieces,
-        n_iter,
-        hc_eps,
-        rms_eps,
-    ):
+    def hc_rows(arrays, forms, sizes):
         """Grid (rows, 2 with spread): block 0 mixes, norms and quantises, block 1 spreads."""
-        logits = cuda.shared.array(32, float32)
-        shared = cuda.shared.array(32, float32)
-        tops = cuda.shared.array(32, int32)
-        row = uint32(cuda.blockIdx.x)
-        t = uint32(cuda.threadIdx.x)
+        logits = cuda.shared.array(32, f32)
+        shared = cuda.shared.array(32, f32)
+        tops = cuda.shared.array(32, i32)
+        row = u32(cuda.blockIdx.x)
+        t = u32(cuda.threadIdx.x)
+        d, n_hc, count = sizes.d, sizes.n_hc, sizes.count
 
-        # Eight lanes add up one logit's parts: a lane takes every eighth, then the lanes meet.
+        # The logits: eight lanes add up one's parts. A lane takes every eighth, then they meet.
         for i in range(passes):
-            k = uint32((uint32(i * threads) + t) // uint32(GROUP))
-            total = float32(0)
+            k = u32((u32(i * threads) + t) // u32(GROUP))
+            total = f32(0)
             if k <= count:
-                source = address(parts) + uint32(uint32(row * (count + uint32(1)) + k) * pieces) * 4
-                for p in range(t % uint32(GROUP), pieces, GROUP):
+                source = (
+                    address(arrays.parts) + u32(u32(row * (count + u32(1)) + k) * sizes.pieces) * 4
+                )
+                for p in range(t % u32(GROUP), sizes.pieces, GROUP):
                     total = add_rn(total, ld_nc_f32(source + p * 4))
             total = add_rn(total, shfl_xor_f32(total, 4))
             total = add_rn(total, shfl_xor_f32(total, 2))
             total = add_rn(total, shfl_xor_f32(total, 1))
-            if k <= count and t % uint32(GROUP) == uint32(0):
+            if k <= count and t % u32(GROUP) == u32(0):
                 logits[k] = total
         cuda.syncthreads()
-        factor = inverse_rms(logits[count], n_hc * d, rms_eps)
+        factor = inverse_rms(logits[count], n_hc * d, sizes.rms_eps)
         cuda.syncthreads()
         if t < count:
             logits[t] = mul_rn(logits[t], factor)
         cuda.syncthreads()
 
         if cuda.blockIdx.y == 0:
-            p0, p1, p2, p3 = pre_weights(logits, uint32(0), scale, base, n_hc, hc_eps)
-            quads = d >> uint32(2)
-            source = address(state) + uint32(uint32(row * n_hc) * d) * 4
-            target = address(a) + uint32(row * d) * 4
-            total = float32(0)
+            # The streams' mix, its norm and its forms.
+            scale, base = arrays.scale, arrays.base
+            p0, p1, p2, p3 = pre_weights(logits, u32(0), scale, base, n_hc, sizes.hc_eps)
+            quads = d >> u32(2)
+            source = address(arrays.state) + u32(u32(row * n_hc) * d) * 4
+            target = address(arrays.a) + u32(row * d) * 4
+            total = f32(0)
             for q in range(t, quads, threads):
                 x0, x1, x2, x3 = ld_v4_f32(source + q * 16)
                 y0, y1, y2, y3 = mul_rn(p0, x0), mul_rn(p0, x1), mul_rn(p0, x2), mul_rn(p0, x3)
-                if n_hc > uint32(1):
+                if n_hc > u32(1):
                     x0, x1, x2, x3 = ld_v4_f32(source + q * 16 + d * 4)
                     y0, y1 = fma_rn(p1, x0, y0), fma_rn(p1, x1, y1)
                     y2, y3 = fma_rn(p1, x2, y2), fma_rn(p1, x3, y3)
-                if n_hc > uint32(2):
+                if n_hc > u32(2):
                     x0, x1, x2, x3 = ld_v4_f32(source + q * 16 + d * 8)
                     y0, y1 = fma_rn(p2, x0, y0), fma_rn(p2, x1, y1)
                     y2, y3 = fma_rn(p2, x2, y2), fma_rn(p2, x3, y3)
-                if n_hc > uint32(3):
+                if n_hc > u32(3):
                     x0, x1, x2, x3 = ld_v4_f32(source + q * 16 + d * 12)
                     y0, y1 = fma_rn(p3, x0, y0), fma_rn(p3, x1, y1)
                     y2, y3 = fma_rn(p3, x2, y2), fma_rn(p3, x3, y3)
                 total = square_quad(total, y0, y1, y2, y3)
                 st_v4_f32(target + q * 16, y0, y1, y2, y3)
-            norm = inverse_rms(block_sum(total, shared, warps), d, rms_eps)
-            to = (codes_32, scales_32, codes_256, scales_256, halves, halves_scale, n_pad, forms)
-            write_row(target, target, row, weight, norm, d, tops, to)
-        elif with_spread and t == uint32(0):
-            spread(post, comb, logits, uint32(0), scale, base, row, n_hc, n_iter, hc_eps)
+            norm = inverse_rms(block_sum(total, shared, warps), d, sizes.rms_eps)
+            write_row(target, target, row, arrays.weight, norm, d, tops, forms)
+        elif with_spread and t == u32(0):
+            # How the sublayer's output will be spread.
+            scale, base, n_iter = arrays.scale, arrays.base, sizes.n_iter
+            post, comb = arrays.post, arrays.comb
+            spread(post, comb, logits, u32(0), scale, base, row, n_hc, n_iter, sizes.hc_eps)
 
     return hc_rows
 
@@ -167,11 +172,22 @@ def _run(
     forms = forms_of(ctx, a, formats)
     post, comb, n_iter = spreading or (None, None, 0)
     body = _KERNELS[256 if d <= WIDE else 1024, spreading is not None]
-    sizes = (d, n_hc, fn.rows, pieces, n_iter)
     ctx.launch(
         body,
         (n, 2 if spreading else 1),
-        *(a, post, comb, parts, state, scale, base, norm, *forms.args, *sizes, hc_eps, rms_eps),
+        *STREAMED(
+            a=a, post=post, comb=comb, parts=parts, state=state, scale=scale, base=base, weight=norm
+        ),
+        *forms.args,
+        *SIZES(
+            d=d,
+            n_hc=n_hc,
+            count=fn.rows,
+            pieces=pieces,
+            n_iter=n_iter,
+            hc_eps=hc_eps,
+            rms_eps=rms_eps,
+        ),
     )
     ctx.wrote(*(v for v in (post, comb) if v is not None))
     forms.keep(ctx, a)

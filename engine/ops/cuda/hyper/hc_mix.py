@@ -5,6 +5,7 @@ their new values if a sublayer's output is to be spread first, multiplies them w
 the matrix and adds up their squares. The sums of all blocks meet in `hc_enter`; the norm, one
 factor per row, is applied there.
 
+The phases stay in one body: as device functions they would cost some of these kernels registers.
 One order of summation per output: lane l's values, lanes, streams, then blocks as `hc_enter` says.
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import cuda, float32, int64, uint32
+from numba import cuda
 
 from engine.ops.cuda.build.kernel import F32P, U32, U64, Kernel, device, kernel
 from engine.ops.cuda.build.ptx import (
@@ -25,6 +26,7 @@ from engine.ops.cuda.build.ptx import (
     shfl_xor_f32,
     unpack_f16,
 )
+from engine.ops.cuda.build.types import f32, i64, u32
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
 from engine.ops.cuda.hyper.hc import STREAMS, ZERO, expanded
@@ -63,16 +65,16 @@ def _address(kind: str) -> Any:
 
     @device
     def tiled(fn, tile, half, unit, units, lane, count, length):
-        place = uint32(uint32(tile * units + unit) * uint32(32) + lane)
-        return int64(fn) + int64(uint32(place * uint32(2) + half)) * 16
+        place = u32(u32(tile * units + unit) * u32(32) + lane)
+        return i64(fn) + i64(u32(place * u32(2) + half)) * 16
 
     @device
     def plain(fn, tile, half, unit, units, lane, count, length):
-        row = uint32(tile * uint32(TILE) + half * uint32(8) + (lane >> uint32(2)))
+        row = u32(tile * u32(TILE) + half * u32(8) + (lane >> u32(2)))
         # Rows past the last are computed from the last one and never looked at.
-        row = row if row < count else uint32(count - uint32(1))
-        k = uint32(unit * uint32(UNIT) + (lane & uint32(3)) * uint32(8))
-        return int64(fn) + (int64(row) * int64(length) + int64(k)) * width
+        row = row if row < count else u32(count - u32(1))
+        k = u32(unit * u32(UNIT) + (lane & u32(3)) * u32(8))
+        return i64(fn) + (i64(row) * i64(length) + i64(k)) * width
 
     return tiled if kind == "f16" else plain
 
@@ -96,72 +98,74 @@ def _mixer(kind: str, tiles: int, rows_each: int) -> Kernel:
     )
     def hc_mix(parts, state, y, post, comb, fn, n, d, n_hc, count, pieces, spread):
         """Grid (pieces of 64 columns, groups of rows): parts (row, count + 1, piece)."""
-        stage = cuda.shared.array((slots, COLUMNS), float32, alignment=16)
-        sums = cuda.shared.array((slots, span), float32)
-        t = uint32(cuda.threadIdx.x)
-        lane, stream = t & uint32(31), t >> uint32(5)
-        piece = uint32(cuda.blockIdx.x)
-        first_row = uint32(uint32(cuda.blockIdx.y) * uint32(rows_each))
+        stage = cuda.shared.array((slots, COLUMNS), f32, alignment=16)
+        sums = cuda.shared.array((slots, span), f32)
+        t = u32(cuda.threadIdx.x)
+        lane, stream = t & u32(31), t >> u32(5)
+        piece = u32(cuda.blockIdx.x)
+        first_row = u32(u32(cuda.blockIdx.y) * u32(rows_each))
+
         # Weights first: they take longest and depend on nothing.
-        w = cuda.local.array(weights, float32)
-        units = uint32(uint32(n_hc * d) // uint32(UNIT))
-        own = stream if stream < n_hc else uint32(0)
+        w = cuda.local.array(weights, f32)
+        units = u32(u32(n_hc * d) // u32(UNIT))
+        own = stream if stream < n_hc else u32(0)
         for u in range(UNITS):
-            column = uint32(piece * uint32(COLUMNS) + uint32(u * UNIT))
-            column = column if column < d else uint32(0)
-            unit = uint32(uint32(own * d + column) // uint32(UNIT))
+            column = u32(piece * u32(COLUMNS) + u32(u * UNIT))
+            column = column if column < d else u32(0)
+            unit = u32(u32(own * d + column) // u32(UNIT))
             for h in range(halves):
-                at = where(fn, uint32(h >> 1), uint32(h & 1), unit, units, lane, count, n_hc * d)
+                at = where(fn, u32(h >> 1), u32(h & 1), unit, units, lane, count, n_hc * d)
                 k = (u * halves + h) * 8
                 w[k], w[k + 1], w[k + 2], w[k + 3], w[k + 4], w[k + 5], w[k + 6], w[k + 7] = eight(
                     at
                 )
 
         # Columns of the streams, spread first if there is something to spread.
-        column = uint32(piece * uint32(COLUMNS) + (t & uint32(COLUMNS - 1)))
-        for r in range(t >> uint32(6), rows_each, THREADS // COLUMNS):
-            row = uint32(first_row + uint32(r))
+        column = u32(piece * u32(COLUMNS) + (t & u32(COLUMNS - 1)))
+        for r in range(t >> u32(6), rows_each, THREADS // COLUMNS):
+            row = u32(first_row + u32(r))
             s0, s1, s2, s3 = ZERO, ZERO, ZERO, ZERO
             if row < n and column < d:
-                at = uint32(uint32(row * n_hc) * d + column)
+                at = u32(u32(row * n_hc) * d + column)
                 s0 = state[at]
-                s1 = state[at + d] if n_hc > uint32(1) else ZERO
-                s2 = state[at + uint32(2) * d] if n_hc > uint32(2) else ZERO
-                s3 = state[at + uint32(3) * d] if n_hc > uint32(3) else ZERO
+                s1 = state[at + d] if n_hc > u32(1) else ZERO
+                s2 = state[at + u32(2) * d] if n_hc > u32(2) else ZERO
+                s3 = state[at + u32(3) * d] if n_hc > u32(3) else ZERO
                 if spread:
-                    value = y[uint32(row * d + column)]
-                    n0 = expanded(value, post, comb, row, uint32(0), n_hc, s0, s1, s2, s3)
+                    value = y[u32(row * d + column)]
+                    n0 = expanded(value, post, comb, row, u32(0), n_hc, s0, s1, s2, s3)
                     n1, n2, n3 = ZERO, ZERO, ZERO
                     state[at] = n0
-                    if n_hc > uint32(1):
-                        n1 = expanded(value, post, comb, row, uint32(1), n_hc, s0, s1, s2, s3)
+                    if n_hc > u32(1):
+                        n1 = expanded(value, post, comb, row, u32(1), n_hc, s0, s1, s2, s3)
                         state[at + d] = n1
-                    if n_hc > uint32(2):
-                        n2 = expanded(value, post, comb, row, uint32(2), n_hc, s0, s1, s2, s3)
-                        state[at + uint32(2) * d] = n2
-                    if n_hc > uint32(3):
-                        n3 = expanded(value, post, comb, row, uint32(3), n_hc, s0, s1, s2, s3)
-                        state[at + uint32(3) * d] = n3
+                    if n_hc > u32(2):
+                        n2 = expanded(value, post, comb, row, u32(2), n_hc, s0, s1, s2, s3)
+                        state[at + u32(2) * d] = n2
+                    if n_hc > u32(3):
+                        n3 = expanded(value, post, comb, row, u32(3), n_hc, s0, s1, s2, s3)
+                        state[at + u32(3) * d] = n3
                     s0, s1, s2, s3 = n0, n1, n2, n3
-            slot = uint32(uint32(r) * uint32(STREAMS))
-            k = t & uint32(COLUMNS - 1)
+            slot = u32(u32(r) * u32(STREAMS))
+            k = t & u32(COLUMNS - 1)
             stage[slot, k] = s0
-            stage[slot + uint32(1), k] = s1
-            stage[slot + uint32(2), k] = s2
-            stage[slot + uint32(3), k] = s3
+            stage[slot + u32(1), k] = s1
+            stage[slot + u32(2), k] = s2
+            stage[slot + u32(3), k] = s3
         cuda.syncthreads()
 
+        # A warp multiplies its stream's columns with every row of the matrix, and squares them.
         base = shared_address(stage)
         for r in range(rows_each):
-            slot = uint32(uint32(r * STREAMS) + stream)
-            x = cuda.local.array(values, float32)
+            slot = u32(u32(r * STREAMS) + stream)
+            x = cuda.local.array(values, f32)
             squares = ZERO
             for u in range(UNITS):
-                k = uint32(uint32(u * UNIT) + (lane & uint32(3)) * uint32(8))
-                at = uint32(base + (slot * uint32(COLUMNS) + k) * uint32(4))
+                k = u32(u32(u * UNIT) + (lane & u32(3)) * u32(8))
+                at = u32(base + (slot * u32(COLUMNS) + k) * u32(4))
                 x[8 * u], x[8 * u + 1], x[8 * u + 2], x[8 * u + 3] = lds_v4_f32(at)
                 x[8 * u + 4], x[8 * u + 5], x[8 * u + 6], x[8 * u + 7] = lds_v4_f32(
-                    uint32(at + uint32(16))
+                    u32(at + u32(16))
                 )
             for k in range(values):
                 squares = fma_rn(x[k], x[k], squares)
@@ -174,22 +178,23 @@ def _mixer(kind: str, tiles: int, rows_each: int) -> Kernel:
                             total = fma_rn(x[8 * u + k], w[(u * halves + h) * 8 + k], total)
                 total = add_rn(total, shfl_xor_f32(total, 1))
                 total = add_rn(total, shfl_xor_f32(total, 2))
-                if lane & uint32(3) == uint32(0):
-                    sums[slot, uint32(uint32(h * 8) + (lane >> uint32(2)))] = total
+                if lane & u32(3) == u32(0):
+                    sums[slot, u32(u32(h * 8) + (lane >> u32(2)))] = total
         cuda.syncthreads()
 
-        # Row h * 8 + g of the matrix is at h * 8 + g; the squares follow the last half.
-        for k in range(t, uint32(rows_each) * (count + uint32(1)), THREADS):
-            r = uint32(uint32(k) // uint32(count + uint32(1)))
-            out = uint32(uint32(k) - r * (count + uint32(1)))
-            row = uint32(first_row + r)
+        # Streams are added up. Row h * 8 + g of the matrix is at h * 8 + g; the squares follow
+        # the last half.
+        for k in range(t, u32(rows_each) * (count + u32(1)), THREADS):
+            r = u32(u32(k) // u32(count + u32(1)))
+            out = u32(u32(k) - r * (count + u32(1)))
+            row = u32(first_row + r)
             if row < n:
-                source = out if out < count else uint32(halves * 8)
-                slot = uint32(r * uint32(STREAMS))
+                source = out if out < count else u32(halves * 8)
+                slot = u32(r * u32(STREAMS))
                 total = sums[slot, source]
                 for s in range(1, n_hc):
-                    total = add_rn(total, sums[slot + uint32(s), source])
-                at = uint32(uint32(row * (count + uint32(1)) + out) * pieces + piece)
+                    total = add_rn(total, sums[slot + u32(s), source])
+                at = u32(u32(row * (count + u32(1)) + out) * pieces + piece)
                 parts[at] = total
 
     return hc_mix

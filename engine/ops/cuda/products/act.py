@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import cuda, float32, int32, uint32
+from numba import cuda
 
 from engine.ops.cuda.build.kernel import F32P, I8P, U16P, U32, Kernel, device, kernel
 from engine.ops.cuda.build.ptx import (
@@ -32,14 +32,15 @@ from engine.ops.cuda.build.ptx import (
     st_v2,
     sub_rn,
 )
+from engine.ops.cuda.build.types import f32, i32, u32
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
 
 THREADS = 256
 WARPS = THREADS // 32
 PAD_FEW, PAD_MANY = 16, 64  # columns of a product's block for up to 16 rows, and for more
-_SMALLEST = float32(2.0**-120)
-_LOW_SCALE = float32(2048.0)
+_SMALLEST = f32(2.0**-120)
+_LOW_SCALE = f32(2048.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +70,9 @@ def padded(n: int) -> int:
 @device
 def pack4(a, b, c, d):
     """Four int32 codes as the bytes of one, the first lowest."""
-    low = int32(int32(a & int32(255)) | int32(int32(b & int32(255)) << int32(8)))
-    high = int32(int32(c & int32(255)) | int32(int32(d & int32(255)) << int32(8)))
-    return int32(low | int32(high << int32(16)))
+    low = i32(i32(a & i32(255)) | i32(i32(b & i32(255)) << i32(8)))
+    high = i32(i32(c & i32(255)) | i32(i32(d & i32(255)) << i32(8)))
+    return i32(low | i32(high << i32(16)))
 
 
 def lane_quantiser(block: int) -> Any:
@@ -81,25 +82,25 @@ def lane_quantiser(block: int) -> Any:
     @device
     def quantise_lane(codes, scales, values, row, k, cols, n_pad):
         """`values` are those from column k on, zeros beyond the row; whole warps call it."""
-        top = int32(0)
+        top = i32(0)
         for i in range(8):
-            top = int32(max(top, int32(f32_bits(values[i]) & int32(0x7FFFFFFF))))
+            top = i32(max(top, i32(f32_bits(values[i]) & i32(0x7FFFFFFF))))
         for step in range(steps):
-            top = int32(max(top, shfl_xor_i32(top, int32(int32(1) << int32(step)))))
+            top = i32(max(top, shfl_xor_i32(top, i32(i32(1) << i32(step)))))
         amax = bits_f32(top)
-        scale, inverse = float32(0), float32(0)
+        scale, inverse = f32(0), f32(0)
         if not amax < _SMALLEST:
-            scale = amax / float32(127)
-            inverse = float32(127) / amax
+            scale = amax / f32(127)
+            inverse = f32(127) / amax
         if k < cols:
-            c = cuda.local.array(8, int32)
+            c = cuda.local.array(8, i32)
             for i in range(8):
                 c[i] = f2i_rn(mul_rn(values[i], inverse))
             low = pack4(c[0], c[1], c[2], c[3])
             high = pack4(c[4], c[5], c[6], c[7])
-            st_v2(address(codes) + uint32(row * cols + k), low, high)
-            if k % uint32(block) == uint32(0):
-                scales[uint32(uint32(k // uint32(block)) * n_pad + row)] = scale
+            st_v2(address(codes) + u32(row * cols + k), low, high)
+            if k % u32(block) == u32(0):
+                scales[u32(u32(k // u32(block)) * n_pad + row)] = scale
 
     return quantise_lane
 
@@ -110,15 +111,15 @@ def _quantiser(block: int) -> Kernel:
     @kernel(I8P, F32P, F32P, U32, U32, threads=THREADS, name=f"quantise_{block}")
     def quantise(codes, scales, x, cols, n_pad):
         """Grid (pieces of 2048 columns, rows): a lane quantises 8 values."""
-        row = uint32(cuda.blockIdx.y)
-        at = uint32(uint32(cuda.blockIdx.x) * uint32(THREADS) + uint32(cuda.threadIdx.x))
-        k = uint32(at * uint32(8))
-        values = cuda.local.array(8, float32)
-        source = uint32(row * cols + k)
+        row = u32(cuda.blockIdx.y)
+        at = u32(u32(cuda.blockIdx.x) * u32(THREADS) + u32(cuda.threadIdx.x))
+        k = u32(at * u32(8))
+        values = cuda.local.array(8, f32)
+        source = u32(row * cols + k)
         for i in range(8):
-            values[i] = float32(0)
+            values[i] = f32(0)
             if k < cols:
-                values[i] = x[uint32(source + uint32(i))]
+                values[i] = x[u32(source + u32(i))]
         quantise_lane(codes, scales, values, row, k, cols, n_pad)
 
     return quantise
@@ -130,48 +131,48 @@ _QUANTISE = {block: _quantiser(block) for block in (32, 256)}
 @device
 def _row_amax(x, start, cols, parts):
     """Bits of the largest magnitude of a row, in every thread of the block."""
-    t = uint32(cuda.threadIdx.x)
-    top = int32(0)
-    for k in range(t, cols, uint32(THREADS)):
-        top = int32(max(top, int32(f32_bits(x[uint32(start + uint32(k))]) & int32(0x7FFFFFFF))))
+    t = u32(cuda.threadIdx.x)
+    top = i32(0)
+    for k in range(t, cols, u32(THREADS)):
+        top = i32(max(top, i32(f32_bits(x[u32(start + u32(k))]) & i32(0x7FFFFFFF))))
     for step in range(5):
-        top = int32(max(top, shfl_xor_i32(top, int32(int32(1) << int32(step)))))
-    if t & uint32(31) == uint32(0):
-        parts[t >> uint32(5)] = top
+        top = i32(max(top, shfl_xor_i32(top, i32(i32(1) << i32(step)))))
+    if t & u32(31) == u32(0):
+        parts[t >> u32(5)] = top
     cuda.syncthreads()
     top = parts[0]
     for w in range(1, WARPS):
-        top = int32(max(top, parts[w]))
+        top = i32(max(top, parts[w]))
     return top
 
 
 @device
 def row_scale(top):
     """(power of two that brings amax into 1..2, its inverse); NaN for rows that are not finite."""
-    exponent = int32(top >> int32(23))
-    up, down = float32(1), float32(1)
-    if exponent >= int32(255):
-        down = bits_f32(int32(0x7FC00000))
-    elif exponent >= int32(2):
-        exponent = int32(min(exponent, int32(253)))  # 2^-127 is no normal number
-        up = bits_f32(int32(int32(int32(254) - exponent) << int32(23)))
-        down = bits_f32(int32(exponent << int32(23)))
+    exponent = i32(top >> i32(23))
+    up, down = f32(1), f32(1)
+    if exponent >= i32(255):
+        down = bits_f32(i32(0x7FC00000))
+    elif exponent >= i32(2):
+        exponent = i32(min(exponent, i32(253)))  # 2^-127 is no normal number
+        up = bits_f32(i32(i32(i32(254) - exponent) << i32(23)))
+        down = bits_f32(i32(exponent << i32(23)))
     return up, down
 
 
 @kernel(U16P, F32P, F32P, U32, U32, threads=THREADS)
 def split_f16(parts, scales, x, cols, plane):
     """Grid (rows): x * up = hi + lo / 2048, both float16."""
-    shared = cuda.shared.array(WARPS, int32)
-    row = uint32(cuda.blockIdx.x)
-    start = uint32(row * cols)
+    shared = cuda.shared.array(WARPS, i32)
+    row = u32(cuda.blockIdx.x)
+    start = u32(row * cols)
     up, down = row_scale(_row_amax(x, start, cols, shared))
-    for k in range(uint32(cuda.threadIdx.x), cols, uint32(THREADS)):
-        at = uint32(start + uint32(k))
+    for k in range(u32(cuda.threadIdx.x), cols, u32(THREADS)):
+        at = u32(start + u32(k))
         v = mul_rn(x[at], up)
         hi = f2h(v)
         parts[at] = hi
-        parts[uint32(at + plane)] = f2h(mul_rn(sub_rn(v, h2f(hi)), _LOW_SCALE))
+        parts[u32(at + plane)] = f2h(mul_rn(sub_rn(v, h2f(hi)), _LOW_SCALE))
     if cuda.threadIdx.x == 0:
         scales[row] = down
 
@@ -179,19 +180,19 @@ def split_f16(parts, scales, x, cols, plane):
 @kernel(U16P, F32P, F32P, U32, U32, threads=THREADS)
 def split_bf16(parts, scales, x, cols, plane):
     """Grid (rows): x = hi + mid + lo, all bfloat16."""
-    row = uint32(cuda.blockIdx.x)
-    start = uint32(row * cols)
-    for k in range(uint32(cuda.threadIdx.x), cols, uint32(THREADS)):
-        at = uint32(start + uint32(k))
+    row = u32(cuda.blockIdx.x)
+    start = u32(row * cols)
+    for k in range(u32(cuda.threadIdx.x), cols, u32(THREADS)):
+        at = u32(start + u32(k))
         v = x[at]
         hi = f2bf(v)
         rest = sub_rn(v, bf2f(hi))
         mid = f2bf(rest)
         parts[at] = hi
-        parts[uint32(at + plane)] = mid
-        parts[uint32(at + plane + plane)] = f2bf(sub_rn(rest, bf2f(mid)))
+        parts[u32(at + plane)] = mid
+        parts[u32(at + plane + plane)] = f2bf(sub_rn(rest, bf2f(mid)))
     if cuda.threadIdx.x == 0:
-        scales[row] = float32(1)
+        scales[row] = f32(1)
 
 
 def quantised(ctx: Context, x: DeviceArray, block: int, n_pad: int) -> Quantised:

@@ -1,22 +1,10 @@
 """One block of a product in tensor core instructions, per format and layout, as source lines.
 
-Kernels are generated: the lines below are joined to a function with every loop over columns and
-units written out, so that each accumulator is a register by construction. The lines of a block
-read these names, all int64 unless said:
-
-    cb, sb, fb        addresses of codes, scales, factors of the expert (raw: cb alone)
-    place             row tile * blocks of a row + block
-    ra, rb            raw: addresses of the block in the rows g and g + 8
-    lane, g, t        uint32: lane = 4 g + t
-    xa{j}             address of value 8 t of the row that is column g of tile j
-    kx                bytes from a row's first value to the block's
-    da{j}_0, da{j}_1  addresses of the first scale of the rows that are columns 2 t and 2 t + 1
-    kd                bytes from a row's first scale to the block's
-    plane             float formats: bytes from one part of the split rows to the next
-    table             IQ2_XXS: uint32 shared address of the codebook, nibbles that select
-
-and add to the float32 accumulators s{j}_{i} of column tile j: i = 0, 1 row g, columns 2t, 2t + 1;
-i = 2, 3 row g + 8. The order of operations of one accumulator depends on nothing but K.
+The lines of a block read and write the names that the table of `generate` lists: addresses of the
+weights (cb, sb, fb and place; raw: ra and rb) and of the activations (xa{j}, kx, da{j}_{i}, kd,
+plane), the thread's lane, g and t, and the accumulators s{j}_{i}, r{j}_{i} and u{j}_{i}, to which
+they add. Other names are theirs. They know neither the kernel around them nor how columns came to
+be columns. The order of operations of one accumulator depends on nothing but K.
 """
 
 from __future__ import annotations
@@ -39,7 +27,7 @@ def _products(nt: int, a: tuple[str, str, str, str], at: str, sums: str = "c") -
 
 
 def _zero(nt: int, sums: str = "c") -> Lines:
-    return [f"{sums}{j}_{i} = int32(0)" for j in range(nt) for i in range(4)]
+    return [f"{sums}{j}_{i} = i32(0)" for j in range(nt) for i in range(4)]
 
 
 def _scaled(nt: int, low: str, high: str, sums: str = "c", sign: str = "") -> Lines:
@@ -125,7 +113,7 @@ def q4_k(nt: int, tiled: bool) -> Lines:
         for j in range(nt):
             c = ", ".join(f"c{j}_{i}" for i in range(4))
             m = ", ".join(f"m_{j}_{i}" for i in range(4))
-            zero = ", ".join(["int32(0)"] * 4)
+            zero = ", ".join(["i32(0)"] * 4)
             lines += [
                 f"b0, b1 = ld_nc_v2(xa{j} + kx + {32 * u})",
                 f"{c} = mma_m16n8k32_s8(a0, a1, a2, a3, b0, b1, {zero})",
@@ -140,8 +128,8 @@ def q2_k(nt: int, tiled: bool) -> Lines:
         lines = [
             "w0, w1, w2, w3 = ld_stream_v4(cb + place * 1024 + lane * 32)",
             "w4, w5, w6, w7 = ld_stream_v4(cb + place * 1024 + lane * 32 + 16)",
-            "y0, y1 = ld_nc_v2(sb + place * 256 + g * 16 + (t >> uint32(1)) * 8)",
-            "z0, z1 = ld_nc_v2(sb + place * 256 + g * 16 + 128 + (t >> uint32(1)) * 8)",
+            "y0, y1 = ld_nc_v2(sb + place * 256 + g * 16 + (t >> u32(1)) * 8)",
+            "z0, z1 = ld_nc_v2(sb + place * 256 + g * 16 + 128 + (t >> u32(1)) * 8)",
             "f0 = ld_nc_b32(fb + place * 64 + g * 4)",
             "f1 = ld_nc_b32(fb + place * 64 + g * 4 + 32)",
         ]
@@ -185,7 +173,7 @@ def iq2_xxs(nt: int, tiled: bool) -> Lines:
         ]
     else:
         lines = [_half("d0", "ra"), _half("d1", "rb")]
-    lines += ["d0 = mul_rn(d0, float32(0.125))", "d1 = mul_rn(d1, float32(0.125))"]
+    lines += ["d0 = mul_rn(d0, f32(0.125))", "d1 = mul_rn(d1, f32(0.125))"]
     lines += _zero(nt, "p")
     for u in range(8):
         word = u >> 1
@@ -198,25 +186,25 @@ def iq2_xxs(nt: int, tiled: bool) -> Lines:
                 z = f"z{word >> 1}"
                 lines += [
                     f"i{r} = bits(q{word}, {8 * k}, 255)",
-                    f"h{r} = int32(w{word} << int32({2 - k}))"
+                    f"h{r} = i32(w{word} << i32({2 - k}))"
                     if k < 3
-                    else f"h{r} = int32(w{word} >> int32(1))",
-                    f"e{r} = int32(bits({z}, {4 * nibble - 1}, 30) | int32(1))"
+                    else f"h{r} = i32(w{word} >> i32(1))",
+                    f"e{r} = i32(bits({z}, {4 * nibble - 1}, 30) | i32(1))"
                     if nibble
-                    else f"e{r} = int32(int32(int32({z} << int32(1)) & int32(30)) | int32(1))",
+                    else f"e{r} = i32(i32(i32({z} << i32(1)) & i32(30)) | i32(1))",
                 ]
             else:
                 lines += [
                     f"q{r} = raw_word({row} + {2 + 8 * u})",
                     f"w{r} = raw_word({row} + {6 + 8 * u})",
-                    f"i{r} = bits(q{r}, 8 * int32(t), 255)",
+                    f"i{r} = bits(q{r}, 8 * i32(t), 255)",
                     f"h{r} = raw_signs(w{r}, t)",
-                    f"e{r} = int32(bits(w{r}, 27, 30) | int32(1))",
+                    f"e{r} = i32(bits(w{r}, 27, 30) | i32(1))",
                 ]
             lines.append(f"a{r}, a{r + 2} = signed_rows(table, i{r}, h{r})")
         for j in range(nt):
             c = ", ".join(f"c{j}_{i}" for i in range(4))
-            zero = ", ".join(["int32(0)"] * 4)
+            zero = ", ".join(["i32(0)"] * 4)
             lines += [
                 f"b0, b1 = ld_nc_v2(xa{j} + kx + {32 * u})",
                 f"{c} = mma_m16n8k32_s8(a0, a1, a2, a3, b0, b1, {zero})",

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import cuda, float32, int64, uint32
+from numba import cuda
 
 from engine.ops.cuda.build.kernel import F32, F32P, I32P, U32, U64, kernel
 from engine.ops.cuda.build.ptx import add_rn, address, fma_rn, ld_nc_f32, mul_rn
 from engine.ops.cuda.build.reduce import warp_sum
+from engine.ops.cuda.build.types import f32, i64, u32
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
 from engine.ops.cuda.products.act import PAD_MANY, Split, padded
 from engine.ops.cuda.products.decode_bits import st_f32
 from engine.ops.cuda.products.experts_act import middle_forms
-from engine.ops.cuda.products.experts_kernels import FEW, MANY, MANY_TILES, WIDTH, gated
+from engine.ops.cuda.products.experts_kernels import EXPERTS, FEW, MANY, MANY_TILES, WIDTH, gated
 from engine.ops.cuda.products.generate import SEGMENT, SLOTS, THREADS, WARPS
 from engine.ops.cuda.products.moe_plan import MAX_FEW, sort_pairs
 from engine.ops.cuda.products.pack import SIZES, TILE, Weight, codebook
@@ -32,53 +33,53 @@ from engine.ops.cuda.products.products import activations, matmul, matmul_multi
 )  # fmt: skip
 def moe_f32(out, x, gate, up, stride, ids, weights, m, used, rows, cols, limit, two):
     """Grid (rows / 8, pairs), for float32 weights: a warp takes one row of one pair's expert."""
-    t = uint32(cuda.threadIdx.x)
-    lane, warp = t & uint32(31), t >> uint32(5)
-    row = uint32(uint32(cuda.blockIdx.x) * uint32(WARPS) + warp)
-    pair = uint32(cuda.blockIdx.y)
+    t = u32(cuda.threadIdx.x)
+    lane, warp = t & u32(31), t >> u32(5)
+    row = u32(u32(cuda.blockIdx.x) * u32(WARPS) + warp)
+    pair = u32(cuda.blockIdx.y)
     if row < rows:
-        at = int64(ids[pair]) * int64(stride) + int64(row) * int64(cols) * 4
-        source = uint32(pair // used) if two != uint32(0) else pair
-        base = address(x) + int64(source) * int64(cols) * 4
-        a, b = float32(0), float32(0)
-        for k in range(lane, cols, uint32(32)):
-            v = ld_nc_f32(base + int64(k) * 4)
-            a = fma_rn(ld_nc_f32(int64(gate) + at + int64(k) * 4), v, a)
-            if two != uint32(0):
-                b = fma_rn(ld_nc_f32(int64(up) + at + int64(k) * 4), v, b)
+        at = i64(ids[pair]) * i64(stride) + i64(row) * i64(cols) * 4
+        source = u32(pair // used) if two != u32(0) else pair
+        base = address(x) + i64(source) * i64(cols) * 4
+        a, b = f32(0), f32(0)
+        for k in range(lane, cols, u32(32)):
+            v = ld_nc_f32(base + i64(k) * 4)
+            a = fma_rn(ld_nc_f32(i64(gate) + at + i64(k) * 4), v, a)
+            if two != u32(0):
+                b = fma_rn(ld_nc_f32(i64(up) + at + i64(k) * 4), v, b)
         a, b = warp_sum(a), warp_sum(b)
-        if lane == uint32(0):
+        if lane == u32(0):
             value = a
-            if two != uint32(0):
+            if two != u32(0):
                 value = mul_rn(gated(a, b, limit), weights[pair])
-            st_f32(address(out) + (int64(pair) * int64(rows) + int64(row)) * 4, value)
+            st_f32(address(out) + (i64(pair) * i64(rows) + i64(row)) * 4, value)
 
 
 @kernel(F32P, F32P, F32P, U32, U32, U32, U32, threads=THREADS)
 def moe_sum(out, pairs, shared, count, d, used, has_shared):
     """One value a thread: slots in slot order, then the shared expert."""
-    k = uint32(uint32(cuda.blockIdx.x) * uint32(THREADS) + uint32(cuda.threadIdx.x))
+    k = u32(u32(cuda.blockIdx.x) * u32(THREADS) + u32(cuda.threadIdx.x))
     if k < count:
-        row, column = uint32(k // d), uint32(k % d)
-        base = address(pairs) + (int64(row) * int64(used) * int64(d) + int64(column)) * 4
-        value = float32(0)
+        row, column = u32(k // d), u32(k % d)
+        base = address(pairs) + (i64(row) * i64(used) * i64(d) + i64(column)) * 4
+        value = f32(0)
         for s in range(used):
-            value = add_rn(value, ld_nc_f32(base + int64(s) * int64(d) * 4))
-        if has_shared != uint32(0):
+            value = add_rn(value, ld_nc_f32(base + i64(s) * i64(d) * 4))
+        if has_shared != u32(0):
             value = add_rn(value, shared[k])
         out[k] = value
 
 
 @kernel(F32P, F32P, F32P, U32, F32, threads=THREADS)
 def swiglu_values(out, gate, up, count, limit):
-    k = uint32(uint32(cuda.blockIdx.x) * uint32(THREADS) + uint32(cuda.threadIdx.x))
+    k = u32(u32(cuda.blockIdx.x) * u32(THREADS) + u32(cuda.threadIdx.x))
     if k < count:
         out[k] = gated(gate[k], up[k], limit)
 
 
 @kernel(F32P, F32P, U32, threads=THREADS)
 def add_values(out, x, count):
-    k = uint32(uint32(cuda.blockIdx.x) * uint32(THREADS) + uint32(cuda.threadIdx.x))
+    k = u32(u32(cuda.blockIdx.x) * u32(THREADS) + u32(cuda.threadIdx.x))
     if k < count:
         out[k] = add_rn(out[k], x[k])
 
@@ -113,12 +114,35 @@ def _product(
     segments = -(-cols // SEGMENT)
     assert segments <= SLOTS, (w.name, cols)
     row_bytes = w.file_bytes // (w.rows * w.n_expert)
-    args = (
-        codebook(ctx), codes.address, rows.scales.address, ids, weights, m, used, w.rows,
-        cols // block, segments, row_bytes, row_bytes * block // cols, plane, width * cols, 4,
-        dstep, w.codes, w.scales, w.factors, other.codes, other.scales, other.factors, *w.strides,
-        limit, out,
-    )  # fmt: skip
+    args = EXPERTS(
+        grid=codebook(ctx),
+        xq=codes.address,
+        dq=rows.scales.address,
+        ids=ids,
+        weights=weights,
+        m=m,
+        used=used,
+        rows=w.rows,
+        blocks=cols // block,
+        segments=segments,
+        row_bytes=row_bytes,
+        block_bytes=row_bytes * block // cols,
+        plane=plane,
+        xcol=width * cols,
+        dcol=4,
+        dstep=dstep,
+        codes0=w.codes,
+        scales0=w.scales,
+        factors0=w.factors,
+        codes1=other.codes,
+        scales1=other.scales,
+        factors1=other.factors,
+        codes_stride=w.strides[0],
+        scales_stride=w.strides[1],
+        factors_stride=w.strides[2],
+        limit=limit,
+        out=out,
+    )
     tiles = -(-w.rows // TILE)
     if plan is None:
         body = FEW[name, w.tiled, two]

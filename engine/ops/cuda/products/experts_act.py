@@ -1,12 +1,15 @@
-"""What both down products of a layer take, in one launch: int8 of the routed pairs' rows and of the
-shared expert's SwiGLU, which otherwise are three launches of a few microseconds each.
+"""The int8 rows that both down products of a layer multiply, written by one launch.
+
+They are the routed pairs' middle rows and the shared expert's SwiGLU; op by op that would be three
+launches of a few microseconds each.
 """
 
 from __future__ import annotations
 
-from numba import cuda, float32, uint32
+from numba import cuda
 
 from engine.ops.cuda.build.kernel import F32, F32P, I8P, U32, Kernel, kernel
+from engine.ops.cuda.build.types import f32, u32
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
 from engine.ops.cuda.products.act import lane_quantiser, padded, quantised_room
@@ -30,22 +33,24 @@ def _forms(routed: int, shared: int) -> Kernel:
         shared_codes, shared_scales, gate, up, shared_cols, shared_pad, limit,
     ):  # fmt: skip
         """Grid (pieces of 2048 columns, m pairs and then n rows): a lane quantises 8 values."""
-        row = uint32(cuda.blockIdx.y)
-        at = uint32(uint32(cuda.blockIdx.x) * uint32(THREADS) + uint32(cuda.threadIdx.x))
-        k = uint32(at * uint32(8))
-        values = cuda.local.array(8, float32)
+        row = u32(cuda.blockIdx.y)
+        at = u32(u32(cuda.blockIdx.x) * u32(THREADS) + u32(cuda.threadIdx.x))
+        k = u32(at * u32(8))
+        values = cuda.local.array(8, f32)
         for i in range(8):
-            values[i] = float32(0)
+            values[i] = f32(0)
         if row < m:
+            # A routed pair's row.
             if k < cols:
                 for i in range(8):
-                    values[i] = middle[uint32(uint32(row * cols + k) + uint32(i))]
+                    values[i] = middle[u32(u32(row * cols + k) + u32(i))]
             routed_lane(codes, scales, values, row, k, cols, n_pad)
         else:
-            row = uint32(row - m)
+            # The shared expert's row.
+            row = u32(row - m)
             if k < shared_cols:
                 for i in range(8):
-                    source = uint32(uint32(row * shared_cols + k) + uint32(i))
+                    source = u32(u32(row * shared_cols + k) + u32(i))
                     values[i] = gated(gate[source], up[source], limit)
             shared_lane(shared_codes, shared_scales, values, row, k, shared_cols, shared_pad)
 

@@ -1,7 +1,47 @@
 """What generated product kernels have in common: their names, sums, and the rows of a block.
 
-The kernels of `products` and `experts` are Python source, written line by line around the lines of
-`blocks`, because no loop over registers may be left to a compiler.
+The kernels of `products` and `experts_kernels` are Python source, written line by line around the
+lines of `blocks`, because no loop over registers may be left to a compiler: every loop over
+columns and units is written out, so that each accumulator is a register by construction. One
+kernel of each family can be read in tests/cuda/golden.
+
+The lines come from several functions and meet in one body. These are the names by which they
+refer to each other; all others are read only by the lines that also write them. A thread is lane
+4 g + t of its warp. {j} counts tiles of 8 columns (rows of activations), {i} is the place in a
+fragment: 0 and 1 are row g at columns 2 t and 2 t + 1, 2 and 3 the same of row g + 8.
+
+    name      type    meaning                                                      written by
+    t_all     uint32  thread of the block                                          the kernel
+    lane      uint32  lane of the warp                                             the kernel
+    warp      uint32  warp of the block                                            the kernel
+    g         uint32  lane // 4                                                    the kernel
+    t         uint32  lane % 4                                                     the kernel
+    xquad     int     bytes of 8 values of activations                             the kernel
+    wanted    uint32  row tile among those of all jobs                             the kernel
+    found     uint32  1 if a job has it                                            job_lines
+    tile      uint32  row tile (16 rows) within the job's or the expert's matrix   job_lines
+    rows      uint32  rows of that matrix                                          job_lines
+    out       uint64  address of the result                                        job_lines
+    s         uint32  segment (512 values of a row)                                the kernel
+    b         uint32  block of a row                                               the kernel
+    cb        int64   address of codes, of the expert; raw: of the rows            job_lines
+    sb        int64   address of scales, of the expert                             job_lines
+    fb        int64   address of factors, of the expert                            job_lines
+    xa{j}     int64   address of value 8 t of the row that is column g of tile j   column_lines
+    da{j}_{i} int64   i = 0, 1: address of the first scale of the row that is      column_lines
+                      column 2 t + i of tile j
+    place     int64   tile * blocks of a row + b: where the block lies, tiled      row_lines
+    ra        int64   raw: address of the block in row g of the tile               row_lines
+    rb        int64   raw: address of the block in row g + 8                       row_lines
+    kx        int64   bytes from a row's first value to the block's                row_lines
+    kd        int64   bytes from a row's first scale to the block's                row_lines
+    table     uint32  IQ2_XXS: shared address of the codebook, as nibbles          table_lines
+    s{j}_{i}  float32 sum of the segment                                           blocks
+    r{j}_{i}  float32 F16, BF16: sum with the second part of the split rows        blocks
+    u{j}_{i}  float32 BF16: sum with the third part                                blocks
+
+Arguments have the names of the blocks `PRODUCT`, `JOB` and `experts_kernels.EXPERTS`, which the
+first line of a kernel unpacks. `row_lines` reads tile, b, rows, g and arguments.
 """
 
 from __future__ import annotations
@@ -10,9 +50,12 @@ import linecache
 from collections.abc import Sequence
 from typing import Any
 
-from numba import cuda, float32, int32, int64, uint32
+from numba import cuda
 
 from engine.ops.cuda.build import ptx
+from engine.ops.cuda.build.arguments import ArgumentBlock
+from engine.ops.cuda.build.kernel import I64P, U32, U64
+from engine.ops.cuda.build.types import f32, i32, i64, u32
 from engine.ops.cuda.products import decode_bits
 from engine.ops.cuda.products.blocks import PARTS
 from engine.ops.cuda.products.pack import SIZES
@@ -23,12 +66,37 @@ THREADS = 32 * WARPS
 JOBS = 6  # weights of one launch
 SLOTS = 16  # segments that meet in shared memory
 
+PRODUCT = ArgumentBlock(
+    "Product",
+    grid=(I64P, "(256,): the codebook of IQ2_XXS, 8 bytes a row"),
+    xq=(U64, "address of the rows' codes, or of their float16 or bfloat16 parts"),
+    dq=(U64, "address of the rows' scales"),
+    n=(U32, "rows of a group"),
+    n_group=(U32, "groups: row r of x meets the weights' rows of group r % n_group"),
+    blocks=(U32, "blocks of a row of weights"),
+    segments=(U32, "segments of a row"),
+    row_bytes=(U32, "raw: bytes of a row of weights"),
+    block_bytes=(U32, "raw: bytes of a block"),
+    plane=(U64, "float formats: bytes from one part of the rows to the next"),
+    xcol=(U32, "bytes from one row's codes or parts to the next row's of the group"),
+    dcol=(U32, "bytes from one row's first scale to the next row's of the group"),
+    dstep=(U32, "bytes from one block's scales to the next block's"),
+)
+JOB = ArgumentBlock(
+    "Job",
+    out=(U64, "address of the result (n, n_group, rows / n_group); 0 where there is no job"),
+    codes=(U64, "address of the weights' codes; raw: of the rows"),
+    scales=(U64, "address of their scales, or 0"),
+    factors=(U64, "address of their factors, or 0"),
+    rows=(U32, "rows of weights; 0 where there is no job"),
+)
+
 
 def names() -> dict[str, Any]:
     """What generated functions see."""
     found = {n: getattr(ptx, n) for n in dir(ptx) if not n.startswith("__")}
     found |= {n: getattr(decode_bits, n) for n in dir(decode_bits) if not n.startswith("__")}
-    found |= dict(cuda=cuda, float32=float32, int32=int32, int64=int64, uint32=uint32)
+    found |= dict(cuda=cuda, f32=f32, i32=i32, i64=i64, u32=u32)
     return found
 
 
@@ -53,7 +121,7 @@ def accumulators(name: str, nt: int, letters: str | None = None) -> list[str]:
 def segment_value(name: str, j: int, i: int) -> str:
     """A segment's sum from its accumulators."""
     if name == "F16":
-        return f"fma_rn(r{j}_{i}, float32({2.0**-11}), s{j}_{i})"
+        return f"fma_rn(r{j}_{i}, f32({2.0**-11}), s{j}_{i})"
     if name == "BF16":
         return f"add_rn(add_rn(u{j}_{i}, r{j}_{i}), s{j}_{i})"
     return f"s{j}_{i}"
@@ -64,8 +132,8 @@ def table_lines(name: str) -> list[str]:
     if name != "IQ2_XXS":
         return []
     return [
-        "grid_copy = cuda.shared.array(256, int32)",
-        "for k in range(uint32(cuda.threadIdx.x), uint32(256), uint32(cuda.blockDim.x)):",
+        "grid_copy = cuda.shared.array(256, i32)",
+        "for k in range(u32(cuda.threadIdx.x), u32(256), u32(cuda.blockDim.x)):",
         "    grid_copy[k] = selectors(grid[k])",
         "table = shared_address(grid_copy)",
         "cuda.syncthreads()",
@@ -73,18 +141,18 @@ def table_lines(name: str) -> list[str]:
 
 
 def row_lines(name: str, tiled: bool) -> list[str]:
-    """Per block of a row: where it lies. Reads tile, b, rows; addresses cb and, raw, row_bytes."""
+    """Per block of a row: where it lies."""
     size = SIZES[name].block
     step = 2 if name in PARTS else 1
     lines = [
-        "place = int64(int64(tile) * int64(blocks) + int64(b))",
-        f"kx = int64(int64(b) * int64({size * step}))",
-        "kd = int64(int64(b) * int64(dstep))",
+        "place = i64(i64(tile) * i64(blocks) + i64(b))",
+        f"kx = i64(i64(b) * i64({size * step}))",
+        "kd = i64(i64(b) * i64(dstep))",
     ]
     if not tiled:
         lines += [
-            f"{r} = int64(cb + int64(min(uint32(tile * 16 + g + {o}), uint32(rows - 1)))"
-            f" * int64(row_bytes) + int64(b) * int64(block_bytes))"
+            f"{r} = i64(cb + i64(min(u32(tile * 16 + g + {o}), u32(rows - 1)))"
+            f" * i64(row_bytes) + i64(b) * i64(block_bytes))"
             for r, o in (("ra", 0), ("rb", 8))
         ]
     return lines

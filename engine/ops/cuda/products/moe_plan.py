@@ -7,10 +7,11 @@ find their tiles inside the product kernels; many are sorted once, in a launch o
 from __future__ import annotations
 
 import numpy as np
-from numba import cuda, int32, uint32
+from numba import cuda
 
 from engine.ops.cuda.build.kernel import I32P, U32, device, kernel
 from engine.ops.cuda.build.ptx import ballot, popc, redux_add
+from engine.ops.cuda.build.types import i32, u32
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
 
@@ -36,28 +37,30 @@ def few_pairs(pairs, ids, m, p):
     int32
         Pairs of the tile; 0 where p belongs to the tile of an earlier pair.
     """
-    lane = uint32(cuda.threadIdx.x) & uint32(31)
-    below = int32(uint32(uint32(1) << lane) - uint32(1))
+    # Earlier pairs of the same expert: every eighth of them begins a tile.
+    lane = u32(cuda.threadIdx.x) & u32(31)
+    below = i32(u32(u32(1) << lane) - u32(1))
     expert = ids[p]
-    rank = int32(0)
-    for base in range(uint32(0), p, uint32(32)):
-        k = uint32(uint32(base) + lane)
-        same = int32(1) if k < p and ids[k] == expert else int32(0)
-        rank = int32(rank + popc(ballot(same)))
-    found = int32(0)
-    if int32(rank & int32(FEW - 1)) == int32(0):
-        if lane < uint32(FEW):
-            pairs[lane] = int32(p)
+    rank = i32(0)
+    for base in range(u32(0), p, u32(32)):
+        k = u32(u32(base) + lane)
+        same = i32(1) if k < p and ids[k] == expert else i32(0)
+        rank = i32(rank + popc(ballot(same)))
+    # The tile's pairs: the next of the same expert, from p on.
+    found = i32(0)
+    if i32(rank & i32(FEW - 1)) == i32(0):
+        if lane < u32(FEW):
+            pairs[lane] = i32(p)
         cuda.syncwarp()
-        for base in range(p, m, uint32(32)):
-            k = uint32(uint32(base) + lane)
-            same = int32(1) if k < m and ids[k] == expert else int32(0)
+        for base in range(p, m, u32(32)):
+            k = u32(u32(base) + lane)
+            same = i32(1) if k < m and ids[k] == expert else i32(0)
             votes = ballot(same)
-            at = int32(found + popc(int32(votes & below)))
-            if same != int32(0) and at < int32(FEW):
-                pairs[at] = int32(k)
-            found = int32(found + popc(votes))
-    return int32(min(found, int32(FEW)))
+            at = i32(found + popc(i32(votes & below)))
+            if same != i32(0) and at < i32(FEW):
+                pairs[at] = i32(k)
+            found = i32(found + popc(votes))
+    return i32(min(found, i32(FEW)))
 
 
 @kernel(I32P, I32P, I32P, U32, U32, threads=THREADS)
@@ -67,49 +70,54 @@ def moe_sort(order, tiles, ids, m, width):
     Its tiles begin at tile first // width + e, which leaves room for all; those not needed say 0
     pairs. Every block counts for itself what comes before, so that nothing waits.
     """
-    before = cuda.shared.array(WARPS, int32)
-    own = cuda.shared.array(WARPS, int32)
-    t = uint32(cuda.threadIdx.x)
-    lane, warp = t & uint32(31), t >> uint32(5)
-    expert = uint32(cuda.blockIdx.x)
-    share = uint32((m + uint32(THREADS - 1)) // uint32(THREADS))
-    start = uint32(min(t * share, m))
-    stop = uint32(min(uint32(start + share), m))
-    less, same = int32(0), int32(0)
+    before = cuda.shared.array(WARPS, i32)
+    own = cuda.shared.array(WARPS, i32)
+    t = u32(cuda.threadIdx.x)
+    lane, warp = t & u32(31), t >> u32(5)
+    expert = u32(cuda.blockIdx.x)
+
+    # A thread counts, in its share of the pairs, those of lower experts and of this one.
+    share = u32((m + u32(THREADS - 1)) // u32(THREADS))
+    start = u32(min(t * share, m))
+    stop = u32(min(u32(start + share), m))
+    less, same = i32(0), i32(0)
     for k in range(start, stop):
-        e = uint32(ids[uint32(k)])
-        less = int32(less + (int32(1) if e < expert else int32(0)))
-        same = int32(same + (int32(1) if e == expert else int32(0)))
+        e = u32(ids[u32(k)])
+        less = i32(less + (i32(1) if e < expert else i32(0)))
+        same = i32(same + (i32(1) if e == expert else i32(0)))
+
     # Pairs of this expert that lower threads hold: within the warp by shifting, then by warps.
     place = same
     for step in range(5):
-        shift = uint32(1) << uint32(step)
+        shift = u32(1) << u32(step)
         other = cuda.shfl_up_sync(0xFFFFFFFF, place, shift)
-        place = int32(place + (other if lane >= shift else int32(0)))
+        place = i32(place + (other if lane >= shift else i32(0)))
     all_less = redux_add(less)
-    if lane == uint32(31):
+    if lane == u32(31):
         before[warp] = all_less
         own[warp] = place
     cuda.syncthreads()
-    first, count, at = int32(0), int32(0), int32(place - same)
+    first, count, at = i32(0), i32(0), i32(place - same)
     for w in range(WARPS):
-        first = int32(first + before[w])
-        at = int32(at + (own[w] if uint32(w) < warp else int32(0)))
-        count = int32(count + own[w])
-    at = int32(at + first)
+        first = i32(first + before[w])
+        at = i32(at + (own[w] if u32(w) < warp else i32(0)))
+        count = i32(count + own[w])
+    at = i32(at + first)
+
+    # The expert's pairs, in order, and their tiles.
     for k in range(start, stop):
-        if uint32(ids[uint32(k)]) == expert:
-            order[uint32(at)] = int32(k)
-            at = int32(at + int32(1))
-    tile = uint32(uint32(first) // width + expert)
-    end = uint32(uint32(first + count) // width + expert + uint32(1))
-    for k in range(uint32(tile + t), end, uint32(THREADS)):
-        done = uint32(uint32(uint32(k) - tile) * width)
-        rest = uint32(uint32(count) - done) if done < uint32(count) else uint32(0)
-        o = uint32(uint32(k) * uint32(TILE_WORDS))
-        tiles[o] = int32(expert)
-        tiles[uint32(o + uint32(1))] = int32(uint32(first) + done)
-        tiles[uint32(o + uint32(2))] = int32(min(rest, width))
+        if u32(ids[u32(k)]) == expert:
+            order[u32(at)] = i32(k)
+            at = i32(at + i32(1))
+    tile = u32(u32(first) // width + expert)
+    end = u32(u32(first + count) // width + expert + u32(1))
+    for k in range(u32(tile + t), end, u32(THREADS)):
+        done = u32(u32(u32(k) - tile) * width)
+        rest = u32(u32(count) - done) if done < u32(count) else u32(0)
+        o = u32(u32(k) * u32(TILE_WORDS))
+        tiles[o] = i32(expert)
+        tiles[u32(o + u32(1))] = i32(u32(first) + done)
+        tiles[u32(o + u32(2))] = i32(min(rest, width))
 
 
 def n_tiles(m: int, n_expert: int, width: int) -> int:

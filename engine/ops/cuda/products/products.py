@@ -10,16 +10,20 @@ segment sums in memory until a second launch adds them. All three give the same 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from engine.ops.cuda.build.kernel import I64P, U32, U64, Kernel, kernel
+from engine.ops.cuda.build.arguments import ArgumentBlock
+from engine.ops.cuda.build.kernel import U64, Kernel, kernel
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
 from engine.ops.cuda.products.act import PAD_FEW, Quantised, Split, padded, quantised, split
 from engine.ops.cuda.products.blocks import BLOCKS, PARTS
 from engine.ops.cuda.products.generate import (
+    JOB,
     JOBS,
+    PRODUCT,
     SEGMENT,
     SLOTS,
     THREADS,
@@ -34,7 +38,7 @@ from engine.ops.cuda.products.generate import (
     table_lines,
 )
 from engine.ops.cuda.products.pack import SIZES, TILE, Weight, codebook
-from engine.ops.cuda.products.products_plain import mm_f32, mm_join
+from engine.ops.cuda.products.products_plain import JOIN_JOB, SUMS, mm_f32, mm_join
 
 MANY_TILES = 4  # row tiles of a block for many rows
 
@@ -44,46 +48,38 @@ def _width(name: str, tiled: bool) -> int:
     return 16 if name == "Q4_K" or (name == "IQ2_XXS" and not tiled) else 32
 
 
-_JOB = ("out", "codes", "scales", "factors", "rows")
-_JOB_TYPES = (U64, U64, U64, U64, U32)
-_COMMON = (
-    "grid, xq, dq, n, n_group, blocks, segments, row_bytes, block_bytes, plane, xcol, dcol, dstep"
-)
-_COMMON_TYPES = (I64P, U64, U64, U32, U32, U32, U32, U32, U32, U64, U32, U32, U32)
-
-
 def _job_lines() -> list[str]:
     """Find the job of a global row tile: cb, sb, fb, out, rows, tile within it."""
-    lines = ["tile = uint32(wanted)", "found = uint32(0)"]
-    lines += ["out, cb, sb, fb, rows = out0, codes0, scales0, factors0, rows0"]
+    lines = ["# The job of the row tile.", "tile = u32(wanted)", "found = u32(0)"]
+    lines += ["out, cb, sb, fb, rows = job0"]
     for k in range(JOBS):
         lines += [
-            f"size = uint32((uint32(rows{k}) + uint32(15)) >> uint32(4))",
-            "if found == uint32(0):",
+            f"size = u32((u32(job{k}.rows) + u32(15)) >> u32(4))",
+            "if found == u32(0):",
             "    if tile < size:",
-            "        found = uint32(1)",
-            f"        out, cb, sb, fb, rows = out{k}, codes{k}, scales{k}, factors{k}, rows{k}",
+            "        found = u32(1)",
+            f"        out, cb, sb, fb, rows = job{k}",
             "    else:",
-            "        tile = uint32(tile - size)",
+            "        tile = u32(tile - size)",
         ]
-    lines += ["cb, sb, fb = int64(cb), int64(sb), int64(fb)"]
+    lines += ["cb, sb, fb = i64(cb), i64(sb), i64(fb)"]
     return lines
 
 
 def _column_lines(nt: int, first: str) -> list[str]:
     """Addresses of the columns of nt tiles from column `first` on, of the tile's group."""
     lines = [
-        "group = uint32(uint32(tile * 16) // uint32(uint32(rows) // n_group))",
-        "xbase = int64(int64(xq) + int64(group) * int64(xcol) // int64(n_group)"
-        " + int64(t) * int64(xquad))",
-        "dbase = int64(int64(dq) + int64(group) * int64(dcol) // int64(n_group))",
+        "# The columns' values and scales.",
+        "group = u32(u32(tile * 16) // u32(u32(rows) // n_group))",
+        "xbase = i64(i64(xq) + i64(group) * i64(xcol) // i64(n_group) + i64(t) * i64(xquad))",
+        "dbase = i64(i64(dq) + i64(group) * i64(dcol) // i64(n_group))",
     ]
     for j in range(nt):
-        column = f"int64({first} + {8 * j} + g)"
-        lines.append(f"xa{j} = int64(xbase + {column} * int64(xcol))")
+        column = f"i64({first} + {8 * j} + g)"
+        lines.append(f"xa{j} = i64(xbase + {column} * i64(xcol))")
         for i in range(2):
-            column = f"int64({first} + {8 * j + i} + 2 * t)"
-            lines.append(f"da{j}_{i} = int64(dbase + {column} * int64(dcol))")
+            column = f"i64({first} + {8 * j + i} + 2 * t)"
+            lines.append(f"da{j}_{i} = i64(dbase + {column} * i64(dcol))")
     return lines
 
 
@@ -92,60 +88,63 @@ def _scaled_out(name: str, value: str, j: int, i: int) -> str:
     return f"mul_rn({value}, ld_nc_f32(da{j}_{i & 1}))" if name in PARTS else value
 
 
-def _head(kernel_name: str) -> str:
-    jobs = ", ".join(f"{a}{k}" for k in range(JOBS) for a in _JOB)
-    return f"def {kernel_name}({_COMMON}, {jobs}):\n"
+def _head(kernel_name: str, spread: bool = False) -> str:
+    parameters = ["product", *(["partial"] if spread else []), *(f"job{k}" for k in range(JOBS))]
+    unpacked = f"{', '.join(PRODUCT.names)} = product"
+    return f"def {kernel_name}({', '.join(parameters)}):\n" + indented([unpacked], 1)
 
 
 def _few(name: str, tiled: bool, nt: int, spread: bool) -> Kernel:
     """Up to 8 nt rows. `spread`: segment sums go to memory (out0), one warp each."""
     title = f"mm_{name.lower()}_{'tiled' if tiled else 'raw'}_{8 * nt}{'_spread' if spread else ''}"
-    zero = [f"{a} = float32(0)" for a in accumulators(name, nt)]
+    zero = [f"{a} = f32(0)" for a in accumulators(name, nt)]
     quad = 16 if name in PARTS else 8
     bps = SEGMENT // SIZES[name].block
     body = [
-        "t_all = uint32(cuda.threadIdx.x)",
-        "lane, warp = t_all & uint32(31), t_all >> uint32(5)",
-        "g, t = uint32(lane >> uint32(2)), uint32(lane & uint32(3))",
+        "# Who this thread is.",
+        "t_all = u32(cuda.threadIdx.x)",
+        "lane, warp = t_all & u32(31), t_all >> u32(5)",
+        "g, t = u32(lane >> u32(2)), u32(lane & u32(3))",
         f"xquad = {quad}",
         *table_lines(name),
     ]
     if spread:
         body += [
-            "wanted = uint32(cuda.blockIdx.x)",
+            "wanted = u32(cuda.blockIdx.x)",
             *_job_lines(),
-            f"s = uint32(uint32(cuda.blockIdx.y) * uint32({WARPS}) + warp)",
-            "if found != uint32(0) and s < segments:",
+            f"s = u32(u32(cuda.blockIdx.y) * u32({WARPS}) + warp)",
+            "if found != u32(0) and s < segments:",
         ]
         depth = 2
     else:
         body += [
-            f"sums = cuda.shared.array({SLOTS * TILE * 8 * nt}, float32)",
-            f"per = uint32(max(uint32({WARPS}) // segments, uint32(1)))",
-            "mine = uint32(warp // segments)",
-            "first = uint32(warp % segments)",
-            f"if segments >= uint32({WARPS}):",
-            "    mine, first = uint32(0), warp",
-            "wanted = uint32(uint32(cuda.blockIdx.x) * per + mine)",
+            f"sums = cuda.shared.array({SLOTS * TILE * 8 * nt}, f32)",
+            f"per = u32(max(u32({WARPS}) // segments, u32(1)))",
+            "mine = u32(warp // segments)",
+            "first = u32(warp % segments)",
+            f"if segments >= u32({WARPS}):",
+            "    mine, first = u32(0), warp",
+            "wanted = u32(u32(cuda.blockIdx.x) * per + mine)",
             *_job_lines(),
-            "if found != uint32(0) and mine < per:",
+            "if found != u32(0) and mine < per:",
             "    s = first",
             "    while s < segments:",
         ]
         depth = 3
     work = [
-        *_column_lines(nt, "uint32(0)"),
+        *_column_lines(nt, "u32(0)"),
+        "# The segment, block by block.",
         *zero,
-        f"b = uint32(s * {bps})",
-        f"last = uint32(min(uint32(b + {bps}), blocks))",
+        f"b = u32(s * {bps})",
+        f"last = u32(min(u32(b + {bps}), blocks))",
         "while b < last:",
     ]
-    inner = [*row_lines(name, tiled), *BLOCKS[name](nt, tiled), "b = uint32(b + 1)"]
-    source = _head(title) + indented(body, 1)
+    inner = [*row_lines(name, tiled), *BLOCKS[name](nt, tiled), "b = u32(b + 1)"]
+    source = _head(title, spread) + indented(body, 1)
     if not spread:
         depth = 3
     source += indented(work, depth) + indented(inner, depth + 1)
-    store = []
+    store = ["# The segment's sums meet those of the other segments."]
     for j in range(nt):
         for i in range(4):
             row = f"(g + {8 * (i >> 1)})"
@@ -153,43 +152,44 @@ def _few(name: str, tiled: bool, nt: int, spread: bool) -> Kernel:
             value = segment_value(name, j, i)
             if spread:
                 # (segment, column, row) of all jobs' tiles
-                at = f"(int64(s) * {8 * nt} + {column}) * int64(cuda.gridDim.x) + int64(wanted)"
-                store.append(f"st_f32(int64(partial) + int64(({at}) * 16 + {row}) * 4, {value})")
+                at = f"(i64(s) * {8 * nt} + {column}) * i64(cuda.gridDim.x) + i64(wanted)"
+                store.append(f"st_f32(i64(partial) + i64(({at}) * 16 + {row}) * 4, {value})")
             else:
                 at = f"((mine * segments + s) * {TILE} + {row}) * {8 * nt} + {column}"
-                store.append(f"sums[uint32({at})] = {value}")
+                store.append(f"sums[u32({at})] = {value}")
     source += indented(store, depth)
     if not spread:
-        source += indented([f"s = uint32(s + {WARPS})"], depth)
-        scale = "value = mul_rn(value, ld_nc_f32(int64(dq) + int64(column * n_group + group) * 4))"
+        source += indented([f"s = u32(s + {WARPS})"], depth)
+        scale = "value = mul_rn(value, ld_nc_f32(i64(dq) + i64(column * n_group + group) * 4))"
         tail = [
+            "# Segments are added in ascending order, a value per thread.",
             "cuda.syncthreads()",
-            f"for k_all in range(t_all, uint32(per * {TILE * 8 * nt}), uint32({THREADS})):",
-            "    k = uint32(k_all)",
-            f"    own = uint32(k // uint32({TILE * 8 * nt}))",
-            f"    inside = uint32(k % uint32({TILE * 8 * nt}))",
-            f"    row, column = uint32(inside % {TILE}), uint32(inside // {TILE})",
-            "    wanted = uint32(uint32(cuda.blockIdx.x) * per + own)",
+            f"for k_all in range(t_all, u32(per * {TILE * 8 * nt}), u32({THREADS})):",
+            "    k = u32(k_all)",
+            f"    own = u32(k // u32({TILE * 8 * nt}))",
+            f"    inside = u32(k % u32({TILE * 8 * nt}))",
+            f"    row, column = u32(inside % {TILE}), u32(inside // {TILE})",
+            "    wanted = u32(u32(cuda.blockIdx.x) * per + own)",
             *("    " + line for line in _job_lines()),
-            "    row_all = uint32(tile * 16 + row)",
-            "    if found != uint32(0) and column < n and row_all < rows:",
-            "        value = float32(0)",
+            "    row_all = u32(tile * 16 + row)",
+            "    if found != u32(0) and column < n and row_all < rows:",
+            "        value = f32(0)",
             "        for s_all in range(segments):",
-            f"            at = uint32((own * segments + uint32(s_all)) * {TILE} + row)",
-            f"            value = add_rn(value, sums[uint32(at * {8 * nt} + column)])",
-            "        group = uint32(uint32(tile * 16) // uint32(uint32(rows) // n_group))",
+            f"            at = u32((own * segments + u32(s_all)) * {TILE} + row)",
+            f"            value = add_rn(value, sums[u32(at * {8 * nt} + column)])",
+            "        group = u32(u32(tile * 16) // u32(u32(rows) // n_group))",
             *(["        " + scale] if name in PARTS else []),
-            "        at = int64(int64(column) * int64(rows) + int64(row_all))",
-            "        st_f32(int64(out) + at * 4, value)",
+            "        at = i64(i64(column) * i64(rows) + i64(row_all))",
+            "        st_f32(i64(out) + at * 4, value)",
         ]
         source += indented(tail, 1)
-    if spread:
-        source = source.replace(f"{_COMMON}, ", f"{_COMMON}, partial, ", 1)
     scope = names()
     function = compiled(title, source, scope)
     blocks = 1 if spread and nt == 2 else few_blocks(name, nt, tiled)
-    types = _COMMON_TYPES + ((U64,) if spread else ()) + _JOB_TYPES * JOBS
-    return kernel(*types, threads=THREADS, min_blocks=blocks, name=title, file=__file__)(function)
+    blocks_of = (PRODUCT, *((U64,) if spread else ()), *[JOB] * JOBS)
+    return kernel(*blocks_of, threads=THREADS, min_blocks=blocks, name=title, file=__file__)(
+        function
+    )
 
 
 def _many(name: str, tiled: bool) -> Kernel:
@@ -201,47 +201,49 @@ def _many(name: str, tiled: bool) -> Kernel:
     bps = SEGMENT // SIZES[name].block
     totals = [f"o{j}_{i}" for j in range(nt) for i in range(4)]
     body = [
-        "t_all = uint32(cuda.threadIdx.x)",
-        "lane, warp = t_all & uint32(31), t_all >> uint32(5)",
-        "g, t = uint32(lane >> uint32(2)), uint32(lane & uint32(3))",
+        "# Who this thread is.",
+        "t_all = u32(cuda.threadIdx.x)",
+        "lane, warp = t_all & u32(31), t_all >> u32(5)",
+        "g, t = u32(lane >> u32(2)), u32(lane & u32(3))",
         f"xquad = {quad}",
         *table_lines(name),
-        f"wanted = uint32(uint32(cuda.blockIdx.y) * {MANY_TILES} + (warp >> uint32(1)))",
+        f"wanted = u32(u32(cuda.blockIdx.y) * {MANY_TILES} + (warp >> u32(1)))",
         *_job_lines(),
-        f"start = uint32((uint32(cuda.blockIdx.x) * 2 + (warp & uint32(1))) * {width})",
-        "if found != uint32(0) and start < n:",
+        f"start = u32((u32(cuda.blockIdx.x) * 2 + (warp & u32(1))) * {width})",
+        "if found != u32(0) and start < n:",
     ]
     work = [
         *_column_lines(nt, "start"),
-        *[f"{o} = float32(0)" for o in totals],
-        "b = uint32(0)",
+        "# All segments in ascending order, each block by block.",
+        *[f"{o} = f32(0)" for o in totals],
+        "b = u32(0)",
         "while b < blocks:",
-        *[f"    {a} = float32(0)" for a in accumulators(name, nt)],
-        f"    last = uint32(min(uint32(b + {bps}), blocks))",
+        *[f"    {a} = f32(0)" for a in accumulators(name, nt)],
+        f"    last = u32(min(u32(b + {bps}), blocks))",
         "    while b < last:",
     ]
-    inner = [*row_lines(name, tiled), *BLOCKS[name](nt, tiled), "b = uint32(b + 1)"]
+    inner = [*row_lines(name, tiled), *BLOCKS[name](nt, tiled), "b = u32(b + 1)"]
     after = [
         f"    o{j}_{i} = add_rn(o{j}_{i}, {segment_value(name, j, i)})"
         for j in range(nt)
         for i in range(4)
     ]
-    store = []
+    store = ["# The results."]
     for j in range(nt):
         for i in range(4):
             value = _scaled_out(name, f"o{j}_{i}", j, i)
             store += [
-                f"row, column = uint32(tile * 16 + g + {8 * (i >> 1)}), "
-                f"uint32(start + {8 * j + (i & 1)} + 2 * t)",
+                f"row, column = u32(tile * 16 + g + {8 * (i >> 1)}), "
+                f"u32(start + {8 * j + (i & 1)} + 2 * t)",
                 "if row < rows and column < n:",
-                f"    st_f32(int64(out) + (int64(column) * int64(rows) + int64(row)) * 4, {value})",
+                f"    st_f32(i64(out) + (i64(column) * i64(rows) + i64(row)) * 4, {value})",
             ]
     source = _head(title) + indented(body, 1) + indented(work, 2) + indented(inner, 4)
     source += indented(after, 2) + indented(store, 2)
     function = compiled(title, source, names())
-    return kernel(
-        *_COMMON_TYPES, *_JOB_TYPES * JOBS, threads=THREADS, min_blocks=1, name=title, file=__file__
-    )(function)
+    return kernel(PRODUCT, *[JOB] * JOBS, threads=THREADS, min_blocks=1, name=title, file=__file__)(
+        function
+    )
 
 
 _FEW = {
@@ -304,6 +306,17 @@ def matmul_grouped(ctx: Context, out: DeviceArray, x: DeviceArray, w: Weight) ->
     ctx.wrote(out)
 
 
+def _described(jobs: list[tuple[DeviceArray, Weight]], block: ArgumentBlock) -> list[Any]:
+    """Fields of a launch's jobs that a block asks for; those of jobs that are not there are 0."""
+    found: list[Any] = []
+    for out, w in jobs:
+        fields = dict(
+            out=out.address, codes=w.codes, scales=w.scales, factors=w.factors, rows=w.rows
+        )
+        found += block(**{name: fields[name] for name in block.names})
+    return found + [0] * (len(block.names) * (JOBS - len(jobs)))
+
+
 def _run(
     ctx: Context, jobs: list[tuple[DeviceArray, Weight]], x: DeviceArray, n: int, n_group: int
 ) -> None:
@@ -325,17 +338,22 @@ def _run(
         codes, width, plane, dstep = rows.codes, 1, 0, rows.n_pad * 4
     segments = -(-cols // SEGMENT)
     row_bytes = w.file_bytes // (w.rows * w.n_expert)
-    common = (
-        codebook(ctx), codes.address, rows.scales.address, n, n_group, cols // block, segments,
-        row_bytes, row_bytes * block // cols, plane, width * cols * n_group, 4 * n_group, dstep,
-    )  # fmt: skip
-    described = []
-    for k in range(JOBS):
-        if k < len(jobs):
-            out, each = jobs[k]
-            described += [out.address, each.codes, each.scales, each.factors, each.rows]
-        else:
-            described += [0, 0, 0, 0, 0]
+    common = PRODUCT(
+        grid=codebook(ctx),
+        xq=codes.address,
+        dq=rows.scales.address,
+        n=n,
+        n_group=n_group,
+        blocks=cols // block,
+        segments=segments,
+        row_bytes=row_bytes,
+        block_bytes=row_bytes * block // cols,
+        plane=plane,
+        xcol=width * cols * n_group,
+        dcol=4 * n_group,
+        dstep=dstep,
+    )
+    described = _described(jobs, JOB)
     tiles = sum(-(-each.rows // TILE) for _, each in jobs)
     if n > PAD_FEW:
         body = _MANY[name, w.tiled]
@@ -347,11 +365,17 @@ def _run(
         partial = ctx.scratch("segment sums", (segments, 8 * nt, tiles * TILE))
         grid = (tiles, -(-segments // WARPS))
         ctx.launch(body, grid, *common, partial.address, *described)
-        outs = [v for k in range(JOBS) for v in (described[5 * k], described[5 * k + 4])]
-        ctx.launch(
-            mm_join, tiles, partial.address, rows.scales.address, int(name in PARTS), n, 8 * nt,
-            tiles, segments, n_group, *outs,
-        )  # fmt: skip
+        summed = SUMS(
+            partial=partial.address,
+            scales=rows.scales.address,
+            has_scales=int(name in PARTS),
+            n=n,
+            columns=8 * nt,
+            tiles=tiles,
+            segments=segments,
+            n_group=n_group,
+        )
+        ctx.launch(mm_join, tiles, *summed, *_described(jobs, JOIN_JOB))
     else:
         nt = 1 if n <= 8 else 2
         body = _FEW[name, w.tiled, nt, False]

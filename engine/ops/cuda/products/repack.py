@@ -6,9 +6,10 @@ of (row tiles, blocks of a row).
 
 from __future__ import annotations
 
-from numba import cuda, int32, uint16, uint32, uint64
+from numba import cuda
 
 from engine.ops.cuda.build.kernel import I32P, U8P, U16P, U32, Kernel, device, kernel
+from engine.ops.cuda.build.types import i32, u16, u32, u64
 
 THREADS = 256
 
@@ -20,10 +21,10 @@ def _coordinates(words):
 
     @device
     def place(blocks):
-        at = uint64(uint64(cuda.blockIdx.x) * uint64(THREADS) + uint64(cuda.threadIdx.x))
-        word = uint32(at % uint64(words))
-        rest = uint64(at // uint64(words))
-        return uint32(rest // uint64(blocks)), uint32(rest % uint64(blocks)), word
+        at = u64(u64(cuda.blockIdx.x) * u64(THREADS) + u64(cuda.threadIdx.x))
+        word = u32(at % u64(words))
+        rest = u64(at // u64(words))
+        return u32(rest // u64(blocks)), u32(rest % u64(blocks)), word
 
     return place
 
@@ -31,8 +32,8 @@ def _coordinates(words):
 @device
 def _half(raw, row, row_bytes, at):
     """Bits of a float16 that begins at byte `at` of a row."""
-    base = uint64(uint64(row) * uint64(row_bytes) + uint64(at))
-    return uint32(raw[base]) | uint32(uint32(raw[uint64(base + 1)]) << uint32(8))
+    base = u64(u64(row) * u64(row_bytes) + u64(at))
+    return u32(raw[base]) | u32(u32(raw[u64(base + 1)]) << u32(8))
 
 
 _place_q8 = _coordinates(136)
@@ -48,28 +49,30 @@ def tile_q8_0(codes, scales, factors, raw, rows, blocks, row_bytes, tiles):
     """128 words of codes, 8 of scales."""
     tile, block, word = _place_q8(blocks)
     if tile < tiles:
-        place = uint64(uint64(tile) * uint64(blocks) + uint64(block))
-        value = int32(0)
-        if word < uint32(128):
-            lane, r = uint32(word >> uint32(2)), uint32(word & uint32(3))
-            row = uint32(tile * 16 + (lane >> uint32(2)) + (r & uint32(1)) * 8)
-            k = uint32((lane & uint32(3)) * 8 + (r >> uint32(1)) * 4)
+        place = u64(u64(tile) * u64(blocks) + u64(block))
+        value = i32(0)
+        if word < u32(128):
+            # A word of codes.
+            lane, r = u32(word >> u32(2)), u32(word & u32(3))
+            row = u32(tile * 16 + (lane >> u32(2)) + (r & u32(1)) * 8)
+            k = u32((lane & u32(3)) * 8 + (r >> u32(1)) * 4)
             if row < rows:
-                source = uint64(uint64(row) * uint64(row_bytes) + uint64(block * 34 + 2 + k))
+                source = u64(u64(row) * u64(row_bytes) + u64(block * 34 + 2 + k))
                 for i in range(4):
-                    byte = int32(raw[uint64(source + uint64(i))])
-                    value = int32(value | int32(byte << int32(8 * i)))
-            codes[uint64(place * uint64(128) + uint64(word))] = value
+                    byte = i32(raw[u64(source + u64(i))])
+                    value = i32(value | i32(byte << i32(8 * i)))
+            codes[u64(place * u64(128) + u64(word))] = value
         else:
-            first = uint32((word - uint32(128)) * 2)
+            # Two scales of two bytes.
+            first = u32((word - u32(128)) * 2)
             for i in range(2):
-                row = uint32(tile * 16 + first + uint32(i))
+                row = u32(tile * 16 + first + u32(i))
                 for j in range(2):
-                    byte = uint32(0)
+                    byte = u32(0)
                     if row < rows:
-                        source = uint64(uint64(row) * uint64(row_bytes) + uint64(block * 34 + j))
-                        byte = uint32(raw[source])
-                    scales[uint64(place * uint64(32) + uint64((first + i) * 2 + j))] = byte
+                        source = u64(u64(row) * u64(row_bytes) + u64(block * 34 + j))
+                        byte = u32(raw[source])
+                    scales[u64(place * u64(32) + u64((first + i) * 2 + j))] = byte
 
 
 @kernel(*_ARGS, threads=THREADS)
@@ -77,28 +80,30 @@ def tile_mxfp4(codes, scales, factors, raw, rows, blocks, row_bytes, tiles):
     """64 words of codes, 4 of scales."""
     tile, block, word = _place_mx(blocks)
     if tile < tiles:
-        place = uint64(uint64(tile) * uint64(blocks) + uint64(block))
-        if word < uint32(64):
-            lane, r = uint32(word >> uint32(1)), uint32(word & uint32(1))
-            row = uint32(tile * 16 + (lane >> uint32(2)) + r * 8)
-            k = uint32((lane & uint32(3)) * 8)
-            value = int32(0)
+        place = u64(u64(tile) * u64(blocks) + u64(block))
+        if word < u32(64):
+            # A word of codes.
+            lane, r = u32(word >> u32(1)), u32(word & u32(1))
+            row = u32(tile * 16 + (lane >> u32(2)) + r * 8)
+            k = u32((lane & u32(3)) * 8)
+            value = i32(0)
             if row < rows:
-                source = uint64(uint64(row) * uint64(row_bytes) + uint64(block * 17 + 1))
+                source = u64(u64(row) * u64(row_bytes) + u64(block * 17 + 1))
                 for i in range(8):
-                    at = uint32(k + uint32(i))
-                    byte = int32(raw[uint64(source + uint64(at & uint32(15)))])
-                    code = int32(int32(byte >> int32(4 * int32(at >> uint32(4)))) & int32(15))
-                    value = int32(value | int32(code << int32(4 * i)))
-            codes[uint64(place * uint64(64) + uint64(word))] = value
+                    at = u32(k + u32(i))
+                    byte = i32(raw[u64(source + u64(at & u32(15)))])
+                    code = i32(i32(byte >> i32(4 * i32(at >> u32(4)))) & i32(15))
+                    value = i32(value | i32(code << i32(4 * i)))
+            codes[u64(place * u64(64) + u64(word))] = value
         else:
-            first = uint32((word - uint32(64)) * 4)
+            # Four scales.
+            first = u32((word - u32(64)) * 4)
             for i in range(4):
-                row = uint32(tile * 16 + first + uint32(i))
-                byte = uint32(0)
+                row = u32(tile * 16 + first + u32(i))
+                byte = u32(0)
                 if row < rows:
-                    byte = uint32(raw[uint64(uint64(row) * uint64(row_bytes) + uint64(block * 17))])
-                scales[uint64(place * uint64(16) + uint64(first + uint32(i)))] = byte
+                    byte = u32(raw[u64(u64(row) * u64(row_bytes) + u64(block * 17))])
+                scales[u64(place * u64(16) + u64(first + u32(i)))] = byte
 
 
 @kernel(*_ARGS, threads=THREADS)
@@ -106,46 +111,49 @@ def tile_q4_k(codes, scales, factors, raw, rows, blocks, row_bytes, tiles):
     """512 words of codes, 64 of scales, 16 of factors."""
     tile, block, word = _place_q4(blocks)
     if tile < tiles:
-        place = uint64(uint64(tile) * uint64(blocks) + uint64(block))
-        if word < uint32(512):
-            unit, lane = uint32(word >> uint32(6)), uint32((word >> uint32(1)) & uint32(31))
-            row = uint32(tile * 16 + (lane >> uint32(2)) + (word & uint32(1)) * 8)
-            value = int32(0)
+        place = u64(u64(tile) * u64(blocks) + u64(block))
+        if word < u32(512):
+            # A word of codes.
+            unit, lane = u32(word >> u32(6)), u32((word >> u32(1)) & u32(31))
+            row = u32(tile * 16 + (lane >> u32(2)) + (word & u32(1)) * 8)
+            value = i32(0)
             if row < rows:
-                source = uint64(uint64(row) * uint64(row_bytes) + uint64(block * 144 + 16))
-                source = uint64(source + uint64((unit >> uint32(1)) * 32 + (lane & uint32(3)) * 8))
+                source = u64(u64(row) * u64(row_bytes) + u64(block * 144 + 16))
+                source = u64(source + u64((unit >> u32(1)) * 32 + (lane & u32(3)) * 8))
                 for i in range(8):
-                    byte = int32(raw[uint64(source + uint64(i))])
-                    code = int32(int32(byte >> int32(4 * int32(unit & uint32(1)))) & int32(15))
-                    value = int32(value | int32(code << int32(8 * (i & 3) + 4 * (i >> 2))))
-            codes[uint64(place * uint64(512) + uint64(word))] = value
-        elif word < uint32(576):
-            w = uint32(word - uint32(512))
-            row = uint32(tile * 16 + (w >> uint32(2)))
+                    byte = i32(raw[u64(source + u64(i))])
+                    code = i32(i32(byte >> i32(4 * i32(unit & u32(1)))) & i32(15))
+                    value = i32(value | i32(code << i32(8 * (i & 3) + 4 * (i >> 2))))
+            codes[u64(place * u64(512) + u64(word))] = value
+        elif word < u32(576):
+            # Four bytes of scales and minima.
+            w = u32(word - u32(512))
+            row = u32(tile * 16 + (w >> u32(2)))
             for i in range(4):
-                j = uint32((w & uint32(3)) * 4 + uint32(i))  # 0..7 scales, 8..15 minima
-                value = uint32(0)
+                j = u32((w & u32(3)) * 4 + u32(i))  # 0..7 scales, 8..15 minima
+                value = u32(0)
                 if row < rows:
-                    base = uint64(uint64(row) * uint64(row_bytes) + uint64(block * 144 + 4))
-                    sub = uint32(j & uint32(3))
-                    least = uint32((j >> uint32(3)) & uint32(1))
-                    if j & uint32(4) == uint32(0):
-                        value = uint32(raw[uint64(base + uint64(sub + least * 4))]) & uint32(63)
+                    base = u64(u64(row) * u64(row_bytes) + u64(block * 144 + 4))
+                    sub = u32(j & u32(3))
+                    least = u32((j >> u32(3)) & u32(1))
+                    if j & u32(4) == u32(0):
+                        value = u32(raw[u64(base + u64(sub + least * 4))]) & u32(63)
                     else:
-                        low = uint32(raw[uint64(base + uint64(8 + sub))])
-                        high = uint32(raw[uint64(base + uint64(sub + least * 4))])
-                        value = uint32((low >> uint32(least * 4)) & uint32(15))
-                        value = uint32(value | uint32((high >> uint32(6)) << uint32(4)))
-                at = uint64(place * uint64(256) + uint64((w >> uint32(2)) * 16 + j))
+                        low = u32(raw[u64(base + u64(8 + sub))])
+                        high = u32(raw[u64(base + u64(sub + least * 4))])
+                        value = u32((low >> u32(least * 4)) & u32(15))
+                        value = u32(value | u32((high >> u32(6)) << u32(4)))
+                at = u64(place * u64(256) + u64((w >> u32(2)) * 16 + j))
                 scales[at] = value
         else:
-            w = uint32(word - uint32(576))
-            row = uint32(tile * 16 + w)
+            # The scale and the minimum of a row's block.
+            w = u32(word - u32(576))
+            row = u32(tile * 16 + w)
             for i in range(2):
-                value = uint32(0)
+                value = u32(0)
                 if row < rows:
                     value = _half(raw, row, row_bytes, block * 144 + 2 * i)
-                factors[uint64(place * uint64(32) + uint64(w * 2 + i))] = uint16(value)
+                factors[u64(place * u64(32) + u64(w * 2 + i))] = u16(value)
 
 
 @kernel(*_ARGS, threads=THREADS)
@@ -153,43 +161,44 @@ def tile_q2_k(codes, scales, factors, raw, rows, blocks, row_bytes, tiles):
     """256 words of codes, 64 of scales, 16 of factors."""
     tile, block, word = _place_q2(blocks)
     if tile < tiles:
-        place = uint64(uint64(tile) * uint64(blocks) + uint64(block))
-        if word < uint32(256):
-            lane, unit = uint32(word >> uint32(3)), uint32(word & uint32(7))
-            value = int32(0)
+        place = u64(u64(tile) * u64(blocks) + u64(block))
+        if word < u32(256):
+            # A word of codes.
+            lane, unit = u32(word >> u32(3)), u32(word & u32(7))
+            value = i32(0)
             for r in range(4):
-                row = uint32(tile * 16 + (lane >> uint32(2)) + uint32(r & 1) * 8)
+                row = u32(tile * 16 + (lane >> u32(2)) + u32(r & 1) * 8)
                 if row < rows:
-                    base = uint64(uint64(row) * uint64(row_bytes) + uint64(block * 84 + 16))
+                    base = u64(u64(row) * u64(row_bytes) + u64(block * 84 + 16))
                     for b in range(4):
-                        k = uint32(unit * 32 + (lane & uint32(3)) * 8 + uint32(r >> 1) * 4 + b)
-                        inside = uint32(k & uint32(127))
-                        at = uint32((k >> uint32(7)) * 32 + (inside & uint32(31)))
-                        byte = int32(raw[uint64(base + uint64(at))])
-                        code = int32(
-                            int32(byte >> int32(2 * int32(inside >> uint32(5)))) & int32(3)
-                        )
-                        value = int32(value | int32(code << int32(8 * b + 2 * r)))
-            codes[uint64(place * uint64(256) + uint64(word))] = value
-        elif word < uint32(320):
-            w = uint32(word - uint32(256))
-            row = uint32(tile * 16 + (w >> uint32(2)))
+                        k = u32(unit * 32 + (lane & u32(3)) * 8 + u32(r >> 1) * 4 + b)
+                        inside = u32(k & u32(127))
+                        at = u32((k >> u32(7)) * 32 + (inside & u32(31)))
+                        byte = i32(raw[u64(base + u64(at))])
+                        code = i32(i32(byte >> i32(2 * i32(inside >> u32(5)))) & i32(3))
+                        value = i32(value | i32(code << i32(8 * b + 2 * r)))
+            codes[u64(place * u64(256) + u64(word))] = value
+        elif word < u32(320):
+            # Four bytes of scales and minima.
+            w = u32(word - u32(256))
+            row = u32(tile * 16 + (w >> u32(2)))
             for i in range(4):
-                j = uint32((w & uint32(3)) * 4 + uint32(i))  # half * 8 + unit
-                value = uint32(0)
+                j = u32((w & u32(3)) * 4 + u32(i))  # half * 8 + unit
+                value = u32(0)
                 if row < rows:
-                    base = uint64(uint64(row) * uint64(row_bytes) + uint64(block * 84))
-                    sub = uint32((j & uint32(7)) * 2 + (j >> uint32(3)))
-                    value = uint32(raw[uint64(base + uint64(sub))])
-                scales[uint64(place * uint64(256) + uint64((w >> uint32(2)) * 16 + j))] = value
+                    base = u64(u64(row) * u64(row_bytes) + u64(block * 84))
+                    sub = u32((j & u32(7)) * 2 + (j >> u32(3)))
+                    value = u32(raw[u64(base + u64(sub))])
+                scales[u64(place * u64(256) + u64((w >> u32(2)) * 16 + j))] = value
         else:
-            w = uint32(word - uint32(320))
-            row = uint32(tile * 16 + w)
+            # The scale and the minimum of a row's block.
+            w = u32(word - u32(320))
+            row = u32(tile * 16 + w)
             for i in range(2):
-                value = uint32(0)
+                value = u32(0)
                 if row < rows:
                     value = _half(raw, row, row_bytes, block * 84 + 80 + 2 * i)
-                factors[uint64(place * uint64(32) + uint64(w * 2 + i))] = uint16(value)
+                factors[u64(place * u64(32) + u64(w * 2 + i))] = u16(value)
 
 
 @kernel(*_ARGS, threads=THREADS)
@@ -197,42 +206,44 @@ def tile_iq2_xxs(codes, scales, factors, raw, rows, blocks, row_bytes, tiles):
     """256 words of codes, 8 of factors."""
     tile, block, word = _place_iq(blocks)
     if tile < tiles:
-        place = uint64(uint64(tile) * uint64(blocks) + uint64(block))
-        if word < uint32(256):
+        place = u64(u64(tile) * u64(blocks) + u64(block))
+        if word < u32(256):
+            # A word of codes.
             lane, t = (
-                uint32((word >> uint32(2)) & uint32(31)),
-                uint32((word >> uint32(2)) & uint32(3)),
+                u32((word >> u32(2)) & u32(31)),
+                u32((word >> u32(2)) & u32(3)),
             )
-            pair = uint32((word >> uint32(7)) * 2 + ((word >> uint32(1)) & uint32(1)))
-            value = int32(0)
+            pair = u32((word >> u32(7)) * 2 + ((word >> u32(1)) & u32(1)))
+            value = i32(0)
             for k in range(4):
-                unit = uint32(pair * 2 + uint32(k >> 1))
-                row = uint32(tile * 16 + (lane >> uint32(2)) + uint32(k & 1) * 8)
+                unit = u32(pair * 2 + u32(k >> 1))
+                row = u32(tile * 16 + (lane >> u32(2)) + u32(k & 1) * 8)
                 if row < rows:
-                    source = uint64(uint64(row) * uint64(row_bytes))
-                    source = uint64(source + uint64(block * 66 + 2 + unit * 8))
-                    if word & uint32(1) == uint32(0):
-                        byte = int32(raw[uint64(source + uint64(t))])
-                        value = int32(value | int32(byte << int32(8 * k)))
+                    source = u64(u64(row) * u64(row_bytes))
+                    source = u64(source + u64(block * 66 + 2 + unit * 8))
+                    if word & u32(1) == u32(0):
+                        byte = i32(raw[u64(source + u64(t))])
+                        value = i32(value | i32(byte << i32(8 * k)))
                     else:
-                        signs = int32(0)
+                        signs = i32(0)
                         for i in range(4):
-                            byte = int32(raw[uint64(source + uint64(4 + i))])
-                            signs = int32(signs | int32(byte << int32(8 * i)))
+                            byte = i32(raw[u64(source + u64(4 + i))])
+                            signs = i32(signs | i32(byte << i32(8 * i)))
                         for i in range(7):
-                            bit = int32(int32(signs >> int32(7 * int32(t) + i)) & int32(1))
-                            value = int32(value | int32(bit << int32(4 * i + k)))
-                        if uint32(k) == t:
-                            value = int32(value | int32(signs & int32(-0x10000000)))
-            codes[uint64(place * uint64(256) + uint64(word))] = value
+                            bit = i32(i32(signs >> i32(7 * i32(t) + i)) & i32(1))
+                            value = i32(value | i32(bit << i32(4 * i + k)))
+                        if u32(k) == t:
+                            value = i32(value | i32(signs & i32(-0x10000000)))
+            codes[u64(place * u64(256) + u64(word))] = value
         else:
-            w = uint32((word - uint32(256)) * 2)
+            # The scales of two rows' blocks.
+            w = u32((word - u32(256)) * 2)
             for i in range(2):
-                row = uint32(tile * 16 + w + uint32(i))
-                value = uint32(0)
+                row = u32(tile * 16 + w + u32(i))
+                value = u32(0)
                 if row < rows:
                     value = _half(raw, row, row_bytes, block * 66)
-                factors[uint64(place * uint64(16) + uint64(w + uint32(i)))] = uint16(value)
+                factors[u64(place * u64(16) + u64(w + u32(i)))] = u16(value)
 
 
 @kernel(*_ARGS, threads=THREADS)
@@ -240,18 +251,18 @@ def tile_16bit(codes, scales, factors, raw, rows, blocks, row_bytes, tiles):
     """256 words of codes; columns past the row's end are zero."""
     tile, block, word = _place_16(blocks)
     if tile < tiles:
-        place = uint64(uint64(tile) * uint64(blocks) + uint64(block))
-        lane, w = uint32(word >> uint32(3)), uint32(word & uint32(7))
-        row = uint32(tile * 16 + (lane >> uint32(2)) + (w >> uint32(2)) * 8)
-        k = uint32(block * 32 + (lane & uint32(3)) * 8 + (w & uint32(3)) * 2)
-        value = int32(0)
+        place = u64(u64(tile) * u64(blocks) + u64(block))
+        lane, w = u32(word >> u32(3)), u32(word & u32(7))
+        row = u32(tile * 16 + (lane >> u32(2)) + (w >> u32(2)) * 8)
+        k = u32(block * 32 + (lane & u32(3)) * 8 + (w & u32(3)) * 2)
+        value = i32(0)
         if row < rows and k * 2 < row_bytes:
-            source = uint64(uint64(row) * uint64(row_bytes) + uint64(k * 2))
+            source = u64(u64(row) * u64(row_bytes) + u64(k * 2))
             for i in range(4):
-                if k * 2 + uint32(i) < row_bytes:
-                    byte = int32(raw[uint64(source + uint64(i))])
-                    value = int32(value | int32(byte << int32(8 * i)))
-        codes[uint64(place * uint64(256) + uint64(word))] = value
+                if k * 2 + u32(i) < row_bytes:
+                    byte = i32(raw[u64(source + u64(i))])
+                    value = i32(value | i32(byte << i32(8 * i)))
+        codes[u64(place * u64(256) + u64(word))] = value
 
 
 REPACK: dict[str, tuple[Kernel, int]] = {

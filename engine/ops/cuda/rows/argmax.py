@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import cuda, float32, int32, uint32
+from numba import cuda
 
 from engine.errors import NonFiniteError
 from engine.ops.cuda.build.kernel import F32P, I32P, U32, device, kernel
 from engine.ops.cuda.build.ptx import redux_max, shfl_xor_f32, shfl_xor_i32
+from engine.ops.cuda.build.types import f32, i32, u32
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
 
 THREADS = 256
 PIECE = 2048  # values of a block of the first pass
-INFINITY = float32(math.inf)
-NOBODY = int32(0x7FFFFFFF)  # id of no candidate: it loses every tie
+INFINITY = f32(math.inf)
+NOBODY = i32(0x7FFFFFFF)  # id of no candidate: it loses every tie
 
 
 @device
@@ -42,38 +43,39 @@ def _lanes(value, at, bad, values, ids, bads, n_warps):
         if _better(value, at, other, other_at):
             value, at = other, other_at
     bad = redux_max(bad)
-    t = uint32(cuda.threadIdx.x)
-    if t & uint32(31) == uint32(0):
-        values[t >> uint32(5)] = value
-        ids[t >> uint32(5)] = at
-        bads[t >> uint32(5)] = bad
+    t = u32(cuda.threadIdx.x)
+    if t & u32(31) == u32(0):
+        values[t >> u32(5)] = value
+        ids[t >> u32(5)] = at
+        bads[t >> u32(5)] = bad
     cuda.syncthreads()
     for w in range(1, n_warps):
         if _better(value, at, values[w], ids[w]):
             value, at = values[w], ids[w]
-        bad = int32(bad | bads[w])
+        bad = i32(bad | bads[w])
     return value, at, bad
 
 
 @kernel(F32P, I32P, I32P, F32P, I32P, U32, U32, threads=THREADS)
 def argmax_pieces(part_value, part_id, part_bad, logits, banned, n_banned, d):
     """Grid (pieces, rows): best candidate of PIECE values of a row."""
-    values = cuda.shared.array(32, float32)
-    ids = cuda.shared.array(32, int32)
-    bads = cuda.shared.array(32, int32)
-    row = uint32(uint32(cuda.blockIdx.y) * d)
-    begin = int32(cuda.blockIdx.x * PIECE)
-    stop = int32(min(begin + PIECE, int32(d)))
-    value, at, bad = -INFINITY, NOBODY, int32(0)
+    values = cuda.shared.array(32, f32)
+    ids = cuda.shared.array(32, i32)
+    bads = cuda.shared.array(32, i32)
+    row = u32(u32(cuda.blockIdx.y) * d)
+    begin = i32(cuda.blockIdx.x * PIECE)
+    stop = i32(min(begin + PIECE, i32(d)))
+    # A thread's best, then the block's.
+    value, at, bad = -INFINITY, NOBODY, i32(0)
     for j in range(begin + cuda.threadIdx.x, stop, THREADS):
-        v = logits[uint32(row + uint32(j))]
+        v = logits[u32(row + u32(j))]
         if not abs(v) < INFINITY:
-            bad = int32(1)
-        elif v > value and not _is_banned(int32(j), banned, n_banned):
-            value, at = v, int32(j)
+            bad = i32(1)
+        elif v > value and not _is_banned(i32(j), banned, n_banned):
+            value, at = v, i32(j)
     value, at, bad = _lanes(value, at, bad, values, ids, bads, THREADS // 32)
     if cuda.threadIdx.x == 0:
-        k = uint32(cuda.blockIdx.y * cuda.gridDim.x + cuda.blockIdx.x)
+        k = u32(cuda.blockIdx.y * cuda.gridDim.x + cuda.blockIdx.x)
         part_value[k] = value
         part_id[k] = at
         part_bad[k] = bad
@@ -82,16 +84,16 @@ def argmax_pieces(part_value, part_id, part_bad, logits, banned, n_banned, d):
 @kernel(I32P, I32P, F32P, I32P, I32P, U32, threads=THREADS)
 def argmax_join(out_ids, out_flags, part_value, part_id, part_bad, pieces):
     """One block per row: best of the pieces."""
-    values = cuda.shared.array(32, float32)
-    ids = cuda.shared.array(32, int32)
-    bads = cuda.shared.array(32, int32)
-    row = uint32(uint32(cuda.blockIdx.x) * pieces)
-    value, at, bad = -INFINITY, NOBODY, int32(0)
-    for k in range(uint32(cuda.threadIdx.x), pieces, THREADS):
-        i = uint32(row + k)
+    values = cuda.shared.array(32, f32)
+    ids = cuda.shared.array(32, i32)
+    bads = cuda.shared.array(32, i32)
+    row = u32(u32(cuda.blockIdx.x) * pieces)
+    value, at, bad = -INFINITY, NOBODY, i32(0)
+    for k in range(u32(cuda.threadIdx.x), pieces, THREADS):
+        i = u32(row + k)
         if _better(value, at, part_value[i], part_id[i]):
             value, at = part_value[i], part_id[i]
-        bad = int32(bad | part_bad[i])
+        bad = i32(bad | part_bad[i])
     value, at, bad = _lanes(value, at, bad, values, ids, bads, THREADS // 32)
     if cuda.threadIdx.x == 0:
         out_ids[cuda.blockIdx.x] = at

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
-from numba import cuda, float32, int32, uint32
+from numba import cuda
 
 from engine.ops.cuda.build.kernel import F32P, I32P, U32, device, kernel
 from engine.ops.cuda.build.ptx import add_rn, fma_rn, sub_rn
 from engine.ops.cuda.build.scalar import exp
+from engine.ops.cuda.build.types import f32, i32, u32
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
 from engine.ops.cuda.rows.kv import store_rows
@@ -16,16 +17,16 @@ from engine.ops.operands import Windows
 
 GROUPS = 8  # warps of a block: each takes an eighth of a window's candidates
 LANES = 32  # dims of a block
-LOWEST = float32(-math.inf)
+LOWEST = f32(-math.inf)
 
 
 @device
 def _score(ring_score, score, ape, position, pos0, column, ratio, rows, width):
     """Score of a candidate position, ape included (ring rows include it)."""
     if position < pos0:
-        return ring_score[uint32(uint32(uint32(position) % rows) * width + column)]
-    bias = ape[uint32(uint32(uint32(position) % ratio) * width + column)]
-    return add_rn(score[uint32(uint32(position - pos0) * width + column)], bias)
+        return ring_score[u32(u32(u32(position) % rows) * width + column)]
+    bias = ape[u32(u32(u32(position) % ratio) * width + column)]
+    return add_rn(score[u32(u32(position - pos0) * width + column)], bias)
 
 
 @kernel(
@@ -49,68 +50,72 @@ def compressor_windows(
     pooled, ring_kv, ring_score, kv, score, ape, pos, n, ratio, rows, d, width, n_pool, kept
 ):
     """Blocks x < n_pool pool a window each; the others write row kept + x - n_pool to the rings."""
-    tops = cuda.shared.array((GROUPS, LANES), float32)
-    totals = cuda.shared.array((GROUPS, LANES), float32)
-    values = cuda.shared.array((GROUPS, LANES), float32)
-    x = uint32(cuda.blockIdx.x)
-    t = uint32(cuda.threadIdx.x)
-    pos0 = int32(pos[0])
+    tops = cuda.shared.array((GROUPS, LANES), f32)
+    totals = cuda.shared.array((GROUPS, LANES), f32)
+    values = cuda.shared.array((GROUPS, LANES), f32)
+    x = u32(cuda.blockIdx.x)
+    t = u32(cuda.threadIdx.x)
+    pos0 = i32(pos[0])
     if x < n_pool:
-        first = uint32(uint32(pos0) // ratio)
-        if x < uint32(uint32(uint32(pos0) + n) // ratio) - first:
-            lane, group = t & uint32(31), t >> uint32(5)
-            dim = uint32(uint32(cuda.blockIdx.y) * uint32(LANES) + lane)
-            start = int32((first + x) * ratio)
+        # A window that ends in the call: which candidates it has, and which of them this warp.
+        first = u32(u32(pos0) // ratio)
+        if x < u32(u32(u32(pos0) + n) // ratio) - first:
+            lane, group = t & u32(31), t >> u32(5)
+            dim = u32(u32(cuda.blockIdx.y) * u32(LANES) + lane)
+            start = i32((first + x) * ratio)
             # The window before gives its first half; a window at position 0 has none before it.
-            double = uint32(ratio == uint32(4))
-            count = uint32(ratio << double)
-            begin = int32(start - int32(count - ratio))
-            each = uint32((count + uint32(GROUPS - 1)) // uint32(GROUPS))
-            low = uint32(group * each)
-            high = uint32(min(low + each, count)) if dim < d else uint32(0)
+            double = u32(ratio == u32(4))
+            count = u32(ratio << double)
+            begin = i32(start - i32(count - ratio))
+            each = u32((count + u32(GROUPS - 1)) // u32(GROUPS))
+            low = u32(group * each)
+            high = u32(min(low + each, count)) if dim < d else u32(0)
+            # The greatest score of the warp's candidates, then of all.
             top = LOWEST
             for m in range(low, high):
-                position = int32(begin + m)
+                position = i32(begin + m)
                 if position >= 0:
-                    column = dim if position < start else uint32(width - d + dim)
+                    column = dim if position < start else u32(width - d + dim)
                     s = _score(ring_score, score, ape, position, pos0, column, ratio, rows, width)
                     top = s if s > top else top
             tops[group, lane] = top
             cuda.syncthreads()
             for g in range(GROUPS):
                 top = tops[g, lane] if tops[g, lane] > top else top
-            total = float32(0)
-            value = float32(0)
+            # Weights and weighted values of the warp's candidates, then of all.
+            total = f32(0)
+            value = f32(0)
             for m in range(low, high):
-                position = int32(begin + m)
+                position = i32(begin + m)
                 if position >= 0:
-                    column = dim if position < start else uint32(width - d + dim)
+                    column = dim if position < start else u32(width - d + dim)
                     s = _score(ring_score, score, ape, position, pos0, column, ratio, rows, width)
                     e = exp(sub_rn(s, top))
                     total = add_rn(total, e)
                     if position < pos0:
-                        v = ring_kv[uint32(uint32(uint32(position) % rows) * width + column)]
+                        v = ring_kv[u32(u32(u32(position) % rows) * width + column)]
                     else:
-                        v = kv[uint32(uint32(position - pos0) * width + column)]
+                        v = kv[u32(u32(position - pos0) * width + column)]
                     value = fma_rn(e, v, value)
             totals[group, lane] = total
             values[group, lane] = value
             cuda.syncthreads()
-            if group == uint32(0) and dim < d:
+            if group == u32(0) and dim < d:
                 for g in range(1, GROUPS):
                     total = add_rn(total, totals[g, lane])
                     value = add_rn(value, values[g, lane])
-                pooled[uint32(x * d + dim)] = value / total
+                pooled[u32(x * d + dim)] = value / total
     else:
-        i = uint32(kept + x - n_pool)
-        position = uint32(uint32(pos0) + i)
-        wide = uint32(width // d * uint32(LANES))
-        j = uint32(uint32(cuda.blockIdx.y) * wide + t)
+        # A row of the call is remembered, its score with ape added.
+        i = u32(kept + x - n_pool)
+        position = u32(u32(pos0) + i)
+        wide = u32(width // d * u32(LANES))
+        j = u32(u32(cuda.blockIdx.y) * wide + t)
         if t < wide and j < width:
-            at = uint32(uint32(position % rows) * width + j)
-            ring_kv[at] = kv[uint32(i * width + j)]
-            bias = ape[uint32(uint32(position % ratio) * width + j)]
-            ring_score[at] = add_rn(score[uint32(i * width + j)], bias)
+            at = u32(u32(position % rows) * width + j)
+            ring_kv[at] = kv[u32(i * width + j)]
+            bias = ape[u32(u32(position % ratio) * width + j)]
+            ring_score[at] = add_rn(score[u32(i * width + j)], bias)
 
 
 def compressor_pool(

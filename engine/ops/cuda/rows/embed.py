@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import cuda, float32, int32, int64, uint32
+from numba import cuda
 
 from engine.ops.cuda.build.kernel import F32P, I32P, I64P, U32, U64, Kernel, device, kernel
 from engine.ops.cuda.build.ptx import (
@@ -19,6 +19,7 @@ from engine.ops.cuda.build.ptx import (
     sub_rn,
     unpack_f16,
 )
+from engine.ops.cuda.build.types import f32, i32, i64, u32
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
 from engine.ops.cuda.products.decode_bits import e8m0, raw_q4_k
@@ -47,66 +48,66 @@ def _bf16(at, k, grid):
 
 @device
 def _signed_byte(x):
-    return int32(int32(x << uint32(24)) >> int32(24))
+    return i32(i32(x << u32(24)) >> i32(24))
 
 
 @device
 def _q8_0(at, k, grid):
-    code = _signed_byte(ld_nc_u8(int64(at + 2 + int64(k))))
+    code = _signed_byte(ld_nc_u8(i64(at + 2 + i64(k))))
     return mul_rn(h2f(ld_nc_u16(at)), i2f(code))
 
 
 @device
 def _mxfp4(at, k, grid):
-    byte = ld_nc_u8(int64(at + 1 + int64(k & uint32(15))))
-    code = uint32(uint32(byte >> uint32((k >> uint32(4)) * 4)) & uint32(15))
-    size = int32(code & uint32(7))
+    byte = ld_nc_u8(i64(at + 1 + i64(k & u32(15))))
+    code = u32(u32(byte >> u32((k >> u32(4)) * 4)) & u32(15))
+    size = i32(code & u32(7))
     # 0 1 2 3 4 6 8 12: steps of 1, then of 2, then of 4
-    size = size if size < int32(5) else (int32(2 * size - 4) if size < int32(7) else int32(12))
-    value = int32(-size) if code > uint32(7) else size
+    size = size if size < i32(5) else (i32(2 * size - 4) if size < i32(7) else i32(12))
+    value = i32(-size) if code > u32(7) else size
     return mul_rn(e8m0(ld_nc_u8(at)), i2f(value))
 
 
 @device
 def _q4_k(at, k, grid):
     f, s_low, s_high, m_low, m_high = raw_q4_k(at)
-    unit = uint32(k >> uint32(5))
-    shift = int32(8 * int32(unit & uint32(3)))
-    s = int32(int32((s_low if unit < uint32(4) else s_high) >> shift) & int32(255))
-    m = int32(int32((m_low if unit < uint32(4) else m_high) >> shift) & int32(255))
-    byte = ld_nc_u8(int64(at + 16 + int64((unit >> uint32(1)) * 32 + (k & uint32(31)))))
-    code = int32(uint32(byte >> uint32((unit & uint32(1)) * 4)) & uint32(15))
+    unit = u32(k >> u32(5))
+    shift = i32(8 * i32(unit & u32(3)))
+    s = i32(i32((s_low if unit < u32(4) else s_high) >> shift) & i32(255))
+    m = i32(i32((m_low if unit < u32(4) else m_high) >> shift) & i32(255))
+    byte = ld_nc_u8(i64(at + 16 + i64((unit >> u32(1)) * 32 + (k & u32(31)))))
+    code = i32(u32(byte >> u32((unit & u32(1)) * 4)) & u32(15))
     d, least = unpack_f16(f)
     return sub_rn(mul_rn(mul_rn(d, i2f(s)), i2f(code)), mul_rn(least, i2f(m)))
 
 
 @device
 def _q2_k(at, k, grid):
-    inside = uint32(k & uint32(127))
-    place = uint32((k >> uint32(7)) * 32 + (inside & uint32(31)))
-    byte = ld_nc_u8(int64(at + 16 + int64(place)))
-    code = int32(uint32(byte >> uint32((inside >> uint32(5)) * 2)) & uint32(3))
-    scale = ld_nc_u8(int64(at + int64(k >> uint32(4))))
-    d = h2f(ld_nc_u16(int64(at + 80)))
-    least = h2f(ld_nc_u16(int64(at + 82)))
-    first = mul_rn(mul_rn(d, i2f(int32(scale & uint32(15)))), i2f(code))
-    return sub_rn(first, mul_rn(least, i2f(int32(scale >> uint32(4)))))
+    inside = u32(k & u32(127))
+    place = u32((k >> u32(7)) * 32 + (inside & u32(31)))
+    byte = ld_nc_u8(i64(at + 16 + i64(place)))
+    code = i32(u32(byte >> u32((inside >> u32(5)) * 2)) & u32(3))
+    scale = ld_nc_u8(i64(at + i64(k >> u32(4))))
+    d = h2f(ld_nc_u16(i64(at + 80)))
+    least = h2f(ld_nc_u16(i64(at + 82)))
+    first = mul_rn(mul_rn(d, i2f(i32(scale & u32(15)))), i2f(code))
+    return sub_rn(first, mul_rn(least, i2f(i32(scale >> u32(4)))))
 
 
 @device
 def _iq2_xxs(at, k, grid):
-    base = int64(at + 2 + int64((k >> uint32(5)) * 8))
-    group = uint32((k >> uint32(3)) & uint32(3))
-    row = ld_nc_u8(int64(base + int64(group)))
-    low = uint32(ld_nc_u16(int64(base + 4)))
-    word = uint32(low | uint32(uint32(ld_nc_u16(int64(base + 6))) << uint32(16)))
-    pattern = uint32(uint32(word >> uint32(group * 7)) & uint32(127))
-    pattern = uint32(pattern | uint32(uint32(popc(int32(pattern))) & uint32(1)) << uint32(7))
-    j = uint32(k & uint32(7))
-    size = int32(int64(grid[row] >> int64(j * 8)) & int64(255))
-    value = int32(-size) if uint32(pattern >> j) & uint32(1) else size
-    scale = int32(int32(2 * int32(word >> uint32(28))) + int32(1))
-    d = mul_rn(h2f(ld_nc_u16(at)), float32(0.125))
+    base = i64(at + 2 + i64((k >> u32(5)) * 8))
+    group = u32((k >> u32(3)) & u32(3))
+    row = ld_nc_u8(i64(base + i64(group)))
+    low = u32(ld_nc_u16(i64(base + 4)))
+    word = u32(low | u32(u32(ld_nc_u16(i64(base + 6))) << u32(16)))
+    pattern = u32(u32(word >> u32(group * 7)) & u32(127))
+    pattern = u32(pattern | u32(u32(popc(i32(pattern))) & u32(1)) << u32(7))
+    j = u32(k & u32(7))
+    size = i32(i64(grid[row] >> i64(j * 8)) & i64(255))
+    value = i32(-size) if u32(pattern >> j) & u32(1) else size
+    scale = i32(i32(2 * i32(word >> u32(28))) + i32(1))
+    d = mul_rn(h2f(ld_nc_u16(at)), f32(0.125))
     return mul_rn(mul_rn(d, i2f(scale)), i2f(value))
 
 
@@ -128,14 +129,14 @@ def _kernel(name: str) -> Kernel:
     @kernel(F32P, I32P, U64, I64P, U32, U32, U32, threads=THREADS, name=f"embed_{name.lower()}")
     def embed(state, tokens, table, grid, d, n_hc, row_bytes):
         """Grid (pieces of a row, rows)."""
-        k = uint32(uint32(cuda.blockIdx.x) * uint32(THREADS) + uint32(cuda.threadIdx.x))
-        i = uint32(cuda.blockIdx.y)
+        k = u32(u32(cuda.blockIdx.x) * u32(THREADS) + u32(cuda.threadIdx.x))
+        i = u32(cuda.blockIdx.y)
         if k < d:
-            row = int64(table) + int64(tokens[i]) * int64(row_bytes)
-            at = row + int64(uint32(k // uint32(block))) * int64(block_bytes)
-            value = value_at(at, uint32(k % uint32(block)), grid)
+            row = i64(table) + i64(tokens[i]) * i64(row_bytes)
+            at = row + i64(u32(k // u32(block))) * i64(block_bytes)
+            value = value_at(at, u32(k % u32(block)), grid)
             for s in range(n_hc):
-                state[uint32((i * n_hc + uint32(s)) * d + k)] = value
+                state[u32((i * n_hc + u32(s)) * d + k)] = value
 
     return embed
 

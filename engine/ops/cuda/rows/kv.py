@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import cuda, float32, uint32
+from numba import cuda
 
 from engine.ops.cuda.build.kernel import F32, F32P, I32P, U16P, U32, Kernel, device, kernel
 from engine.ops.cuda.build.ptx import (
@@ -20,6 +20,7 @@ from engine.ops.cuda.build.ptx import (
 )
 from engine.ops.cuda.build.reduce import block_sum, inverse_rms
 from engine.ops.cuda.build.scalar import round_f16
+from engine.ops.cuda.build.types import f32, u32
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
 from engine.ops.cuda.rows.rope import turned
@@ -39,26 +40,29 @@ def row_finisher(packed: bool) -> Any:
         Thread t reads the pairs t, t + THREADS, ... of values, and no other thread does. `angle`
         is where the row's angles begin, `parts` shared memory of 32 float32.
         """
-        t = uint32(cuda.threadIdx.x)
-        lane = t & uint32(31)
-        pairs = uint32(d >> uint32(1))
-        plain = uint32(pairs - half)
-        total = float32(0)
+        t = u32(cuda.threadIdx.x)
+        lane = t & u32(31)
+        pairs = u32(d >> u32(1))
+        plain = u32(pairs - half)
+        # Sum of squares, and the factor that norms the row.
+        total = f32(0)
         for p in range(t, pairs, THREADS):
             a, b = ld_v2_f32(source + p * 8)
             total = fma_rn(b, b, fma_rn(a, a, total))
         scale = inverse_rms(block_sum(total, parts, WARPS), d, eps)
+
+        # A warp takes 32 pairs a step: weight, rotation of the tail, rounding, store.
         target = address(rows)
-        at = uint32(row * d)
-        for step in range(t >> uint32(5), (pairs + uint32(31)) >> uint32(5), WARPS):
-            p = uint32(step * 32 + lane)
-            a, b = float32(0), float32(0)
+        at = u32(row * d)
+        for step in range(t >> u32(5), (pairs + u32(31)) >> u32(5), WARPS):
+            p = u32(step * 32 + lane)
+            a, b = f32(0), f32(0)
             if p < pairs:
                 a, b = ld_v2_f32(source + p * 8)
                 u, v = ld_nc_v2_f32(address(weight) + p * 8)
                 a, b = mul_rn(mul_rn(a, scale), u), mul_rn(mul_rn(b, scale), v)
                 if p >= plain:
-                    k = uint32(angle + p - plain)
+                    k = u32(angle + p - plain)
                     a, b = turned(a, b, cos[k], sin[k])
             if official and step * 32 < plain:
                 a, b = fp8_pair(a, b)
@@ -76,9 +80,9 @@ def row_finisher(packed: bool) -> Any:
 @device
 def window_of(pos, n, ratio, i):
     """Number of the i-th window that ends in the call, and whether there is one."""
-    pos0 = uint32(pos[0])
-    first = uint32(pos0 // ratio)
-    return uint32(first + i), i < uint32(uint32(pos0 + n) // ratio) - first
+    pos0 = u32(pos[0])
+    first = u32(pos0 // ratio)
+    return u32(first + i), i < u32(u32(pos0 + n) // ratio) - first
 
 
 def _store(packed: bool) -> Kernel:
@@ -95,13 +99,13 @@ def _store(packed: bool) -> Kernel:
     )
     def store_rows(rows, x, weight, pos, cos, sin, n, ratio, cap, d, half, eps, official):
         """A block finishes x[i], the row of window pos // ratio + i, if that ends in the call."""
-        parts = cuda.shared.array(32, float32)
-        i = uint32(cuda.blockIdx.x)
+        parts = cuda.shared.array(32, f32)
+        i = u32(cuda.blockIdx.x)
         window, ends = window_of(pos, n, ratio, i)
         if ends:
-            source = address(x) + uint32(i * d) * 4
-            angle = uint32(uint32(window * ratio) * half)
-            row = uint32(window % cap)
+            source = address(x) + u32(i * d) * 4
+            angle = u32(u32(window * ratio) * half)
+            row = u32(window % cap)
             finish(rows, row, source, weight, cos, sin, angle, d, half, eps, official, parts)
 
     return store_rows

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from numba import cuda, float32, int32, uint32
+from numba import cuda
 
 from engine.ops.cuda.build.kernel import F32, F32P, U32, Kernel, device, kernel
 from engine.ops.cuda.build.ptx import address, fma_rn, ld_v4_f32, mul_rn, st_v4_f32
 from engine.ops.cuda.build.reduce import block_sum, inverse_rms, quads_of, square_quad
+from engine.ops.cuda.build.types import f32, i32, u32
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
-from engine.ops.cuda.hyper.forms import ARGS, forms_of, row_writer
+from engine.ops.cuda.hyper.forms import FORMS, forms_of, row_writer
 
 WIDE = 2048  # rows longer than this take a block of 1024 threads instead of 256
 
@@ -24,11 +25,11 @@ def row_norm(threads: int) -> Any:
     @device
     def norm_row(out, x, row, weight, weighted, d, eps, parts):
         """Row `row` of out = row of x; `parts` is shared memory of 32 float32."""
-        t = uint32(cuda.threadIdx.x)
-        begin = uint32(row * d)
+        t = u32(cuda.threadIdx.x)
+        begin = u32(row * d)
         quads = quads_of(d)
         source = address(x) + begin * 4
-        total = float32(0)
+        total = f32(0)
         for q in range(t, quads, threads):
             a, b, c, e = ld_v4_f32(source + q * 16)
             total = square_quad(total, a, b, c, e)
@@ -57,10 +58,10 @@ def row_norm_with_forms(threads: int) -> Any:
 
     @device
     def norm_row(out, x, row, weight, d, eps, parts, tops, to):
-        begin = uint32(row * d)
+        begin = u32(row * d)
         source = address(x) + begin * 4
-        total = float32(0)
-        for q in range(uint32(cuda.threadIdx.x), d >> uint32(2), threads):
+        total = f32(0)
+        for q in range(u32(cuda.threadIdx.x), d >> u32(2), threads):
             a, b, c, e = ld_v4_f32(source + q * 16)
             total = square_quad(total, a, b, c, e)
         norm = inverse_rms(block_sum(total, parts, warps), d, eps)
@@ -74,8 +75,8 @@ def _rows(threads: int) -> Kernel:
 
     @kernel(F32P, F32P, F32P, U32, U32, F32, threads=threads, name=f"rms_norm_{threads}")
     def rms_norm_rows(out, x, weight, d, weighted, eps):
-        parts = cuda.shared.array(32, float32)
-        norm_row(out, x, uint32(cuda.blockIdx.x), weight, weighted, d, eps, parts)
+        parts = cuda.shared.array(32, f32)
+        norm_row(out, x, u32(cuda.blockIdx.x), weight, weighted, d, eps, parts)
 
     return rms_norm_rows
 
@@ -83,26 +84,11 @@ def _rows(threads: int) -> Kernel:
 def _rows_with_forms(threads: int) -> Kernel:
     norm_row = row_norm_with_forms(threads)
 
-    @kernel(*(F32P, F32P, F32P, U32, F32, *ARGS), threads=threads, name=f"rms_norm_forms_{threads}")
-    def rms_norm_rows(
-        out,
-        x,
-        weight,
-        d,
-        eps,
-        codes_32,
-        scales_32,
-        codes_256,
-        scales_256,
-        halves,
-        halves_scale,
-        n_pad,
-        forms,
-    ):
-        parts = cuda.shared.array(32, float32)
-        tops = cuda.shared.array(32, int32)
-        to = (codes_32, scales_32, codes_256, scales_256, halves, halves_scale, n_pad, forms)
-        norm_row(out, x, uint32(cuda.blockIdx.x), weight, d, eps, parts, tops, to)
+    @kernel(*(F32P, F32P, F32P, U32, F32, FORMS), threads=threads, name=f"rms_norm_forms_{threads}")
+    def rms_norm_rows(out, x, weight, d, eps, forms):
+        parts = cuda.shared.array(32, f32)
+        tops = cuda.shared.array(32, i32)
+        norm_row(out, x, u32(cuda.blockIdx.x), weight, d, eps, parts, tops, forms)
 
     return rms_norm_rows
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from numba import cuda, uint32
+from numba import cuda
 
 from engine.ops.cuda.build.kernel import F32P, I32P, U32, kernel
 from engine.ops.cuda.build.ptx import add_rn
+from engine.ops.cuda.build.types import u32
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
 
@@ -15,23 +16,23 @@ THREADS = 256
 @kernel(F32P, F32P, I32P, U32, U32, U32, threads=THREADS)
 def ring_rows(ring, rows, pos, cap, width, skip):
     """Grid (rows written, pieces of a row)."""
-    i = uint32(uint32(cuda.blockIdx.x) + skip)
-    j = uint32(cuda.blockIdx.y * THREADS + cuda.threadIdx.x)
+    i = u32(u32(cuda.blockIdx.x) + skip)
+    j = u32(cuda.blockIdx.y * THREADS + cuda.threadIdx.x)
     if j < width:
-        at = uint32(uint32(uint32(pos[0]) + i) % cap)
-        ring[uint32(at * width + j)] = rows[uint32(i * width + j)]
+        at = u32(u32(u32(pos[0]) + i) % cap)
+        ring[u32(at * width + j)] = rows[u32(i * width + j)]
 
 
 @kernel(F32P, F32P, U32, U32, U32, threads=THREADS)
 def stream_sums(state, y, count, d, n_hc):
     """One thread adds one value of y to every stream."""
-    k = uint32(cuda.blockIdx.x * THREADS + cuda.threadIdx.x)
+    k = u32(cuda.blockIdx.x * THREADS + cuda.threadIdx.x)
     if k < count:
-        row = uint32(k // d)
-        at = uint32(uint32(row * n_hc) * d + (k - row * d))
+        row = u32(k // d)
+        at = u32(u32(row * n_hc) * d + (k - row * d))
         for _ in range(n_hc):
             state[at] = add_rn(state[at], y[k])
-            at = uint32(at + d)
+            at = u32(at + d)
 
 
 def ring_put(

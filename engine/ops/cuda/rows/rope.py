@@ -5,11 +5,12 @@ Tables of cosines and sines hold every position; row i of a call is at position 
 
 from __future__ import annotations
 
-from numba import cuda, float32, uint32
+from numba import cuda
 
 from engine.ops.cuda.build.kernel import F32, F32P, I32P, U32, device, kernel
 from engine.ops.cuda.build.ptx import address, fma_rn, ld_v2_f32, mul_rn, st_v2_f32
 from engine.ops.cuda.build.reduce import inverse_rms, warp_sum
+from engine.ops.cuda.build.types import f32, u32
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
 
@@ -26,14 +27,14 @@ def turned(a, b, c, s):
 @kernel(F32P, I32P, F32P, F32P, U32, U32, U32, U32, F32, threads=THREADS)
 def q_norm_rope_heads(q, pos, cos, sin, heads, n_head, d, half, eps):
     """One warp scales and turns one of `heads` = n * n_head heads."""
-    lane = uint32(cuda.threadIdx.x) & uint32(31)
-    head = uint32(cuda.blockIdx.x * HEADS + (cuda.threadIdx.x >> 5))
+    lane = u32(cuda.threadIdx.x) & u32(31)
+    head = u32(cuda.blockIdx.x * HEADS + (cuda.threadIdx.x >> 5))
     if head < heads:
-        angle = uint32((uint32(pos[0]) + head // n_head) * half)
-        at = address(q) + uint32(head * d) * 4
-        pairs = d >> uint32(1)
-        plain = uint32(pairs - half)
-        total = float32(0)
+        angle = u32((u32(pos[0]) + head // n_head) * half)
+        at = address(q) + u32(head * d) * 4
+        pairs = d >> u32(1)
+        plain = u32(pairs - half)
+        total = f32(0)
         for p in range(lane, pairs, 32):
             a, b = ld_v2_f32(at + p * 8)
             total = fma_rn(b, b, fma_rn(a, a, total))
@@ -42,7 +43,7 @@ def q_norm_rope_heads(q, pos, cos, sin, heads, n_head, d, half, eps):
             a, b = ld_v2_f32(at + p * 8)
             a, b = mul_rn(a, scale), mul_rn(b, scale)
             if p >= plain:
-                k = uint32(angle + p - plain)
+                k = u32(angle + p - plain)
                 a, b = turned(a, b, cos[k], sin[k])
             st_v2_f32(at + p * 8, a, b)
 
@@ -50,12 +51,12 @@ def q_norm_rope_heads(q, pos, cos, sin, heads, n_head, d, half, eps):
 @kernel(F32P, I32P, F32P, F32P, U32, U32, U32, U32, F32, threads=THREADS)
 def rope_tail_pairs(x, pos, cos, sin, heads, n_head, d, half, sign):
     """One thread turns one pair, by its angle times `sign`."""
-    i = uint32(cuda.blockIdx.x * THREADS + cuda.threadIdx.x)
-    head = uint32(i // half)
+    i = u32(cuda.blockIdx.x * THREADS + cuda.threadIdx.x)
+    head = u32(i // half)
     if head < heads:
-        p = uint32(i - head * half)
-        k = uint32((uint32(pos[0]) + head // n_head) * half + p)
-        at = address(x) + uint32(head * d + d - uint32(2) * (half - p)) * 4
+        p = u32(i - head * half)
+        k = u32((u32(pos[0]) + head // n_head) * half + p)
+        at = address(x) + u32(head * d + d - u32(2) * (half - p)) * 4
         a, b = ld_v2_f32(at)
         a, b = turned(a, b, cos[k], mul_rn(sin[k], sign))
         st_v2_f32(at, a, b)

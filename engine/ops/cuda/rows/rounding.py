@@ -6,8 +6,6 @@ so a step is one FP8 block of 64 and two FP4 blocks of 32.
 
 from __future__ import annotations
 
-from numba import float32, int32
-
 from engine.ops.cuda.build.kernel import device
 from engine.ops.cuda.build.ptx import (
     add_rn,
@@ -20,18 +18,19 @@ from engine.ops.cuda.build.ptx import (
     sub_rn,
 )
 from engine.ops.cuda.build.scalar import ceil_pow2, round_e2m1, round_e4m3
+from engine.ops.cuda.build.types import f32, i32
 from engine.ops.scalar import E2M1_MAX, E4M3_MAX, FP4_FLOOR, FP8_FLOOR
 
 FP8_BLOCK = 64
 FP4_BLOCK = 32
-MAGNITUDE = int32(0x7FFFFFFF)
-ONE = float32(1)
+MAGNITUDE = i32(0x7FFFFFFF)
+ONE = f32(1)
 
 
 @device
 def magnitude(x):
     """Bits of |x|: they order as magnitudes do, with NaN on top."""
-    return int32(f32_bits(x) & MAGNITUDE)
+    return i32(f32_bits(x) & MAGNITUDE)
 
 
 @device

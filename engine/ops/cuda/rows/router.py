@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from numba import cuda, float32, int32, uint32
+from numba import cuda
 
 from engine.ops.cuda.build.kernel import F32, F32P, I32P, U32, device, kernel
 from engine.ops.cuda.build.ptx import (
@@ -18,17 +18,18 @@ from engine.ops.cuda.build.ptx import (
     sub_rn,
 )
 from engine.ops.cuda.build.scalar import softplus
+from engine.ops.cuda.build.types import f32, i32, u32
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
 
 MAX_EXPERTS = 256
 MAX_USED = 8
 _PER_LANE = MAX_EXPERTS // 32
-_SUM_FLOOR = float32(6.103515625e-5)  # float16's least normal
-_TAKEN = int32(-0x80000000)  # key of no expert, and of one already chosen
-_LOWEST = int32(-0x7FFFFFFF)
-_NOBODY = int32(0x7FFFFFFF)
-_MAGNITUDE = int32(0x7FFFFFFF)
+_SUM_FLOOR = f32(6.103515625e-5)  # float16's least normal
+_TAKEN = i32(-0x80000000)  # key of no expert, and of one already chosen
+_LOWEST = i32(-0x7FFFFFFF)
+_NOBODY = i32(0x7FFFFFFF)
+_MAGNITUDE = i32(0x7FFFFFFF)
 
 
 @device
@@ -40,15 +41,15 @@ def _affinity(logit):
 def _key(value):
     """An int32 that orders as the float32 does; its own inverse but for the lowest value."""
     bits = f32_bits(value)
-    return int32(bits ^ int32(int32(bits >> int32(31)) & _MAGNITUDE))
+    return i32(bits ^ i32(i32(bits >> i32(31)) & _MAGNITUDE))
 
 
 @device
 def _weigh(weights, at, lane, p, used, scale):
     """Lane k < used holds slot k's p: p over the sum in slot order, times scale."""
-    total = float32(0)
+    total = f32(0)
     for k in range(used):
-        total = add_rn(total, shfl_f32(p, int32(k)))
+        total = add_rn(total, shfl_f32(p, i32(k)))
     total = _SUM_FLOOR if total < _SUM_FLOOR else total
     if lane < used:
         weights[at] = mul_rn(p / total, scale)
@@ -57,57 +58,63 @@ def _weigh(weights, at, lane, p, used, scale):
 @kernel(I32P, F32P, F32P, F32P, F32P, U32, U32, U32, U32, F32, threads=32)
 def router_top(ids, weights, margin, logits, bias, n_expert, used, biased, edged, scale):
     """Grid (tokens): `used` rounds of taking the greatest key, equal ones by the lower id."""
-    lane = uint32(cuda.threadIdx.x)
-    row = uint32(uint32(cuda.blockIdx.x) * n_expert)
-    keys = cuda.local.array(_PER_LANE, int32)
+    lane = u32(cuda.threadIdx.x)
+    row = u32(u32(cuda.blockIdx.x) * n_expert)
+
+    # A lane's experts as integers that order as their affinities do, with the bias.
+    keys = cuda.local.array(_PER_LANE, i32)
     for j in range(_PER_LANE):
-        e = uint32(lane + uint32(32 * j))
+        e = u32(lane + u32(32 * j))
         keys[j] = _TAKEN
         if e < n_expert:
-            value = _affinity(logits[uint32(row + e)])
+            value = _affinity(logits[u32(row + e)])
             if biased:
                 value = add_rn(value, bias[e])
             keys[j] = max(_key(value), _LOWEST)
+
+    # The greatest key of the warp, `used` times; once more for the margin, without taking it.
     mine, last, following = _NOBODY, _TAKEN, _TAKEN
     for k in range(used + edged):
         best = keys[0]
         for j in range(1, _PER_LANE):
             best = max(best, keys[j])
         best = redux_max(best)
-        if uint32(k) == used:
+        if u32(k) == used:
             following = best
         else:
             found = _NOBODY
             for j in range(_PER_LANE):
-                e = int32(int32(lane) + int32(32 * j))
+                e = i32(i32(lane) + i32(32 * j))
                 found = min(found, e) if keys[j] == best else found
             found = redux_min(found)
             for j in range(_PER_LANE):
-                e = int32(int32(lane) + int32(32 * j))
+                e = i32(i32(lane) + i32(32 * j))
                 keys[j] = _TAKEN if e == found else keys[j]
-            mine = found if uint32(k) == lane else mine
+            mine = found if u32(k) == lane else mine
             last = best
-    at = uint32(uint32(cuda.blockIdx.x) * used + lane)
-    p = float32(0)
+
+    # Ids, weights (of affinities without bias), and the margin between the last and the next.
+    at = u32(u32(cuda.blockIdx.x) * used + lane)
+    p = f32(0)
     if lane < used:
         ids[at] = mine
-        p = _affinity(logits[uint32(row + uint32(mine))])
+        p = _affinity(logits[u32(row + u32(mine))])
     _weigh(weights, at, lane, p, used, scale)
-    if edged and lane == uint32(0):
+    if edged and lane == u32(0):
         edge = sub_rn(bits_f32(_key(bits_f32(last))), bits_f32(_key(bits_f32(following))))
-        margin[cuda.blockIdx.x] = float32(math.inf) if used == n_expert else edge
+        margin[cuda.blockIdx.x] = f32(math.inf) if used == n_expert else edge
 
 
 @kernel(I32P, F32P, F32P, I32P, I32P, U32, U32, F32, threads=32)
 def router_table(ids, weights, logits, table, tokens, n_expert, used, scale):
     """Grid (tokens): the experts that the table lists for the token."""
-    lane = uint32(cuda.threadIdx.x)
-    at = uint32(uint32(cuda.blockIdx.x) * used + lane)
-    p = float32(0)
+    lane = u32(cuda.threadIdx.x)
+    at = u32(u32(cuda.blockIdx.x) * used + lane)
+    p = f32(0)
     if lane < used:
-        expert = table[uint32(uint32(tokens[cuda.blockIdx.x]) * used + lane)]
+        expert = table[u32(u32(tokens[cuda.blockIdx.x]) * used + lane)]
         ids[at] = expert
-        p = _affinity(logits[uint32(uint32(cuda.blockIdx.x) * n_expert + uint32(expert))])
+        p = _affinity(logits[u32(u32(cuda.blockIdx.x) * n_expert + u32(expert))])
     _weigh(weights, at, lane, p, used, scale)
 
 
