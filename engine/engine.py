@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from engine.text.tokenizer import Tokenizer
     from engine.weights.tensor import Tensor
 
-# Interpreter, numba's compiler and libraries; measured, see LOG.md.
+# Interpreter, numba's compiler and libraries; measured, see docs/log/2026-11.md.
 RUNTIME_BYTES = 250 << 20
 
 
