@@ -24,7 +24,7 @@ DOCUMENTS = (
     "reports/README.md",
 )
 OURS = {"ds4": "engine.cli.main", "ds4-bench": "ds4bench.cli", "ds4-eval": "ds4eval.cli"}
-PROGRAMS = (*OURS, "make", "pip", "python", "python3", "pytest", "hf", "head", "lint-imports")
+PROGRAMS = (*OURS, "make", "pip", "python", "python3", "pytest", "hf", "head", "mkdir", "perf.sh")
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 
@@ -55,8 +55,14 @@ class Command:
     text: str
 
     @property
+    def bare(self) -> str:
+        """The command without folder and comment: the key of the tables below."""
+        return shlex.join(self.words)
+
+    @property
     def words(self) -> list[str]:
-        return shlex.split(self.text.removeprefix(".venv/bin/"), comments=True)
+        first, *rest = shlex.split(self.text, comments=True)
+        return [first.rpartition("/")[2], *rest]
 
     @property
     def program(self) -> str:
@@ -96,21 +102,29 @@ def all_commands() -> list[Command]:
 
 
 # What makes a command tiny: appended, since the last value of an option counts.
-SWEEP = "--ctx-start 32 --ctx-max 64 --step-incr 32 --step-mul 1 -n 4 --repeats 1 -t 1".split()
-GENERATE = "-n 8 -t 1".split()
-EXAM = "-n 64 -t 1 --plain".split()
-PAIRS = "--min-pairs 2 --max-pairs 2 --max-load 100 --patience 0".split()
+SWEEP = shlex.split(
+    "--ctx-start 32 --ctx-max 64 --step-incr 32 --step-mul 1 -n 4 --repeats 1 -t 1"
+)
+GENERATE = shlex.split("-n 8 -t 1")
+EXAM = shlex.split("-n 64 --soft-limit-reply-budget 16 --hard-limit-reply-budget 8 -t 1 --plain")
+PAIRS = shlex.split("--min-pairs 2 --max-pairs 2 --max-load 100 --patience 0")
 
 # Commands that need what is not here. The options of ours are still parsed as they stand.
 NOT_HERE = {
-    "ds4-bench gpu --out gpu": "an NVIDIA GPU",
-    "ds4-bench --cuda -m DeepSeek-V4-Flash.gguf --out runs/gb10": "an NVIDIA GPU",
+    "ds4-bench gpu": "an NVIDIA GPU; tests/cuda/test_gpu.py",
+    "ds4-bench peer": "llama-cpp-python; tests/ds4bench/test_peer.py",
     "ds4-bench peer --contexts 512,2048,8192": "llama-cpp-python; tests/ds4bench/test_peer.py",
     "ds4-eval fetch aime25": "the network; tests/ds4eval/test_fetch.py has a stand-in of the hub",
     "ds4-eval fetch supergpqa": "the network",
     "ds4-eval fetch gpqa-diamond": "the network and an account",
     "hf auth login": "the network and an account",
+    "ds4-eval fetch": "the network",
     "python3 -m venv .venv": "a package index for what follows; make's recipes do the same",
+    "python -m engine.ops.cpu.bench": "minutes of an idle machine; its kernels have tests",
+    "python -m engine.training.check": "minutes of an exported model",
+    "python -m tests.cuda.check scaled_values": "the op of docs/porting.md; make test-cuda",
+    "python -m tests.cuda.check --write": "it rewrites a table of the repository",
+    "perf.sh origin/main out/perf": "two checkouts; tests/ds4bench/test_report_workflow.py",
 }
 OPTIONAL = ("peer",)  # subcommands whose extra may be missing
 
@@ -134,7 +148,9 @@ def tiny(command: Command) -> list[str]:
         return rest
     if program == "ds4-eval":
         if first in ("", "run"):
-            return rest + EXAM + (["--questions", "2"] if "--questions" in rest else ["--limit", "2"])
+            return (
+                rest + EXAM + (["--questions", "2"] if "--questions" in rest else ["--limit", "2"])
+            )
         return rest
     if first == "":
         return rest + GENERATE

@@ -1,7 +1,7 @@
 """Every command that a document shows is run, with tiny arguments; so are its Python and its links.
 
-It runs the installed sources as programs in a folder that has stand-ins for model files, runs and data
-sets. What needs a GPU, a network or an account is in `docs_commands.NOT_HERE`, with the reason; the
+It runs the sources as programs in a folder that has stand-ins for model files, runs and data sets.
+What needs a GPU, a network or an account is in `docs_commands.NOT_HERE`, with the reason; the
 options of those commands are parsed as they stand.
 """
 
@@ -25,13 +25,13 @@ from tests.ds4eval import published
 
 COMMANDS = docs.all_commands()
 OURS = [c for c in COMMANDS if c.program in docs.OURS]
-RUN = [c for c in OURS if c.text.split("  ")[0].removeprefix(".venv/bin/") not in docs.NOT_HERE]
+RUN = [c for c in OURS if c.bare not in docs.NOT_HERE]
 # Statuses that say "measured, no verdict": pairs of tiny sweeps on a busy machine.
 NO_VERDICT = {"ab": {0, 7, 8}, "calibrate": {0, 8}, "compare": {0, 7, 8}}
 
 
 def _id(command: Command) -> str:
-    return f"{command.document}: {command.text.split('  ')[0]}"
+    return f"{command.document}: {command.bare}"
 
 
 def _environment(folder: Path) -> dict[str, str]:
@@ -67,6 +67,7 @@ def prepared(tmp_path_factory) -> Path:
         (folder / name).symlink_to(mtp)
     data = folder / "data"
     data.mkdir()
+    (folder / "runs").mkdir()
     rows = {"aime25": published.aime_rows(), "supergpqa": published.super_rows()}
     for name, of in rows.items():
         published.write(data, f"{name}.jsonl", published.jsonl_bytes(of))
@@ -130,17 +131,18 @@ def test_options_parse_as_they_stand(command, sandbox, monkeypatch):
         pytest.skip("run as it stands")
     module = importlib.import_module(docs.OURS[program])
     group = module.cli if hasattr(module, "cli") else module.main
-    context = group.make_context(program, list(words))
-    while isinstance(context.command, click.Group) and context.protected_args:
-        name, found, rest = context.command.resolve_command(
-            context, [*context.protected_args, *context.args]
-        )
-        context = found.make_context(name, rest, parent=context)
+    # Without a command the first one runs: `run` of ds4 and ds4-eval, the sweep of ds4-bench itself.
+    name = "run" if words[0].startswith("-") else words.pop(0)
+    named = group.get_command(click.Context(group), name)
+    if named is None:
+        assert (program, name) == ("ds4-bench", "run"), command.text
+        named = group
+    context = named.make_context(name, words)
     assert context.params
 
 
 def test_commands_that_cannot_run_are_still_shown():
-    shown = {c.text.split("  ")[0].removeprefix(".venv/bin/") for c in COMMANDS}
+    shown = {c.bare for c in COMMANDS}
     assert set(docs.NOT_HERE) <= shown
     assert all(reason for reason in docs.NOT_HERE.values())
 
@@ -183,10 +185,17 @@ def test_modules_exist(command):
     assert importlib.util.find_spec(name) is not None, name
 
 
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.program == "pytest"], ids=_id)
+def test_tests_exist(command):
+    line = [sys.executable, "-m", "pytest", "--collect-only", *command.words[1:]]
+    subprocess.run(line, cwd=ROOT, check=True, capture_output=True, timeout=120)
+
+
 def test_every_program_is_covered():
-    covered = {*docs.OURS, "make", "pip", "python", "python3"}
-    left = [c.text for c in COMMANDS if c.program not in covered]
-    assert left == ["head -3 sweep.csv", "hf auth login"]
+    covered = {*docs.OURS, "make", "pip", "python", "python3", "pytest"}
+    left = {c.bare for c in COMMANDS if c.program not in covered}
+    # The first two are steps of a sweep that is tested whole.
+    assert left - set(docs.NOT_HERE) == {"head -3 sweep.csv", "mkdir -p runs"}
 
 
 def test_blocks_have_a_known_kind():
@@ -252,6 +261,65 @@ def test_readme_shows_a_sweep_as_it_is_printed(sandbox):
     written = (sandbox / "sweep.csv").read_text(encoding="utf-8").splitlines()
     assert header == written[0]
     assert all(row.count(",") == header.count(",") for row in rows)
+
+
+def test_readme_python_prints_what_it_says(tmp_path):
+    [block] = docs.blocks("README.md", "python")
+    line = [sys.executable, "-c", block.text]
+    result = subprocess.run(
+        line, cwd=tmp_path, env=_environment(tmp_path), capture_output=True, text=True,
+        timeout=300, check=True,
+    )  # fmt: skip
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert re.search(r"^prints `([^`]*)`", text, re.MULTILINE)[1] == result.stdout
+
+
+# In a process of its own: the example's kernel would otherwise join the table of all kernels.
+PORTER = """
+import importlib, sys
+for name in ("reference", "cpu", "cuda.rows"):
+    package = importlib.import_module(f"engine.ops.{name}")
+    package.__path__.append(f"{sys.argv[1]}/engine/ops/{name.replace('.', '/')}")
+sys.path.insert(0, f"{sys.argv[1]}/tests/cuda")
+import test_scale
+from engine.ops.cuda.device.context import Context
+from tests.cuda.natsim import NatsimDevice
+for reverse in (False, True):
+    test_scale.test_sets_agree(Context(NatsimDevice(reverse=reverse)))
+test_scale.test_rows_do_not_see_each_other()
+print("ported")
+"""
+
+
+def test_porters_op_works_on_all_three_sets(tmp_path):
+    """The code of docs/porting.md, put where it says and run as its test does."""
+    pytest.importorskip("numba_cuda")
+    for block in docs.blocks("docs/porting.md", "python"):
+        path = re.match(r"# (\S+\.py)\n", block.text)
+        if path:
+            file = tmp_path / path[1]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(block.text, encoding="utf-8")
+        else:
+            compile(block.text, "docs/porting.md", "exec")
+    line = [sys.executable, "-c", PORTER, str(tmp_path)]
+    result = subprocess.run(
+        line, cwd=tmp_path, env=_environment(tmp_path), capture_output=True, text=True,
+        timeout=300, check=False,
+    )  # fmt: skip
+    assert result.stdout == "ported\n", result.stderr[-2000:]
+
+
+def test_files_that_documents_name_exist():
+    """Paths in backquotes, except placeholders in capitals and what a command makes."""
+    made = re.compile(r"^(out|runs|gpu|\.venv)/|[A-Z]{3,}|<|\*|^report/")
+    for document in docs.DOCUMENTS:
+        text = (ROOT / document).read_text(encoding="utf-8")
+        for name in re.findall(r"`([\w./-]+/[\w./-]+\.(?:py|md|toml|json|sh|yml|svg))`", text):
+            if not made.search(name):
+                places = (ROOT, (ROOT / document).parent)
+                found = any((place / name).exists() for place in places)
+                assert found, (document, name)
 
 
 @pytest.mark.parametrize("document", docs.DOCUMENTS)
