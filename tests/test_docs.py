@@ -131,12 +131,11 @@ def test_options_parse_as_they_stand(command, sandbox, monkeypatch):
         pytest.skip("run as it stands")
     module = importlib.import_module(docs.OURS[program])
     group = module.cli if hasattr(module, "cli") else module.main
-    # Without a command the first one runs: `run` of ds4 and ds4-eval, the sweep of ds4-bench itself.
-    name = "run" if words[0].startswith("-") else words.pop(0)
-    named = group.get_command(click.Context(group), name)
-    if named is None:
-        assert (program, name) == ("ds4-bench", "run"), command.text
-        named = group
+    # Without a command the program's default runs.
+    default = getattr(group, "default", "run")
+    name = default if words[0].startswith("-") else words.pop(0)
+    named = group.get_command(click.Context(group), name) or group
+    assert named is not group or name == default, command.text
     context = named.make_context(name, words)
     assert context.params
 
