@@ -78,7 +78,11 @@ def prepared(tmp_path_factory) -> Path:
     _ok(run("ds4-bench", [*sweep, *docs.SWEEP], folder), {0})
     for name in ("runs/gb10", "runs/old", "runs/new", "base", "head"):
         shutil.copytree(folder / "runs/mine", folder / name)
-    for suite, names in {"aime25": ("aime", "a", "b"), "gpqa-diamond": ("gpqa",)}.items():
+    for suite, names in {
+        "aime25": ("aime", "a", "b"),
+        "gpqa-diamond": ("gpqa",),
+        "nano": ("nano",),
+    }.items():
         exam = ["--suite", suite, "--nano", "q8", "--limit", "2", "--out", f"runs/{names[0]}"]
         trace = ["--trace", "trace.txt"] if suite == "aime25" else []
         _ok(run("ds4-eval", [*exam, *trace, *docs.EXAM], folder), {0})
