@@ -102,9 +102,7 @@ def all_commands() -> list[Command]:
 
 
 # What makes a command tiny: appended, since the last value of an option counts.
-SWEEP = shlex.split(
-    "--ctx-start 32 --ctx-max 64 --step-incr 32 --step-mul 1 -n 4 --repeats 1 -t 1"
-)
+SWEEP = shlex.split("--ctx-start 32 --ctx-max 64 --step-incr 32 --step-mul 1 -n 4 --repeats 1 -t 1")
 GENERATE = shlex.split("-n 8 -t 1")
 EXAM = shlex.split("-n 64 --soft-limit-reply-budget 16 --hard-limit-reply-budget 8 -t 1 --plain")
 PAIRS = shlex.split("--min-pairs 2 --max-pairs 2 --max-load 100 --patience 0")

@@ -68,7 +68,8 @@ def prepared(tmp_path_factory) -> Path:
     data = folder / "data"
     data.mkdir()
     (folder / "runs").mkdir()
-    rows = {"aime25": published.aime_rows(), "supergpqa": published.super_rows()}
+    ids = [f"{i:032x}" for i in range(600)]  # enough for the sample of 500
+    rows = {"aime25": published.aime_rows(), "supergpqa": published.super_rows(ids)}
     for name, of in rows.items():
         published.write(data, f"{name}.jsonl", published.jsonl_bytes(of))
     gpqa = published.csv_bytes(published.gpqa_rows())
