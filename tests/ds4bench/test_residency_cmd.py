@@ -89,7 +89,7 @@ def test_the_table_adds_up(residency):
 
 
 def test_without_the_cuda_packages_the_present_machine_is_refused(residency, monkeypatch):
-    for name in ("driver", "kernel"):
+    for name in ("device.driver", "build.kernel"):
         monkeypatch.delitem(sys.modules, f"engine.ops.cuda.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "numba_cuda", None)
     result = residency()

@@ -71,12 +71,13 @@ def test_the_code_hash_covers_what_is_timed(tmp_path):
 
     from engine.tooling.results.environment import sources_sha256
 
-    root = Path(sweep_module.__file__).resolve().parent
+    root = Path(sweep_module.__file__).resolve().parents[1]
     assert len(sweep_module.timed_code()) == 64
     files = [root / name for name in sweep_module.TIMED]
     for file in files:
-        shutil.copy(file, tmp_path)
-    copies = [tmp_path / file.name for file in files]
+        (tmp_path / file.parent.name).mkdir(exist_ok=True)
+        shutil.copy(file, tmp_path / file.parent.name)
+    copies = [tmp_path / name for name in sweep_module.TIMED]
     before = sources_sha256(copies, tmp_path)
     assert before == sources_sha256(files, root)
     copies[0].write_text(copies[0].read_text() + "# changed")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = """
-from engine.ops.cpu import jit
+from engine.ops.cpu.runtime import jit
 
 @jit.kernel
 def triple(x):
