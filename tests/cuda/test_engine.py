@@ -3,8 +3,8 @@
 Bounds. Both sets quantise activations by the same rule and multiply integers exactly, so they part
 only by the order in which float32 terms are added. Where that moves a value across a rounding step
 (int8 activations, FP8 and FP4 rows, float16) it costs one step there, and steps add up over layers:
-the stored-row noise of whole models is rms 0.04-0.10 (see LOG.md, official KV). f32 models with f32
-rows have no such steps, and agree to float32 rounding.
+the stored-row noise of whole models is rms 0.04-0.10 (docs/log/2026-11.md, official KV). f32
+models with f32 rows have no such steps, and agree to float32 rounding.
 """
 
 from __future__ import annotations
