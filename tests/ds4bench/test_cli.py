@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 from click.testing import CliRunner
@@ -40,22 +39,18 @@ def bench(tmp_path, monkeypatch):
 SHORT = ("--ctx-start", 64, "--ctx-max", 128, "--step-incr", 64, "-n", 4)
 
 
-def test_help_is_fast_and_imports_no_numbers():
+def test_help_imports_little_and_no_numbers():
     code = (
         "import sys\nfrom ds4bench.cli import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit as e:\n    assert e.code == 0\n"
         "heavy = {'numba', 'numpy', 'scipy', 'pyarrow', 'matplotlib', 'rich', 'psutil'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+        "assert len(sys.modules) < 200, sorted(sys.modules)\n"  # 140 on Python 3.11
     )
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        times.append(time.perf_counter() - start)
-        assert done.returncode == 0, done.stderr
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     for word in ("--ctx-start", "--step-mul", "compare", "Exit status"):
         assert word in done.stdout
-    assert min(times) < 0.4
 
 
 @pytest.mark.parametrize(
