@@ -40,7 +40,7 @@ def lines_run(act: Callable[[], object]) -> int:
 
 
 def growth(act: Callable[[int], object], small: int) -> float:
-    """How many times more of this thread's processor time `act(10 * small)` takes than `act(small)`.
+    """Processor time of `act(10 * small)` in this thread, over that of `act(small)`.
 
     The best of three counts for each size. For work inside extension modules, whose operations
     cannot be counted from outside.
