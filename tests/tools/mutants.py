@@ -55,6 +55,9 @@ _COMPARE = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, 
 _ARITHMETIC = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.FloorDiv, ast.Div: ast.Mult,
                ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult, ast.Pow: ast.Mult}  # fmt: skip
 
+# Arguments that say something to a reader of help texts and change nothing else.
+_WORDS = ("help", "metavar", "show_default", "short_help", "epilog", "title")
+
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
@@ -130,7 +133,7 @@ def _changes(node: ast.AST) -> list[Callable[[ast.AST], None]]:
     elif isinstance(node, ast.Call):
         if isinstance(node.func, ast.Name) and node.func.id in ("min", "max"):
             found.append(lambda n: setattr(n.func, "id", {"min": "max"}.get(n.func.id, "min")))
-        if any(keyword.arg for keyword in node.keywords):
+        if any(keyword.arg for keyword in node.keywords) and node.keywords[-1].arg not in _WORDS:
             found.append(lambda n: n.keywords.pop())
     elif isinstance(node, ast.Return | ast.Expr) and not isinstance(
         node.value, ast.Constant | ast.Yield | NoneType
@@ -252,6 +255,7 @@ def main() -> None:
                 continue
             if tree.kills(mutant, nearest_tests(mutant.path)):
                 killed += 1
+                print(f"killed    {mutant}", flush=True)
             else:
                 survived.append(mutant)
                 print(f"survived  {mutant}", flush=True)
