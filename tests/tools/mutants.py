@@ -16,7 +16,7 @@ import ast
 import os
 import random
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
@@ -24,6 +24,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
+
+import numba
+import pandas
+import pytest
+import scipy.stats
 
 from tests.tools import house
 
@@ -46,6 +51,8 @@ NEAREST = {
 # (file, line of the source without indentation, what stands there instead): why nothing changes.
 EQUIVALENT: dict[tuple[str, str, str], str] = {}
 
+# Loaded before the first fork, so that no run of tests has to load them again.
+LOADED = (numba, pandas, pytest, scipy.stats)
 _NOT_THESE = "not oracle and not peer and not slow and not cuda and not cudac and not gpu"
 _COPIED = ("engine", "ds4bench", "ds4eval", "tests", "speed-bench", "datasets")
 _TIMEOUT_FACTOR = 10
@@ -214,17 +221,34 @@ class Copy:
         return self._pace[tests]
 
     def _run(self, tests: tuple[str, ...], limit_s: float | None) -> int:
-        command = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider",
-                   "-m", _NOT_THESE, *tests]  # fmt: skip
-        environment = {**os.environ, "PYTHONPATH": str(self.folder)}
-        try:
-            done = subprocess.run(
-                command, cwd=self.folder, env=environment, timeout=limit_s,
-                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            return -1
-        return done.returncode
+        """Status of pytest in a fork, which has the libraries loaded already; -1 past the limit."""
+        child = os.fork()
+        if child == 0:
+            os.setsid()
+            os._exit(self._run_in_child(tests))
+        deadline = None if limit_s is None else time.monotonic() + limit_s
+        while True:
+            found, status = os.waitpid(child, os.WNOHANG)
+            if found:
+                return os.waitstatus_to_exitcode(status)
+            if deadline is not None and time.monotonic() > deadline:
+                os.killpg(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                return -1
+            time.sleep(0.02)
+
+    def _run_in_child(self, tests: tuple[str, ...]) -> int:
+        silence = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(silence, descriptor)
+        os.chdir(self.folder)
+        os.environ["PYTHONPATH"] = str(self.folder)
+        sys.dont_write_bytecode = True
+        sys.path[:] = [str(self.folder), *(p for p in sys.path if p not in ("", str(house.ROOT)))]
+        for name in list(sys.modules):
+            if name.partition(".")[0] in _COPIED:
+                del sys.modules[name]
+        return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-m", _NOT_THESE, *tests]))
 
 
 def draw(rooms: tuple[str, ...], n: int, seed: int) -> list[Mutant]:
