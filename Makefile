@@ -55,7 +55,7 @@ test-slow: $(VENV)/.test
 PYTHONS ?= python3.10 python3.11 python3.12 python3.13
 test-pythons:
 	@run=0; failed=; for name in $(PYTHONS); do \
-	  python=$$(command -v $$name) && $$python -c '' 2>/dev/null || { echo "$$name: not found, left out"; continue; }; \
+	  python=$$(command -v $$name) && $$python -c '' 2>/dev/null || { echo "$$name: no such Python that starts, left out"; continue; }; \
 	  echo "== $$($$python -V)"; run=$$((run + 1)); \
 	  $(MAKE) --no-print-directory test PYTHON=$$python VENV=$(VENV)-$$name || failed="$$failed $$name"; \
 	done; \
