@@ -226,16 +226,19 @@ class Copy:
         if child == 0:
             os.setsid()
             os._exit(self._run_in_child(tests))
-        deadline = None if limit_s is None else time.monotonic() + limit_s
-        while True:
-            found, status = os.waitpid(child, os.WNOHANG)
-            if found:
-                return os.waitstatus_to_exitcode(status)
-            if deadline is not None and time.monotonic() > deadline:
+        deadline = float("inf") if limit_s is None else time.monotonic() + limit_s
+        try:
+            while time.monotonic() < deadline:
+                found, status = os.waitpid(child, os.WNOHANG)
+                if found:
+                    child = 0
+                    return os.waitstatus_to_exitcode(status)
+                time.sleep(0.02)
+            return -1
+        finally:  # also where a signal ends this program: no run of tests outlives it
+            if child:
                 os.killpg(child, signal.SIGKILL)
                 os.waitpid(child, 0)
-                return -1
-            time.sleep(0.02)
 
     def _run_in_child(self, tests: tuple[str, ...]) -> int:
         silence = os.open(os.devnull, os.O_RDWR)
@@ -270,6 +273,7 @@ def main() -> None:
                         help="exit with status 1 below this score in per cent")  # fmt: skip
     parser.add_argument("rooms", nargs="*", default=ROOMS, help="files and folders")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     killed, survived, equivalent = 0, [], 0
     with tempfile.TemporaryDirectory() as folder:
         tree = Copy(Path(folder))
