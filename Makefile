@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT := out
 
-.PHONY: bench test test-oracle test-cuda test-gpu bench-gpu train-nano check smoke fuzz lock clean
+.PHONY: bench locked test test-slow test-pythons mutants house test-oracle test-cuda test-gpu bench-gpu train-nano check smoke fuzz lock clean
 
 # The marker is remade when the list of dependencies changes.
 $(VENV)/.installed: pyproject.toml
@@ -15,6 +15,13 @@ $(VENV)/.installed: pyproject.toml
 $(VENV)/.test: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,check]'
 	touch $@
+
+# The same from the lock, hashes checked: what continuous integration installs.
+locked:
+	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-ci.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $(VENV)/.installed $(VENV)/.test $(VENV)/.cuda
 
 # llama.cpp is built here, never taken from pip's cache, and for AVX2 at most: a wheel that was built
 # on another processor may hold instructions that this one lacks, and a build for this very one
@@ -43,6 +50,31 @@ bench: $(VENV)/.installed
 # No GPU, no network, no torch.
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -q -m 'not oracle and not peer and not slow and not cuda and not cudac and not gpu'
+
+# Minutes each: more kills, more bits, more seeds. Nightly in continuous integration.
+test-slow: $(VENV)/.test
+	$(BIN)/python -m pytest -q -m 'slow and not oracle and not peer and not cuda and not cudac and not gpu'
+
+# The suite under every promised Python that this machine has, each in an environment of its own.
+PYTHONS ?= python3.10 python3.11 python3.12 python3.13
+test-pythons:
+	@run=0; failed=; for name in $(PYTHONS); do \
+	  python=$$(command -v $$name) && $$python -c '' 2>/dev/null || { echo "$$name: no such Python that starts, left out"; continue; }; \
+	  echo "== $$($$python -V)"; run=$$((run + 1)); \
+	  $(MAKE) --no-print-directory test PYTHON=$$python VENV=$(VENV)-$$name || failed="$$failed $$name"; \
+	done; \
+	[ $$run -gt 0 ] || { echo "expected one of $(PYTHONS), found none"; exit 1; }; \
+	[ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
+
+# Sizes, circles and annotations of the source tree; tests/test_house.py holds the limits.
+house: $(VENV)/.test
+	$(BIN)/python -m tests.tools.house
+
+# Small faults are planted one at a time and the nearest tests run; see tests/tools/mutants.py.
+MUTANTS ?= 40
+MUTANT_SEED ?= 1
+mutants: $(VENV)/.test
+	nice -n 10 $(BIN)/python -m tests.tools.mutants --sample $(MUTANTS) --seed $(MUTANT_SEED)
 
 # Against implementations that we did not write: transformers on torch (CPU), llama.cpp.
 test-oracle: $(VENV)/.oracle
@@ -95,4 +127,4 @@ lock: $(VENV)/.test
 	  --no-emit-index-url --extra test --extra check --extra nvml --extra cuda-check pyproject.toml -o requirements-ci.lock
 
 clean:
-	rm -rf $(VENV) $(OUT)
+	rm -rf $(VENV) $(VENV)-python3.* $(OUT)

@@ -115,20 +115,6 @@ def mde_of(sigma: float, n: int, power: float = POWER, confidence: float = CONFI
     return sigma / math.sqrt(n) * _noncentrality(float(n - 1), power, confidence)
 
 
-def log_rates(rates: Sequence[float]) -> np.ndarray:
-    """Natural logarithms of positive rates.
-
-    Raises
-    ------
-    ValueError
-        A rate is zero, negative, infinite or NaN: such a row measured nothing.
-    """
-    values = np.asarray(rates, dtype=np.float64)
-    if not (np.isfinite(values) & (values > 0)).all():
-        raise ValueError(f"rates: expected finite and positive, found {values.tolist()!r}")
-    return np.log(values)
-
-
 def paired(differences: Sequence[float] | np.ndarray) -> Estimate:
     """Student's estimate of the mean of paired log differences (head minus base)."""
     d = np.asarray(differences, dtype=np.float64)

@@ -207,10 +207,6 @@ class SpeedRow:
     def gen_joules_per_token(self) -> float | None:
         return _ratio(self.telemetry.gen_energy_j, self.gen_tokens)
 
-    @property
-    def prefill_joules_per_token(self) -> float | None:
-        return _ratio(self.telemetry.prefill_energy_j, self.prefill_tokens)
-
     def to_record(self) -> dict[str, object]:
         """JSON-ready mapping without empty fields; `from_record` reads it back."""
         flat: dict[str, object] = asdict(self)

@@ -162,7 +162,9 @@ def _panel(
                 curve.ctx, curve.low, curve.high, color=style["color"], alpha=_BAND_ALPHA, lw=0
             )
             if len(curve.ctx) == 1:
-                spread = [curve.mid - curve.low, curve.high - curve.mid]
+                # Lists: matplotlib before 3.11 asks NumPy arrays of one element for a scalar, which
+                # NumPy warns about.
+                spread = [(curve.mid - curve.low).tolist(), (curve.high - curve.mid).tolist()]
                 axes.errorbar(curve.ctx, curve.mid, spread, color=style["color"], capsize=3)
     axes.set_title(name)
     axes.set_ylabel(unit)

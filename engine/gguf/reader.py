@@ -134,6 +134,8 @@ def _open_part(path: Path) -> _Part:
         fd = os.open(path, flags)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
+        if "\0" in str(path):  # the standard library's own words differ from release to release
+            reason = "a null byte in its name"
         raise _error(path, "expected a readable file", str(reason).lower()) from None
     try:
         info = os.fstat(fd)

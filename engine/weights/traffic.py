@@ -119,11 +119,6 @@ def decode_traffic(
     )
 
 
-def expert_bytes(layer: LayerWeights, n_expert: int) -> int:
-    """Bytes of one routed expert: its three matrices."""
-    return sum(getattr(layer, field).n_bytes for field in _EXPERTS) // n_expert
-
-
 def _row_bytes(tensor: Tensor) -> int:
     return tensor.n_bytes // tensor.shape[0]
 

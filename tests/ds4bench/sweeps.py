@@ -50,7 +50,7 @@ def rows_in(path):
 
 
 def wait_for_rows(path, n, process):
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         if rows_in(path) >= n:
             return

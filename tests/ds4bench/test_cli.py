@@ -41,12 +41,13 @@ def bench(tmp_path, monkeypatch):
 SHORT = ("--ctx-start", 64, "--ctx-max", 128, "--step-incr", 64, "-n", 4)
 
 
-def test_help_imports_no_numbers():
+def test_help_imports_little_and_no_numbers():
     code = (
         "import sys\nfrom ds4bench.cli import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit as e:\n    assert e.code == 0\n"
         "heavy = {'numba', 'numpy', 'scipy', 'pyarrow', 'matplotlib', 'rich', 'psutil'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+        "assert len(sys.modules) < 200, sorted(sys.modules)\n"  # 140 on Python 3.11
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

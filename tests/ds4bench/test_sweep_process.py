@@ -32,15 +32,15 @@ def test_signals_end_cleanly_and_resume(slow_model, number, code):
     folder, options = slow_model
     with spawn(folder, *ALL, "--csv", "a.csv", **options) as process:
         wait_for_rows(folder / "a.jsonl", 2, process)
-        start = time.monotonic()
+        before = rows_in(folder / "a.jsonl")
         process.send_signal(number)
-        _, err = process.communicate(timeout=20)
-        took = time.monotonic() - start
+        _, err = process.communicate(timeout=120)
 
     assert process.returncode == code, err
     assert b"Traceback" not in err
-    assert took < 4  # 2 s on an idle machine; the row in progress takes 0.2 s
     rows = read_rows(folder / "a.jsonl").rows
+    # The row in progress is finished; another may have ended between the count and the signal.
+    assert len(rows) <= before + 2
     assert len(table(folder / "a.csv")) == len(rows) >= 2
     assert all(row.ok for row in rows)
 
@@ -50,7 +50,7 @@ def test_a_terminal_that_goes_away_costs_no_view(slow_model):
     main, side = pty.openpty()
     with spawn(folder, *ALL, "--out", "o", stderr=side, **options) as process:
         os.close(side)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while rows_in(folder / "o" / "rows.jsonl") < 2 and time.monotonic() < deadline:
             if select.select([main], [], [], 0.05)[0]:
                 os.read(main, 4096)
@@ -66,7 +66,7 @@ def test_one_ctrl_c_is_enough_while_the_model_loads(slow_model):
     folder, options = slow_model
     (folder / "faults.json").write_text(json.dumps({"load_s": 60}))
     with spawn(folder, *ALL, "--csv", "a.csv", **options) as process:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while not (folder / "a.jsonl").exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(0.3)  # from the journal to the load

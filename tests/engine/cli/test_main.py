@@ -30,17 +30,17 @@ def test_help_of_every_command(ds4, name):
     assert out.startswith(f"Usage: ds4 {name}")
 
 
-def test_help_is_light():
+def test_help_imports_little():
     code = (
         "import sys; sys.argv = ['ds4', '--help']\n"
         "from engine.cli.main import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
         "heavy = {'numba', 'numpy', 'tokenizers', 'psutil', 'rich', 'jinja2'} & set(sys.modules)\n"
-        "print(heavy, file=sys.stderr)"
+        "print(heavy, len(sys.modules) < 200, file=sys.stderr)"  # 158 on Python 3.11
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stderr == "set()\n"
+    assert done.stderr == "set() True\n"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 
 import gguf
 import numpy as np
@@ -17,6 +16,7 @@ from engine.gguf.parse import parse
 from engine.gguf.reader import open_gguf
 from engine.gguf.values import escape
 from engine.quant.formats import BY_ID, BY_NAME
+from tests.counting import lines_run
 from tests.engine.gguf.build import write_mtp, write_trunk
 from tests.engine.gguf.corpus import valid_files
 
@@ -98,6 +98,7 @@ def test_mapping_ends_with_its_last_view(trunk):
 
 
 def test_a_vocabulary_of_152000_tokens_is_cheap(tmp_path):
+    """A few lines of Python per string, bytes that are not copied, and nothing heavy imported."""
     path = tmp_path / "vocab.gguf"
     writer = gguf.GGUFWriter(path, "deepseek4")
     writer.add_token_list([f"{'tök' if i % 5 else 'ab'}{i}" for i in range(152_000)])
@@ -108,35 +109,40 @@ def test_a_vocabulary_of_152000_tokens_is_cheap(tmp_path):
     writer.write_kv_data_to_file()
     writer.close()
     code = (
-        "import sys, time, psutil\n"
+        "import sys, psutil\n"
         "from engine.gguf.reader import open_gguf\n"
         "rss = psutil.Process().memory_info().rss\n"
-        "start = time.perf_counter()\n"
         "file = open_gguf(sys.argv[1])\n"
-        "seconds = time.perf_counter() - start\n"
         "grown = psutil.Process().memory_info().rss - rss\n"
         "assert len(file.metadata.get_strings('tokenizer.ggml.tokens')) == 152000\n"
-        "print(seconds, grown, 'numba' in sys.modules)\n"
+        "print(grown, 'numba' in sys.modules)\n"
     )
 
-    costs = []
-    for _ in range(3):
-        out = subprocess.run(
-            [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
-        )
-        seconds, grown, numba = out.stdout.split()
-        costs.append(float(seconds))
-        assert int(grown) <= 60e6
-        assert numba == "False"
-    assert min(costs) <= 0.3
+    out = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
+    )
+    grown, numba = out.stdout.split()
+    assert int(grown) <= 60e6
+    assert numba == "False"
+    # 303 000 strings, read by a loop of seven lines each.
+    assert lines_run(lambda: open_gguf(path)) <= 303_000 * 8
 
 
 def refuse(path) -> str:
-    start = time.perf_counter()
     with pytest.raises(GGUFError) as caught:
         open_gguf(path)
-    assert time.perf_counter() - start < 0.5
     return str(caught.value)
+
+
+def test_opening_waits_for_nobody(tmp_path, monkeypatch):
+    """A FIFO without a writer would block an ordinary open for ever."""
+    from engine.gguf import reader
+
+    asked = []
+    monkeypatch.setattr(reader.os, "open", lambda path, flags: asked.append(flags) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        open_gguf(tmp_path / "m.gguf")
+    assert asked[0] & os.O_NONBLOCK
 
 
 def test_things_that_are_no_regular_files(tmp_path):

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 import zlib
 
 import pytest
@@ -18,6 +17,7 @@ from engine.errors import StoreError
 from engine.tooling.results import journal as module
 from engine.tooling.results import locks
 from engine.tooling.results.journal import Journal, decode, encode, read_journal, scan
+from tests.counting import CountedBytes, lines_run
 
 SCHEMA, VERSION = "test.rows", 2
 JSON = st.recursive(
@@ -153,13 +153,12 @@ def test_second_writer_is_refused_at_once_and_told_who(tmp_path):
             "from engine.tooling.results.journal import Journal\nimport sys, pathlib\n"
             f"Journal.open(pathlib.Path(sys.argv[1]), {SCHEMA!r}, {VERSION})"
         )
-        start = time.monotonic()
+        # A second writer that waited for the lock would wait for ever.
         done = subprocess.run(
-            [sys.executable, "-c", code, str(path)], capture_output=True, text=True
+            [sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=600
         )
         assert done.returncode == 1
         assert f"pid {os.getpid()} on" in done.stderr
-        assert time.monotonic() - start < 5  # mostly the interpreter's start
     with opened(path) as journal:
         assert journal.header["schema"] == SCHEMA
 
@@ -336,23 +335,29 @@ def test_power_loss_keeps_what_was_synced(tmp_path_factory, no_sync, data):
 
 
 def test_append_is_cheap(tmp_path, monkeypatch):
-    """Our part of an append is far below a millisecond; what fsync costs is the disk's matter."""
-    monkeypatch.setattr(os, "fsync", lambda fd: None)
+    """One write of the row's own bytes, one fsync, and as many lines for row 50 as for row 1."""
+    writes, syncs, lines = [], [], []
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: writes.append(len(data)) or write(fd, data))
+    monkeypatch.setattr(os, "fsync", syncs.append)
     with opened(tmp_path / "rows.jsonl") as journal:
-        times = []
+        del writes[:], syncs[:]
         for i in range(50):
-            start = time.perf_counter()
-            journal.append({"i": i, "step_s": [0.1] * 128})
-            times.append(time.perf_counter() - start)
-    assert sorted(times)[25] < 1e-3
+            row = {"i": i % 10, "step_s": [0.1] * 128}
+            lines.append(lines_run(lambda row=row: journal.append(row)))
+    assert writes == [len(encode(row))] * 50
+    assert len(syncs) == 50
+    assert lines[-1] <= lines[0]
 
 
 def test_opening_many_rows_is_linear(tmp_path):
-    """10 s for a million rows is the goal: 20 000 must take far less than a second."""
-    path = tmp_path / "rows.jsonl"
-    filled(path, 0)
-    path.write_bytes(path.read_bytes() + b"".join(encode({"i": i}) for i in range(20_000)))
-    start = time.perf_counter()
-    with opened(path) as journal:
-        assert len(journal.records) == 20_000
-    assert time.perf_counter() - start < 2
+    """A few lines of Python for each row, and every byte copied once."""
+    data = CountedBytes(b"".join(encode({"i": i}) for i in range(20_000)))
+    found = []
+
+    lines = lines_run(lambda: found.append(scan(data)))
+
+    assert len(found[0][0]) == 20_000
+    assert data.copied <= len(data)
+    # 12 of ours, the rest in the standard library's decoder.
+    assert lines <= 60 * 20_000
