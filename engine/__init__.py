@@ -12,12 +12,13 @@ if TYPE_CHECKING:
     from engine.cache.snapshot import Snapshot
     from engine.engine import Engine, open_engine
     from engine.errors import EngineError
+    from engine.forward.routing import Routing
     from engine.generation import Generation, generate
     from engine.memory import MemoryPlan
     from engine.models.bundled import bundled_model
     from engine.options import EngineOptions
     from engine.sample import Sampler
-    from engine.session import Routing, Session
+    from engine.session import Session
     from engine.shape import Shape
     from engine.spec.policy import Greedy, Sampled
     from engine.spec.protocol import StepResult
@@ -29,7 +30,7 @@ _HOME = {
     "Generation": "engine.generation",
     "Greedy": "engine.spec.policy",
     "MemoryPlan": "engine.memory",
-    "Routing": "engine.session",
+    "Routing": "engine.forward.routing",
     "Sampled": "engine.spec.policy",
     "Sampler": "engine.sample",
     "Session": "engine.session",

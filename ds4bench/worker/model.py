@@ -159,9 +159,10 @@ class FileModel:
         facts = self.engine.facts()
         if "transfers" not in facts:
             return None
-        copied = facts["transfers"]
+        copied, launches = facts["transfers"], facts["launches"]
+        assert isinstance(copied, dict) and isinstance(launches, dict), facts
         copies = Copies(copied["h2d_bytes"], copied["h2d_copies"])
-        return DeviceCounters(copies, dict(facts["launches"]))
+        return DeviceCounters(copies, dict(launches))
 
     def session(self, ctx: int) -> Session:
         """A fresh timeline with room for `ctx` tokens."""

@@ -305,6 +305,7 @@ class ServerAnswerer:
     think: str
     ctx: int = 0
     longest: int = 0
+    memory: str = ""  # a server's is not known
 
     @property
     def name(self) -> str:

@@ -3,9 +3,7 @@
 `samples.jsonl` (an `engine.tooling.results.journal`) is the source of truth; `results.csv` and
 `results.parquet` are views without any question or reply text; `manifest.json` repeats the
 journal's header for people and adds what changed while the run went on.
-
-SCHEMA_VERSION history:
-    1  first version
+SCHEMA_VERSION 1 is the first.
 """
 
 from __future__ import annotations

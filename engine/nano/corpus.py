@@ -10,6 +10,7 @@ from engine.models.vocab import PAD
 from engine.nano import prose
 from engine.nano.chat import HELPFUL, SYSTEM, Text, render_chat
 from engine.nano.items import FAMILIES, KINDS, draw
+from engine.nano.tokens import load
 from engine.nano.words import Draw
 
 ALIGN = 4  # documents begin at multiples of this: windows of ratio 4 never meet two of them
@@ -107,8 +108,6 @@ def rows(seed: int, n_rows: int, seq: int, mix: Mix) -> Rows:
     A document that does not fit any more is cut at the row's end if a good part of it fits, and
     begins the next row otherwise.
     """
-    from engine.nano.tokens import load
-
     tokenizer = load()
     ids = np.full((n_rows, seq), tokenizer.token_to_id(PAD), np.uint16)
     cls = np.full((n_rows, seq), PADDING, np.uint8)

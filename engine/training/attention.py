@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from engine.training import fused
+from engine.training.plain import turned_plainly
 
 CHUNK = 128  # queries walked together; equals the sliding window
 
@@ -154,15 +155,6 @@ def _turned(
     if x.dim() == 4:
         cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)
     return turned_plainly(x, cos, -sin if back else sin).to(dtype)
-
-
-def turned_plainly(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """The rotary turn as a chain of operations; float32."""
-    n = 2 * cos.shape[-1]
-    x = x.float()
-    a, b = x[..., -n:].unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack((a * cos - b * sin, a * sin + b * cos), -1).flatten(-2)
-    return torch.cat([x[..., :-n], turned], -1)
 
 
 class _Attend(torch.autograd.Function):

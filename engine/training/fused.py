@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from engine.training.nvrtc import Kernels
+from engine.training.plain import sinkhorn_plainly, turned_plainly
 
 _THREADS = 128
 MAX_ITER = 32  # of Sinkhorn
@@ -223,9 +224,6 @@ def available(x: torch.Tensor) -> bool:
 
 def _check(device: torch.device) -> None:
     """Compare with the chains, gradients too, on random values."""
-    from engine.training.attention import turned_plainly
-    from engine.training.streams import sinkhorn_plainly
-
     with torch.enable_grad():
         rng = torch.Generator(device).manual_seed(1)
 

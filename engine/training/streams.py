@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from engine.training import fused
+from engine.training.plain import sinkhorn_plainly
 
 
 class _Mix(torch.autograd.Function):
@@ -50,17 +51,6 @@ def sinkhorn(logits: torch.Tensor, n_iter: int, eps: float) -> torch.Tensor:
     if fused.available(logits):
         return fused.sinkhorn(logits, n_iter, eps).view(-1, 4, 4)
     return sinkhorn_plainly(logits, n_iter, eps)
-
-
-def sinkhorn_plainly(logits: torch.Tensor, n_iter: int, eps: float) -> torch.Tensor:
-    """`sinkhorn` as a chain of operations."""
-    # Tokens lie innermost, so that sums over four values read whole cache lines.
-    c = logits.t().reshape(4, 4, -1).softmax(1) + eps
-    c = c / (c.sum(0, keepdim=True) + eps)
-    for _ in range(n_iter - 1):
-        c = c / (c.sum(1, keepdim=True) + eps)
-        c = c / (c.sum(0, keepdim=True) + eps)
-    return c.permute(2, 0, 1)
 
 
 def collapse(x: torch.Tensor, pre: torch.Tensor) -> torch.Tensor:

@@ -12,9 +12,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.oracle
 
-from engine.training.attention import turned_plainly  # noqa: E402
 from engine.training.fused import SOURCE  # noqa: E402
-from engine.training.streams import sinkhorn_plainly  # noqa: E402
+from engine.training.plain import sinkhorn_plainly, turned_plainly  # noqa: E402
 
 SHIM = """
 #include <cmath>

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.oracle
 
 from engine.models.make import draft_specs, trunk_specs  # noqa: E402
 from engine.models.shapes import nano  # noqa: E402
-from engine.nano.tokens import SIZE  # noqa: E402
+from engine.nano.vocabulary import SIZE  # noqa: E402
 from engine.training import export, stages, train  # noqa: E402
 from engine.training.checkpoint import load_parts  # noqa: E402
 from engine.training.feed import Feed, Request, make_batch  # noqa: E402

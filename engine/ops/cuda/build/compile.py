@@ -29,12 +29,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import engine.ops.cuda as package
 from engine.errors import BackendError
 from engine.ops.cuda.build.kernel import REGISTRY, Kernel
 from engine.ops.cuda.device import store
 
 _HERE = Path(__file__).resolve().parents[1]
+_PACKAGE = "engine.ops.cuda"  # whose folder that is
 _MANIFEST = "cubins.json"
 
 
@@ -196,7 +196,7 @@ def toolkit() -> dict[str, str]:
 
 def registry(also: Iterable[str] = ()) -> dict[str, Kernel]:
     """Every kernel that the package defines, by name, and those of the modules `also`."""
-    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+    for module in pkgutil.walk_packages([str(_HERE)], f"{_PACKAGE}."):
         if not module.name.endswith((".compile", ".ops")):  # these define none
             importlib.import_module(module.name)
     extra = {str(importlib.import_module(name).__file__) for name in also}

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from engine.ops.cuda.device.context import Context
+
+class Owner(Protocol):
+    """What an array asks of the device's context: copies to, from and within its memory."""
+
+    def download(self, array: DeviceArray, out: np.ndarray) -> None: ...
+    def upload(self, array: DeviceArray, values: np.ndarray) -> None: ...
+    def copy(self, out: DeviceArray, source: DeviceArray) -> None: ...
 
 
 class DeviceArray:
@@ -18,8 +23,8 @@ class DeviceArray:
 
     Parameters
     ----------
-    context : Context
-        Owner of the device.
+    context : Owner
+        Of the device's memory.
     address : int
         Device address of the first element.
     shape : tuple of int
@@ -31,7 +36,7 @@ class DeviceArray:
     __slots__ = ("address", "context", "dtype", "owner", "shape")
 
     def __init__(
-        self, context: Context, address: int, shape: tuple[int, ...], dtype: Any, owner: Any = None
+        self, context: Owner, address: int, shape: tuple[int, ...], dtype: Any, owner: Any = None
     ) -> None:
         self.context = context
         self.address = address

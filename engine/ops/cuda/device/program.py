@@ -5,15 +5,14 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 from numba.cuda import types
 
 from engine.errors import BackendError
 from engine.ops.cuda.build.kernel import Kernel
-
-if TYPE_CHECKING:
-    from engine.ops.cuda.device.driver import CudaDevice
+from engine.ops.cuda.device.api import Driver
 
 Entry = tuple[Any, ...]
 
@@ -31,6 +30,28 @@ def packer(kernel: Kernel) -> struct.Struct:
     """How a kernel's arguments lie in its block: one slot of 8 bytes each."""
     slots = ("Q" if isinstance(kind, types.CPointer) else _SLOT[kind] for kind in kernel.args)
     return struct.Struct("<" + "".join(slots))
+
+
+class LoadedKernel(Protocol):
+    """A kernel in the device's memory: the driver's handle, and how its arguments are packed."""
+
+    @property
+    def function(self) -> Any: ...
+    @property
+    def pack(self) -> struct.Struct: ...
+
+
+class PassDevice(Protocol):
+    """What a recorded pass asks of the device that it runs on."""
+
+    driver: Driver
+    stream: Any
+
+    def loaded(self, kernel: Kernel) -> LoadedKernel: ...
+    def numba_kernel(self, kernel: Kernel) -> tuple[Any, Any]: ...
+    def synchronize(self) -> None: ...
+    def no_frees(self) -> AbstractContextManager[None]: ...
+    def drop(self, name: str, handle: Any) -> None: ...
 
 
 class Block:
@@ -62,7 +83,7 @@ class Program:
 
     Parameters
     ----------
-    device : CudaDevice
+    device : PassDevice
     log : list of tuple
         ('launch', kernel, grid, values), ('copy', target, source, n_bytes) and
         ('fill', target, byte, n_bytes), in order; see `Context.recording`.
@@ -77,7 +98,7 @@ class Program:
         Kernels launched by one replay.
     """
 
-    def __init__(self, device: CudaDevice, log: list[Entry], mode: str) -> None:
+    def __init__(self, device: PassDevice, log: list[Entry], mode: str) -> None:
         self._device = device
         self._log = log = list(log)
         self.mode = mode
