@@ -111,7 +111,7 @@ def _clear_target(command: Command, folder: Path) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        pytest.param(c, id=_id(c), marks=pytest.mark.slow if "calibrate --" in c.text else ())
+        pytest.param(c, id=_id(c), marks=pytest.mark.slow if "calibrate" in c.text else ())
         for c in RUN
     ],
 )
