@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from ds4eval.answering.effort import Effort, effort_of
 from ds4eval.answering.pool import OneByOne, SideBySide
 from ds4eval.answering.threads import ThreadPool
 from ds4eval.documents import Document
@@ -30,6 +31,7 @@ from ds4eval.records.record import EOS, ERROR, LIMIT, SKIPPED, STOPPED
 from ds4eval.request import ServerOptions
 from engine.errors import BackendError, OptionError
 from engine.text import chat, special
+from engine.text.encoding import FIRST, Encoding
 
 if TYPE_CHECKING:
     import httpx
@@ -49,7 +51,7 @@ def _require_httpx() -> None:
         raise OptionError("--base-url: expected the package 'httpx' (extra 'remote'), found none")
 
 
-def completion_prompt(question: Question, think: str) -> str:
+def completion_prompt(question: Question, think: str, encoding: Encoding = FIRST) -> str:
     """Our rendering of a question as text, without BOS, which servers add.
 
     Raises
@@ -64,17 +66,17 @@ def completion_prompt(question: Question, think: str) -> str:
             raise OptionError(
                 f"{question.key}: expected no control tokens for --api completions, found {found!r}"
             )
-    spans = chat.render_chat(turns, think, chat.MAX_THINK_CTX)
+    spans = chat.render_chat(turns, think, encoding.max_ctx, encoding=encoding)
     return "".join(span.text for span in spans).removeprefix(special.BOS)
 
 
-def body_of(job: Job, settings: ReplySettings, api: str, model: str) -> Document:
+def body_of(job: Job, settings: ReplySettings, api: str, model: str, host: str = "") -> Document:
     """The request for one job.
 
     Options beyond OpenAI's (top_k, min_p) are sent only when they act; the seed is 31 bits of
     the job's own random stream.
     """
-    s = settings.sampling
+    s, effort = settings.sampling, effort_of(settings, model)
     body: Document = {
         "model": model,
         "max_tokens": settings.budget.tokens,
@@ -89,15 +91,10 @@ def body_of(job: Job, settings: ReplySettings, api: str, model: str) -> Document
         body["top_k"] = s.top_k
         body["min_p"] = s.min_p
     if api == "completions":
-        body["prompt"] = completion_prompt(job.question, settings.think)
+        body["prompt"] = completion_prompt(job.question, effort.think, effort.encoding)
     else:
         body["messages"] = [{"role": r, "content": c} for r, c in messages(job.question)]
-        if settings.think != "high":
-            # What DeepSeek's, llama.cpp's and vLLM's templates listen to.
-            on = settings.think != "none"
-            body["chat_template_kwargs"] = {"thinking": on, "enable_thinking": on}
-        if settings.think == "max":
-            body["reasoning_effort"] = "max"
+        body |= effort.fields(host)
     return body
 
 
@@ -127,7 +124,7 @@ class RemoteBackend:
         import httpx
 
         try:
-            body = body_of(job, self.settings, self.api, self.model)
+            body = body_of(job, self.settings, self.api, self.model, self.client.base_url.host)
         except OptionError as refusal:
             return Answer(SKIPPED, error=str(refusal))
         yield Prefill(job.n, 0, 0, 0.0)
@@ -296,13 +293,13 @@ class ServerAnswerer:
         As the server calls it.
     jobs : int
         Connections.
-    think : str
+    effort : Effort
     """
 
     server: ServerOptions
     model: str
     jobs: int
-    think: str
+    effort: Effort
     ctx: int = 0
     longest: int = 0
     memory: str = ""  # a server's is not known
@@ -312,6 +309,10 @@ class ServerAnswerer:
         return f"{self.model} at {urlsplit(self.server.base_url).hostname}"
 
     @property
+    def think(self) -> str:
+        return self.effort.think
+
+    @property
     def identity(self) -> dict[str, object]:
         place = urlsplit(self.server.base_url)
         return {
@@ -319,11 +320,13 @@ class ServerAnswerer:
             "backend": "remote",
             "server": f"{place.scheme}://{place.hostname}:{place.port or ''}{place.path}",
             "api": self.server.api,
+            **self.effort.identity(),
         }
 
     @property
     def notices(self) -> tuple[str, ...]:
-        return (f"asking {self.name} ({self.server.api})",)
+        api = self.server.api
+        return (f"asking {self.name} ({api})", *self.effort.notice(api))
 
     def facts(self) -> dict[str, object]:
         """What the manifest says of the server."""
@@ -354,7 +357,7 @@ def prepare_server(server: ServerOptions, jobs: int, settings: ReplySettings) ->
     """
     with open_client(server) as client:
         model = server.model or first_model(client)
-    return ServerAnswerer(server, model, jobs, settings.think)
+    return ServerAnswerer(server, model, jobs, effort_of(settings, model))
 
 
 def open_client(server: ServerOptions) -> httpx.Client:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -11,10 +12,12 @@ import pytest
 pytest.importorskip("httpx")
 
 from ds4eval.answering import remote
+from ds4eval.answering.effort import DEEPSEEK_HOST, effort_of
 from ds4eval.events import Text
 from ds4eval.plan import Budget, ReplySettings, Sampling
 from ds4eval.request import ServerOptions
 from engine.errors import BackendError
+from engine.text.encoding import ABSOLUTE_MAXIMUM, BEYOND_MAXIMUM
 from tests.ds4eval.fakes import jobs, question
 
 GREEDY = ReplySettings(sampling=Sampling(temp=0.0), budget=Budget(tokens=50))
@@ -141,6 +144,60 @@ def test_completions_get_our_own_prompt_without_bos(server):
     assert server.bodies[0]["path"] == "/v1/completions"
     assert prompt.endswith("<｜Assistant｜><think>") and not prompt.startswith("<｜begin")
     assert (answer.opened, answer.close) == (True, "natural")
+
+
+@pytest.mark.parametrize(
+    ("model", "think", "encoding", "kwargs", "effort"),
+    [
+        ("m", "on", None, None, None),
+        ("m", "high", None, True, "high"),
+        ("m", "none", None, False, None),
+        ("deepseek-v4-flash", "on", None, True, "high"),
+        ("DeepSeek-V4-Flash-0731", "on", None, True, "low"),
+        ("DeepSeek-V4-Flash-0731", "high", None, True, "high"),
+        ("DeepSeek-V4-Flash-0731", "high", "first", True, "high"),
+        ("m", "max", "0731", True, "max"),
+        ("m", "on", "0731", True, "low"),
+    ],
+)
+def test_servers_are_told_how_much_to_think(model, think, encoding, kwargs, effort):
+    """Servers differ in what they do unasked; the efforts are named as the release names them."""
+    settings = replace(GREEDY, think=think, encoding=encoding)
+    body = remote.body_of(jobs(1)[0], settings, "chat", model)
+    sent = body.get("chat_template_kwargs")
+    assert sent == (None if kwargs is None else {"thinking": kwargs, "enable_thinking": kwargs})
+    assert body.get("reasoning_effort") == effort
+    assert effort_of(settings, model).sent == (kwargs is not None)
+
+
+@pytest.mark.parametrize(("think", "kind"), [("low", "enabled"), ("none", "disabled")])
+def test_deepseeks_own_service_has_a_field_of_its_own(think, kind):
+    import httpx
+
+    bodies = []
+
+    def handler(request):
+        bodies.append(json.loads(request.content))
+        return httpx.Response(400, json={"error": "enough"})
+
+    with httpx.Client(
+        base_url=f"https://{DEEPSEEK_HOST}/v1/", transport=httpx.MockTransport(handler)
+    ) as client:
+        settings = replace(GREEDY, think=think)
+        backend = remote.RemoteBackend(client, settings, "chat", "deepseek-v4-flash-0731")
+        list(backend.answer(jobs(1)[0]))
+    assert bodies[0]["thinking"] == {"type": kind}
+    assert bodies[0].get("reasoning_effort") == ("low" if think == "low" else None)
+    assert "chat_template_kwargs" not in bodies[0]
+
+
+def test_completions_of_0731_carry_its_instructions():
+    body = remote.body_of(
+        jobs(1)[0], replace(GREEDY, think="max"), "completions", "DeepSeek-V4-Flash-0731"
+    )
+    assert body["prompt"].startswith(BEYOND_MAXIMUM)
+    body = remote.body_of(jobs(1)[0], replace(GREEDY, think="max"), "completions", "flash")
+    assert body["prompt"].startswith(ABSOLUTE_MAXIMUM)
 
 
 def test_question_with_control_tokens_is_not_sent_as_text(server):

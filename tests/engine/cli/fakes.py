@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from engine.errors import ContextError
+from engine.text.encoding import FIRST, Release
 from engine.text.tokenizer import Tokenizer
 from tests.engine.text.vocabulary import metadata
 
@@ -40,6 +41,10 @@ class FakeSession:
         if self.engine.flat:
             logits[:] = 0.0
         return logits
+
+    @property
+    def last(self) -> np.ndarray:
+        return self.logits
 
     def sync(self, tokens: list[int], progress: Callable[[int, int], None] | None = None) -> int:
         assert tokens[: self.n_past] == self.tokens
@@ -77,6 +82,7 @@ class FakeEngine:
         self.tokenizer = Tokenizer.from_metadata(metadata(**changes))
         self.shape = SimpleNamespace(n_vocab=self.tokenizer.n_vocab, n_ctx_train=n_ctx_train)
         self.notices: list[str] = []
+        self.release = Release(FIRST)
         self.eos = self.tokenizer.special_id("<｜end▁of▁sentence｜>")
         self.script = self.tokenizer.encode(reply, special="allow").ids
         self.flat = False
