@@ -131,6 +131,12 @@ class Engine:
         """Bytes that the weights hold and a session of `ctx` tokens needs."""
         return plan_memory(self._files, self.options, ctx, weight_bytes=self.weight_bytes)
 
+    def memory_warning(self, ctx: int) -> str:
+        """What a user must know of a session of `ctx` tokens that is open; mostly ''."""
+        plan = self.memory_estimate(ctx)
+        # Weights and session are held already, the files' pages count as available.
+        return plan.warning(self.ops.free_bytes() + plan.resident)
+
     def check_context(self, ctx: int) -> None:
         """Refuse a context that the model or the free memory does not allow.
 

@@ -12,6 +12,7 @@ from ds4bench.plan import SweepPlan
 from ds4bench.records.rows import SpeedRow
 from ds4bench.telemetry.machines import KnownMachine
 from ds4bench.worker.messages import Bandwidth, ModelFacts, PromptFacts
+from engine.weights.machine import host_warning
 
 MIB = 1 << 20
 CHUNK = 512
@@ -23,8 +24,15 @@ def dry_run_text(
     prompt: PromptFacts,
     bandwidth: Bandwidth,
     machines: Sequence[KnownMachine] = (),
+    free_bytes: int | None = None,
 ) -> str:
-    """The plan, its memory, and the least time that this machine's memory allows for it."""
+    """The plan, its memory, and the least time that this machine's memory allows for it.
+
+    Parameters
+    ----------
+    free_bytes : int, optional
+        Of the host's memory, for a warning of a model that it does not hold.
+    """
     frontiers = plan.frontiers
     memory = facts.memory
     rate = bandwidth.read_bytes_per_s
@@ -39,6 +47,11 @@ def dry_run_text(
         f"copies of weights {facts.weight_bytes / MIB:.0f} MiB",
         f"bandwidth {rate / 1e9:.1f} GB/s measured",
     ]
+    if free_bytes is not None and facts.free_device_bytes is None:
+        session = memory.context + memory.scratch + memory.snapshot
+        lines += filter(
+            None, [host_warning(memory.mapped, facts.weight_bytes, session, free_bytes)]
+        )
     seconds = least_seconds(plan, facts, rate)
     if seconds is not None:
         lines.append(f"time      at least {_duration(seconds)}, if memory were the only limit")

@@ -48,6 +48,8 @@ class Facts:
         Release of the chat format, by --encoding or as the file says.
     release : str
         A line on it for the user; '' where there is no choice.
+    warning : str
+        That the host's memory does not hold the model; '' where it does.
     ctx : int
         Tokens that the longest prompt and its reply need.
     longest, longest_n : int
@@ -64,6 +66,7 @@ class Facts:
     think: str
     encoding: str
     release: str
+    warning: str
     ctx: int
     longest: int
     longest_n: int
@@ -140,7 +143,8 @@ def examine(
             )
         device = open_device(options)
         memory = plan_memory(files, options, ctx, device=device)
-        check_memory(memory.resident, free_bytes(device), ctx)
+        free = free_bytes(device)
+        check_memory(memory.resident, free, ctx)
         source = tokenizer.chat_template
         identity: dict[str, object] = {
             "name": shape.name,
@@ -159,6 +163,7 @@ def examine(
         think=think,
         encoding=encoding.name,
         release=release.notice,
+        warning=memory.warning(free),
         ctx=ctx,
         longest=longest,
         longest_n=lengths.index(longest) + 1,

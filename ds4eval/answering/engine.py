@@ -155,8 +155,7 @@ def prepare_engine(
     notices: list[str] = []
     options = engine_options(model, notices)
     found = examine(options, settings, questions)
-    if found.release:
-        notices.append(found.release)
+    notices += filter(None, (found.release, found.warning))
     if settings.think == "max" and found.think != "max":
         notices.append(
             f"--think-max: needs 393216 tokens of context, found {found.ctx}; "

@@ -266,6 +266,8 @@ def _answer(engine: Engine, plan: _Plan, interrupt: _Interrupt) -> int:
             f"found {len(encoded.ids)}"
         )
     say(f"memory: {engine.memory_estimate(session.ctx)}")
+    if warning := engine.memory_warning(session.ctx):
+        say(warning)
     start = time.perf_counter()
     n_prefill = session.sync(
         session.tokens + encoded.ids, progress=lambda done, total: interrupt.check()

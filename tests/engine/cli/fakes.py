@@ -82,6 +82,7 @@ class FakeEngine:
         self.tokenizer = Tokenizer.from_metadata(metadata(**changes))
         self.shape = SimpleNamespace(n_vocab=self.tokenizer.n_vocab, n_ctx_train=n_ctx_train)
         self.notices: list[str] = []
+        self.warning = ""
         self.release = Release(FIRST)
         self.eos = self.tokenizer.special_id("<｜end▁of▁sentence｜>")
         self.script = self.tokenizer.encode(reply, special="allow").ids
@@ -99,6 +100,9 @@ class FakeEngine:
 
     def __exit__(self, *error: object) -> None:
         pass
+
+    def memory_warning(self, ctx: int) -> str:
+        return self.warning
 
     def memory_estimate(self, ctx: int) -> str:
         return f"context of {ctx} tokens"

@@ -112,6 +112,14 @@ def test_mtp_file_beside_weights_that_have_none(ds4, engine, tmp_path):
     assert "WARNING: --mtp" not in ds4(*args)[2]
 
 
+def test_memory_that_does_not_hold_the_model_is_warned_of(ds4, engine):
+    engine.warning = "WARNING: memory: expected at most 1 GiB"
+
+    status, _, err = ds4("-m", "m", "-p", "Hi", "--temp", 0)
+
+    assert status == 0 and engine.warning in err.splitlines()
+
+
 def test_effort_that_the_release_does_not_have(ds4, engine, tmp_path):
     from tests.engine.models import model_file
 
