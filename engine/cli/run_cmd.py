@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import secrets
 import signal
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from engine.cli.output import Output
 from engine.errors import ContextError, OptionError
 from engine.options import EngineOptions
 from engine.text import chat, special
 from engine.text.encoding import DEFAULT_EFFORT, NO_THINK, Release, chosen, mtp_warning
 from engine.text.files import read_text
 from engine.text.tokenizer import Span
-from engine.tooling.exits import INTERRUPTED, printable, say
+from engine.tooling.exits import INTERRUPTED, say
 from engine.tooling.options.group import option
 from engine.tooling.options.kernels import kernel_options
 from engine.tooling.options.model import MODEL, read_through
 from engine.tooling.options.sampling import SamplingChoice, sampling_options
-from engine.tooling.options.speculation import SpecChoice, describe, spec_options, warnings
+from engine.tooling.options.speculation import (
+    DraftWatch,
+    SpecChoice,
+    describe,
+    spec_options,
+    warnings,
+)
 from engine.tooling.options.thinking import THINKING, ThinkingChoice
 from engine.tooling.options.types import Whole
 from engine.tooling.program import Command
@@ -332,7 +338,7 @@ def _generate(
     from engine.text.stream import TextStream
 
     stream = TextStream(engine.tokenizer, thinking)
-    output = _Output()
+    output = Output()
     generation = generate(
         session,
         policy=Sampled(plan.sampler),
@@ -343,6 +349,7 @@ def _generate(
         adaptive=plan.spec.adaptive,
         margin=plan.spec.margin,
     )
+    watch = DraftWatch(plan.spec.mode)
     steps = iter(generation)
     n = 0
     try:
@@ -351,43 +358,17 @@ def _generate(
                 was_thinking = stream.thinking
                 output.write(stream.push(made), dim=was_thinking)
                 n += 1
+            if warning := watch.after(generation.decoder.stats):
+                say(warning)
     finally:
         output.write(stream.finish(), dim=stream.thinking)
         output.end()
     stats = generation.decoder.stats
     if drafted := describe(stats):
         say(drafted)
-    for warning in warnings(stats, plan.spec.mode):
+    for warning in [] if watch.said else warnings(stats, plan.spec.mode):
         say(warning)
     return n
-
-
-class _Output:
-    """UTF-8 on stdout whatever the locale; on a terminal thinking is dim, controls are inert."""
-
-    def __init__(self) -> None:
-        self._sink: BinaryIO = sys.stdout.buffer
-        self._terminal = self._sink.isatty()
-        self._dim = False
-        self._last = "\n"
-
-    def write(self, text: str, dim: bool) -> None:
-        if not text:
-            return
-        self._last = text[-1]
-        if self._terminal:
-            text = printable(text)
-            if dim != self._dim:
-                text = ("\x1b[2m" if dim else "\x1b[0m") + text
-                self._dim = dim
-        self._sink.write(text.encode("utf-8"))
-        self._sink.flush()
-
-    def end(self) -> None:
-        """Leave the terminal in its own colours, at the start of a line."""
-        tail = ("\x1b[0m" if self._dim else "") + ("" if self._last == "\n" else "\n")
-        self._sink.write(tail.encode("ascii"))
-        self._sink.flush()
 
 
 def _speed(phase: str, tokens: int, seconds: float) -> str:
