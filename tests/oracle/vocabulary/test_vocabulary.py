@@ -11,7 +11,7 @@ import pytest
 
 from engine.text import chat, special
 from engine.text.tokenizer import Tokenizer
-from tests.oracle import published
+from tests.oracle.vocabulary import published
 
 pytestmark = [
     pytest.mark.oracle,
