@@ -7,6 +7,7 @@ then copies.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 from collections.abc import Callable, Collection, Sequence
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 DEVICEMAP = 2
 READ_ONLY = 8
+# Linux 5.4: take clean pages of a file out of the page cache. The mmap module has no name for it.
+MADV_PAGEOUT = 21
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +187,7 @@ class FileResidency:
         self.refusals: list[str] = []
         self._registered: list[int] = []
         self._pinned = 0
+        self._copying: Tensor | None = None
         self._windows: list[tuple[int, int, int]] = []  # host start, host stop, device address
         self._mapped: set[int] = set()
         self.refused_bytes = 0
@@ -201,8 +205,10 @@ class FileResidency:
 
     def place(self, tensor: Tensor) -> Placement:
         """Where this tensor is: a copy is looked for before the mapping."""
+        self._drop_copied()
         host = tensor.data.ctypes.data
         if host not in self._mapped:
+            self._copying = tensor
             return Placement("device")
         window = self._window(host)
         assert window is not None, tensor.name
@@ -246,10 +252,32 @@ class FileResidency:
 
     def close(self) -> None:
         """Unregister; mapped placements are void."""
+        self._copying = None
         for host in self._registered:
             self.device.drop("cuMemHostUnregister", host)
         self._registered, self._windows = [], []
         self._mapped = set()
+
+    def _drop_copied(self) -> None:
+        """Give back the file's pages of the tensor that was copied last, where memory is shared.
+
+        There a copy and the pages that it was made from are twice the same bytes in one memory.
+        A caller is done with a tensor when it asks for the next.
+        """
+        done, self._copying = self._copying, None
+        whole = None if done is None else mapping_of(done.data)
+        if done is None or whole is None or not self.device.unified:
+            return
+        owner: Any = whole.base
+        mapping: Any = owner.obj if isinstance(owner, memoryview) else owner
+        first = done.data.ctypes.data - whole.ctypes.data
+        # Pages at the edges hold neighbours' bytes, too.
+        start = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE
+        stop = (first + done.n_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
+        if stop > start:
+            # An older system keeps the pages, which is what it did before.
+            with contextlib.suppress(OSError):
+                mapping.madvise(MADV_PAGEOUT, start, stop - start)
 
     def _offer(self, run: Run, machine: Machine, direct: bool) -> None:
         """Make a run of a mapping readable by the device, if there is a way."""
