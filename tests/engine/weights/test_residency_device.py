@@ -1,4 +1,4 @@
-"""A plan carried out on a device that is faked: what is registered, read in place and given back."""
+"""A plan carried out on a fake device: what is registered, read in place and given back."""
 
 from __future__ import annotations
 
