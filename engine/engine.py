@@ -117,8 +117,9 @@ class Engine:
             If the release has no such think mode, or asks for a large context in it.
         """
         encoding = self.release.encoding
-        if encoding.effective(think, 0) != encoding.check(think, "think"):
-            raise OptionError(f"think: expected {encoding.default} or none, found {think!r}")
+        mode = encoding.check(think, "think")
+        if encoding.effective(mode, 0) != mode:
+            raise OptionError(f"think: expected none or {encoding.default}, found {think!r}")
         turns = [Message("system", system), Message("user", message)]
         spans = render_chat(turns, think, 0, encoding=encoding)
         return list(self.tokenizer.encode_spans(spans).ids)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from engine.engine import Engine
 from engine.errors import OptionError
 from engine.text import chat
 from engine.text.chat import Message
@@ -22,6 +24,8 @@ from engine.text.encoding import (
     release_of,
 )
 from engine.text.template import ChatTemplate
+from engine.text.tokenizer import Tokenizer
+from tests.engine.text.vocabulary import metadata
 
 BOS, USER, BOT = "<｜begin▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"
 
@@ -114,6 +118,21 @@ def test_release_by_the_ratios_of_drafting_blocks(entries, name):
         "deepseek4.attention.compress_ratios": np.zeros(entries, np.uint32),
     }
     assert release_of(metadata).encoding.name == name
+
+
+def test_one_call_renders_a_first_turn_by_the_release_of_the_file():
+    """`Engine.chat` needs a tokenizer and a release only; nothing is opened for it here."""
+    tokenizer = Tokenizer.from_metadata(metadata())
+    later = SimpleNamespace(tokenizer=tokenizer, release=release_of({"general.version": "0731"}))
+    first = SimpleNamespace(tokenizer=tokenizer, release=release_of({}))
+
+    plain = Engine.chat(first, "Hi")
+    assert plain == Engine.chat(first, "Hi", think="high") == Engine.chat(later, "Hi")
+    assert plain == Engine.chat(later, "Hi", think="low")
+    text = tokenizer.decode(Engine.chat(later, "Hi", think="max"))
+    assert text.startswith(BOS + BEYOND_MAXIMUM)
+    with pytest.raises(OptionError, match="think: expected none or high, found 'max'"):
+        Engine.chat(first, "Hi", think="max")
 
 
 def test_choice_and_names_of_servers():
