@@ -208,17 +208,10 @@ def test_pull_requests_run_on_every_python_that_is_promised():
 
 # Options without a test that sees their effect. A test that sees one refused does not count.
 UNSEEN = {
-    "ds4 run --top-p", "ds4 run --mtp-adaptive", "ds4 run --nano", "ds4 logits --nano",
-    "ds4 drift --no-force", "ds4 drift --plot", "ds4 make-model --layout",
+    "ds4 drift --no-force", "ds4 make-model --layout",
     "ds4 make-model --quick", "ds4-bench plot --title", "ds4-bench gpu --work",
     "ds4-bench gpu --layers", "ds4-bench gpu --seconds", "ds4-bench gpu --skip-sweep",
     "ds4-bench ab --min-pairs", "ds4-bench ab --a-args",
-    "ds4-eval run --nano", "ds4-eval run --backend", "ds4-eval run --cpu", "ds4-eval run --cuda",
-    "ds4-eval run --metal", "ds4-eval run --quality", "ds4-eval run --repack",
-    "ds4-eval run --warm-weights", "ds4-eval run --chdir", "ds4-eval run --no-errata",
-    "ds4-eval run --offset", "ds4-eval run --top-p", "ds4-eval run --top-k",
-    "ds4-eval run --allow-network-fs", "ds4-eval run --ray", "ds4-eval run --api-model",
-    "ds4-eval run --api-key-env", "ds4-eval run --timeout", "ds4-eval list --offset",
     "ds4-eval validate --as", "ds4-eval fetch --revision",
 }  # fmt: skip
 
