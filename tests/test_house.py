@@ -29,7 +29,7 @@ LONG_FILES = {
     "tests/ds4bench/test_ab.py": 469,
 }
 # Tests of one program lie side by side; a run names its folder.
-LARGE_FOLDERS = {"tests/cuda": 34, "tests/ds4bench": 33, "tests/ds4eval": 37}
+LARGE_FOLDERS = {"tests/cuda": 34, "tests/ds4bench": 35, "tests/ds4eval": 37}
 LONG_FUNCTIONS = {"engine/tooling/options/kernels.py:kernel_options": 87}
 WIDE_FUNCTIONS = {
     "ds4bench/sweep/cells.py:__init__": 11,
@@ -207,13 +207,7 @@ def test_pull_requests_run_on_every_python_that_is_promised():
 
 
 # Options without a test that sees their effect. A test that sees one refused does not count.
-UNSEEN = {
-    "ds4 drift --no-force", "ds4 make-model --layout",
-    "ds4 make-model --quick", "ds4-bench plot --title", "ds4-bench gpu --work",
-    "ds4-bench gpu --layers", "ds4-bench gpu --seconds", "ds4-bench gpu --skip-sweep",
-    "ds4-bench ab --min-pairs", "ds4-bench ab --a-args",
-    "ds4-eval validate --as", "ds4-eval fetch --revision",
-}  # fmt: skip
+UNSEEN: set[str] = set()
 
 
 def test_every_option_has_a_test_that_sees_its_effect():

@@ -211,6 +211,14 @@ def test_command(hub, capsys, tmp_path):
     assert "licence ODC-BY" in err
 
 
+def test_command_asks_for_the_revision_that_is_named(hub, capsys, tmp_path):
+    run(capsys, "supergpqa", "--to", tmp_path / "pinned")
+    status, _, _ = run(capsys, "supergpqa", "--to", tmp_path / "d", "--revision", "v2")
+
+    assert status == 0
+    assert [asked[1] for asked in hub.asked] == [PUBLISHED["supergpqa"].revision, "v2"]
+
+
 def test_command_without_names_lists(capsys, tmp_path):
     status, out, _ = run(capsys, "--to", tmp_path)
 
