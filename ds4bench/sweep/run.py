@@ -21,7 +21,7 @@ from ds4bench.records.files import environment_of, is_greedy, machine_bandwidth,
 from ds4bench.records.rows import SCHEMA, SCHEMA_VERSION, SpeedRow, stamped
 from ds4bench.sweep.cells import FIRST_TIMEOUT_S, Runner
 from ds4bench.sweep.checks import check_model, check_prompt, check_same, digest, fingerprint
-from ds4bench.sweep.files import make_folder, set_aside, write_stdout
+from ds4bench.sweep.files import set_aside, write_stdout
 from ds4bench.sweep.findings import dry_run_text, findings, prediction_text
 from ds4bench.sweep.progress import ProgressScreen
 from ds4bench.sweep.stop import SweepSignals
@@ -34,7 +34,7 @@ from engine.errors import EngineError, OptionError
 from engine.tooling import exits
 from engine.tooling.results.environment import command_line, cpu, environment, sources_sha256
 from engine.tooling.results.journal import Journal
-from engine.tooling.results.publish import check_output, remove_stale
+from engine.tooling.results.publish import check_folder, check_output, make_folder, remove_stale
 
 # Publishing rewrites whole files, so it happens rarely and between timed windows.
 PUBLISH_EVERY_S = 10.0
@@ -126,10 +126,8 @@ def _check_outputs(request: SweepRequest) -> None:
     """Refuse paths that cannot be written, or hold results that nobody gave leave to replace."""
     folder = request.outputs.folder
     fresh = folder is not None and not folder.exists()
-    if folder is not None and fresh:
-        check_output(folder, "--out", replace=False)
-    elif folder is not None and not folder.is_dir():
-        raise OptionError(f"--out: expected a folder, found a file {str(folder)!r}")
+    if folder is not None:
+        check_folder(folder, "--out")
     for option, path in request.outputs.named():
         if not (fresh and path.parent == folder):
             replace = request.resume or request.force or request.dry_run

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from ds4bench.plan import DEVICE_FIELDS, Prompt, SweepPlan
 from ds4bench.telemetry.roofline import DecodeBytes, read_bandwidth
@@ -27,6 +26,7 @@ from engine.cache.snapshot import snapshot_bytes
 from engine.engine import Engine, open_engine
 from engine.errors import EngineError
 from engine.gguf.identity import FileIdentity
+from engine.gguf.warm import read_through
 from engine.memory import free_bytes, open_device, plan_memory
 from engine.nano import prose
 from engine.options import MODES, EngineOptions
@@ -229,11 +229,3 @@ def _few(values: Sequence[int], most: int = 32) -> list[int]:
         return list(values)
     last = len(values) - 1
     return sorted({values[i * last // (most - 1)] for i in range(most)})
-
-
-def read_through(path: Path, chunk: int = 8 << 20) -> None:
-    """Read a file once, so that its pages are in memory before anything is timed."""
-    buffer = bytearray(chunk)
-    with open(path, "rb", buffering=0) as file:
-        while file.readinto(buffer):
-            pass

@@ -293,7 +293,7 @@ class ServerAnswerer:
     ----------
     server : ServerOptions
     model : str
-        As the server calls it.
+        As the server calls it; '' where nobody asked the server.
     jobs : int
         Connections.
     think : str
@@ -309,7 +309,7 @@ class ServerAnswerer:
 
     @property
     def name(self) -> str:
-        return f"{self.model} at {urlsplit(self.server.base_url).hostname}"
+        return f"{self.model or 'the first model'} at {urlsplit(self.server.base_url).hostname}"
 
     @property
     def identity(self) -> dict[str, object]:
@@ -342,8 +342,10 @@ class ServerAnswerer:
                 yield OneByOne(backend)
 
 
-def prepare_server(server: ServerOptions, jobs: int, settings: ReplySettings) -> ServerAnswerer:
-    """Ask the server for its first model, unless one is named.
+def prepare_server(
+    server: ServerOptions, jobs: int, settings: ReplySettings, *, ask: bool = True
+) -> ServerAnswerer:
+    """Ask the server for its first model, unless one is named or `ask` is false.
 
     Raises
     ------
@@ -352,8 +354,11 @@ def prepare_server(server: ServerOptions, jobs: int, settings: ReplySettings) ->
     BackendError
         If the server cannot be asked.
     """
-    with open_client(server) as client:
-        model = server.model or first_model(client)
+    _require_httpx()
+    model = server.model or ""
+    if ask and not model:
+        with open_client(server) as client:
+            model = first_model(client)
     return ServerAnswerer(server, model, jobs, settings.think)
 
 

@@ -193,8 +193,12 @@ def check_by(arm: AnsweredRun, by: str) -> None:
     if by == "source" or any(q.group(by) for q in arm.questions):
         return
     strata = sorted({name for s in arm.samples for name, value in s.strata.items() if value})
-    known = ["source", "domain", "kind", *(clean_label(name) for name in strata)]
-    raise OptionError(f"--by: expected one of {', '.join(known[:20])}, found {by!r}")
+    named = [name for name in ("domain", "kind") if any(q.group(name) for q in arm.questions)]
+    known = ["source", *named, *(clean_label(name) for name in strata)]
+    raise OptionError(
+        f"--by: expected one of {', '.join(known[:20])}, which the answers of {arm.label} have, "
+        f"found {by!r}"
+    )
 
 
 def unlike(a: AnsweredRun, b: AnsweredRun, grader: str) -> list[Unlike]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from engine.errors import ContextError, OptionError
+from engine.gguf.warm import read_through
 from engine.options import EngineOptions
 from engine.text import chat, special
 from engine.text.files import read_text
@@ -20,7 +21,7 @@ from engine.text.tokenizer import Span
 from engine.tooling.exits import INTERRUPTED, printable, say
 from engine.tooling.options.group import option
 from engine.tooling.options.kernels import kernel_options
-from engine.tooling.options.model import MODEL, read_through
+from engine.tooling.options.model import MODEL
 from engine.tooling.options.sampling import SamplingChoice, sampling_options
 from engine.tooling.options.speculation import SpecChoice, describe, spec_options, warnings
 from engine.tooling.options.types import Whole

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import subprocess
 import sys
@@ -37,7 +36,7 @@ from ds4bench.worker.messages import (
     encode_reply,
     reply_type,
 )
-from ds4bench.worker.model import FileModel, open_worker, read_through
+from ds4bench.worker.model import FileModel, open_worker
 from ds4bench.worker.protocol import Warmup
 from ds4bench.worker.worker import answer
 from engine.errors import LayoutError
@@ -125,23 +124,6 @@ def test_bad_files_are_exit_3(files, content):
 def test_an_mtp_file_alone_is_no_model(files):
     other = plan(files, model=files / "mtp.gguf", mtp=None)
     assert answer(open_worker(), Inspect(other)).exit_code == 3
-
-
-@pytest.mark.parametrize("size", [0, 63, 64, 1000])
-def test_reading_through_a_file_reads_every_byte(tmp_path, monkeypatch, size):
-    (tmp_path / "a").write_bytes(bytes(size))
-    counts = []
-
-    class Counting(io.FileIO):
-        def readinto(self, buffer):
-            counts.append(super().readinto(buffer))
-            return counts[-1]
-
-    monkeypatch.setattr(
-        worker_model, "open", lambda path, mode, buffering: Counting(path, mode), raising=False
-    )
-    read_through(tmp_path / "a", chunk=64)
-    assert sum(counts) == size and counts[-1] == 0, "up to the end of the file"
 
 
 def test_a_real_sweep_in_all_modes_is_lossless(files, tmp_path):

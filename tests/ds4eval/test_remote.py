@@ -11,10 +11,12 @@ import pytest
 pytest.importorskip("httpx")
 
 from ds4eval.answering import remote
+from ds4eval.cli import cli
 from ds4eval.events import Text
 from ds4eval.plan import Budget, ReplySettings, Sampling
 from ds4eval.request import ServerOptions
 from engine.errors import BackendError
+from engine.tooling.exits import run_program
 from tests.ds4eval.fakes import jobs, question
 
 GREEDY = ReplySettings(sampling=Sampling(temp=0.0), budget=Budget(tokens=50))
@@ -194,6 +196,22 @@ def test_server_that_is_not_there_is_refused_before_the_run():
     nowhere = ServerOptions("http://127.0.0.1:9/v1", "chat", None, "X", 5.0)
     with remote.open_client(nowhere) as client, pytest.raises(BackendError, match="--base-url"):
         remote.first_model(client)
+
+
+def test_a_dry_run_asks_nobody(server, tmp_path, monkeypatch, capsys):
+    """Neither a server that could answer nor one that is not there, and the name stays open."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(remote, "open_client", lambda server: pytest.fail("a connection"))
+    words = ["--suite", "practice", "--limit", "1", "--dry-run", "--base-url"]
+    for url in (server.remote.base_url, "http://127.0.0.1:9/v1"):
+        assert run_program(cli, "ds4-eval", [*words, url]) == 0
+        out = capsys.readouterr().out
+        assert "answered by the first model at 127.0.0.1" in out
+        assert "run folder ds4-eval-runs/practice-..., named when the server has" in out
+        assert run_program(cli, "ds4-eval", [*words, url, "--api-model", "m", "--out", "x"]) == 0
+        out = capsys.readouterr().out
+        assert "answered by m at 127.0.0.1" in out and "run folder x\n" in out
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_first_model_is_the_first_listed(server):
