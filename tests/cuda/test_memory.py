@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from types import SimpleNamespace
 
 import pytest
 
 from engine import EngineOptions, generate, open_engine
 from engine.memory import open_device, plan_memory
-from engine.ops.cuda.memory import copy_bytes
+from engine.ops.cuda.memory import copy_bytes, planned_weight_bytes
+from engine.ops.cuda.ops import CudaOps
 from engine.quant.registry import to_q8_0
 from engine.spec.mtp import Drafter
 from engine.weights.files import open_files
@@ -83,6 +86,36 @@ def test_working_memory_of_passes_is_within_the_plan(device, model_folder):
         plan = engine.memory_estimate(200)
 
     assert 0.5 * plan.working <= sum(used.values()) <= plan.working, used
+
+
+class Roomy:
+    """What a residency asks of a device with room for everything."""
+
+    driver = None
+    unified = False
+    attributes = dict.fromkeys(("host_register", "read_only_register", "pageable_access"), 0)
+
+    def free_bytes(self):
+        return 1 << 40
+
+
+def test_weights_are_arranged_by_the_sizes_that_were_planned(model_folder):
+    """Converted formats and rows that are looked up take other bytes than tiles of the file's."""
+    options = EngineOptions(
+        model_file(model_folder, "micro", "q8_0"), backend="cuda", residency="device"
+    )
+    with open_files(options.path) as files:
+        trunk = files.weights.trunk
+        foreign = dataclasses.replace(trunk.output.format, name="Q3_K", native=False)
+        tensors = [trunk.token_embd, dataclasses.replace(trunk.output, format=foreign)]
+        ops = SimpleNamespace(ctx=SimpleNamespace(device=Roomy()), residency=None)
+
+        CudaOps.arrange(ops, tensors, (), options)
+
+        stored = math.prod(trunk.token_embd.shape) * trunk.token_embd.format.row_bytes(32) // 32
+        converted = copy_bytes(to_q8_0(trunk.output))
+        assert ops.residency.plan.copied_bytes == stored + converted
+        assert planned_weight_bytes(Roomy(), tensors, (), options) == stored + converted
 
 
 def test_a_foreign_format_is_counted_as_it_is_converted(model_folder):
