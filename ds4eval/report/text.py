@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ds4eval.questions.known import exam_of
 from ds4eval.records.entries import Entry
 from ds4eval.records.record import Sample
 
@@ -63,13 +64,13 @@ class Tally:
 
 
 def tallies(entries: Sequence[Entry], samples: dict[int, Sample]) -> tuple[Tally, dict[str, Tally]]:
-    """Counts of the whole selection and of each source, in order of first appearance."""
+    """Counts of the whole selection and of each exam, in order of first appearance."""
     whole = Tally()
     parts: dict[str, Tally] = {}
     for entry in entries:
         sample = samples.get(entry.n)
         whole.add(entry, sample)
-        parts.setdefault(entry.source, Tally()).add(entry, sample)
+        parts.setdefault(exam_of(entry.source), Tally()).add(entry, sample)
     return whole, parts
 
 
