@@ -218,7 +218,7 @@ UNSEEN = {
     "ds4-eval run --warm-weights", "ds4-eval run --chdir", "ds4-eval run --no-errata",
     "ds4-eval run --offset", "ds4-eval run --top-p", "ds4-eval run --top-k",
     "ds4-eval run --allow-network-fs", "ds4-eval run --ray", "ds4-eval run --api-model",
-    "ds4-eval run --api-key-env", "ds4-eval run --timeout", "ds4-eval list --offset",
+    "ds4-eval list --offset",
     "ds4-eval validate --as", "ds4-eval fetch --revision",
 }  # fmt: skip
 

@@ -82,12 +82,20 @@ def table(entries: Sequence[Entry], samples: dict[int, Sample]) -> str:
     lines = [_row(head, wide)]
     for entry, state in zip(entries, states):
         sample = samples.get(entry.n)
-        prompt = sample.prompt_tokens if sample and sample.prompt_tokens is not None else 0
-        made = sample.gen_tokens if sample and sample.gen_tokens is not None else 0
+        prompt, made, both = _counts(sample)
         given = sample.given if sample and sample.given not in ("", "?") else "-"
-        cells = (entry.n, state, prompt, made, prompt + made, given, entry.expected, entry.name)
+        cells = (entry.n, state, prompt, made, both, given, entry.expected, entry.name)
         lines.append(_row(cells, wide))
     return "\n".join(lines)
+
+
+def _counts(sample: Sample | None) -> tuple[object, object, object]:
+    """Tokens of prompt, reply and both; '-' where a server did not say, 0 where nobody asked."""
+    if sample is None:
+        return 0, 0, 0
+    prompt, made = sample.prompt_tokens, sample.gen_tokens
+    both = "-" if prompt is None or made is None else prompt + made
+    return "-" if prompt is None else prompt, "-" if made is None else made, both
 
 
 def _row(cells: Sequence[object], wide: int) -> str:
