@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ds4eval.documents import section
 from ds4eval.grading.grade import GRADERS, PASS
+from ds4eval.questions.known import exam_of
 from ds4eval.records.record import UNFINISHED, Run, Sample, difference, read_run
 from engine.errors import OptionError, StoreError
 from engine.tooling.report.labels import clean_label, unique_labels
@@ -82,9 +83,13 @@ class Answered:
         return self.passed(grader) / len(self.samples)
 
     def group(self, by: str) -> str:
-        """Value of what scores are broken down by: 'source', 'domain', 'kind' or a stratum."""
+        """Value of what scores are broken down by: 'source', 'domain', 'kind' or a stratum.
+
+        A question whose erratum was applied counts with its exam: as a source of its own, one
+        question would weigh as much as 197 in a mean of sources.
+        """
         sample = self.samples[0]
-        named = {"source": sample.source, "domain": sample.domain, "kind": sample.kind}
+        named = {"source": exam_of(sample.source), "domain": sample.domain, "kind": sample.kind}
         return named[by] if by in named else sample.strata.get(by, "")
 
 

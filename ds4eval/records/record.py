@@ -26,6 +26,8 @@ CSV, PARQUET, REPORT = "results.csv", "results.parquet", "report.txt"
 
 # How generation ended.
 EOS, LIMIT, STOPPED, SKIPPED, ERROR = "eos", "limit", "stopped", "skipped", "error"
+# A server withheld the answer, or its model called a tool in place of answering.
+FILTERED, CALLED = "filtered", "tool_call"
 # A later run asks these questions again; the other stops are final.
 UNFINISHED = frozenset({STOPPED, ERROR})
 # Close kinds, as the C program ds4-eval names them.
@@ -65,10 +67,11 @@ class Sample:
     question_sha256, prompt_sha256 : str
         Of what was asked, and of the token ids (remote: of the message texts).
     stop : str
-        'eos', 'limit', 'stopped' (by the user), 'skipped' (does not fit) or 'error'.
+        'eos', 'limit', 'stopped' (by the user), 'skipped' (does not fit), 'error', or, of a
+        server, 'filtered' (withheld) or 'tool_call' (no answer but a call).
     state : str
         PASSED, FAILED, TRUNCATED (the limit came before an answer line), INCOMPLETE (ended by
-        itself without one), SKIPPED, STOPPED or ERROR; by the headline grader.
+        itself without one), SKIPPED, STOPPED, ERROR, FILTERED or TOOL_CALL; by the headline grader.
     prompt_tokens, gen_tokens, think_tokens, limit_tokens : int or None
         The end token is not counted; None where a server does not say.
     special_in_data : int
@@ -87,6 +90,10 @@ class Sample:
     output_sha256 : str
         Of the generated token ids (remote: of the text).
     error : str
+    finish_reason : str
+        A server's own word for how the reply ended; empty where it gave none.
+    notes : list of str
+        What was changed in the request for this server, and what its reply lacked.
     drafted, accepted : int
         Tokens proposed and kept by speculative decoding.
     started : str
@@ -144,6 +151,8 @@ class Sample:
     grader_version: str = ""
     output_sha256: str = ""
     error: str = ""
+    finish_reason: str = ""
+    notes: list[str] = field(default_factory=list)
     started: str = ""
     prefill_s: float | None = None
     decode_s: float | None = None
@@ -199,7 +208,7 @@ TABLE_FIELDS = tuple(name for name in FIELDS if name not in ("question", "output
 
 def state_of(stop: str, verdict: str) -> str:
     """State of a sample from how it ended and what the headline grader said."""
-    if stop in (SKIPPED, STOPPED, ERROR):
+    if stop in (SKIPPED, STOPPED, ERROR, FILTERED, CALLED):
         return stop.upper()
     if verdict == "pass":
         return "PASSED"

@@ -60,14 +60,21 @@ def to_table(samples: Iterable[Sample], manifest: Document) -> pa.Table:
             kind = pa.float64()
         elif name == "permutation":
             kind = pa.list_(pa.int64())
+        elif name == "notes":
+            kind = pa.list_(pa.string())
+            values = [[_utf8(note) for note in value] for value in values]
         elif name == "strata":
             values = [json.dumps(value, sort_keys=True) for value in values]
         else:
-            values = [value.encode("utf-8", "replace").decode() for value in values]
+            values = [_utf8(value) for value in values]
         arrays.append(pa.array(values, kind))
         fields.append(pa.field(name, kind))
     metadata = {b"ds4eval": json.dumps(manifest).encode()}
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata=metadata))
+
+
+def _utf8(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
 
 
 def write_tables(folder: Path, samples: list[Sample], manifest: Document) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ds4eval.questions.known import exam_of
 from ds4eval.records.entries import Entry
 from ds4eval.records.record import Sample
 
@@ -63,13 +64,13 @@ class Tally:
 
 
 def tallies(entries: Sequence[Entry], samples: dict[int, Sample]) -> tuple[Tally, dict[str, Tally]]:
-    """Counts of the whole selection and of each source, in order of first appearance."""
+    """Counts of the whole selection and of each exam, in order of first appearance."""
     whole = Tally()
     parts: dict[str, Tally] = {}
     for entry in entries:
         sample = samples.get(entry.n)
         whole.add(entry, sample)
-        parts.setdefault(entry.source, Tally()).add(entry, sample)
+        parts.setdefault(exam_of(entry.source), Tally()).add(entry, sample)
     return whole, parts
 
 
@@ -81,12 +82,20 @@ def table(entries: Sequence[Entry], samples: dict[int, Sample]) -> str:
     lines = [_row(head, wide)]
     for entry, state in zip(entries, states):
         sample = samples.get(entry.n)
-        prompt = sample.prompt_tokens if sample and sample.prompt_tokens is not None else 0
-        made = sample.gen_tokens if sample and sample.gen_tokens is not None else 0
+        prompt, made, both = _counts(sample)
         given = sample.given if sample and sample.given not in ("", "?") else "-"
-        cells = (entry.n, state, prompt, made, prompt + made, given, entry.expected, entry.name)
+        cells = (entry.n, state, prompt, made, both, given, entry.expected, entry.name)
         lines.append(_row(cells, wide))
     return "\n".join(lines)
+
+
+def _counts(sample: Sample | None) -> tuple[object, object, object]:
+    """Tokens of prompt, reply and both; '-' where a server did not say, 0 where nobody asked."""
+    if sample is None:
+        return 0, 0, 0
+    prompt, made = sample.prompt_tokens, sample.gen_tokens
+    both = "-" if prompt is None or made is None else prompt + made
+    return "-" if prompt is None else prompt, "-" if made is None else made, both
 
 
 def _row(cells: Sequence[object], wide: int) -> str:

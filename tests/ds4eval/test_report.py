@@ -55,6 +55,21 @@ def test_scores_of_one_run(tmp_path):
     assert (run.low, run.high) == (pytest.approx(20 / 29), pytest.approx(20 / 29))
 
 
+def test_a_corrected_question_counts_with_its_exam(tmp_path):
+    """As a source of its own it would weigh as much as all the others in the mean of sources."""
+    exam = [sample("GPQA Diamond", i, "pass" if i == 0 else "fail") for i in range(4)]
+    exam.append(sample("GPQA Diamond (modified)", 4, "pass"))
+    others = [sample("AIME2025", i, "fail") for i in range(5, 9)]
+    arm = load_arms([write_run(tmp_path / "run", [*exam, *others])])[0]
+    scores = scores_of(arm)
+
+    assert [(g.name, g.n, g.passed) for g in scores.groups] == [
+        ("GPQA Diamond", 5, 2),
+        ("AIME2025", 4, 0),
+    ]
+    assert scores.macro is not None and scores.macro.estimate == pytest.approx((2 / 5 + 0) / 2)
+
+
 def test_states_that_are_no_answer(tmp_path):
     samples = [
         sample("s", 0, "pass"),
