@@ -145,7 +145,8 @@ class ReplyOptions:
 
     Parameters
     ----------
-    think : {'none', 'high', 'max'}
+    think : str
+        'none', an effort, or 'on' for the least that the model's release knows.
     tokens : int or None
         Most tokens of a reply.
     soft, hard : int or None
@@ -156,6 +157,8 @@ class ReplyOptions:
         See `ds4eval.plan.Sampling`.
     seed : int or None
         None takes the seed of the run that is continued, or draws one.
+    encoding : str or None
+        Release of the chat format; None takes what the model says of itself.
     """
 
     think: str = "high"
@@ -169,6 +172,7 @@ class ReplyOptions:
     top_p: float = 1.0
     min_p: float = 0.05
     seed: int | None = None
+    encoding: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

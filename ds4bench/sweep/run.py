@@ -105,12 +105,13 @@ def execute(request: SweepRequest) -> int:
             limit = request.row_timeout_s or FIRST_TIMEOUT_S
             # Headers, then the prompt; weights are not touched yet.
             facts = child.request(limit, Inspect(plan))
-            check_model(plan, facts, psutil.virtual_memory().available)
+            free = psutil.virtual_memory().available
+            check_model(plan, facts, free)
             prompt = child.request(limit, Encode())
             check_prompt(plan, prompt.n_tokens)
             if request.dry_run:
                 bandwidth = child.request(limit, MeasureBandwidth())
-                print(dry_run_text(plan, facts, prompt, bandwidth, request.predict))
+                print(dry_run_text(plan, facts, prompt, bandwidth, request.predict, free))
                 return exits.OK
             machine = _machine(plan, gpu)
             journal = stack.enter_context(_open_journal(request, facts, machine))

@@ -117,6 +117,8 @@ class EngineAnswerer:
     ) -> Iterator[OneByOne | SideBySide]:
         """Load the model in this process, or start workers that load one each."""
         questions = tuple(dict.fromkeys(job.question for job in jobs))
+        # Workers must render as the context was sized, whatever they could find out themselves.
+        settings = replace(settings, encoding=self.examined.encoding)
         spec = EngineSpec(
             self.options, settings, self.examined.ctx_max, self.ctx, self.think, questions
         )
@@ -154,10 +156,11 @@ def prepare_engine(
     notices: list[str] = []
     options = engine_options(model, notices)
     found = examine(options, settings, questions)
+    notices += filter(None, (found.release, found.warning))
     if settings.think == "max" and found.think != "max":
         notices.append(
             f"--think-max: needs 393216 tokens of context, found {found.ctx}; "
-            "thinking at high effort"
+            f"thinking at {found.think} effort"
         )
     notices.append(
         f"context {found.ctx} tokens: longest prompt {found.longest} (question "

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from ds4eval.answering.effort import Effort, effort_of
 from ds4eval.answering.pool import OneByOne, SideBySide
 from ds4eval.answering.server.backend import RemoteBackend
 from ds4eval.answering.server.client import first_model, key_notice, open_client, place_of
@@ -31,13 +32,13 @@ class ServerAnswerer:
         As the server calls it; '' where nobody asked the server.
     jobs : int
         Connections.
-    think : str
+    effort : Effort
     """
 
     server: ServerOptions
     model: str
     jobs: int
-    think: str
+    effort: Effort
     ctx: int = 0
     longest: int = 0
     memory: str = ""  # a server's is not known
@@ -47,12 +48,17 @@ class ServerAnswerer:
         return f"{self.model or 'the first model'} at {urlsplit(self.server.base_url).hostname}"
 
     @property
+    def think(self) -> str:
+        return self.effort.think
+
+    @property
     def identity(self) -> dict[str, object]:
         found: dict[str, object] = {
             "name": self.model,
             "backend": "remote",
             "server": place_of(self.server),
             "api": self.server.api,
+            **self.effort.identity(),
         }
         if self.server.extra_body:
             found["extra_body"] = self.server.extra_body
@@ -61,7 +67,8 @@ class ServerAnswerer:
     @property
     def notices(self) -> tuple[str, ...]:
         key = key_notice(self.server)
-        return (f"asking {self.name} ({self.server.api})", *([key] if key else []))
+        effort = self.effort.notice(self.server.api)
+        return (f"asking {self.name} ({self.server.api})", *effort, *([key] if key else []))
 
     def facts(self) -> dict[str, object]:
         """What the manifest says of the server."""
@@ -96,4 +103,4 @@ def prepare_server(
     if ask and not model:
         with open_client(server) as client:
             model = first_model(client, server)
-    return ServerAnswerer(server, model, jobs, settings.think)
+    return ServerAnswerer(server, model, jobs, effort_of(settings, model))

@@ -22,6 +22,7 @@ from ds4eval.request import (
 )
 from engine.errors import OptionError
 from engine.tooling.options.model import MODEL, ModelChoice
+from engine.tooling.options.thinking import THINKING
 from engine.tooling.program import Command
 
 # Without --base-url these say nothing; with it, the others say nothing to a server.
@@ -68,7 +69,7 @@ def parse(ctx: click.Context, values: dict[str, Any], model: ModelChoice) -> Req
         If an option was given that says nothing beside the others.
     """
     _refuse_idle(ctx, values)
-    sampling = SAMPLING.take(values)
+    sampling, thinking = SAMPLING.take(values), THINKING.take(values)
     return Request(
         model=_model(values, model),
         data=DataOptions(
@@ -84,7 +85,7 @@ def parse(ctx: click.Context, values: dict[str, Any], model: ModelChoice) -> Req
             repeats=values["repeats"],
         ),
         reply=ReplyOptions(
-            think=values["think"],
+            think=thinking.mode(values["think"]),
             tokens=values["tokens"],
             soft=values["soft_limit_reply_budget"],
             hard=values["hard_limit_reply_budget"],
@@ -95,6 +96,7 @@ def parse(ctx: click.Context, values: dict[str, Any], model: ModelChoice) -> Req
             top_p=sampling.top_p,
             min_p=sampling.min_p,
             seed=sampling.seed,
+            encoding=thinking.encoding,
         ),
         gates=GateOptions(
             fail_under=values["fail_under"],

@@ -167,6 +167,7 @@ def settings_of(reply: ReplyOptions, model: ModelOptions, suite: str) -> ReplySe
         model.adaptive,
         model.margin,
         explicit_tokens=reply.tokens is not None,
+        encoding=reply.encoding,
     )
 
 

@@ -189,7 +189,7 @@ class FakeModel:
             files=tuple(files),
             decode_bytes={frontier: 1e8 + frontier for frontier in plan.frontiers},
             memory=MemoryNeed(
-                mapped=10**8,
+                mapped=self.faults.get("mapped_bytes", 10**8),
                 context=self.faults.get("context_bytes", 1000),
                 scratch=1000,
                 snapshot=1000,

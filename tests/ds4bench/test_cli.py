@@ -239,6 +239,16 @@ def test_dry_run_says_plan_memory_time_and_writes_nothing(bench):
     assert sorted(os.listdir(bench.folder)) == ["m.gguf"]
 
 
+def test_dry_run_warns_of_a_model_that_the_memory_does_not_hold(bench, monkeypatch):
+    faults = bench.folder / "faults.json"
+    monkeypatch.setenv("DS4_FAKE", str(faults))
+    faults.write_text('{"mapped_bytes": 1000000000000000}')
+    result = bench("--dry-run")
+    assert result.exit_code == 0, "the system reads from the disk what does not fit"
+    assert "WARNING: memory: expected at most" in result.stdout
+    assert "found 931322.57 GiB of mapped files + " in result.stdout
+
+
 def test_predict_prints_bounds_for_each_row(bench):
     result = bench(*SHORT, "--predict", "gb10", "--predict", "h200")
     # 273e9 / (1e8 + 66) bytes per step, one token each

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import pytest
 
 pytest.importorskip("httpx")
 
 from ds4eval.answering import remote
+from ds4eval.answering.effort import DEEPSEEK_HOST, effort_of
+from ds4eval.answering.server.backend import RemoteBackend
+from ds4eval.answering.server.body import body_of
 from ds4eval.answering.server.client import first_model, open_client
 from ds4eval.cli import cli
 from ds4eval.plan import Budget, ReplySettings, Sampling
 from ds4eval.request import ServerOptions
 from engine.errors import BackendError
+from engine.text.encoding import ABSOLUTE_MAXIMUM, BEYOND_MAXIMUM
 from engine.tooling.exits import run_program
 from tests.ds4eval.fakes import jobs, question
-from tests.ds4eval.odd_server import DONE, GOOD, Client, OddServer, delta, usage
+from tests.ds4eval.odd_server import DONE, GOOD, GREEDY, Client, OddServer, delta, usage
 
 
 @pytest.fixture
@@ -67,6 +74,61 @@ def test_completions_get_our_own_prompt_without_bos(server):
     assert prompt.endswith("<｜Assistant｜><think>") and not prompt.startswith("<｜begin")
     assert (asked.answer.opened, asked.answer.close) == (True, "natural")
     assert "chat_template_kwargs" not in server.bodies[0], "our rendering has asked already"
+
+
+@pytest.mark.parametrize(
+    ("model", "think", "encoding", "kwargs", "effort"),
+    [
+        ("m", "on", None, True, None),
+        ("m", "high", None, True, "high"),
+        ("m", "none", None, False, None),
+        ("deepseek-v4-flash", "on", None, True, "high"),
+        ("DeepSeek-V4-Flash-0731", "on", None, True, "low"),
+        ("DeepSeek-V4-Flash-0731", "high", None, True, "high"),
+        ("DeepSeek-V4-Flash-0731", "high", "first", True, "high"),
+        ("m", "max", "0731", True, "max"),
+        ("m", "on", "0731", True, "low"),
+    ],
+)
+def test_servers_are_told_how_much_to_think(model, think, encoding, kwargs, effort):
+    """Servers differ in what they do unasked; the efforts are named as the release names them."""
+    settings = replace(GREEDY, think=think, encoding=encoding)
+    body = body_of(jobs(1)[0], settings, "chat", model)
+    assert body["chat_template_kwargs"] == {"thinking": kwargs, "enable_thinking": kwargs}
+    assert body["thinking"] == {"type": "enabled" if kwargs else "disabled"}
+    assert body.get("reasoning_effort") == effort
+    assert effort_of(settings, model).named == (effort is not None or not kwargs)
+
+
+@pytest.mark.parametrize(("think", "kind"), [("low", "enabled"), ("none", "disabled")])
+def test_deepseeks_own_service_has_a_field_of_its_own(think, kind):
+    import httpx
+
+    bodies = []
+
+    def handler(request):
+        bodies.append(json.loads(request.content))
+        return httpx.Response(400, json={"error": "enough"})
+
+    with httpx.Client(
+        base_url=f"https://{DEEPSEEK_HOST}/v1/", transport=httpx.MockTransport(handler)
+    ) as client:
+        settings = replace(GREEDY, think=think)
+        server = ServerOptions(f"https://{DEEPSEEK_HOST}/v1", "chat", None, "KEY_HERE", 5.0)
+        backend = RemoteBackend(client, settings, server, "deepseek-v4-flash-0731")
+        list(backend.answer(jobs(1)[0]))
+    assert bodies[0]["thinking"] == {"type": kind}
+    assert bodies[0].get("reasoning_effort") == ("low" if think == "low" else None)
+    assert "chat_template_kwargs" not in bodies[0]
+
+
+def test_completions_of_0731_carry_its_instructions():
+    body = body_of(
+        jobs(1)[0], replace(GREEDY, think="max"), "completions", "DeepSeek-V4-Flash-0731"
+    )
+    assert body["prompt"].startswith(BEYOND_MAXIMUM)
+    body = body_of(jobs(1)[0], replace(GREEDY, think="max"), "completions", "flash")
+    assert body["prompt"].startswith(ABSOLUTE_MAXIMUM)
 
 
 def test_question_with_control_tokens_is_not_sent_as_text(server):

@@ -82,6 +82,7 @@ def test_fields_that_a_strict_server_refuses_are_left_out_once_said_and_recorded
     client = Client(server, SAMPLED, max_retries=0)
     first = client.ask()
     refused = {"repeat_penalty", "top_k", "min_p", "chat_template_kwargs", "thinking"}
+    refused |= {"reasoning_effort"}  # the settings name one
     assert first.answer.output == "Answer: 1" and len(server.bodies) == 1 + len(refused)
     assert sum("the server refused" in line for line in first.notices) == len(refused)
     assert refused <= {note.split()[0] for note in first.answer.notes}

@@ -67,7 +67,8 @@ class RemoteBackend:
         """Answer one job, within the limits of attempts, waits and time."""
         server = self.server
         try:
-            body = body_of(job, self.settings, server.api, self.model, server.extra_body)
+            host = self.client.base_url.host
+            body = body_of(job, self.settings, server.api, self.model, server.extra_body, host)
         except OptionError as refusal:
             return Answer(SKIPPED, error=str(refusal))
         yield Prefill(job.n, 0, 0, 0.0)

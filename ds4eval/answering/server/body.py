@@ -9,12 +9,14 @@ import hashlib
 import re
 import threading
 
+from ds4eval.answering.effort import effort_of
 from ds4eval.documents import Document
 from ds4eval.plan import Job, ReplySettings
 from ds4eval.questions.prompts import messages
 from ds4eval.questions.question import Question
 from engine.errors import OptionError
 from engine.text import chat, special
+from engine.text.encoding import FIRST, Encoding
 
 # llama-cpp-python's server punishes repetition unless it is told not to (default 1.1).
 NEUTRAL = {"repeat_penalty": 1.0}
@@ -24,7 +26,7 @@ BUDGET, BUDGET_TOO = "max_tokens", "max_completion_tokens"
 _TOO_LARGE = re.compile(r"too (?:large|high|big)|at most|less than|exceed|<=", re.IGNORECASE)
 
 
-def completion_prompt(question: Question, think: str) -> str:
+def completion_prompt(question: Question, think: str, encoding: Encoding = FIRST) -> str:
     """Our rendering of a question as text, without BOS, which servers add.
 
     Raises
@@ -39,28 +41,17 @@ def completion_prompt(question: Question, think: str) -> str:
             raise OptionError(
                 f"{question.key}: expected no control tokens for --api completions, found {found!r}"
             )
-    spans = chat.render_chat(turns, think, chat.MAX_THINK_CTX)
+    spans = chat.render_chat(turns, think, encoding.max_ctx, encoding=encoding)
     return "".join(span.text for span in spans).removeprefix(special.BOS)
 
 
-def thinking_fields(think: str) -> Document:
-    """What asks for thinking, or for none, in the spellings that servers listen to.
-
-    Templates under vLLM, SGLang and llama.cpp read one of the two keyword arguments; DeepSeek's
-    own service reads `thinking`. A server that is not asked may not think at all.
-    """
-    on = think != "none"
-    fields: Document = {
-        "chat_template_kwargs": {"thinking": on, "enable_thinking": on},
-        "thinking": {"type": "enabled" if on else "disabled"},
-    }
-    if think == "max":
-        fields["reasoning_effort"] = "max"
-    return fields
-
-
 def body_of(
-    job: Job, settings: ReplySettings, api: str, model: str, extra: Document | None = None
+    job: Job,
+    settings: ReplySettings,
+    api: str,
+    model: str,
+    extra: Document | None = None,
+    host: str = "",
 ) -> Document:
     """The request for one job.
 
@@ -72,8 +63,10 @@ def body_of(
     ----------
     extra : dict, optional
         The user's own fields (--extra-body), which win; a null leaves a field out.
+    host : str
+        Whom the request goes to: services differ in how they are asked to think.
     """
-    s = settings.sampling
+    s, effort = settings.sampling, effort_of(settings, model)
     body: Document = {
         "model": model,
         BUDGET: settings.budget.tokens,
@@ -91,10 +84,10 @@ def body_of(
         if s.min_p > 0:
             body["min_p"] = s.min_p
     if api == "completions":
-        body["prompt"] = completion_prompt(job.question, settings.think)
+        body["prompt"] = completion_prompt(job.question, effort.think, effort.encoding)
     else:
         body["messages"] = [{"role": r, "content": c} for r, c in messages(job.question)]
-        body |= thinking_fields(settings.think)
+        body |= effort.fields(host)
     for name, value in (extra or {}).items():
         body.pop(name, None)
         if value is not None:
