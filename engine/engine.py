@@ -139,14 +139,20 @@ class Engine:
         return Session(self, ctx)
 
     def load_session(self, path: Path, ctx: int | None = None) -> Session:
-        """The timeline of a session file, with room up to `ctx` tokens (default: as saved)."""
+        """The timeline of a session file, with room up to `ctx` tokens (default: as saved).
+
+        Raises
+        ------
+        SnapshotError
+            If the file is damaged or a session of another model.
+        """
         from engine.cache.snapshot import header
 
-        saved, identity = session_file.read_session(Path(path), self.identity.header_sha256)
-        words = header(saved.data)
+        saved = session_file.read_session(Path(path), self.identity)
+        words = header(saved.snapshot.data)
         session = self.session(ctx or max(words["ctx"], words["n_tokens"]))
-        session.restore(saved)
-        session.identity = identity
+        session.restore(saved.snapshot)
+        session.place.take(Path(path), saved)
         return session
 
     def facts(self) -> dict[str, object]:
@@ -160,11 +166,13 @@ class Engine:
             "prefill_chunk": options.prefill_chunk,
             "repacked_bytes": self.repacked_bytes,
             "model_header_sha256": self.identity.header_sha256,
+            "model_sampled_sha256": self.identity.sampled_sha256(),
             "model_bytes": self.identity.size,
             "shape": {f.name: getattr(self.shape, f.name) for f in fields(self.shape)},
         }
         if self._files.mtp is not None:
             facts["mtp_header_sha256"] = self._files.mtp.identity.header_sha256
+            facts["mtp_sampled_sha256"] = self._files.mtp.identity.sampled_sha256()
         facts.update(self.ops.facts())
         return facts
 

@@ -252,14 +252,17 @@ def _answer(engine: Engine, plan: _Plan, interrupt: _Interrupt) -> int:
     )
     if plan.session is not None:
         title = None if plan.resumed else " ".join(plan.prompt.split())[:_TITLE_CHARS]
-        session.save_file(plan.session, title=title)
+        session.save_file(plan.session, title=title, new=not plan.resumed)
     return INTERRUPTED if interrupt.asked else 0
 
 
 def _open_session(engine: Engine, plan: _Plan) -> Session:
     if plan.resumed:
         assert plan.session is not None
-        return engine.load_session(plan.session, plan.ctx)
+        session = engine.load_session(plan.session, plan.ctx)
+        for notice in session.place.notices:
+            say(notice)
+        return session
     return engine.session(plan.ctx or min(DEFAULT_CTX, engine.shape.n_ctx_train))
 
 
