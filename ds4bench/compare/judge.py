@@ -20,6 +20,7 @@ from ds4bench.compare.samples import (
     Sample,
     broken_cells,
     common_keys,
+    header_only,
     sample_of,
     samples,
     tokens_per_step,
@@ -300,6 +301,11 @@ def _unpaired_notes(base: Arm, head: Arm) -> list[str]:
         notes.append("samples are repeats inside one process; a new process may differ by more")
     if not base.environment and not head.environment:
         notes.append("neither file says machine, model or prompt; they are taken to be the same")
+    if header_only(base.environment) or header_only(head.environment):
+        notes.append(
+            "model: header only: a record of an earlier release does not tell files with equal "
+            "headers and other weights apart"
+        )
     for arm in (base, head):
         if not all(run.exact for run in arm.runs):
             notes.append(f"{arm.label}: rates were rounded to two decimals")

@@ -135,6 +135,7 @@ def unlike(base: Arm, head: Arm) -> list[Difference]:
         Difference(name, ours.get(name), theirs.get(name))
         for name in FIELDS
         if ours.get(name) != theirs.get(name)
+        and not (name == "model" and _same_headers(base.environment, head.environment))
     ]
     return found + _unlike_shape(base, head)
 
@@ -161,12 +162,48 @@ def facts(environment: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value not in (None, [], {})}
 
 
+def header_only(environment: dict[str, Any]) -> bool:
+    """Whether a record knows a model file by its header alone, as earlier releases wrote it."""
+    files = environment.get("model")
+    return isinstance(files, list) and any(
+        not (file.get("sha256") or file.get("sampled_sha256")) for file in files
+    )
+
+
 def _model(environment: dict[str, Any]) -> Any:
     files = environment.get("model")
     if not isinstance(files, list):
         return _part(environment, "fingerprint").get("model")
-    # Above some size only headers are hashed; a file's time stamp is no part of what it is.
-    return [f.get("sha256") or f"{f.get('header_sha256')}:{f.get('size')}" for f in files]
+    return [
+        f.get("sha256")
+        or (f"sampled:{f['sampled_sha256']}" if f.get("sampled_sha256") else _header_of(f))
+        for f in files
+    ]
+
+
+def _header_of(file: dict[str, Any]) -> str:
+    # A file's time stamp is no part of what it is.
+    return f"header only {file.get('header_sha256')}:{file.get('size')}"
+
+
+def _same_headers(base: dict[str, Any], head: dict[str, Any]) -> bool:
+    """Whether the models' files agree in all that both records say, and one says no more.
+
+    Only a record of an earlier release knows a file by its header alone.
+    """
+    ours, theirs = base.get("model"), head.get("model")
+    if not (isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs)):
+        return False
+    for a, b in zip(ours, theirs):
+        for name in ("sha256", "sampled_sha256"):
+            if a.get(name) and b.get(name):
+                if a[name] != b[name]:
+                    return False
+                break
+        else:
+            if _header_of(a) != _header_of(b):
+                return False
+    return True
 
 
 def _part(environment: dict[str, Any], name: str) -> dict[str, Any]:
