@@ -134,9 +134,13 @@ def examine(
             "name": shape.name,
             "bytes": file.identity.size,
             "header_sha256": file.identity.header_sha256,
+            "sampled_sha256": file.identity.sampled_sha256(),
             "template_sha256": hashlib.sha256(source.encode()).hexdigest() if source else "",
             "backend": options.backend,
             "activations": options.activations,
             "kv": options.kv,
         }
+        if files.mtp is not None and settings.sampling.temp > 0:
+            # Sampled drafts decide replies; greedily every draft gives the same tokens.
+            identity["mtp_sampled_sha256"] = files.mtp.identity.sampled_sha256()
     return Facts(ctx_max, think, ctx, longest, lengths.index(longest) + 1, tokens, identity, memory)

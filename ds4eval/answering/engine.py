@@ -15,7 +15,7 @@ from ds4eval.answering.context import Facts, examine
 from ds4eval.answering.jobs import ProcessPool
 from ds4eval.answering.pool import OneByOne, SideBySide
 from ds4eval.answering.ray_jobs import RayPool
-from ds4eval.plan import Job, ReplySettings
+from ds4eval.plan import IDENTITY, Job, ReplySettings
 from ds4eval.questions.question import Question
 from ds4eval.request import ModelOptions
 from engine.errors import OptionError
@@ -108,6 +108,7 @@ class EngineAnswerer:
             "ctx": self.ctx,
             "backend": options.backend,
             "mtp": str(options.mtp_path) if options.mtp_path else None,
+            **{name: self.identity[name] for name in IDENTITY if name in self.identity},
         }
 
     @contextlib.contextmanager
