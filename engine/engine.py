@@ -234,17 +234,14 @@ def open_engine(options: EngineOptions) -> Engine:
         If the backend is not available.
     """
     from engine.quant.registry import to_q8_0
-    from engine.weights.bind import check_values
     from engine.weights.files import open_files
+    from engine.weights.verify import verify_values
 
     files = open_files(options.path, options.mtp_path)
     try:
         weights = files.weights
         _check_dims(weights.shape, options)
-        if options.check_values:
-            check_values(files.trunk.path.name, weights.trunk_tensors)
-            if files.mtp is not None:
-                check_values(files.mtp.path.name, weights.draft_tensors)
+        verify_values(files, options.check_values)
 
         ops = _load_ops(options)
         engine = Engine(options, files, ops)

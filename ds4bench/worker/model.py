@@ -204,6 +204,7 @@ def _options(plan: SweepPlan) -> EngineOptions:
         activations=plan.activations,
         kv=plan.kv,
         repack=plan.repack,
+        check_values=plan.check_values,
         **{name: getattr(plan, name) for name in DEVICE_FIELDS},
     )
 

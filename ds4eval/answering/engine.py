@@ -21,6 +21,7 @@ from ds4eval.request import ModelOptions
 from engine.errors import OptionError
 from engine.models.bundled import RECIPES, bundled_model
 from engine.options import EngineOptions
+from engine.tooling.check_values import check_values
 from engine.tooling.exits import say
 from engine.tooling.options.model import default_model, read_through, uses_bundled
 from engine.tooling.results.environment import cpu
@@ -117,9 +118,9 @@ class EngineAnswerer:
     ) -> Iterator[OneByOne | SideBySide]:
         """Load the model in this process, or start workers that load one each."""
         questions = tuple(dict.fromkeys(job.question for job in jobs))
-        spec = EngineSpec(
-            self.options, settings, self.examined.ctx_max, self.ctx, self.think, questions
-        )
+        # Of a cluster, every machine has a file of its own to look at.
+        options = self.options if self.model.ray is not None else check_values(self.options)
+        spec = EngineSpec(options, settings, self.examined.ctx_max, self.ctx, self.think, questions)
         if self.model.warm_weights:
             _warm(self.options)
         if self.model.ray is not None:
@@ -186,6 +187,7 @@ def engine_options(model: ModelOptions, notices: list[str]) -> EngineOptions:
         activations=model.activations,
         kv=model.kv,
         repack=model.repack,
+        check_values=model.check_values,
         launch=model.launch,
         residency=model.residency,
         residency_gib=model.residency_gib,

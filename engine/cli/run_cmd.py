@@ -6,7 +6,7 @@ import secrets
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -17,6 +17,7 @@ from engine.options import EngineOptions
 from engine.text import chat, special
 from engine.text.files import read_text
 from engine.text.tokenizer import Span
+from engine.tooling.check_values import check_values
 from engine.tooling.exits import INTERRUPTED, printable, say
 from engine.tooling.options.group import option
 from engine.tooling.options.kernels import kernel_options
@@ -107,10 +108,11 @@ def run_command(**values: Any) -> int:
     if plan.warm:
         for path in filter(None, (plan.options.path, plan.options.mtp_path)):
             read_through(path)
+    options = check_values(plan.options)
     from engine.engine import open_engine
 
     interrupt = _Interrupt()
-    with open_engine(plan.options) as engine, interrupt:
+    with open_engine(options) as engine, interrupt:
         for notice in engine.notices:
             say(notice)
         return _answer(engine, plan, interrupt)
@@ -158,7 +160,9 @@ def _plan(values: dict[str, Any]) -> _Plan:
     spec, sampling = SPECULATION.take(values), SAMPLING.take(values)
     model.enter_folder()
     mtp_path = spec.needed_block(model)
-    options = kernels.engine_options(model.resolve(say), mtp_path)
+    options = replace(
+        kernels.engine_options(model.resolve(say), mtp_path), check_values=model.check_values
+    )
 
     prompt = values["prompt"]
     if prompt is None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ds4eval.answering.engine import engine_options
 from ds4eval.cli import cli
 from ds4eval.plan import NANO_BUDGET, Budget, budget_of
 from ds4eval.request import (
@@ -74,6 +75,14 @@ def test_each_part_gets_its_own_options(request_of):
         Path("run"), force=True, trace=Path("t.txt"), plain=True, pause_s=0.02
     )
     assert found.model == ModelOptions()
+
+
+def test_values_are_checked_as_often_as_asked(request_of):
+    found = request_of("--check-values", "never").model
+    assert found.check_values == "never"
+    assert (
+        engine_options(dataclasses.replace(found, path=Path("m.gguf")), []).check_values == "never"
+    )
 
 
 def test_a_server_is_a_part_of_the_model(request_of):
