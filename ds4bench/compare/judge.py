@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ds4bench.compare import stats
+from ds4bench.compare.models import header_only
 from ds4bench.compare.samples import (
     Arm,
     Difference,
@@ -20,7 +21,6 @@ from ds4bench.compare.samples import (
     Sample,
     broken_cells,
     common_keys,
-    header_only,
     sample_of,
     samples,
     tokens_per_step,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ds4bench.compare.models import names_of, same_headers
 from ds4bench.records.files import label_of, read_rows
 from ds4bench.records.rows import SpeedRow, SweepResult, mode_rank
 from engine.errors import EngineError
@@ -135,8 +136,9 @@ def unlike(base: Arm, head: Arm) -> list[Difference]:
         Difference(name, ours.get(name), theirs.get(name))
         for name in FIELDS
         if ours.get(name) != theirs.get(name)
-        and not (name == "model" and _same_headers(base.environment, head.environment))
     ]
+    if _same_model(base, head, ours.get("model"), theirs.get("model")):
+        found = [difference for difference in found if difference.name != "model"]
     return found + _unlike_shape(base, head)
 
 
@@ -162,48 +164,18 @@ def facts(environment: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value not in (None, [], {})}
 
 
-def header_only(environment: dict[str, Any]) -> bool:
-    """Whether a record knows a model file by its header alone, as earlier releases wrote it."""
-    files = environment.get("model")
-    return isinstance(files, list) and any(
-        not (file.get("sha256") or file.get("sampled_sha256")) for file in files
-    )
-
-
 def _model(environment: dict[str, Any]) -> Any:
     files = environment.get("model")
     if not isinstance(files, list):
         return _part(environment, "fingerprint").get("model")
-    return [
-        f.get("sha256")
-        or (f"sampled:{f['sampled_sha256']}" if f.get("sampled_sha256") else _header_of(f))
-        for f in files
-    ]
+    return names_of(files)
 
 
-def _header_of(file: dict[str, Any]) -> str:
-    # A file's time stamp is no part of what it is.
-    return f"header only {file.get('header_sha256')}:{file.get('size')}"
-
-
-def _same_headers(base: dict[str, Any], head: dict[str, Any]) -> bool:
-    """Whether the models' files agree in all that both records say, and one says no more.
-
-    Only a record of an earlier release knows a file by its header alone.
-    """
-    ours, theirs = base.get("model"), head.get("model")
+def _same_model(base: Arm, head: Arm, ours: Any, theirs: Any) -> bool:
+    """Whether model files that have other names are the same by what both records say."""
     if not (isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs)):
         return False
-    for a, b in zip(ours, theirs):
-        for name in ("sha256", "sampled_sha256"):
-            if a.get(name) and b.get(name):
-                if a[name] != b[name]:
-                    return False
-                break
-        else:
-            if _header_of(a) != _header_of(b):
-                return False
-    return True
+    return same_headers(base.environment, head.environment, len(ours))
 
 
 def _part(environment: dict[str, Any], name: str) -> dict[str, Any]:

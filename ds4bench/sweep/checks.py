@@ -62,11 +62,9 @@ def check_same(found: Mapping[str, object], expected: Mapping[str, object], wher
     """
     for name in expected:
         if found.get(name) != expected[name]:
-            # Earlier releases knew a large file by its header, its size and its time.
-            old = name in ("model", "mtp") and str(found.get(name)).startswith("header:")
             raise OptionError(
                 f"--resume: expected {where} to have {name} {expected[name]!r}, "
-                f"found {'header only ' if old else ''}{found.get(name)!r} (--force starts over)"
+                f"found {found.get(name)!r} (--force starts over)"
             )
 
 

@@ -118,11 +118,13 @@ class EngineAnswerer:
     ) -> Iterator[OneByOne | SideBySide]:
         """Load the model in this process, or start workers that load one each."""
         questions = tuple(dict.fromkeys(job.question for job in jobs))
-        # Of a cluster, every machine has a file of its own to look at.
-        options = self.options if self.model.ray is not None else check_values(self.options)
-        spec = EngineSpec(options, settings, self.examined.ctx_max, self.ctx, self.think, questions)
+        spec = EngineSpec(
+            self.options, settings, self.examined.ctx_max, self.ctx, self.think, questions
+        )
         if self.model.warm_weights:
             _warm(self.options)
+        if self.model.ray is None:  # of a cluster, every machine has a file of its own to look at
+            spec = replace(spec, options=check_values(spec.options))
         if self.model.ray is not None:
             pool = RayPool(spec, self.model.ray, self.model.jobs, open_backend)
             yield SideBySide(pool)

@@ -10,7 +10,6 @@ from typing import Any
 import click
 
 from engine.errors import MemoryBudgetError, OptionError
-from engine.tooling.check_values import check_values
 from engine.tooling.exits import say
 from engine.tooling.options.group import option
 from engine.tooling.options.kernels import kernel_options
@@ -60,6 +59,7 @@ def logits_command(**values: Any) -> None:
             raise OptionError(f"--routing: expected another file than --out, found {str(out)!r}")
 
     from engine.engine import open_engine
+    from engine.tooling.check_values import check_values
 
     if model.warm:
         read_through(options.path)

@@ -17,7 +17,6 @@ from engine.options import EngineOptions
 from engine.text import chat, special
 from engine.text.files import read_text
 from engine.text.tokenizer import Span
-from engine.tooling.check_values import check_values
 from engine.tooling.exits import INTERRUPTED, printable, say
 from engine.tooling.options.group import option
 from engine.tooling.options.kernels import kernel_options
@@ -108,10 +107,11 @@ def run_command(**values: Any) -> int:
     if plan.warm:
         for path in filter(None, (plan.options.path, plan.options.mtp_path)):
             read_through(path)
-    options = check_values(plan.options)
     from engine.engine import open_engine
+    from engine.tooling.check_values import check_values
 
     interrupt = _Interrupt()
+    options = check_values(plan.options)
     with open_engine(options) as engine, interrupt:
         for notice in engine.notices:
             say(notice)
@@ -160,9 +160,7 @@ def _plan(values: dict[str, Any]) -> _Plan:
     spec, sampling = SPECULATION.take(values), SAMPLING.take(values)
     model.enter_folder()
     mtp_path = spec.needed_block(model)
-    options = replace(
-        kernels.engine_options(model.resolve(say), mtp_path), check_values=model.check_values
-    )
+    options = kernels.engine_options(model.resolve(say), mtp_path)
 
     prompt = values["prompt"]
     if prompt is None:
@@ -181,7 +179,7 @@ def _plan(values: dict[str, Any]) -> _Plan:
     system = chat.DEFAULT_SYSTEM if values["system"] is None else values["system"]
     think = "none" if values["nothink"] else "max" if values["think_max"] else "high"
     return _Plan(
-        options=options,
+        options=replace(options, check_values=model.check_values),
         prompt=prompt,
         tokens=values["tokens"],
         ctx=values["ctx"],

@@ -13,10 +13,8 @@ from ds4bench.compare.judge import compare
 from ds4bench.compare.samples import Arm, facts, load_arm, unlike
 from ds4bench.plan import Prompt, SweepPlan
 from ds4bench.records.rows import SweepResult
-from ds4bench.sweep.checks import check_same
 from ds4bench.worker import model as worker_model
 from ds4bench.worker.model import FileModel
-from engine.errors import OptionError
 from engine.gguf.reader import open_gguf
 from engine.tooling import exits
 from tests.ds4bench.speed_rows import ENVIRONMENT, FINGERPRINT, sweep
@@ -109,8 +107,3 @@ def test_records_of_earlier_releases_are_called_header_only(base, head, same, no
 def test_another_number_of_files_is_another_model():
     assert [d.name for d in unlike(arm_of([NEW]), arm_of([NEW, NEW]))] == ["model"]
     assert facts(arm_of([OLD, NEW]).environment)["model"] == ["header only ee:9", "sampled:ab"]
-
-
-def test_a_journal_that_knows_the_header_alone_is_named_so():
-    with pytest.raises(OptionError, match="found header only 'header:ee:9:1'"):
-        check_same({"model": "header:ee:9:1"}, {"model": "sampled:ab"}, "a.jsonl")
