@@ -242,6 +242,8 @@ def open_engine(options: EngineOptions) -> Engine:
         weights = files.weights
         _check_dims(weights.shape, options)
         verify_values(files, options.check_values)
+        for file in files.all():
+            file.identity.sampled_sha256()  # a session can be saved whatever becomes of the file
 
         ops = _load_ops(options)
         engine = Engine(options, files, ops)

@@ -59,6 +59,7 @@ class FileIdentity:
     header_sha256: str
     parts: tuple[FileIdentity, ...] = ()
     spans: tuple[tuple[int, int], ...] = field(default=(), repr=False, compare=False)
+    _own: list[str] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def key(self) -> tuple[int, int, int, int]:
@@ -106,17 +107,24 @@ class FileIdentity:
     def sampled_sha256(self) -> str:
         """The model's identity: hash of the header and of pieces of every tensor.
 
-        Computed once per file and its time of change; of large files the user's cache remembers
-        it (`engine.gguf.remembered`). A split model's is the hash of its parts' hex digests in
-        order.
+        Computed once, and then kept whatever becomes of the file: it is of the one that was
+        opened. Of large files the user's cache remembers it (`engine.gguf.remembered`). A split
+        model's is the hash of its parts' hex digests in order.
 
         Raises
         ------
         GGUFError
             If the file cannot be read or is no longer the one that was opened.
         """
-        if self.parts:
-            return join_hashes(part.sampled_sha256() for part in self.parts)
+        if not self._own:
+            self._own.append(
+                join_hashes(part.sampled_sha256() for part in self.parts)
+                if self.parts
+                else self._sampled()
+            )
+        return self._own[0]
+
+    def _sampled(self) -> str:
         if not self.unchanged():
             raise self._changed()
         try:

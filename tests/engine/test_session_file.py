@@ -194,6 +194,16 @@ def test_a_leftover_of_a_killed_process_and_a_long_title(path, model):
         new_identity("x" * 4097)
 
 
+def test_a_session_is_saved_whatever_became_of_the_model_file(tmp_path):
+    path = bundled_copy(tmp_path)
+    with open_engine(EngineOptions(path)) as engine:
+        session = engine.session(64)
+        session.sync([5, 6, 7])
+        path.unlink()
+        session.save_file(tmp_path / "a.session", "kept")
+        assert engine.load_session(tmp_path / "a.session").tokens == [5, 6, 7]
+
+
 def test_sessions_of_models_with_equal_headers_are_told_apart(tmp_path):
     ours = bundled_copy(tmp_path)
     theirs = twin(ours)

@@ -206,6 +206,13 @@ def test_the_cache_forgets_a_file_that_was_written_since(tmp_path):
     assert identify(path).sampled_sha256() != before
 
 
+def test_an_identity_outlives_its_file(path):
+    found = identify(path)
+    first = found.sampled_sha256()
+    path.unlink()
+    assert found.sampled_sha256() == first
+
+
 def test_a_file_that_changed_has_no_identity(path):
     found = identify(path)
     with open(path, "ab") as file:
