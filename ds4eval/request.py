@@ -73,6 +73,8 @@ class ModelOptions:
         See `engine.options.EngineOptions`.
     warm_weights : bool
         Read the model file once before the run.
+    check_values : str
+        See `engine.options.EngineOptions`.
     jobs : int
         Questions asked side by side.
     ray : str or None
@@ -98,6 +100,7 @@ class ModelOptions:
     residency_gib: float | None = None
     device: int = 0
     warm_weights: bool = False
+    check_values: str = "once"
     jobs: int = 1
     ray: str | None = None
     server: ServerOptions | None = None

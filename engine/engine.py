@@ -156,14 +156,20 @@ class Engine:
         return Session(self, ctx)
 
     def load_session(self, path: Path, ctx: int | None = None) -> Session:
-        """The timeline of a session file, with room up to `ctx` tokens (default: as saved)."""
+        """The timeline of a session file, with room up to `ctx` tokens (default: as saved).
+
+        Raises
+        ------
+        SnapshotError
+            If the file is damaged or a session of another model.
+        """
         from engine.cache.snapshot import header
 
-        saved, identity = session_file.read_session(Path(path), self.identity.header_sha256)
-        words = header(saved.data)
+        saved = session_file.read_session(Path(path), self.identity)
+        words = header(saved.snapshot.data)
         session = self.session(ctx or max(words["ctx"], words["n_tokens"]))
-        session.restore(saved)
-        session.identity = identity
+        session.restore(saved.snapshot)
+        session.place.take(Path(path), saved)
         return session
 
     def facts(self) -> dict[str, object]:
@@ -177,11 +183,13 @@ class Engine:
             "prefill_chunk": options.prefill_chunk,
             "repacked_bytes": self.repacked_bytes,
             "model_header_sha256": self.identity.header_sha256,
+            "model_sampled_sha256": self.identity.sampled_sha256(),
             "model_bytes": self.identity.size,
             "shape": {f.name: getattr(self.shape, f.name) for f in fields(self.shape)},
         }
         if self._files.mtp is not None:
             facts["mtp_header_sha256"] = self._files.mtp.identity.header_sha256
+            facts["mtp_sampled_sha256"] = self._files.mtp.identity.sampled_sha256()
         facts.update(self.ops.facts())
         return facts
 
@@ -243,17 +251,16 @@ def open_engine(options: EngineOptions) -> Engine:
         If the backend is not available.
     """
     from engine.quant.registry import to_q8_0
-    from engine.weights.bind import check_values
     from engine.weights.files import open_files
+    from engine.weights.verify import verify_values
 
     files = open_files(options.path, options.mtp_path)
     try:
         weights = files.weights
         _check_dims(weights.shape, options)
-        if options.check_values:
-            check_values(files.trunk.path.name, weights.trunk_tensors)
-            if files.mtp is not None:
-                check_values(files.mtp.path.name, weights.draft_tensors)
+        verify_values(files, options.check_values)
+        for file in files.all():
+            file.identity.sampled_sha256()  # a session can be saved whatever becomes of the file
 
         ops = _load_ops(options)
         engine = Engine(options, files, ops)

@@ -9,7 +9,7 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,9 @@ from ds4bench.telemetry.sampler import TelemetrySampler
 from ds4bench.worker.child import DEFAULT, Child, ChildDied, Interrupted
 from ds4bench.worker.messages import Encode, Inspect, MeasureBandwidth, ModelFacts, PromptFacts
 from engine.errors import EngineError, OptionError
+from engine.options import EngineOptions
 from engine.tooling import exits
+from engine.tooling.check_values import check_values
 from engine.tooling.results.environment import command_line, cpu, environment, sources_sha256
 from engine.tooling.results.journal import Journal
 from engine.tooling.results.publish import check_folder, check_output, make_folder, remove_stale
@@ -115,12 +117,26 @@ def execute(request: SweepRequest) -> int:
                 return exits.OK
             machine = _machine(plan, gpu)
             journal = stack.enter_context(_open_journal(request, facts, machine))
+            request = replace(request, plan=_checked(plan, signals))
             sweep = _Sweep(request, facts, prompt, journal, child, sampler, gpu, signals)
             return sweep.run()
         except Interrupted:
             return signals.exit_code or exits.INTERRUPTED
         except ChildDied as death:
             raise EngineError(f"{plan.model}: expected a model that loads, found {death}") from None
+
+
+def _checked(plan: SweepPlan, signals: SweepSignals) -> SweepPlan:
+    """Scan the model's values where that takes long; the worker need not do it again."""
+
+    def tick() -> None:
+        if signals.now:
+            raise Interrupted
+
+    options = EngineOptions(
+        path=plan.model, mtp_path=plan.mtp, check_values=plan.check_values, kv=plan.kv
+    )
+    return replace(plan, check_values=check_values(options, tick).check_values)
 
 
 def _check_outputs(request: SweepRequest) -> None:

@@ -41,8 +41,8 @@ class FileFacts:
     Attributes
     ----------
     id : str
-        What must be equal to resume: the hash of the whole file, or, of a very large one, of its
-        header with its size and time of change.
+        What must be equal to resume: the hash of the whole file, or, of a very large one, its
+        sampled identity.
     path : str
     size : int
         Bytes.
@@ -51,6 +51,8 @@ class FileFacts:
     header_sha256 : str
     stat : tuple of FileStat
         One for each part of a split file.
+    sampled_sha256 : str
+        Header and pieces of every tensor; see `engine.gguf.identity`.
     """
 
     id: str
@@ -59,6 +61,7 @@ class FileFacts:
     sha256: str | None
     header_sha256: str
     stat: tuple[FileStat, ...]
+    sampled_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ from engine.tooling.diagnose.gpu_speed import copy_bandwidth
 from engine.weights.files import open_files
 from engine.weights.traffic import INDEX_VALUE_BYTES, decode_traffic
 
-# Up to this size a file is hashed whole for its identity; beyond, header, size and time count.
+# Up to this size a file is hashed whole for its identity; beyond, pieces of every tensor count.
 HASH_WHOLE = 1 << 30
 
 
@@ -204,22 +204,24 @@ def _options(plan: SweepPlan) -> EngineOptions:
         activations=plan.activations,
         kv=plan.kv,
         repack=plan.repack,
+        check_values=plan.check_values,
         **{name: getattr(plan, name) for name in DEVICE_FIELDS},
     )
 
 
 def _file_facts(identity: FileIdentity) -> FileFacts:
-    """Identity of a model file; a very large one is told by its header, size and time."""
+    """Identity of a model file; a very large one is told by pieces of every tensor."""
     whole = identity.sha256() if identity.size <= HASH_WHOLE else None
-    loose = f"{identity.header_sha256}:{identity.size}:{identity.mtime_ns}"
+    sampled = identity.sampled_sha256()
     parts = identity.parts or (identity,)
     return FileFacts(
-        id=f"sha256:{whole}" if whole else f"header:{loose}",
+        id=f"sha256:{whole}" if whole else f"sampled:{sampled}",
         path=str(identity.path),
         size=identity.size,
         sha256=whole,
         header_sha256=identity.header_sha256,
         stat=tuple(FileStat(str(p.path), *p.key) for p in parts),
+        sampled_sha256=sampled,
     )
 
 

@@ -157,6 +157,7 @@ def _model(values: dict[str, Any], model: ModelChoice) -> ModelOptions:
         margin=spec.margin,
         **kernels.to_dict(),
         warm_weights=model.warm,
+        check_values=model.check_values,
         jobs=values["jobs"],
         ray=values["ray"],
         server=server,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ds4eval.documents import section
 from ds4eval.grading.grade import GRADERS, PASS
+from ds4eval.plan import header_only, is_header_only
 from ds4eval.questions.known import exam_of
 from ds4eval.records.record import UNFINISHED, Run, Sample, difference, read_run
 from engine.errors import OptionError, StoreError
@@ -259,8 +260,13 @@ def _without_seed(arm: AnsweredRun, name: str) -> object:
 def treatment(a: AnsweredRun, b: AnsweredRun) -> list[str]:
     """What the two runs differ in on purpose: first difference of model, mode and seed."""
     lines = []
+    ours, theirs = a.run.config, b.run.config
+    known = [is_header_only(config) for config in (ours, theirs)]
+    if any(known) and not all(known):
+        # All that an earlier release wrote down is all that can be compared.
+        ours, theirs = header_only(ours), header_only(theirs)
     for name in ("model", "mode"):
-        changed = difference(a.run.config.get(name), b.run.config.get(name), name)
+        changed = difference(ours.get(name), theirs.get(name), name)
         if changed is not None:
             field, x, y = changed
             lines.append(f"{clean_label(field, 80)}: {_shown(x)} against {_shown(y)}")
@@ -268,6 +274,17 @@ def treatment(a: AnsweredRun, b: AnsweredRun) -> list[str]:
     if seeds[0] != seeds[1]:
         lines.append(f"seed: {_shown(seeds[0])} against {_shown(seeds[1])}")
     return lines
+
+
+def weights_unknown(a: AnsweredRun, b: AnsweredRun) -> list[str]:
+    """A line where a run of an earlier release knows its model file by the header alone."""
+    named = [arm.label for arm in (a, b) if is_header_only(arm.run.config)]
+    if not named:
+        return []
+    return [
+        f"header only: {' and '.join(named)}: an earlier release did not tell model files with "
+        "equal headers and other weights apart"
+    ]
 
 
 @dataclass(frozen=True, slots=True)

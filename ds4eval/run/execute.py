@@ -20,11 +20,20 @@ from ds4eval.control import Control
 from ds4eval.documents import Document
 from ds4eval.events import Ended
 from ds4eval.exchange.trace import TraceWriter
-from ds4eval.plan import Job, ReplySettings, Sampling, budget_of, config_of, make_jobs
+from ds4eval.plan import (
+    Job,
+    ReplySettings,
+    Sampling,
+    budget_of,
+    config_of,
+    is_header_only,
+    like,
+    make_jobs,
+)
 from ds4eval.questions.source import Source, choose_source
 from ds4eval.records.entries import entry_of
 from ds4eval.records.record import Sample
-from ds4eval.records.store import RunStore
+from ds4eval.records.store import RunStore, peek_config
 from ds4eval.report import text as report_text
 from ds4eval.request import ModelOptions, ReplyOptions, Request
 from ds4eval.run.folder import RUNS, choose_folder
@@ -81,6 +90,7 @@ def execute(request: Request) -> int:
         RunStore.open(
             plan.folder,
             plan.config,
+            answered_by=plan.answerer.facts(),
             force=request.output.force,
             allow_network_fs=request.output.allow_network_fs,
         ) as store,
@@ -142,6 +152,14 @@ def make_plan(request: Request) -> RunPlan:
     if folder.seed is not None:
         settings = settings.seeded(folder.seed)
     config = config_of(settings, answerer.think, answerer.identity, data)
+    found = None if request.output.force else peek_config(folder.path)
+    if found is not None and is_header_only(found) and not is_header_only(config):
+        config = like(found, config)
+        say(
+            f"{folder.path}: header only: an earlier release began this run, and nothing in it "
+            "tells models with equal headers apart; another --out starts a run that knows its "
+            "weights"
+        )
     jobs = make_jobs(config, source.questions, repeats)
     return RunPlan(request, source, settings, answerer, config, jobs, folder.path)
 

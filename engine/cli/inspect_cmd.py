@@ -69,6 +69,7 @@ def build_report(file: Any, tensors: bool = False, hash_file: bool = False) -> d
         "size_bytes": identity.size,
         "parts": len(identity.parts) or 1,
         "header_sha256": identity.header_sha256,
+        "sampled_sha256": identity.sampled_sha256(),
         "metadata": {
             key: {"type": file.metadata.types[key], "value": summary(value)}
             for key, value in file.metadata.items()
@@ -171,6 +172,7 @@ def _print(report: dict[str, Any]) -> None:
         ("size", _bytes(report["size_bytes"])),
         ("parts", report["parts"]),
         ("header SHA-256", report["header_sha256"]),
+        ("identity", report["sampled_sha256"]),
     ]
     if "sha256" in report:
         lines.append(("file SHA-256", report["sha256"]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -171,8 +171,18 @@ def bind_mtp(file: GGUFFile, shape: Shape) -> MtpWeights:
     )
 
 
-def check_values(source: str, tensors: Iterable[Tensor]) -> None:
+def check_values(
+    source: str, tensors: Iterable[Tensor], progress: Callable[[int], None] | None = None
+) -> None:
     """Refuse NaN and infinity in floats and block scales.
+
+    Parameters
+    ----------
+    source : str
+        Name of the file.
+    tensors : iterable of Tensor
+    progress : callable, optional
+        See `scan_values`.
 
     Raises
     ------
@@ -182,7 +192,7 @@ def check_values(source: str, tensors: Iterable[Tensor]) -> None:
     found = [
         Mismatch(tensor.name, "finite values", message)
         for tensor in tensors
-        if (message := scan_values(tensor)) is not None
+        if (message := scan_values(tensor, progress)) is not None
     ]
     layout.raise_for(source, found)
 

@@ -48,6 +48,7 @@ def request_of(tmp_path, monkeypatch):
         ("--kv f32", "plan.kv", "f32"),
         ("--repack off", "plan.repack", "off"),
         ("--warm-weights", "plan.warm_weights", True),
+        ("--check-values never", "plan.check_values", "never"),
         ("--ctx-alloc 70000", "plan.ctx_alloc", 70000),
         ("--threads 1", "plan.threads", 1),
         ("--cuda --launch numba", "plan.launch", "numba"),

@@ -286,3 +286,17 @@ def test_warm_weights_reads_both_files_before_they_are_opened(files, monkeypatch
         with pytest.raises(LayoutError):
             FileModel().load(plan(files, warm_weights=warm))
     assert events == ["open", "base.gguf", "mtp.gguf", "open"]
+
+
+def test_values_are_checked_as_often_as_the_plan_says(files, monkeypatch):
+    seen = []
+
+    def opened(options):
+        seen.append(options.check_values)
+        raise LayoutError("stop here")
+
+    monkeypatch.setattr(worker_model, "open_engine", opened)
+    for how in ("never", "always"):
+        with pytest.raises(LayoutError):
+            FileModel().load(plan(files, check_values=how))
+    assert seen == ["never", "always"]

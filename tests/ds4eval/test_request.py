@@ -81,6 +81,14 @@ def test_each_part_gets_its_own_options(request_of):
     assert found.model == ModelOptions()
 
 
+def test_values_are_checked_as_often_as_asked(request_of):
+    found = request_of("--check-values", "never").model
+    assert found.check_values == "never"
+    assert (
+        engine_options(dataclasses.replace(found, path=Path("m.gguf")), []).check_values == "never"
+    )
+
+
 def test_a_server_is_a_part_of_the_model(request_of):
     found = request_of("--base-url", "http://127.0.0.1:9/v1/", "--api-model", "m", "--jobs", "4")
     assert found.model.server == ServerOptions("http://127.0.0.1:9/v1", model="m")

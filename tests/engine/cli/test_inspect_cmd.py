@@ -37,6 +37,7 @@ def test_json_holds_everything(tmp_path):
         t["bytes"] for t in report["tensor_types"]
     )
     with open_gguf(path) as file:
+        assert report["sampled_sha256"] == file.identity.sampled_sha256()
         shape, weights = bind_trunk(file)
         expected = decode_traffic(shape, weights, 2048)
     first = report["bytes_per_token"][0]

@@ -29,6 +29,12 @@ def test_last_position(ds4, engine, tokens, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["ids.txt", "l.npy"]
 
 
+def test_values_are_checked_as_often_as_asked(ds4, engine, tokens, tmp_path):
+    arguments = ("-m", "m", "--tokens", tokens, "--out", tmp_path / "l.npy")
+    assert ds4("logits", *arguments, "--check-values", "always")[0] == 0
+    assert engine.opened[0].check_values == "always"
+
+
 def test_all_positions_and_routing(ds4, engine, tokens, tmp_path):
     out, routing = tmp_path / "l.npy", tmp_path / "r.npz"
 
