@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
 from engine import EngineOptions, generate, open_engine
 from engine.memory import open_device, plan_memory
-from engine.ops.cuda.memory import copy_bytes
-from engine.quant.registry import to_q8_0
 from engine.spec.mtp import Drafter
 from engine.weights.files import open_files
 from tests.cuda.conftest import ON_GPU
@@ -83,11 +79,3 @@ def test_working_memory_of_passes_is_within_the_plan(device, model_folder):
         plan = engine.memory_estimate(200)
 
     assert 0.5 * plan.working <= sum(used.values()) <= plan.working, used
-
-
-def test_a_foreign_format_is_counted_as_it_is_converted(model_folder):
-    with open_files(model_file(model_folder, "micro", "q8_0")) as files:
-        for tensor in (files.weights.trunk.token_embd, files.weights.trunk.output):
-            q8_0 = to_q8_0(tensor)
-            foreign = dataclasses.replace(tensor.format, name="Q3_K", native=False)
-            assert copy_bytes(dataclasses.replace(tensor, format=foreign)) == copy_bytes(q8_0)

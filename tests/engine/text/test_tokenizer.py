@@ -321,7 +321,7 @@ def _bad_vocabularies():
         "merges unknown": ({"merges": [*merges, "zq qz"]}, "merges"),
         "merges to control": ({"merges": ["< think>"]}, "merges"),
         "bos out of range": ({"bos_token_id": n}, "bos_token_id"),
-        "bos negative": ({"bos_token_id": -1}, "bos_token_id"),
+        "bos negative": ({"bos_token_id": -2}, "bos_token_id"),
         "bos float": ({"bos_token_id": 0.0}, "bos_token_id"),
         "bos bool": ({"bos_token_id": True}, "bos_token_id"),
         "eos out of range": ({"eos_token_id": 2**32 - 2}, "eos_token_id"),
