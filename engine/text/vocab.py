@@ -264,5 +264,7 @@ def _eos(metadata: Any, ids: dict[str, int], n_vocab: int) -> frozenset[int]:
 
 def _chat_template(metadata: Any) -> str | None:
     """The one template of the file; what is not a text is ignored, as chats do not need it."""
-    value = metadata["tokenizer.chat_template"] if "tokenizer.chat_template" in metadata else None
-    return value if isinstance(value, str) else None
+    key = "tokenizer.chat_template"
+    if key not in metadata or not isinstance(metadata[key], str):
+        return None
+    return metadata[key]

@@ -63,6 +63,6 @@ def notices(file: GGUFFile) -> list[str]:
     if not biases:
         return []
     return [
-        f"{escape(file.path.name)}: {biases} tensors {_IMAGE_BIAS} are ignored: they choose experts "
-        "of image tokens, and only text is read here"
+        f"{escape(file.path.name)}: {biases} tensors {_IMAGE_BIAS} are ignored: they choose "
+        "experts of image tokens, and only text is read here"
     ]

@@ -121,7 +121,10 @@ def _formats(tensors: list[Tensor], backend: str) -> list[str]:
             by_format.setdefault(name, []).append(tensor.name)
     if not by_format:
         return []
-    found = [f"{name} ({len(t)} tensors, {t[0]} first)" for name, t in by_format.items()]
+    found = [
+        f"{name} ({t[0]})" if len(t) == 1 else f"{name} ({len(t)} tensors, {t[0]} first)"
+        for name, t in by_format.items()
+    ]
     return [
         f"matrices: expected formats with a kernel for --backend {backend} ({', '.join(known)}), "
         f"found {', '.join(found)}"
