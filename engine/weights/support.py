@@ -42,6 +42,7 @@ LIMITS = {
     "cuda": _Limits(n_expert=256, n_expert_used=8, n_hc=4, head_dim=512, idx_top_k=0x7FFE),
     "reference": _Limits(),
 }
+TILE_ROWS, TILE_COLS = 16, 32  # of the CUDA set's products
 CUDA_INDEX_DIMS = (64, 128, 256)  # of official indexer rows
 
 
@@ -67,7 +68,7 @@ def unsupported(
     tensors = list(tensors)
     found = [*_sizes(shape, backend, kv), *_formats(tensors, backend)]
     if backend == "cuda":
-        found += _unequal_pairs(tensors)
+        found += [*_tiles(shape, tensors), *_unequal_pairs(tensors)]
     return found
 
 
@@ -129,6 +130,26 @@ def _formats(tensors: list[Tensor], backend: str) -> list[str]:
         f"matrices: expected formats with a kernel for --backend {backend} ({', '.join(known)}), "
         f"found {', '.join(found)}"
     ]
+
+
+def _tiles(shape: Shape, tensors: list[Tensor]) -> list[str]:
+    """Sizes that the CUDA set's tiles of 16 rows and 32 columns do not divide."""
+    found = []
+    rank = shape.n_lora_o
+    if shape.n_out_group > 1 and rank % TILE_ROWS:
+        found.append(
+            f"attention.output_lora_rank: expected a multiple of {TILE_ROWS} with --backend cuda, "
+            f"found {rank}"
+        )
+    for tensor in tensors:
+        matrix = len(tensor.shape) > 1 and tensor.format.name in ("F16", "BF16")
+        if matrix and not tensor.name.endswith(_DECODED) and tensor.shape[-1] % TILE_COLS:
+            found.append(
+                f"{tensor.name}: expected rows of a multiple of {TILE_COLS} values with "
+                f"--backend cuda, found {tensor.shape[-1]}"
+            )
+            break
+    return found
 
 
 def _unequal_pairs(tensors: list[Tensor]) -> list[str]:

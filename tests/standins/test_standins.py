@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import tracemalloc
+from pathlib import Path
 
 import gguf
 import pytest
@@ -16,6 +17,7 @@ from engine.weights.files import open_files
 from engine.weights.foreign import notices
 from tests.standins.catalogue import STANDINS, standin
 
+ROOT = Path(__file__).resolve().parents[2]
 NATIVE = "F32, F16, BF16, Q8_0, Q4_K, Q2_K, IQ2_XXS, MXFP4"
 DSPARK = "a DSpark drafter of release 0731, which no decode mode here drafts with"
 # What each file says on a backend; files that are not listed run on both.
@@ -85,6 +87,23 @@ def test_a_published_file_is_bound_or_refused_by_one_line(tmp_path, name, backen
         assert tracemalloc.get_traced_memory()[1] < 32 << 20
     finally:
         tracemalloc.stop()
+
+
+# Rows of the table in docs/files.md, in order, and the stand-ins that they speak of.
+ROWS = ("q2", "q2-0731", "q2-q4", "q4", "mxfp4", "mtp", "aligned-gaps", "llama-mxfp4",
+        "split-mxfp4", "vision", "pro-q2", "ud-iq3", "early", "fp8", "nvfp4", "ik", "v41",
+        "dspark")  # fmt: skip
+
+
+def test_the_document_says_what_happens():
+    text = (ROOT / "docs/files.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == len(ROWS)
+    for name, row in zip(ROWS, rows):
+        said = tuple(cell.strip(" |").startswith("runs") for cell in row[-2:])
+        # An MTP file is no trunk, and runs beside one: another test binds it.
+        found = tuple(name == "mtp" or refusal(name, b) is None for b in ("cpu", "cuda"))
+        assert said == found, row
 
 
 def test_the_trunk_is_antirez_s_to_the_tensor(tmp_path):
