@@ -171,7 +171,7 @@ def trunk(
     kinds: Kinds = ANTIREZ,
     size: Size = FLASH,
 ) -> list[Entry]:
-    """The tensor directory of a trunk, in antirez's order: hash tables, experts, the rest."""
+    """The tensor directory of a trunk, in antirez's order: hash tables, experts, layers, output."""
     d = size.n_embd
     out = [Entry(f"blk.{i}.ffn_gate_tid2eid.weight", "I32", (USED, N_VOCAB)) for i in range(HASHED)]
     for i in range(size.n_layer):
@@ -182,20 +182,20 @@ def trunk(
             Entry(f"blk.{i}.ffn_down_exps.weight", down, (size.n_ff_exp, d, size.n_expert)),
             Entry(f"blk.{i}.ffn_up_exps.weight", wide, up),
         ]
-    out += [
-        Entry("token_embd.weight", kinds.embedding, (d, N_VOCAB)),
-        Entry("output_norm.weight", "F32", (d,)),
-        Entry("output.weight", kinds.output, (d, N_VOCAB)),
-        Entry("output_hc_base.weight", "F32", (4,)),
-        Entry("output_hc_fn.weight", kinds.mix, (4 * d, 4)),
-        Entry("output_hc_scale.weight", "F32", (1,)),
-    ]
+    out.append(Entry("token_embd.weight", kinds.embedding, (d, N_VOCAB)))
     for i in range(size.n_layer):
         out += block(f"blk.{i}.", kinds, size)
         if i >= HASHED:
             out.append(Entry(f"blk.{i}.exp_probs_b.bias", "F32", (size.n_expert,)))
         out += _pooled(f"blk.{i}.", size.ratios[i], kinds, size)
-    return out
+    return [
+        *out,
+        Entry("output_hc_base.weight", "F32", (4,)),
+        Entry("output_hc_fn.weight", kinds.mix, (4 * d, 4)),
+        Entry("output_hc_scale.weight", "F32", (1,)),
+        Entry("output.weight", kinds.output, (d, N_VOCAB)),
+        Entry("output_norm.weight", "F32", (d,)),
+    ]
 
 
 def block(prefix: str, kinds: Kinds, size: Size) -> list[Entry]:

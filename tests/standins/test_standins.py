@@ -58,6 +58,17 @@ PUBLISHED = {
     "mxfp4": 155_976_458_848,
 }
 
+# Of the published Q2 file, from a public program's test of it: bytes from the file's start.
+DATA_OFFSET = 5_333_824
+OFFSETS = {
+    "token_embd.weight": 77_928_033_088,
+    "output_hc_base.weight": 86_157_337_408,
+    "output_hc_fn.weight": 86_157_337_440,
+    "output_hc_scale.weight": 86_157_468_512,
+    "output.weight": 86_157_468_544,
+    "output_norm.weight": 86_720_095_104,
+}
+
 
 def refusal(name: str, backend: str) -> str | None:
     """What is expected on a backend; a file that no backend runs says so on each."""
@@ -113,9 +124,17 @@ def test_the_trunk_is_antirez_s_to_the_tensor(tmp_path):
     assert kinds == {"F16": 359, "F32": 492, "I32": 3, "IQ2_XXS": 86, "Q2_K": 43, "Q8_0": 345}
 
 
-def test_sizes_are_the_published_ones_but_for_the_vocabulary(tmp_path):
-    # A published header holds 129,280 tokens and 127,741 merges, the stand-in's some hundred; the
-    # rest of the file is data. So one difference holds for all; two carry the keys of the
+def test_the_data_lie_where_the_published_files_have_them(tmp_path):
+    path = standin("q2", tmp_path)
+    reader = gguf.GGUFReader(path)
+    found = {t.name: t.data_offset - reader.data_offset + DATA_OFFSET for t in reader.tensors}
+
+    assert {name: found[name] for name in OFFSETS} == OFFSETS
+    assert path.stat().st_size - reader.data_offset + DATA_OFFSET == PUBLISHED["q2"]
+
+
+def test_sizes_are_the_published_ones_but_for_the_header(tmp_path):
+    # What is missing is the vocabulary, and the same for all; Q2 and Q2-Q4 have the keys of their
     # importance matrix too, which take less than 512 bytes.
     differences = [
         size - standin(name, tmp_path).stat().st_size for name, size in PUBLISHED.items()
