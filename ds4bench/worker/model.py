@@ -78,7 +78,7 @@ class FileModel:
             If a file is not a model that can be run.
         """
         options = _options(plan)
-        with open_files(options.path, options.mtp_path) as opened:
+        with open_files(options.path, options.mtp_path, options.backend, options.kv) as opened:
             shape, trunk = opened.weights.shape, opened.weights.trunk
             # Tensors are views of the mapping: everything that needs them happens before closing.
             decode_bytes = {

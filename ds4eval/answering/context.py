@@ -116,7 +116,7 @@ def examine(
     from engine.text.tokenizer import Tokenizer
     from engine.weights.files import open_files
 
-    with open_files(options.path, options.mtp_path) as files:
+    with open_files(options.path, options.mtp_path, options.backend, options.kv) as files:
         file, shape = files.trunk, files.weights.shape
         tokenizer = Tokenizer.from_metadata(file.metadata)
         if tokenizer.n_vocab > shape.n_vocab:

@@ -328,7 +328,7 @@ def _spans(engine: Engine, session: Session, plan: _Plan) -> list[Span]:
         return chat.render_chat(messages, plan.think, session.ctx, encoding=encoding)
     source = engine.tokenizer.chat_template
     if source is None:
-        raise OptionError("--chat-template: expected a file that carries one, found none")
+        raise OptionError("--chat-template: expected a file that carries one text, found none")
     from engine.text.template import ChatTemplate
 
     with ChatTemplate(source) as template:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from types import SimpleNamespace
 
@@ -10,9 +9,8 @@ import pytest
 
 from engine import EngineOptions, generate, open_engine
 from engine.memory import open_device, plan_memory
-from engine.ops.cuda.memory import copy_bytes, planned_weight_bytes
+from engine.ops.cuda.memory import planned_weight_bytes
 from engine.ops.cuda.ops import CudaOps
-from engine.quant.registry import to_q8_0
 from engine.spec.mtp import Drafter
 from engine.weights.files import open_files
 from tests.cuda.conftest import ON_GPU
@@ -100,27 +98,16 @@ class Roomy:
 
 
 def test_weights_are_arranged_by_the_sizes_that_were_planned(model_folder):
-    """Converted formats and rows that are looked up take other bytes than tiles of the file's."""
+    """Rows that are looked up take other bytes than tiles of the file's rows."""
     options = EngineOptions(
         model_file(model_folder, "micro", "q8_0"), backend="cuda", residency="device"
     )
     with open_files(options.path) as files:
-        trunk = files.weights.trunk
-        foreign = dataclasses.replace(trunk.output.format, name="Q3_K", native=False)
-        tensors = [trunk.token_embd, dataclasses.replace(trunk.output, format=foreign)]
+        tensors = [files.weights.trunk.token_embd]
         ops = SimpleNamespace(ctx=SimpleNamespace(device=Roomy()), residency=None)
 
         CudaOps.arrange(ops, tensors, (), options)
 
-        stored = math.prod(trunk.token_embd.shape) * trunk.token_embd.format.row_bytes(32) // 32
-        converted = copy_bytes(to_q8_0(trunk.output))
-        assert ops.residency.plan.copied_bytes == stored + converted
-        assert planned_weight_bytes(Roomy(), tensors, (), options) == stored + converted
-
-
-def test_a_foreign_format_is_counted_as_it_is_converted(model_folder):
-    with open_files(model_file(model_folder, "micro", "q8_0")) as files:
-        for tensor in (files.weights.trunk.token_embd, files.weights.trunk.output):
-            q8_0 = to_q8_0(tensor)
-            foreign = dataclasses.replace(tensor.format, name="Q3_K", native=False)
-            assert copy_bytes(dataclasses.replace(tensor, format=foreign)) == copy_bytes(q8_0)
+        stored = math.prod(tensors[0].shape) * tensors[0].format.row_bytes(32) // 32
+        assert ops.residency.plan.copied_bytes == stored
+        assert planned_weight_bytes(Roomy(), tensors, (), options) == stored
