@@ -205,7 +205,7 @@ class _Sweep:
                 self.screen.note("every row is there already")
                 finished = True
         except Interrupted:
-            self.screen.note("stopped; finished rows are safe, --resume goes on")
+            self.screen.note(f"stopped; {self._what_is_kept()}")
         except EngineError:
             # The rows before it are in the journal; the views should not lag behind.
             with contextlib.suppress(EngineError):
@@ -249,6 +249,15 @@ class _Sweep:
             write_stdout(records_csv.line(row, upstream_only, bandwidth))
         if time.monotonic() - self.published_at > PUBLISH_EVERY_S:
             self._publish()
+
+    def _what_is_kept(self) -> str:
+        if self.request.outputs.journal is not None:
+            return "finished rows are safe, --resume goes on"
+        # The journal was a temporary one: what standard output has is all that there is.
+        return (
+            "finished rows are on standard output only, and a new sweep starts over "
+            "(--out DIR keeps them and lets --resume go on)"
+        )
 
     def _environment(self) -> dict[str, Any]:
         return environment_of(self.journal.header, self.journal.records)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,6 +34,7 @@ from engine.spec.protocol import Decoder
 from engine.text.chat import Message, render_chat
 from engine.text.tokenizer import Tokenizer
 from engine.tooling.diagnose.gpu_speed import copy_bandwidth
+from engine.tooling.results.environment import usable_cores
 from engine.weights.files import open_files
 from engine.weights.traffic import INDEX_VALUE_BYTES, decode_traffic
 
@@ -143,7 +143,7 @@ class FileModel:
         """Read rate of the memory that holds the weights: the host's, or a device's own."""
         if plan.backend == "cuda":
             return Bandwidth(self._device_bandwidth(plan), 0)
-        threads = plan.threads or len(os.sched_getaffinity(0))
+        threads = plan.threads or usable_cores()
         return Bandwidth(read_bandwidth(threads), threads)
 
     def _device_bandwidth(self, plan: SweepPlan) -> float:

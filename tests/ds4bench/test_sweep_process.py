@@ -45,6 +45,33 @@ def test_signals_end_cleanly_and_resume(slow_model, number, code):
     assert all(row.ok for row in rows)
 
 
+def test_nohup_is_respected(slow_model):
+    """Fault 6: a sweep under nohup goes on when its terminal goes away."""
+    folder, options = slow_model
+    argv = ["nohup", *command(folder, *SIZE, "--csv", "a.csv")]
+    env = {**os.environ, "PYTHONPATH": os.getcwd(), **options["env"]}
+    with subprocess.Popen(
+        argv, cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as process:
+        wait_for_rows(folder / "a.jsonl", 1, process)
+        process.send_signal(signal.SIGHUP)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == exits.OK, err
+    assert list(table(folder / "a.csv")["ctx_tokens"]) == [100, 200, 300, 400]
+
+
+def test_without_files_nobody_is_told_to_resume(slow_model):
+    """Fault 20: the journal of such a sweep is a temporary one."""
+    folder, options = slow_model
+    with spawn(folder, *ALL, **options) as process:
+        process.stdout.readline()
+        process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == exits.TERMINATED, err
+    assert b"on standard output only" in err and b"rows are safe" not in err
+
+
 def test_a_terminal_that_goes_away_costs_no_view(slow_model):
     folder, options = slow_model
     main, side = pty.openpty()
