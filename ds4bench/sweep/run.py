@@ -17,14 +17,28 @@ import psutil
 
 from ds4bench.plan import SweepPlan
 from ds4bench.records import csv_text as records_csv
-from ds4bench.records.files import environment_of, is_greedy, machine_bandwidth, publish_views
+from ds4bench.records.files import (
+    environment_of,
+    is_greedy,
+    machine_bandwidth,
+    publish_views,
+    rows_of,
+)
 from ds4bench.records.rows import SCHEMA, SCHEMA_VERSION, SpeedRow, stamped
-from ds4bench.sweep.cells import FIRST_TIMEOUT_S, Runner
-from ds4bench.sweep.checks import check_model, check_prompt, check_same, digest, fingerprint
+from ds4bench.sweep.cells import Runner
+from ds4bench.sweep.checks import (
+    check_grid,
+    check_model,
+    check_prompt,
+    check_same,
+    digest,
+    fingerprint,
+)
 from ds4bench.sweep.files import make_folder, set_aside, write_stdout
 from ds4bench.sweep.findings import dry_run_text, findings, prediction_text
 from ds4bench.sweep.progress import ProgressScreen
 from ds4bench.sweep.stop import SweepSignals
+from ds4bench.sweep.watchdog import FIRST_TIMEOUT_S
 from ds4bench.telemetry.machines import KnownMachine
 from ds4bench.telemetry.nvml import Gpu
 from ds4bench.telemetry.sampler import TelemetrySampler
@@ -322,6 +336,7 @@ def _open_journal(
         if journal.records and not request.resume:
             raise OptionError(f"journal: expected a new file, found {str(path)!r} with rows")
         check_same(journal.header.get("fingerprint", {}), same, str(path))
+        check_grid(rows_of(journal.records, str(path)), plan.cells(), str(path))
         for _, file in outputs.named():
             remove_stale(file)
         yield journal

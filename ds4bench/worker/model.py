@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ds4bench.plan import DEVICE_FIELDS, Prompt, SweepPlan
 from ds4bench.telemetry.roofline import DecodeBytes, read_bandwidth
+from ds4bench.worker.compiling import CompileCounter
 from ds4bench.worker.messages import (
     Bandwidth,
     Copies,
@@ -26,7 +27,7 @@ from engine.cache.snapshot import snapshot_bytes
 from engine.engine import Engine, open_engine
 from engine.errors import EngineError
 from engine.gguf.identity import FileIdentity
-from engine.memory import free_bytes, open_device, plan_memory
+from engine.memory import free_bytes, open_device, plan_memory, plan_weights
 from engine.nano import prose
 from engine.options import MODES, EngineOptions
 from engine.session import Session
@@ -35,11 +36,13 @@ from engine.text.chat import Message, render_chat
 from engine.text.tokenizer import Tokenizer
 from engine.tooling.diagnose.gpu_speed import copy_bandwidth
 from engine.tooling.results.environment import usable_cores
-from engine.weights.files import open_files
+from engine.weights.files import ModelFiles, open_files
 from engine.weights.traffic import INDEX_VALUE_BYTES, decode_traffic
 
 # Up to this size a file is hashed whole for its identity; beyond, header, size and time count.
 HASH_WHOLE = 1 << 30
+# Tokens per row that the indexer scores.
+INDEXED_RATIO = 4
 
 
 def open_worker() -> Worker[Session]:
@@ -55,6 +58,7 @@ class FileModel:
         self._opened: Engine | None = None
         self._tokenizer: Tokenizer | None = None
         self._bytes: DecodeBytes | None = None
+        self._compilations = CompileCounter()
 
     @property
     def engine(self) -> Engine:
@@ -89,6 +93,7 @@ class FileModel:
             }
             device = open_device(options)
             memory = plan_memory(opened, options, plan.context, device=device)
+            effective = _effective(opened, options)
             self._tokenizer = Tokenizer.from_metadata(opened.trunk.metadata)
             files = [_file_facts(file.identity) for file in opened.all()]
             del trunk
@@ -113,6 +118,7 @@ class FileModel:
             ),
             weight_bytes=memory.weights,
             free_device_bytes=free_bytes(device) if memory.on_device else None,
+            effective=effective,
         )
 
     def encode_prompt(self, prompt: Prompt, n_tokens: int) -> list[int]:
@@ -164,6 +170,15 @@ class FileModel:
         copies = Copies(copied["h2d_bytes"], copied["h2d_copies"])
         return DeviceCounters(copies, dict(launches))
 
+    def compiled(self) -> int:
+        """Kernels that this process has compiled or loaded so far."""
+        return self._compilations.count()
+
+    def reach(self, plan: SweepPlan) -> int:
+        """Tokens at which the indexer has more rows than it may choose, and kernels that choose."""
+        shape = self.engine.shape
+        return (shape.idx_top_k + 1) * INDEXED_RATIO
+
     def session(self, ctx: int) -> Session:
         """A fresh timeline with room for `ctx` tokens."""
         return self.engine.session(ctx)
@@ -206,6 +221,15 @@ def _options(plan: SweepPlan) -> EngineOptions:
         repack=plan.repack,
         **{name: getattr(plan, name) for name in DEVICE_FIELDS},
     )
+
+
+def _effective(opened: ModelFiles, options: EngineOptions) -> dict[str, object]:
+    """What "auto" and the environment come to on this machine; a device's is in its own facts."""
+    if options.backend != "cpu":
+        return {}
+    from engine.ops.cpu.simd.ir import isa  # loads the compiler, as `load` will
+
+    return {"isa": isa(), "repacked": plan_weights(opened.weights, options).repack}
 
 
 def _file_facts(identity: FileIdentity) -> FileFacts:
