@@ -23,6 +23,7 @@ from engine.errors import ContextError, MemoryBudgetError, OptionError
 COMPILERS = ("numba", "llvmlite", "numpy", "numba-cuda", "nvidia-nvvm", "nvidia-nvjitlink")
 # Environment variables that change what runs; those of where things are stored are not among them.
 SWITCHES = (
+    "DS4_CPU_ISA",
     "NUMBA_THREADING_LAYER",
     "NUMBA_NUM_THREADS",
     "NUMBA_CPU_NAME",

@@ -154,6 +154,8 @@ def _machine(plan: SweepPlan, gpu: Gpu) -> dict[str, object]:
     """What computes: a journal records it once, so that rows of another one must not join them."""
     found = cpu()
     machine: dict[str, object] = {"cpu": found.get("name"), "cores": found.get("usable_cores")}
+    if "flags" in found:
+        machine["cpu_flags"] = found["flags"]
     if plan.backend == "cuda":
         device = gpu.facts()
         machine.update(gpu=device.get("name"), driver=device.get("driver"))
@@ -219,7 +221,7 @@ class _Sweep:
                 self.screen.note("every row is there already")
                 finished = True
         except Interrupted:
-            self.screen.note(f"stopped; {self._what_is_kept()}")
+            finished = False
         except EngineError:
             # The rows before it are in the journal; the views should not lag behind.
             with contextlib.suppress(EngineError):
@@ -227,6 +229,8 @@ class _Sweep:
             raise
         finally:
             self.child.kill()
+            if self.signals.number is not None and not finished:
+                self.screen.note(f"stopped; {self._what_is_kept()}")
             self.screen.close()
         environment_record = self._publish()
         self._plot()

@@ -93,7 +93,7 @@ class ModelFacts:
     free_device_bytes : int or None
         Of the device that holds weights and session; None where all is on the host.
     effective : dict
-        What options left open and this machine has decided (instruction set, repacking).
+        What options left open and this machine has decided (repacking).
     """
 
     name: str

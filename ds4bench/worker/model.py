@@ -224,12 +224,10 @@ def _options(plan: SweepPlan) -> EngineOptions:
 
 
 def _effective(opened: ModelFiles, options: EngineOptions) -> dict[str, object]:
-    """What "auto" and the environment come to on this machine; a device's is in its own facts."""
+    """What "auto" comes to on this machine; a device has copies of its own."""
     if options.backend != "cpu":
         return {}
-    from engine.ops.cpu.simd.ir import isa  # loads the compiler, as `load` will
-
-    return {"isa": isa(), "repacked": plan_weights(opened.weights, options).repack}
+    return {"repacked": plan_weights(opened.weights, options).repack}
 
 
 def _file_facts(identity: FileIdentity) -> FileFacts:

@@ -203,7 +203,7 @@ class FakeModel:
             ),
             weight_bytes=self.faults.get("weight_bytes", 1000),
             free_device_bytes=None,
-            effective={"isa": os.environ.get("DS4_CPU_ISA") or "best"},
+            effective={"repacked": self.faults.get("repacked", False)},
         )
 
     def encode_prompt(self, prompt: Prompt, n_tokens: int) -> list[int]:

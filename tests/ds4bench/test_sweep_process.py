@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from ds4bench.records.files import read_rows
@@ -58,6 +59,25 @@ def test_nohup_is_respected(slow_model):
         _, err = process.communicate(timeout=120)
     assert process.returncode == exits.OK, err
     assert list(table(folder / "a.csv")["ctx_tokens"]) == [100, 200, 300, 400]
+
+
+def test_a_stopped_process_is_no_good_row(slow_model):
+    """Fault 10: a row with SIGSTOP in it was ok at a third of the speed."""
+    folder, options = slow_model
+    (folder / "faults.json").write_text(json.dumps({"sleep_s": 0.1}))
+    with spawn(folder, *SIZE, "--csv", "a.csv", **options) as process:
+        wait_for_rows(folder / "a.jsonl", 1, process)
+        [worker] = psutil.Process(process.pid).children()
+        worker.suspend()
+        time.sleep(1.5)
+        worker.resume()
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == exits.OK, err
+    records, _ = scan((folder / "a.jsonl").read_bytes())
+    [bad] = [r for r in records if r.get("kind") == "row" and r["status"] != "ok"]
+    assert bad["status"] == "stalled" and bad["telemetry"]["stopped_s"] > 0.5
+    assert b"stood still for" in err and b"measured once more" in err
+    assert [row.status for row in read_rows(folder / "a.jsonl").rows] == ["ok"] * 4
 
 
 def test_without_files_nobody_is_told_to_resume(slow_model):

@@ -163,7 +163,16 @@ def test_resume_with_another_instruction_set_is_refused(bench, monkeypatch):
     monkeypatch.delenv("DS4_CPU_ISA")
     result = bench(*SIZE, "--out", "d", "--resume")
     assert result.exit_code == exits.USAGE
-    assert "to have effective isa 'best', found 'avx2'" in result.stderr
+    assert "to have switches DS4_CPU_ISA None, found 'avx2'" in result.stderr
+
+
+def test_resume_where_auto_repacks_otherwise_is_refused(bench):
+    """Fault 11: free memory decides, and may decide otherwise the next time."""
+    assert bench(*SIZE, "--out", "d").exit_code == 0
+    bench.faults(repacked=True)
+    result = bench(*SIZE, "--out", "d", "--resume")
+    assert result.exit_code == exits.USAGE
+    assert "to have effective repacked True, found False" in result.stderr
 
 
 def test_resume_with_another_switch_or_compiler_is_refused(bench, monkeypatch):
