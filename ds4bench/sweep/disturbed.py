@@ -40,12 +40,14 @@ def trouble_of(telemetry: Telemetry, compiled: int, step_s: Sequence[float] = ()
     telemetry : Telemetry
         Of the time in question.
     compiled : int
-        Kernels that were compiled or loaded inside the clock.
+        How often the compiler was at work inside the clock, for compiling or for loading.
     step_s : sequence of float
         Seconds of each decode step.
     """
     if compiled:
-        return Trouble("compiled", f"{compiled} kernel(s) compiled or loaded inside the clock")
+        return Trouble(
+            "compiled", f"kernels were compiled or loaded inside the clock ({compiled} locks)"
+        )
     if telemetry.suspended_s:
         return Trouble("suspended", f"the machine slept for {telemetry.suspended_s:.1f} s")
     if telemetry.stopped_s:

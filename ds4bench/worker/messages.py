@@ -177,7 +177,7 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class Prefilled:
-    """Seconds and compiled kernels inside the clock, tokens added, bytes of the snapshot behind."""
+    """Seconds and compilations inside the clock, tokens added, bytes of the snapshot behind."""
 
     prefill_s: float
     prefill_tokens: int
@@ -197,7 +197,7 @@ class Decoded:
     copies : Copies or None
         None without a device.
     compiled : int
-        Kernels that were compiled or loaded inside the clock.
+        How often the compiler worked inside the clock, for compiling or for loading.
     """
 
     gen_tokens: int

@@ -171,7 +171,7 @@ class FileModel:
         return DeviceCounters(copies, dict(launches))
 
     def compiled(self) -> int:
-        """Kernels that this process has compiled or loaded so far."""
+        """How often this process has compiled or loaded kernels so far."""
         return self._compilations.count()
 
     def reach(self, plan: SweepPlan) -> int:

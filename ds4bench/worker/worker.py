@@ -69,7 +69,7 @@ class BenchModel(Protocol[T]):
         ...
 
     def compiled(self) -> int:
-        """Kernels that this process has compiled or loaded so far."""
+        """How often this process has compiled or loaded kernels so far."""
         ...
 
     def reach(self, plan: SweepPlan) -> int:

@@ -103,7 +103,7 @@ w.begin()
 warm = [(w.prefill(n).compiled, w.decode("plain").compiled, w.decode("mtp-combined").compiled)
         for n in (64, 128, 256, 512, 600)]
 print(cold, warm)
-assert all(cold), cold
+assert any(cold), cold  # where nothing is cached, the first compiles for all
 assert not any(sum(warm, ())), warm
 """
 
