@@ -45,9 +45,8 @@ def trouble_of(telemetry: Telemetry, compiled: int, step_s: Sequence[float] = ()
         Seconds of each decode step.
     """
     if compiled:
-        return Trouble(
-            "compiled", f"kernels were compiled or loaded inside the clock ({compiled} locks)"
-        )
+        text = f"kernels were compiled or loaded inside the clock ({compiled} times)"
+        return Trouble("compiled", text)
     if telemetry.suspended_s:
         return Trouble("suspended", f"the machine slept for {telemetry.suspended_s:.1f} s")
     if telemetry.stopped_s:

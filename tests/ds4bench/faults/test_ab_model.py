@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from click.testing import CliRunner
 
 from ds4bench.ab.plan import AbPlan, side
 from ds4bench.commands.ab import ab_command
+from engine.errors import OptionError
 
 
 def test_a_sweep_of_ab_sees_the_users_default_model(tmp_path, monkeypatch):
@@ -42,3 +44,10 @@ def test_the_model_that_ab_measures_is_printed(tmp_path, monkeypatch):
     words = ["--out", "s", "--a", "false", "--b", "false", "--", "-m", "m.gguf"]
     ran = CliRunner().invoke(ab_command, words)
     assert f"model: {tmp_path / 'm.gguf'}\n" in ran.stderr
+
+
+@pytest.mark.parametrize("option", ["--plot", "--plot=p.svg"])
+def test_a_figure_of_each_sweep_is_refused_at_once(option):
+    """Fault 23: the second sweep found the first one's file and died."""
+    with pytest.raises(OptionError, match="found one that ab sets"):
+        side("a", None, "x", None, "", (option, "p.svg"))
