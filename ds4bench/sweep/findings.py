@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 
 from ds4bench.plan import SweepPlan
-from ds4bench.records.rows import SpeedRow
+from ds4bench.records.rows import DISTURBED, SpeedRow
 from ds4bench.telemetry.machines import KnownMachine
 from ds4bench.worker.messages import Bandwidth, ModelFacts, PromptFacts
 from engine.tooling.options.speculation import FIRST_DRAFTS, HARDLY_KEPT
@@ -102,7 +102,13 @@ def findings(rows: Sequence[SpeedRow], plan: SweepPlan) -> Iterator[str]:
         ]
         if slower:
             yield f"{mode}: slower than plain at {_short(slower)}"
-    failed = [row for row in rows if not row.ok]
+    disturbed = [row for row in rows if row.status in DISTURBED]
+    for row in disturbed:
+        yield (
+            f"{row.mode} at {row.ctx_tokens} (run {row.run}): {row.status}, {row.message}; its "
+            "speed does not count (--resume --retry-failed measures it again)"
+        )
+    failed = [row for row in rows if not row.ok and row.status not in DISTURBED]
     if failed:
         yield f"{len(failed)} row(s) failed: {', '.join(sorted({r.status for r in failed}))}"
     if not kv_affine(good):

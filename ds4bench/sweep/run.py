@@ -17,14 +17,28 @@ import psutil
 
 from ds4bench.plan import SweepPlan
 from ds4bench.records import csv_text as records_csv
-from ds4bench.records.files import environment_of, is_greedy, machine_bandwidth, publish_views
+from ds4bench.records.files import (
+    environment_of,
+    is_greedy,
+    machine_bandwidth,
+    publish_views,
+    rows_of,
+)
 from ds4bench.records.rows import SCHEMA, SCHEMA_VERSION, SpeedRow, stamped
-from ds4bench.sweep.cells import FIRST_TIMEOUT_S, Runner
-from ds4bench.sweep.checks import check_model, check_prompt, check_same, digest, fingerprint
+from ds4bench.sweep.cells import Runner
+from ds4bench.sweep.checks import (
+    check_grid,
+    check_model,
+    check_prompt,
+    check_same,
+    digest,
+    fingerprint,
+)
 from ds4bench.sweep.files import set_aside, write_stdout
 from ds4bench.sweep.findings import dry_run_text, findings, prediction_text
 from ds4bench.sweep.progress import ProgressScreen
 from ds4bench.sweep.stop import SweepSignals
+from ds4bench.sweep.watchdog import FIRST_TIMEOUT_S
 from ds4bench.telemetry.machines import KnownMachine
 from ds4bench.telemetry.nvml import Gpu
 from ds4bench.telemetry.sampler import TelemetrySampler
@@ -155,6 +169,8 @@ def _machine(plan: SweepPlan, gpu: Gpu) -> dict[str, object]:
     """What computes: a journal records it once, so that rows of another one must not join them."""
     found = cpu()
     machine: dict[str, object] = {"cpu": found.get("name"), "cores": found.get("usable_cores")}
+    if "flags" in found:
+        machine["cpu_flags"] = found["flags"]
     if plan.backend == "cuda":
         device = gpu.facts()
         machine.update(gpu=device.get("name"), driver=device.get("driver"))
@@ -220,7 +236,7 @@ class _Sweep:
                 self.screen.note("every row is there already")
                 finished = True
         except Interrupted:
-            self.screen.note("stopped; finished rows are safe, --resume goes on")
+            finished = False
         except EngineError:
             # The rows before it are in the journal; the views should not lag behind.
             with contextlib.suppress(EngineError):
@@ -228,6 +244,8 @@ class _Sweep:
             raise
         finally:
             self.child.kill()
+            if self.signals.number is not None and not finished:
+                self.screen.note(f"stopped; {self._what_is_kept()}")
             self.screen.close()
         environment_record = self._publish()
         self._plot()
@@ -264,6 +282,15 @@ class _Sweep:
             write_stdout(records_csv.line(row, upstream_only, bandwidth))
         if time.monotonic() - self.published_at > PUBLISH_EVERY_S:
             self._publish()
+
+    def _what_is_kept(self) -> str:
+        if self.request.outputs.journal is not None:
+            return "finished rows are safe, --resume goes on"
+        # The journal was a temporary one: what standard output has is all that there is.
+        return (
+            "finished rows are on standard output only, and a new sweep starts over "
+            "(--out DIR keeps them and lets --resume go on)"
+        )
 
     def _environment(self) -> dict[str, Any]:
         return environment_of(self.journal.header, self.journal.records)
@@ -328,6 +355,7 @@ def _open_journal(
         if journal.records and not request.resume:
             raise OptionError(f"journal: expected a new file, found {str(path)!r} with rows")
         check_same(journal.header.get("fingerprint", {}), same, str(path))
+        check_grid(rows_of(journal.records, str(path)), plan.cells(), str(path))
         for _, file in outputs.named():
             remove_stale(file)
         yield journal

@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 from ds4bench.plan import DEVICE_FIELDS, Prompt, SweepPlan
 from ds4bench.telemetry.roofline import DecodeBytes, read_bandwidth
+from ds4bench.worker.compiling import CompileCounter
 from ds4bench.worker.messages import (
     Bandwidth,
     Copies,
@@ -27,7 +27,7 @@ from engine.engine import Engine, open_engine
 from engine.errors import EngineError
 from engine.gguf.identity import FileIdentity
 from engine.gguf.warm import read_through
-from engine.memory import free_bytes, open_device, plan_memory
+from engine.memory import free_bytes, open_device, plan_memory, plan_weights
 from engine.nano import prose
 from engine.options import MODES, EngineOptions
 from engine.session import Session
@@ -35,11 +35,14 @@ from engine.spec.protocol import Decoder
 from engine.text.chat import Message, render_chat
 from engine.text.tokenizer import Tokenizer
 from engine.tooling.diagnose.gpu_speed import copy_bandwidth
-from engine.weights.files import open_files
+from engine.tooling.results.environment import usable_cores
+from engine.weights.files import ModelFiles, open_files
 from engine.weights.traffic import INDEX_VALUE_BYTES, decode_traffic
 
 # Up to this size a file is hashed whole for its identity; beyond, pieces of every tensor count.
 HASH_WHOLE = 1 << 30
+# Tokens per row that the indexer scores.
+INDEXED_RATIO = 4
 
 
 def open_worker() -> Worker[Session]:
@@ -55,6 +58,7 @@ class FileModel:
         self._opened: Engine | None = None
         self._tokenizer: Tokenizer | None = None
         self._bytes: DecodeBytes | None = None
+        self._compilations = CompileCounter()
 
     @property
     def engine(self) -> Engine:
@@ -89,6 +93,7 @@ class FileModel:
             }
             device = open_device(options)
             memory = plan_memory(opened, options, plan.context, device=device)
+            effective = _effective(opened, options)
             self._tokenizer = Tokenizer.from_metadata(opened.trunk.metadata)
             files = [_file_facts(file.identity) for file in opened.all()]
             del trunk
@@ -113,6 +118,7 @@ class FileModel:
             ),
             weight_bytes=memory.weights,
             free_device_bytes=free_bytes(device) if memory.on_device else None,
+            effective=effective,
         )
 
     def encode_prompt(self, prompt: Prompt, n_tokens: int) -> list[int]:
@@ -143,7 +149,7 @@ class FileModel:
         """Read rate of the memory that holds the weights: the host's, or a device's own."""
         if plan.backend == "cuda":
             return Bandwidth(self._device_bandwidth(plan), 0)
-        threads = plan.threads or len(os.sched_getaffinity(0))
+        threads = plan.threads or usable_cores()
         return Bandwidth(read_bandwidth(threads), threads)
 
     def _device_bandwidth(self, plan: SweepPlan) -> float:
@@ -163,6 +169,15 @@ class FileModel:
         assert isinstance(copied, dict) and isinstance(launches, dict), facts
         copies = Copies(copied["h2d_bytes"], copied["h2d_copies"])
         return DeviceCounters(copies, dict(launches))
+
+    def compiled(self) -> int:
+        """How often this process has compiled or loaded kernels so far."""
+        return self._compilations.count()
+
+    def reach(self, plan: SweepPlan) -> int:
+        """Tokens at which the indexer has more rows than it may choose, and kernels that choose."""
+        shape = self.engine.shape
+        return (shape.idx_top_k + 1) * INDEXED_RATIO
 
     def session(self, ctx: int) -> Session:
         """A fresh timeline with room for `ctx` tokens."""
@@ -207,6 +222,13 @@ def _options(plan: SweepPlan) -> EngineOptions:
         check_values=plan.check_values,
         **{name: getattr(plan, name) for name in DEVICE_FIELDS},
     )
+
+
+def _effective(opened: ModelFiles, options: EngineOptions) -> dict[str, object]:
+    """What "auto" comes to on this machine; a device has copies of its own."""
+    if options.backend != "cpu":
+        return {}
+    return {"repacked": plan_weights(opened.weights, options).repack}
 
 
 def _file_facts(identity: FileIdentity) -> FileFacts:

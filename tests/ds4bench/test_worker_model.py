@@ -89,6 +89,30 @@ def test_inspect_does_not_import_numba(files):
     subprocess.run([sys.executable, "-c", code, str(files)], check=True, env=env)
 
 
+COUNTED = """
+import sys
+from pathlib import Path
+from tests.ds4bench.test_worker_model import plan, open_worker
+w = open_worker()
+w.inspect(plan(Path(sys.argv[1]), ctx_start=64, ctx_max=600, ctx_alloc=700)); w.encode(); w.load()
+w.begin()
+cold = w.prefill(64).compiled, w.decode("plain").compiled
+w.warm_up(("plain", "mtp-combined"))
+w.begin()
+warm = [(w.prefill(n).compiled, w.decode("plain").compiled, w.decode("mtp-combined").compiled)
+        for n in (64, 128, 256, 512, 600)]
+print(cold, warm)
+assert any(cold), cold  # where nothing is cached, the first compiles for all
+assert not any(sum(warm, ())), warm
+"""
+
+
+def test_the_warm_up_leaves_nothing_to_compile_inside_the_clock(files):
+    """Fault 2, with the real kernels: a cold process counts them, a warm one has none left."""
+    env = {**os.environ, "PYTHONPATH": os.getcwd()}
+    subprocess.run([sys.executable, "-c", COUNTED, str(files)], check=True, env=env)
+
+
 def test_generated_prompt_is_long_enough_and_repeats_itself(files):
     worker = open_worker()
     worker.inspect(plan(files, ctx_max=5000, step_mul=100.0, ctx_alloc=None))
