@@ -24,6 +24,8 @@ ALLOWABLE = (
     # Which of several devices computed does not matter by itself: its name is compared.
     *("backend", *(name for name in CUDA_FIELDS if name != "device"), "residency_route"),
     *("modes", "sweep", "prefill_tokens", "gen_tokens"),
+    "outputs",  # other tokens than base's
+    "validity",  # of `ab`: pairs that throttling, swap or other load disturbed
 )
 TOLERABLE = ("prefill", "decode", "decode_mtp", "steps")
 
@@ -179,6 +181,6 @@ def compare_command(
 
     ours, theirs = load_arm(base), load_arm(head)
     calibrate.refuse_below_floor(limits, ours, pairs=calibrate.smaller(ours, theirs))
-    result = compare(ours, theirs, limits, allow)
+    result = compare(ours, theirs, limits, allow, calibrate.sigmas(ours))
     show(result, form=form, every_cell=every_cell, markdown=markdown, json_out=json_out)
     return result.exit_code(strict)

@@ -45,13 +45,14 @@ def _comparison_suite(root: ET.Element, comparison: Comparison) -> None:
             case = ET.SubElement(
                 suite, "testcase", classname=f"ds4bench.compare.{line.metric}", name=line.name
             )
-            if line.judgement.verdict is Verdict.REGRESSED:
+            if line.judgement.verdict in (Verdict.REGRESSED, Verdict.FAR_SLOWER):
                 _child(case, "failure", _sentence(line))
             elif line.judgement.verdict is not Verdict.FINE:
                 _child(case, "skipped", f"{line.judgement.verdict}: {_sentence(line)}")
-    for text in comparison.broken:
-        case = ET.SubElement(suite, "testcase", classname="ds4bench.compare.broken", name=text)
-        _child(case, "failure", text)
+    for kind, texts in (("broken", comparison.broken), ("outputs", comparison.outputs)):
+        for text in texts:
+            case = ET.SubElement(suite, "testcase", classname=f"ds4bench.compare.{kind}", name=text)
+            _child(case, "failure", text)
     ET.SubElement(suite, "system-out").text = clean_label(headline(comparison), 300)
     _count(suite)
 
