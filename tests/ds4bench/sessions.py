@@ -3,8 +3,9 @@
     python -m tests.ds4bench.sessions --sessions 4000
 
 prints the table that docs/log/2026-12.md quotes. A session is what `AbSession` does behind the
-sweeps: pairs come one by one, `Looks` says when to judge and what that look may spend, `stats.judge`
-judges both families, `stats.enough` says whether to stop, and `stats.overall` gives the word.
+sweeps: pairs come one by one, `Looks` says when to judge and what that look may spend,
+`stats.judge` judges both families, `stats.enough` says whether to stop, and `stats.overall` gives
+the word.
 test_looks.py shows that real sessions over real rows end with the same word after the same pairs.
 """
 
