@@ -13,8 +13,8 @@ from ds4bench.records.rows import SpeedRow
 
 CLOCK_DROP = 0.05  # of the GPU's clock against the session's median
 CPU_CLOCK_DROP = 0.10  # of the cores' mean clock, which wanders more
-# A cap on power is a machine's setting, and measurements.md advises one: it disturbs a pair only if
-# it held back one side more often than the other. Share of rows.
+# A cap on power is a setting of the machine, and speed-bench advises one: it disturbs a pair only
+# if it held back one side more often than the other. Share of rows.
 POWER_CAP = "sw-power-cap"
 CAP_UNEVEN = 0.25
 SWAP_GROWTH = 64 << 20  # bytes

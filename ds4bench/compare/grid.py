@@ -6,6 +6,7 @@ sweeps), a column for each frontier, NaN where nothing was measured. Nothing her
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -74,16 +75,17 @@ def gaps_note(
     """
     sides = [{key for sample in side for key in sample} for side in (base, head)]
     modes = {key.mode for key in sides[0]} & {key.mode for key in sides[1]}
-    found = []
+    found: dict[tuple[str, str, int, int], list[str]] = defaultdict(list)
     for key in sorted(sides[0] | sides[1], key=lambda key: key.order):
-        counts = [sum(key in sample for sample in side) for side in (base, head)]
-        if key.mode in modes and counts != [len(base), len(head)]:
-            of = ", ".join(
-                f"{label} {count} of {len(side)}"
-                for label, count, side in zip(labels, counts, (base, head))
-            )
-            found.append(f"{key.metric} {key.mode} at {key.ctx_tokens} ({of})")
+        ours, theirs = (sum(key in sample for sample in side) for side in (base, head))
+        if key.mode in modes and (ours, theirs) != (len(base), len(head)):
+            found[key.metric, key.mode, ours, theirs].append(str(key.ctx_tokens))
     if not found:
         return ""
-    more = f" and {len(found) - shown} more" if len(found) > shown else ""
-    return f"missing in some samples: {'; '.join(found[:shown])}{more}"
+    phrases = [
+        f"{metric} {mode} at {', '.join(contexts)} "
+        f"({labels[0]} {ours} of {len(base)}, {labels[1]} {theirs} of {len(head)})"
+        for (metric, mode, ours, theirs), contexts in found.items()
+    ]
+    more = f" and {len(phrases) - shown} more" if len(phrases) > shown else ""
+    return f"missing in some samples: {'; '.join(phrases[:shown])}{more}"

@@ -188,8 +188,7 @@ def test_a_killed_session_resumes_without_redoing_pairs(tmp_path):
     assert len(again.calls) == 14 - 8
     assert [p.index for p in run.pairs] == list(range(7))
     journal = read_journal(tmp_path / "s" / "pairs.jsonl", SCHEMA, SCHEMA_VERSION)
-    pairs = [r["index"] for r in journal.records if r["kind"] == "pair"]
-    assert pairs == list(range(7))
+    assert [r["index"] for r in journal.records if r["kind"] == "pair"] == list(range(7))
 
 
 def test_resume_refuses_other_commands(tmp_path):

@@ -1,6 +1,6 @@
 """Simulated sessions of `ab`: how often the whole loop is wrong, and how soon it is right.
 
-    python -m tests.ds4bench.sessions --sessions 4000
+    python -m tests.ds4bench.verdicts.sessions --sessions 4000
 
 prints the table that docs/log/2026-12.md quotes. A session is what `AbSession` does behind the
 sweeps: pairs come one by one, `Looks` says when to judge and what that look may spend,

@@ -15,8 +15,16 @@ from ds4bench.ab.plan import AbPlan, Setup
 from ds4bench.compare import stats
 from ds4bench.compare.stats import Verdict
 from engine.tooling.results.journal import read_journal
-from tests.ds4bench.sessions import FRONTIERS, LINE, TOLERANCES, Machine, main, rates, session
 from tests.ds4bench.speed_rows import sweep, write_journal
+from tests.ds4bench.verdicts.sessions import (
+    FRONTIERS,
+    LINE,
+    TOLERANCES,
+    Machine,
+    main,
+    rates,
+    session,
+)
 
 SIDE = Setup(("true",))
 CTX = tuple(2048 * (k + 1) for k in range(FRONTIERS))
