@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ds4bench.compare.judge import Comparison, Line
@@ -190,7 +191,31 @@ def table_of(lines: Sequence[Line], title: str = "", caption: str = "") -> Table
 
 def print_rich(result: Comparison, console: Console, *, every_cell: bool = False) -> None:
     """Tables for people; plain text where the output is no terminal."""
-    print_summary(summary_of(result, every_cell=every_cell), console)
+    from rich.cells import cell_len
+
+    summary = summary_of(result, every_cell=every_cell)
+    tables = []
+    for lines, title in _tables(result, every_cell):
+        table = table_of(lines, title)
+        cells = [[c.heading for c in COLUMNS], *(row.cells for row in table.rows)]
+        width = sum(max(map(cell_len, column)) for column in zip(*cells)) + 2 * (len(COLUMNS) - 1)
+        # Rich would cut words and fold numbers to make a wide table fit.
+        tables.append(table if width <= console.width else stacked(lines, title))
+    print_summary(replace(summary, tables=tables), console)
+
+
+def stacked(lines: Sequence[Line], title: str = "") -> Table:
+    """The same effects for a narrow terminal: two lines of text each, which wrap between words."""
+    rows = []
+    for line in lines:
+        where = _where(line)
+        cells = dict(zip((column.name for column in COLUMNS), cells_of(line)))
+        tone = TONES[line.judgement.verdict]
+        head = f"{line.metric} {line.mode} {where}: {cells['change']}, {cells['verdict']}"
+        rest = ("95 % interval", "MDE", "base", "head")
+        rows.append(Row((head,), tone))
+        rows.append(Row(("  " + ", ".join(f"{name} {cells[name]}" for name in rest),)))
+    return Table((Column("", text=True, toned=True),), rows, title)
 
 
 def to_markdown(result: Comparison, *, every_cell: bool = False, heading: str = "###") -> str:
