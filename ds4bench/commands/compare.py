@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ALLOWABLE = (
     *("cpu", "cores", "gpu", "driver", "model", "prompt", "sampling", "threads"),
-    *("activations", "kv", "mtp_draft", "mtp_adaptive", "mtp_margin"),
+    *("activations", "kv", "repack", "switches", "mtp_draft", "mtp_adaptive", "mtp_margin"),
     # Which of several devices computed does not matter by itself: its name is compared.
     *("backend", *(name for name in CUDA_FIELDS if name != "device"), "residency_route"),
     *("modes", "sweep", "prefill_tokens", "gen_tokens"),

@@ -21,7 +21,7 @@ from engine.tooling.report.labels import clean_label
 
 # What a set-up may differ in because it is what is under test.
 DRAFTING = ("mtp_draft", "mtp_adaptive", "mtp_margin")  # no matter to plain rows
-TREATMENT = ("threads", "activations", "kv", *DRAFTING)
+TREATMENT = ("threads", "activations", "kv", "repack", "switches", *DRAFTING)
 # Of a sweep on a device; absent from the record of one on the processor.
 ON_DEVICE = ("backend", *(f for f in CUDA_FIELDS if f != "device"), "residency_route")
 METRICS = ("prefill", "decode", "steps")
@@ -177,10 +177,23 @@ def facts(environment: dict[str, Any], *, drafts: bool = True) -> dict[str, Any]
     found["threads"] = (
         _given_threads(environment) or engine.get("threads") or cpu.get("usable_cores")
     )
+    found["repack"] = _repacked(prints, engine)
     for name in ON_DEVICE:
         # How mapped weights were reached is found when the model is opened.
         found[name] = prints.get(name, engine.get(name) if name == "residency_route" else None)
+    if prints:
+        found["backend"] = prints.get("backend", "cpu")  # older records name devices only
     return {name: value for name, value in found.items() if value not in (None, [], {})}
+
+
+def _repacked(prints: dict[str, Any], engine: dict[str, Any]) -> Any:
+    """Whether kernels read repacked copies: "auto" is decided by format and memory."""
+    asked = prints.get("repack")
+    if asked not in (None, "auto"):
+        return asked == "on"
+    size = engine.get("repacked_bytes")
+    effective = _part(prints, "effective").get("repacked")
+    return bool(size) if effective is None and size is not None else effective
 
 
 def _given_threads(environment: dict[str, Any]) -> Any:

@@ -299,7 +299,8 @@ def judge(
         if still_rejecting:
             regressed.add(i)
     for i, estimate in enumerate(estimates):
-        interval = estimate.interval(1 - 2 * error)
+        # Of too few samples it only describes, and no look is spent on it.
+        interval = estimate.interval(1 - 2 * (error if i in highs else ERROR))
         if i not in highs:
             far = estimate.mean < limits[i] - FAR_TIMES * sigmas[i]
             verdict = Verdict.FAR_SLOWER if far else Verdict.DESCRIBED

@@ -215,7 +215,7 @@ def stacked(lines: Sequence[Line], title: str = "") -> Table:
         rest = ("95 % interval", "MDE", "base", "head")
         rows.append(Row((head,), tone))
         rows.append(Row(("  " + ", ".join(f"{name} {cells[name]}" for name in rest),)))
-    return Table((Column("", text=True, toned=True),), rows, title)
+    return Table((Column(title, text=True, toned=True),), rows)
 
 
 def to_markdown(result: Comparison, *, every_cell: bool = False, heading: str = "###") -> str:

@@ -138,6 +138,8 @@ def test_single_samples_are_described_only():
         ("activations", {}, {"activations": "f32"}),
         ("kv", {}, {"kv": "f32"}),
         ("mtp_draft", {}, {"mtp_draft": 2}),
+        ("repack", {"engine": {"repacked_bytes": 5}}, {"repack": "auto"}),
+        ("switches", {}, {"switches": {"DS4_CPU_ISA": "avx2"}}),
         ("gpu", {"engine": {"device_name": "Stub H100"}}, {}),
         ("backend", {}, {"backend": "cuda"}),
         ("launch", {}, {"launch": "prepared"}),

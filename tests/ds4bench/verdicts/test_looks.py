@@ -149,6 +149,18 @@ def test_a_resumed_session_remembers_its_looks(tmp_path):
     assert any("judged at 6, 7, 8, 9 pairs" in note for note in result.notes)
 
 
+def test_too_few_pairs_for_a_look_are_described_as_ever(tmp_path):
+    def measure(letter, folder):
+        write_journal(folder, sweep(runs=1, noise=0.01, seed=len(list(folder.parent.iterdir()))))
+
+    plan = AbPlan(SIDE, SIDE, 3, min_pairs=3, max_pairs=3)
+    result = AbSession(plan, tmp_path / "s", measure).run()
+
+    assert result.verdict is Verdict.DESCRIBED
+    curve = result.curves[0].judgement
+    assert curve.interval == curve.estimate.interval(0.95)
+
+
 @pytest.mark.slow
 def test_the_printed_table_keeps_the_promises(capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["sessions", "--sessions", "2000"])

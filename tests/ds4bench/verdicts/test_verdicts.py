@@ -182,6 +182,16 @@ def test_a_session_with_other_tokens_ends_early_with_that_status(tmp_path):
     assert result.verdict is Verdict.FINE
 
 
+def test_rows_that_the_machine_spoiled_are_no_fault_of_heads():
+    rows = sweep()
+    spoiled, crashed = (
+        [replace(r, status=s) if (r.ctx_tokens, r.run) == (4096, 2) else r for r in rows]
+        for s in ("stalled", "crashed_segv")
+    )
+    assert compare(arm(rows), arm(spoiled)).verdict is Verdict.FINE
+    assert compare(arm(rows), arm(crashed)).verdict is Verdict.REGRESSED
+
+
 # --- 9: a power cap -----------------------------------------------------------------------------
 
 
@@ -226,7 +236,7 @@ def test_the_hint_on_disturbed_pairs_works(tmp_path, monkeypatch):
     assert "counted though disturbed: GPU throttled: sw-thermal" in again.output
 
 
-# --- 12, 24: refusals ---------------------------------------------------------------------------
+# --- 11, 12, 24: refusals -----------------------------------------------------------------------
 
 
 def test_default_threads_are_the_same_as_their_number(judged):
@@ -238,6 +248,20 @@ def test_default_threads_are_the_same_as_their_number(judged):
     assert same.exit_code == exits.OK, same.output
     assert other.exit_code == exits.INCOMPARABLE and "threads: expected 8, found 4" in other.output
     assert compare(recorded, arm(rows, fingerprint={"threads": 6})).verdict is Verdict.FINE
+
+
+def test_repacking_is_compared_as_it_came_out():
+    rows = sweep()
+
+    def repacked(asked, size):
+        return arm(rows, environment={"engine": {"repacked_bytes": size}}, fingerprint=asked)
+
+    off, on = repacked({"repack": "off"}, 0), repacked({"repack": "on"}, 9)
+    assert [d.name for d in compare(off, on).unlike] == ["repack"]
+    assert compare(repacked({"repack": "auto"}, 9), on).verdict is Verdict.FINE
+    assert compare(repacked({"repack": "auto"}, 0), off).verdict is Verdict.FINE
+    # A backend that older records do not name is the processor.
+    assert compare(arm(rows), arm(rows, fingerprint={"backend": "cpu"})).verdict is Verdict.FINE
 
 
 def test_plain_rows_of_a_sweep_of_all_modes_are_a_plain_sweep(judged):
