@@ -33,7 +33,7 @@ model=$("$python" -c 'from engine.models.bundled import bundled_model; print(bun
 status=0
 if [ -f "$tree/ds4bench/cli.py" ]; then
   bench ab --a-dir "$tree" --b-dir "$root" --out "$out/ab" --markdown "$out/ab.md" \
-    --json "$out/ab.json" "${limits[@]}" -- -m "$model" "${sweep[@]}" || status=$?
+    --json "$out/ab.json" --junit "$out/ab.xml" "${limits[@]}" -- -m "$model" "${sweep[@]}" || status=$?
 else
   echo "base has no ds4-bench: nothing to compare" >&2
   printf '### Base has no ds4-bench\n\nNothing to compare; head alone below.\n' >"$out/ab.md"

@@ -100,10 +100,16 @@ common_options = options(
         type=click.Path(path_type=Path),
         help="Write the comparison as JSON too.",
     ),
+    option(
+        "--junit",
+        section="Output",
+        type=click.Path(path_type=Path),
+        help="Write it as JUnit XML too: a case for each judged effect.",
+    ),
 )
 
 
-def check_outputs(markdown: Path | None, json_out: Path | None) -> None:
+def check_outputs(markdown: Path | None, json_out: Path | None, junit: Path | None = None) -> None:
     """Refuse output paths that cannot be written, before anything is read.
 
     Raises
@@ -112,7 +118,7 @@ def check_outputs(markdown: Path | None, json_out: Path | None) -> None:
     """
     from engine.tooling.results.publish import check_output
 
-    for path, name in ((markdown, "--markdown"), (json_out, "--json")):
+    for path, name in ((markdown, "--markdown"), (json_out, "--json"), (junit, "--junit")):
         if path is not None:
             check_output(path, name, replace=True)
 
@@ -124,6 +130,7 @@ def show(
     every_cell: bool,
     markdown: Path | None,
     json_out: Path | None,
+    junit: Path | None = None,
 ) -> None:
     """Print a comparison and write the files that were asked for.
 
@@ -139,6 +146,10 @@ def show(
         publish_bytes(markdown, view.to_markdown(result, every_cell=every_cell).encode())
     if json_out is not None:
         publish_bytes(json_out, view.json_text(result).encode())
+    if junit is not None:
+        from ds4bench.report.exports import to_junit
+
+        publish_bytes(junit, to_junit([result], []))
     if form == "json":
         click.echo(view.json_text(result), nl=False)
     elif form == "markdown":
@@ -165,6 +176,7 @@ def compare_command(
     form: str,
     markdown: Path | None,
     json_out: Path | None,
+    junit: Path | None,
 ) -> int:
     """Judge whether HEAD is slower than BASE.
 
@@ -173,7 +185,7 @@ def compare_command(
     measures in turns and sees smaller effects.
     """
     limits = parse_tolerances(tolerances)
-    check_outputs(markdown, json_out)
+    check_outputs(markdown, json_out, junit)
     # scipy takes a good part of a second; bad options must not pay it.
     from ds4bench.ab import noise as calibrate
     from ds4bench.compare.judge import compare
@@ -182,5 +194,6 @@ def compare_command(
     ours, theirs = load_arm(base), load_arm(head)
     calibrate.refuse_below_floor(limits, ours, pairs=calibrate.smaller(ours, theirs))
     result = compare(ours, theirs, limits, allow, calibrate.sigmas(ours))
-    show(result, form=form, every_cell=every_cell, markdown=markdown, json_out=json_out)
+    files = {"markdown": markdown, "json_out": json_out, "junit": junit}
+    show(result, form=form, every_cell=every_cell, **files)
     return result.exit_code(strict)

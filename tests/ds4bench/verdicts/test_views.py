@@ -7,12 +7,17 @@ import xml.etree.ElementTree as ET
 from dataclasses import replace
 
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 
+from ds4bench.commands.ab import ab_command
+from ds4bench.commands.compare import compare_command
 from ds4bench.compare import view
 from ds4bench.compare.judge import compare
 from ds4bench.report import exports, page
-from tests.ds4bench.speed_rows import sweep
+from engine.tooling import exits
+from tests.ds4bench.speed_rows import sweep, write_journal
+from tests.ds4bench.test_ab import FAKE
 from tests.ds4bench.test_compare import arm, pairs
 from tests.ds4bench.test_report import run
 
@@ -49,6 +54,27 @@ def test_times_of_junit_add_up_to_what_was_measured():
     prefills = {(r.run, r.ctx_tokens): r.prefill_s for r in rows}
     spent = sum(prefills.values()) + sum(r.gen_s for r in rows)
     assert sum(times) == pytest.approx(spent, abs=1e-6 * len(rows))
+
+
+@pytest.mark.parametrize("command", ["compare", "ab"])
+def test_verdicts_as_junit(tmp_path, command):
+    out = tmp_path / "x.xml"
+    if command == "compare":
+        for name, slower in (("base", 1.0), ("head", 0.8)):
+            write_journal(tmp_path / name, sweep(slower=slower))
+        options = [str(tmp_path / "base"), str(tmp_path / "head"), "--junit", str(out)]
+        result = CliRunner().invoke(compare_command, options)
+    else:
+        options = ["--out", str(tmp_path / "s"), "--max-load", "100", "--max-pairs", "6"]
+        options += ["--a", FAKE, "--b", FAKE, "--b-args", "--slower 0.8", "--junit", str(out)]
+        result = CliRunner().invoke(ab_command, options)
+
+    assert result.exit_code == exits.REGRESSION, result.output
+    root = ET.parse(out).getroot()
+    failed = {
+        case.get("name") for case in root.iter("testcase") if case.find("failure") is not None
+    }
+    assert "decode plain curve" in failed and "prefill plain curve" not in failed
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 140])
