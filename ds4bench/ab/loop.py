@@ -143,21 +143,32 @@ class AbSession:
         """The comparison of the valid pairs so far."""
         valid = self.valid
         if not valid:
-            arms = self.pairs[-1] if self.pairs else None
+            refused = self._refused()
+            if refused is not None:
+                return refused
             empty = Comparison("A", "B", True, "pair", 0, 0)
-            if arms is not None:
+            if self.pairs:
                 empty.unlike.append(Difference("validity", "undisturbed pairs", "none"))
             return empty
-        allow = (*self.allow, *TREATMENT, *ON_DEVICE)
-        share = self.looks.share(len(valid))
-        sides = [p.a for p in valid], [p.b for p in valid]
-        result = compare_pairs(*sides, self.tolerances, allow, share)
-        result = replace(result, looks=len(self.looks.taken))
+        result = replace(self._compared(valid), looks=len(self.looks.taken))
         if self.unfit:
             found = f"{len(self.dropped)} of {len(self.dropped) + len(valid)} dropped"
             result.unlike.append(Difference("validity", "at most 30 % of pairs dropped", found))
         result.notes.extend(self._notes())
         return result
+
+    def _compared(self, pairs: Sequence[Pair]) -> Comparison:
+        allow = (*self.allow, *TREATMENT, *ON_DEVICE)
+        share = self.looks.share(len(pairs))
+        sides = [p.a for p in pairs], [p.b for p in pairs]
+        return compare_pairs(*sides, self.tolerances, allow, share)
+
+    def _refused(self) -> Comparison | None:
+        """What the warm-up pair shows already: other experiments, or other tokens."""
+        if not self.pairs:
+            return None
+        warm = self._compared(self.pairs[:1])
+        return warm if warm.unlike or warm.outputs else None
 
     def _notes(self) -> list[str]:
         orders = "".join(pair.order[0].lower() for pair in self.valid)
@@ -218,6 +229,9 @@ class AbSession:
         if not self.pairs:
             return False  # not even warm
         n_valid, n_dropped = len(self.valid), len(self.dropped)
+        if n_valid + n_dropped == 0 and self._refused() is not None:
+            self.note("the warm-up pair differs in more than speed: nothing more is measured")
+            return True
         if ab_valid.unfit(n_valid, n_dropped):
             self.unfit = True
             self.note("unfit machine: more than 30 % of pairs were disturbed")

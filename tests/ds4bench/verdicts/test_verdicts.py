@@ -13,6 +13,7 @@ from ds4bench.ab import noise
 from ds4bench.ab.loop import AbSession
 from ds4bench.ab.plan import AbPlan, Setup
 from ds4bench.commands.ab import ab_command
+from ds4bench.commands.calibrate import calibrate_command
 from ds4bench.commands.compare import compare_command
 from ds4bench.commands.report import report_command, worst
 from ds4bench.compare import grid, view
@@ -173,8 +174,14 @@ def test_tokens_are_compared_only_where_they_can_be():
 
 def test_a_session_with_other_tokens_ends_early_with_that_status(tmp_path):
     run, result = session(tmp_path, lambda letter, slot, rows: hashed(rows, letter), max_pairs=20)
-    assert (result.verdict, len(run.valid)) == (Verdict.OUTPUTS, 6)
+    assert (result.verdict, len(run.pairs)) == (Verdict.OUTPUTS, 1), "the warm-up shows it"
     assert result.exit_code() == exits.OUTPUTS_DIFFER
+
+    def late(letter, slot, rows):
+        return hashed(rows, "b" if letter == "b" and slot > 3 else "a")
+
+    run, result = session(tmp_path / "late", late, max_pairs=20)
+    assert (result.verdict, len(run.valid)) == (Verdict.OUTPUTS, 6)
 
     run, result = session(
         tmp_path / "2", lambda letter, slot, rows: hashed(rows, letter), allow=["outputs"]
@@ -190,6 +197,21 @@ def test_rows_that_the_machine_spoiled_are_no_fault_of_heads():
     )
     assert compare(arm(rows), arm(spoiled)).verdict is Verdict.FINE
     assert compare(arm(rows), arm(crashed)).verdict is Verdict.REGRESSED
+
+
+def test_code_that_does_not_repeat_its_tokens_is_no_calibration(tmp_path, monkeypatch):
+    from ds4bench.ab import process
+
+    monkeypatch.setattr(noise, "folder", lambda: tmp_path / "data")
+    unsteady = FakeSweeps(change=lambda letter, slot, rows: hashed(rows, str(slot)))
+    monkeypatch.setattr(process, "sweep_runner", lambda plan, signals: unsteady)
+
+    options = ["--out", str(tmp_path / "s"), "--pairs", "5", "--max-load", "100"]
+    result = CliRunner().invoke(calibrate_command, options)
+
+    assert result.exit_code == exits.OUTPUTS_DIFFER
+    assert "the same code emitted other tokens in 4 of 4 cells" in result.output
+    assert not (tmp_path / "data").exists()
 
 
 # --- 9: a power cap -----------------------------------------------------------------------------
