@@ -60,12 +60,6 @@ class Device(Protocol):
         copy; both choose among the forms that a set has, and a set may have only one.
         """
 
-    def repack_bytes(self, tensor: Tensor) -> int:
-        """Bytes that a copy of the tensor made by `prepare` would cost; 0 where none is made."""
-
-    def moe_bytes(self, n: int, used: int, gate: Weight, down: Weight) -> int:
-        """Working memory of `routed_moe`: n rows of `used` experts, `gate` and `down` theirs."""
-
     def vector(self, values: np.ndarray) -> Array:
         """A small tensor's values, float32 or int32, as an array of the set."""
 

@@ -19,6 +19,9 @@ from engine.spec.mtp import Drafter
 from engine.weights.files import open_files
 from tests.engine.models import model_file
 
+# Modules whose classes hold arrays and weights of a prepared model.
+HOLDERS = ("engine.forward.model", "engine.ops.operands")
+
 CASES = [
     # shape, recipe, ctx, chunk, kv
     ("micro", "q8_0", 300, 64, "official"),
@@ -148,7 +151,7 @@ def _vectors(engine):
                 yield value.nbytes
         elif isinstance(value, tuple):
             waiting += value
-        elif type(value).__module__ == "engine.forward.model":
+        elif type(value).__module__ in HOLDERS:
             waiting += [getattr(value, name) for name in value.__slots__]
 
 
@@ -169,7 +172,7 @@ def _values(holder):
         value = getattr(holder, name)
         if hasattr(value, "values"):
             yield value.values.nbytes
-        elif type(value).__module__ == "engine.forward.model" and name not in ("layers", "head"):
+        elif type(value).__module__ in HOLDERS and name not in ("layers", "head"):
             yield from _values(value)
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from engine.ops.reference.ops import ReferenceOps
 from tests.oracle import golden
 from tests.oracle.compare import distance
 from tests.oracle.controls import FAULTS, UNIT_ONLY
-from tests.oracle.opened import ReferenceSet, logits_of, opened
+from tests.oracle.opened import logits_of, opened
 
 # Two float32 implementations differ by 3e-5 here; a planted fault by 1e-2 or more.
 CLOSE = 1e-3
@@ -66,7 +67,7 @@ def test_planted_fault_is_seen(path, expected, fault):
 
 def _ops(kernels):
     if kernels == "reference":
-        return ReferenceSet()
+        return ReferenceOps()
     from engine.ops import cpu
 
     return cpu

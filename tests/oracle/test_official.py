@@ -25,13 +25,13 @@ def test_fp8_rows(kernels):
     """A norm of ones and an epsilon of zero leave rows as they are up to their length."""
     import torch
 
+    from engine.ops.reference.ops import ReferenceOps
     from tests.oracle.official import kv_row
-    from tests.oracle.opened import ReferenceSet
 
     if kernels == "cpu":
         from engine.ops import cpu as ops
     else:
-        ops = ReferenceSet()
+        ops = ReferenceOps()
     n, dim, half = 41, 192, 32
     x = _rows(n, dim, 1)
     x /= np.sqrt((x.astype(np.float64) ** 2).mean(1, keepdims=True)).astype(np.float32)
@@ -53,13 +53,13 @@ def test_fp8_rows(kernels):
 def test_fp4_queries(kernels):
     import torch
 
+    from engine.ops.reference.ops import ReferenceOps
     from tests.oracle.official import index_row
-    from tests.oracle.opened import ReferenceSet
 
     if kernels == "cpu":
         from engine.ops import cpu as ops
     else:
-        ops = ReferenceSet()
+        ops = ReferenceOps()
     n, heads = 7, 16
     x = _rows(n * heads, 128, 3).reshape(n, heads, 128)
     want = index_row(torch.from_numpy(x)).numpy()

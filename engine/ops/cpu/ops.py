@@ -10,11 +10,11 @@ from typing import Any
 from engine.ops.cpu.attention import attend
 from engine.ops.cpu.compressor import compressor_pool, compressor_store
 from engine.ops.cpu.embed import embed_hc
-from engine.ops.cpu.formats.weight import prepare, repack_bytes
+from engine.ops.cpu.formats.weight import prepare
 from engine.ops.cpu.hc import hc_collapse, hc_expand, hc_split
 from engine.ops.cpu.indexer import indexer_query, indexer_store, new_index_rows
 from engine.ops.cpu.kv import kv_store
-from engine.ops.cpu.moe import add, moe_bytes, routed_moe, shared_ffn
+from engine.ops.cpu.moe import add, routed_moe, shared_ffn
 from engine.ops.cpu.norm import rms_norm
 from engine.ops.cpu.products import matmul, matmul_grouped, matmul_multi
 from engine.ops.cpu.rope import q_norm_rope, rope_tail
@@ -31,8 +31,6 @@ class CpuOps(HostOps):
 
     set_threads = op(set_threads)
     prepare = op(prepare)
-    repack_bytes = op(repack_bytes)
-    moe_bytes = op(moe_bytes)
     facts = op(facts)
     notices = op(notices)
     new_index_rows = op(new_index_rows)

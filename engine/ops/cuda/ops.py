@@ -175,12 +175,6 @@ class CudaOps(ComposedOps):
         assert activations == "int8", activations
         return pack.prepare(self.ctx, tensor, place=self.residency)
 
-    def repack_bytes(self, tensor: Tensor) -> int:
-        return pack.repack_bytes(tensor)
-
-    def moe_bytes(self, n: int, used: int, gate: Any, down: Any) -> int:
-        return experts.moe_bytes(n, used, gate, down)
-
     # Answers to the engine
 
     def set_threads(self, n: int | None) -> int:

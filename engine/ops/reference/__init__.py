@@ -7,7 +7,7 @@ the functions of its ops are here by name.
 
 from engine.ops.reference.attention import attend
 from engine.ops.reference.compressor import compressor_pool, compressor_store
-from engine.ops.reference.facts import facts, moe_bytes, notices, repack_bytes, set_threads
+from engine.ops.reference.facts import facts, notices, set_threads
 from engine.ops.reference.hc import hc_collapse, hc_expand, hc_split
 from engine.ops.reference.indexer import (
     indexer_query,
@@ -41,12 +41,10 @@ __all__ = [
     "matmul",
     "matmul_grouped",
     "matmul_multi",
-    "moe_bytes",
     "new_index_rows",
     "notices",
     "prepare",
     "q_norm_rope",
-    "repack_bytes",
     "rms_norm",
     "rope_tail",
     "routed_moe",

@@ -13,16 +13,6 @@ def set_threads(n: int | None) -> int:
     return 1
 
 
-def repack_bytes(tensor) -> int:
-    """Nothing is ever repacked."""
-    return 0
-
-
-def moe_bytes(n: int, used: int, gate, down) -> int:
-    """Working memory is not estimated; this set is for small models."""
-    return 0
-
-
 def notices() -> list[str]:
     """What a user should know."""
     return ["reference backend: NumPy float64, for comparisons, not for speed"]

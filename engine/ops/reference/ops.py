@@ -11,7 +11,7 @@ from engine.ops.host import HostOps, op
 from engine.ops.operands import Windows
 from engine.ops.reference.attention import attend
 from engine.ops.reference.compressor import compressor_pool, compressor_store
-from engine.ops.reference.facts import facts, moe_bytes, notices, repack_bytes, set_threads
+from engine.ops.reference.facts import facts, notices, set_threads
 from engine.ops.reference.hc import hc_collapse, hc_expand, hc_split
 from engine.ops.reference.indexer import (
     indexer_query,
@@ -32,8 +32,6 @@ class ReferenceOps(HostOps):
 
     set_threads = op(set_threads)
     prepare = op(prepare)
-    repack_bytes = op(repack_bytes)
-    moe_bytes = op(moe_bytes)
     facts = op(facts)
     notices = op(notices)
     new_index_rows = op(new_index_rows)

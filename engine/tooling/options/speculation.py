@@ -154,7 +154,7 @@ def _parse(values: dict[str, Any]) -> SpecChoice:
         for name in ("mtp", "mtp_draft", "mtp_adaptive", "mtp_margin"):
             if values[name] not in (None, False):
                 option = name.replace("_", "-")
-                raise OptionError(f"--{option}: expected with a --mode that drafts, found plain")
+                raise OptionError(f"--{option}: expected a --mode that drafts, found plain")
     return SpecChoice(
         modes,
         values["mtp"],

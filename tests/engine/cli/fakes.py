@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from engine.errors import ContextError
+from engine.ops.operands import Logits
+from engine.ops.reference.ops import ReferenceOps
 from engine.text.tokenizer import Tokenizer
 from tests.engine.text.vocabulary import metadata
 
@@ -51,11 +53,15 @@ class FakeSession:
             progress(n, n)
         return n
 
-    def eval(self, token: int) -> np.ndarray:
+    @property
+    def last(self) -> Logits:
+        return Logits(ReferenceOps(), self.logits[None], 0)
+
+    def eval(self, token: int) -> Logits:
         assert self.room > 0
         self.engine.before_token()
         self.tokens.append(token)
-        return self.logits
+        return self.last
 
     def all_logits(self, tokens: list[int], routing: bool = False) -> tuple[np.ndarray, Any]:
         n, n_vocab = len(tokens), self.engine.shape.n_vocab

@@ -281,7 +281,7 @@ def test_own_template(ds4, engine):
         (["-p", "a", "-c", "x"], "-c"),
         (["-p", "a", "--threads", "0"], "--threads: expected 1 to 1024, found 0"),
         (["-p", "a", "-t", "5000"], "-t/--threads: expected 1 to 1024, found 5000"),
-        (["-p", "a", "--mtp-draft", "2"], "--mtp-draft: expected with a --mode that drafts"),
+        (["-p", "a", "--mtp-draft", "2"], "--mtp-draft: expected a --mode that drafts"),
         (["-p", "a", "--device", "1"], "--device: expected with --backend cuda, found cpu"),
         (["-p", "a", "--backend", "tpu"], "--backend"),
         (["-p", "a", "--activations", "int4"], "--activations"),

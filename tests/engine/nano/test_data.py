@@ -10,7 +10,7 @@ from ds4eval.questions.nano import generate
 from ds4eval.questions.prompts import SYSTEM, messages
 from engine.gguf.reader import open_gguf
 from engine.models.bundled import TOKENIZER, bundled_model
-from engine.nano import chat, corpus, tokens
+from engine.nano import chat, corpus, tokens, vocabulary
 from engine.nano.corpus import ALIGN, PADDING, Mix, rows
 from engine.nano.items import FAMILIES, SPLITS, item, split_of
 from engine.text.chat import Message, render_chat
@@ -48,10 +48,10 @@ def test_the_file_s_tokenizer_gives_the_library_s_ids(engine_tokenizer, text):
 
 
 def test_learning_the_tokenizer_again_gives_the_same_file(tmp_path):
-    tokens.train(tmp_path / "again.json")
+    vocabulary.train(tmp_path / "again.json")
 
     assert (tmp_path / "again.json").read_bytes() == TOKENIZER.read_bytes()
-    assert tokens.load().get_vocab_size() == tokens.SIZE
+    assert tokens.load().get_vocab_size() == vocabulary.SIZE
 
 
 def worked_end(drawn):
@@ -123,7 +123,7 @@ def test_rows_hold_aligned_documents_of_every_class(stage, seq):
 
     assert all(np.array_equal(getattr(made, n), getattr(again, n)) for n in ("ids", "cls", "doc"))
     assert not np.array_equal(made.ids, rows(6, 24, seq, Mix.stage(stage)).ids)
-    assert made.ids.shape == (24, seq) and made.ids.max() < tokens.SIZE
+    assert made.ids.shape == (24, seq) and made.ids.max() < vocabulary.SIZE
     assert set(np.unique(made.cls)) == {
         chat.PROMPT,
         chat.COMPLETION,
