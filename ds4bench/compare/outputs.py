@@ -15,6 +15,7 @@ from ds4bench.records.rows import SpeedRow, mode_rank
 
 # Rows that something outside the engine spoiled: no fault of head's.
 DISTURBED = ("compiled", "stalled", "suspended", "throttled", "model_changed")
+_HASH_CHARS = 16  # what a CSV keeps of a hash, so that it compares with its journal
 _SHOWN = 4
 Place = tuple[str, int, int]  # mode, context, run (0: every run repeats the others)
 
@@ -94,7 +95,9 @@ def _hashes(rows: Iterable[SpeedRow], greedy: bool) -> dict[Place, set[str]]:
     found: dict[Place, set[str]] = defaultdict(set)
     for row in rows:
         if row.ok and row.token_hash:
-            found[row.mode, row.ctx_tokens, 0 if greedy else row.run].add(row.token_hash)
+            found[row.mode, row.ctx_tokens, 0 if greedy else row.run].add(
+                row.token_hash[:_HASH_CHARS]
+            )
     return found
 
 

@@ -18,7 +18,10 @@ from ds4bench.commands.compare import compare_command
 from ds4bench.commands.report import report_command, worst
 from ds4bench.compare import grid, view
 from ds4bench.compare.judge import compare
+from ds4bench.compare.outputs import compare_outputs
+from ds4bench.compare.samples import load_arm
 from ds4bench.compare.stats import Verdict
+from ds4bench.records.csv_text import to_csv
 from ds4bench.records.rows import Telemetry
 from engine.tooling import exits
 from tests.ds4bench.speed_rows import ENVIRONMENT, sweep, write_journal
@@ -170,6 +173,18 @@ def test_tokens_are_compared_only_where_they_can_be():
     longer = [replace(r, gen_tokens=65) for r in hashed(base, "c")]
     result = compare(arm(head), arm(longer), allow=["gen_tokens"])
     assert not result.outputs
+
+
+def test_a_csv_emitted_what_its_journal_says(tmp_path):
+    rows = [replace(r, token_hash=f"{r.ctx_tokens:04x}" * 16) for r in sweep(modes=("plain",))]
+    journal = load_arm(write_journal(tmp_path / "run", rows))
+    (tmp_path / "run.csv").write_bytes(to_csv(rows, False))
+    csv = load_arm(tmp_path / "run.csv")
+
+    found = compare_outputs(journal, csv)
+
+    assert (found.compared, found.differing) == (3, [])
+    assert {len(r.token_hash) for r in csv.rows} == {16}, "a CSV holds the beginning"
 
 
 def test_a_session_with_other_tokens_ends_early_with_that_status(tmp_path):
