@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import mmap
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from engine.errors import MemoryBudgetError, OptionError
+from engine.ops.cuda.device import residency as on_device
 from engine.weights.residency import (
     GAP,
     GIB,
@@ -181,6 +185,60 @@ def test_reading_from_the_disk_is_for_those_who_ask_and_is_warned_of():
     assert made.pinnable == 109 * GIB, "all but the reserve, the context and no copies"
     with pytest.raises(MemoryBudgetError):  # nothing but pinned pages can be read there
         plan(big(PRO), H200, Settings(mode="mapped"))
+
+
+class FakeDevice:
+    """A device that shares the host's memory and reads pages that nobody registered."""
+
+    unified = True
+
+    def __init__(self):
+        self.attributes = {"host_register": 1, "read_only_register": 0, "pageable_access": 1}
+        self.driver = self
+        self.registered = []
+
+    def free_bytes(self):
+        return 118 * GIB
+
+    def attempt(self, name, start, n_bytes, flags):
+        self.registered.append(n_bytes)
+        return 0, None
+
+    def call(self, name, start, flags):
+        return start + (1 << 40)
+
+    def drop(self, name, host):
+        self.registered.pop()
+
+
+@pytest.mark.parametrize(("free", "registered"), [(1 << 30, True), (1 << 20, False)])
+def test_no_more_is_registered_than_the_host_can_pin(tmp_path, monkeypatch, free, registered):
+    size = 4 << 20
+    (tmp_path / "m").write_bytes(bytes(size))
+    memory = SimpleNamespace(available=free)
+    monkeypatch.setattr(on_device.psutil, "virtual_memory", lambda: memory)
+    with open(tmp_path / "m", "rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    data = np.frombuffer(mapped, np.uint8)
+    tensor = SimpleNamespace(
+        name="blk.0.ffn_up_exps.weight",
+        data=data,
+        n_bytes=size,
+        format=SimpleNamespace(native=True),
+    )
+    device = FakeDevice()
+
+    held = on_device.FileResidency(device, [tensor], Settings(mode="mapped"))
+
+    assert device.registered == [size] * registered
+    assert held.place(tensor).kind == "mapped"
+    address = data.ctypes.data + registered * (1 << 40)
+    assert held.place(tensor).address == address, "unregistered pages are read where they lie"
+    said = " ".join(held.notices())
+    assert ("WARNING: memory: expected at most" in said) is not registered
+    assert ("not registered, since at most" in said) is not registered
+    held.close()
+    assert not device.registered
 
 
 def test_what_fits_is_said_nothing_of(both):
