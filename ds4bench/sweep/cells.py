@@ -232,7 +232,8 @@ class Runner:
                     # Nothing that follows could mend it, so no mode is decoded behind it.
                     self._append(replace(row, telemetry=known.telemetry))
                     del self._prefills[place_of(cell)]
-                    self._measure(cell, again)
+                    if not self.stop():
+                        self._measure(cell, again)
                     return
             decoded = self._decode(cell)
         except ChildDied as death:
@@ -262,7 +263,8 @@ class Runner:
             found = trouble_of(state, decoded.compiled, row.step_s)
             row = flagged(row, known.trouble or found)
             self._append(row)
-            if self._once_more(row):
+            # Asked to stop, the sweep leaves the second try to --resume.
+            if self._once_more(row) and not self.stop():
                 self._measure(cell, again)
 
     def _reach(self, run: int, tokens: int) -> bool:
@@ -331,7 +333,7 @@ class Runner:
             self._disturbed[row.key] = self._disturbed.get(row.key, 0) + 1
         if self._once_more(row):
             where = f"{row.mode} at {row.ctx_tokens} (run {row.run})"
-            self.note(f"{where}: {row.status}, {row.message}; measured once more")
+            self.note(f"{where}: {row.status}, {row.message}; to be measured once more")
             return
         self.done.add(row.key)
         self.on_row(row)

@@ -42,7 +42,7 @@ def dry_run_text(
         f"frontiers {len(frontiers)}: {_short(frontiers)}",
         f"modes     {', '.join(plan.modes)}; {plan.repeats} run(s); {plan.n_rows} rows of "
         f"{plan.gen_tokens} tokens",
-        f"prompt    {plan.prompt.source}, {prompt.n_tokens} tokens",
+        f"prompt    {plan.prompt.source}, {min(prompt.n_tokens, plan.ctx_max)} tokens used",
         f"memory    context {memory.context / MIB:.0f} MiB ({plan.context} tokens), scratch "
         f"{memory.scratch / MIB:.0f} MiB, snapshot {memory.snapshot / MIB:.0f} MiB, "
         f"copies of weights {facts.weight_bytes / MIB:.0f} MiB",

@@ -6,6 +6,7 @@ This module orders the steps; each step is another module's. It does not parse o
 from __future__ import annotations
 
 import contextlib
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -227,7 +228,7 @@ class _Sweep:
         finished = False
         try:
             if self.to_stdout:
-                write_stdout(records_csv.header(plan.upstream_only))
+                self._show(records_csv.header(plan.upstream_only))
             if self.runner.todo():
                 self._start()
                 self.signals.measuring = True
@@ -275,13 +276,26 @@ class _Sweep:
         self.journal.append({"kind": "start", "at": time.time(), "environment": record})
 
     def _on_row(self, row: SpeedRow) -> None:
-        self.screen.row(row)
         upstream_only = self.request.plan.upstream_only
         if self.to_stdout and (row.ok or not upstream_only):
             bandwidth = machine_bandwidth(self._environment())
-            write_stdout(records_csv.line(row, upstream_only, bandwidth))
+            self._show(records_csv.line(row, upstream_only, bandwidth), row)
+        else:
+            self.screen.row(row)
         if time.monotonic() - self.published_at > PUBLISH_EVERY_S:
             self._publish()
+
+    def _show(self, text: str, row: SpeedRow | None = None) -> None:
+        """A line of CSV, and the progress that it is; once where one terminal would show both."""
+        one_terminal = sys.stdout.isatty() and self.screen.stream.isatty()
+        if not one_terminal:
+            if row is not None:
+                self.screen.row(row)
+            write_stdout(text)
+        elif row is not None:
+            self.screen.row(row, text.rstrip("\n"))
+        else:
+            self.screen.note(text.rstrip("\n"))
 
     def _what_is_kept(self) -> str:
         if self.request.outputs.journal is not None:

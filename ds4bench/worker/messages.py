@@ -117,7 +117,7 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class PromptFacts:
-    """Tokens of the prompt (`n_tokens_once`: before it was repeated), and the used ones' hash."""
+    """Tokens of the prompt, of a long one those that were looked at, and the used ones' hash."""
 
     n_tokens: int
     n_tokens_once: int

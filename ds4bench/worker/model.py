@@ -43,6 +43,8 @@ from engine.weights.traffic import INDEX_VALUE_BYTES, decode_traffic
 HASH_WHOLE = 1 << 30
 # Tokens per row that the indexer scores.
 INDEXED_RATIO = 4
+# More than a token of most texts has; of others, more text is read.
+CHARS_PER_TOKEN = 6
 
 
 def open_worker() -> Worker[Session]:
@@ -124,7 +126,7 @@ class FileModel:
     def encode_prompt(self, prompt: Prompt, n_tokens: int) -> list[int]:
         """Token ids of the prompt; a generated one is made long enough for `n_tokens`."""
         if prompt.path is not None:
-            return self._encode(prompt, prompt.text, n_tokens)
+            return self._encode_start(prompt, n_tokens)
         n_chars = 5 * n_tokens + 1000
         while True:
             text = prose.text(prompt.seed, n_chars)
@@ -201,6 +203,23 @@ class FileModel:
         """Bytes that a step of a finished window had to read, on average."""
         assert self._bytes is not None, "load was not called"
         return self._bytes.per_step(mode, n_ctx, tokens, drafted)
+
+    def _encode_start(self, prompt: Prompt, n_tokens: int) -> list[int]:
+        """The prompt's tokens, or at least `n_tokens` of a text that holds many more.
+
+        A cut changes tokens next to it only, but how far that reaches depends on the text; so a
+        start counts when twice as much text begins with the same tokens.
+        """
+        text, before = prompt.text, None
+        n_chars = CHARS_PER_TOKEN * n_tokens + 4096
+        while n_chars < len(text):
+            ids = self._encode(prompt, text[:n_chars], n_tokens)
+            if len(ids) >= n_tokens:
+                if ids[:n_tokens] == before:
+                    return ids
+                before = ids[:n_tokens]
+            n_chars *= 2
+        return self._encode(prompt, text, n_tokens)
 
     def _encode(self, prompt: Prompt, text: str, ctx: int) -> list[int]:
         assert self._tokenizer is not None, "inspect was not called"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -107,6 +108,25 @@ def test_a_terminal_that_goes_away_costs_no_view(slow_model):
     assert process.returncode == exits.HANGUP
     rows = read_rows(folder / "o").rows
     assert len(table(folder / "o" / "sweep.csv")) == len(rows) >= 2
+
+
+def test_a_terminal_shows_each_row_once(slow_model):
+    """Fault 27: one line for people and one of CSV."""
+    folder, options = slow_model
+    main, side = pty.openpty()
+    shown = b""
+    with spawn(folder, *SIZE, stdout=side, stderr=side, **options) as process:
+        os.close(side)
+        with contextlib.suppress(OSError):  # the end of a terminal is an error on Linux
+            while data := os.read(main, 4096):
+                shown += data
+    os.close(main)
+    assert process.returncode == exits.OK
+    assert shown.count(b"ctx_tokens,") == 1
+    for ctx in (100, 200, 300, 400):
+        assert shown.count(b"%d,100,999" % ctx) == (ctx == 100)
+        assert shown.count(b"%d,100," % ctx) == 1
+    assert b"prefill " not in shown
 
 
 def test_one_ctrl_c_is_enough_while_the_model_loads(slow_model):

@@ -113,6 +113,30 @@ def test_the_warm_up_leaves_nothing_to_compile_inside_the_clock(files):
     subprocess.run([sys.executable, "-c", COUNTED, str(files)], check=True, env=env)
 
 
+def test_of_a_long_prompt_no_more_is_read_than_is_used(files, monkeypatch):
+    """Fault 26: 31 MB of text were tokenised for the first 2048 tokens."""
+    text = prose.text(5, 400_000)
+    worker, looked = open_worker(), []
+    worker.inspect(plan(files, prompt=Prompt(Path("p"), text), ctx_max=600, ctx_alloc=700))
+    real = worker.model._encode
+    whole = real(Prompt(Path("p"), text), text, 600)
+    monkeypatch.setattr(
+        worker.model, "_encode", lambda p, t, n: looked.append(len(t)) or real(p, t, n)
+    )
+    worker.encode()
+    assert worker.tokens == whole[:600] and sum(looked) < len(text) / 10
+
+    # One word without end: a cut could change every token of it, so it is read on.
+    endless = "a" * 40_000
+    worker.inspect(plan(files, prompt=Prompt(Path("p"), endless), ctx_max=600, ctx_alloc=700))
+    assert real(Prompt(Path("p"), endless), endless, 600)[:600] == worker_tokens(worker)
+
+
+def worker_tokens(worker):
+    worker.encode()
+    return worker.tokens
+
+
 def test_generated_prompt_is_long_enough_and_repeats_itself(files):
     worker = open_worker()
     worker.inspect(plan(files, ctx_max=5000, step_mul=100.0, ctx_alloc=None))

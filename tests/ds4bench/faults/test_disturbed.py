@@ -31,7 +31,7 @@ def test_a_disturbed_window_is_flagged_and_measured_once_more(bench, fault, stat
 
     assert result.exit_code == exits.OK, result.stderr
     assert f"plain at 200 (run 1): {status}, " in result.stderr
-    assert "measured once more" in result.stderr
+    assert "to be measured once more" in result.stderr
     assert written(bench.folder) == [CLEAN[0], (200, status), *CLEAN[1:]]
     assert [(r.ctx_tokens, r.status) for r in read_rows("o").rows] == CLEAN
     assert measured("o/sweep.parquet").equals(measured("clean/sweep.parquet"))
