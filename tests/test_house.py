@@ -211,15 +211,17 @@ UNSEEN: set[str] = set()
 
 
 def test_every_option_has_a_test_that_sees_its_effect():
-    """By spelling: some test of the program that is not one of refusals uses the option.
+    """By spelling: a file of tests that names the command uses the option, not to be refused.
 
     A word in an invocation is no proof that the test would fail without the option;
     `python -m tests.tools.mutants` is, for those that it draws.
     """
     unseen = set()
     for program, (_, _, folders) in house.PROGRAMS.items():
-        words = house.words_of_invocations(*folders)
+        files = [house.words_of_invocations(path) for path in house.files(*folders)]
         for command, option in house.options(program):
-            if not words & {*option.opts, *option.secondary_opts}:
+            names = house.names_of_command(command)
+            spelled = {*option.opts, *option.secondary_opts}
+            if not any(words & spelled and words & names for words in files):
                 unseen.add(f"{command} {max(option.opts, key=len)}")
     assert unseen == UNSEEN

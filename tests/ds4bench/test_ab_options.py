@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from click.testing import CliRunner
 
+from ds4bench.ab import noise
+from ds4bench.commands.ab import ab_command
+from ds4bench.commands.calibrate import calibrate_command
+from engine.errors import EngineError
 from engine.tooling import exits
 from tests.ds4bench.test_ab import FAKE, FakeSweeps, ab
 
@@ -34,3 +39,39 @@ def test_command_gives_each_side_its_own_options(tmp_path, monkeypatch):
         ("-n", "8", "-t", "1"),
         ("-n", "8", "-t", "2"),
     ]
+
+
+class Broken(FakeSweeps):
+    """Three sweeps, then a failure."""
+
+    def __call__(self, letter, folder):
+        if len(self.calls) == 3:
+            raise EngineError("sweep: expected an answer, found none")
+        super().__call__(letter, folder)
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        (ab_command, ["--a", FAKE, "--b", FAKE, "--max-load", "100", "--max-pairs", "6"]),
+        (calibrate_command, ["--pairs", "6", "--max-load", "100"]),
+    ],
+)
+def test_resume_goes_on_with_the_session_in_the_folder(tmp_path, monkeypatch, command, options):
+    """The seed is taken from the session, too; without --resume the folder is refused."""
+    monkeypatch.setattr(noise, "folder", lambda: tmp_path / "data")
+    sweeps = [Broken(), FakeSweeps(), FakeSweeps(noise=0.002)]
+    last = sweeps[-1]
+    monkeypatch.setattr("ds4bench.ab.process.sweep_runner", lambda plan, signals: sweeps.pop(0))
+
+    def run(*more):
+        result = CliRunner().invoke(command, ["--out", str(tmp_path / "s"), *options, *more])
+        return result.exit_code, result.output
+
+    assert run()[0] == exits.ERROR
+    status, said = run()
+    assert status == exits.USAGE and "expected a new folder" in said
+    status, said = run("--resume")
+    assert status == exits.OK, said
+    # Seven pairs in all, of which the first session finished one.
+    assert len(last.calls) == 2 * 7 - 2

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from ds4eval.commands import compare as compare_cmd
 from ds4eval.commands.compare import compare_command
+from ds4eval.commands.report import report_command
 from ds4eval.compare import view as compare_view
 from ds4eval.compare.judge import compare
 from ds4eval.compare.pairs import FIELDS, check_by, common_prefix, first_divergence, load_arms
@@ -335,6 +336,29 @@ def test_a_breakdown_by_domain_names_what_a_run_without_domains_has(tmp_path):
     assert str(refused.value) == (
         "--by: expected one of source, kind, which the answers of bare have, found 'domain'"
     )
+
+
+@pytest.mark.parametrize("command", [compare_command, report_command], ids=["compare", "report"])
+def test_options_of_judging_reach_the_comparison(tmp_path, command):
+    first, second = lossy(tmp_path, 9)
+    form = [dataclasses.replace(s, lenient_verdict="pass", lenient_given="A")
+            for s in load_arms([Path(second)])[0].samples]  # fmt: skip
+    lenient = str(write_run(tmp_path / "lenient", form))
+    other = str(write_run(tmp_path / "other", form, {"think": "none"}))
+
+    def judged(run, *options):
+        done = CliRunner().invoke(command, [first, run, "--format", "json", *options])
+        found = json.loads(done.output)
+        return found["comparisons"][0] if "comparisons" in found else found
+
+    assert [judged(second)["verdict"], judged(lenient)["verdict"]] == ["worse", "worse"]
+    assert judged(lenient, "--grader", "lenient")["verdict"] == "undecided"
+    assert judged(lenient, "--grader", "lenient", "--margin", "10")["verdict"] == "equivalent"
+    lines = judged(second, "--by", "domain")["lines"]
+    assert [line["name"] for line in lines] == ["domain x", "domain y", "domain z", "all"]
+    assert [one["name"] for one in judged(other)["unlike"]] == ["think"]
+    allowed = judged(other, "--allow", "think")
+    assert allowed["unlike"] == [] and allowed["lines"]
 
 
 def test_terminal_output_fits_and_says_the_verdict(published):

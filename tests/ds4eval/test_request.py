@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import operator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from ds4eval.answering import engine as answering
 from ds4eval.answering.engine import engine_options
 from ds4eval.cli import cli
 from ds4eval.plan import NANO_BUDGET, Budget, ReplySettings, budget_of
@@ -168,6 +170,25 @@ def test_an_option_reaches_the_request(request_of, line, field, value):
     read = operator.attrgetter(field)
     assert read(request_of(*line.split())) == value
     assert read(request_of(*line.split()[: 2 if "--base-url" in line else 0])) != value
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_warm_weights_reads_both_files_before_they_are_opened(monkeypatch, warm):
+    events = []
+    monkeypatch.setattr(answering, "read_through", lambda path: events.append(path.name))
+
+    def opened(spec):
+        events.append("open")
+        raise OptionError("stop here")
+
+    monkeypatch.setattr(answering, "open_backend", opened)
+    options = EngineOptions(Path("m.gguf"), mtp_path=Path("mtp.gguf"))
+    facts = SimpleNamespace(ctx_max=9, ctx=9, think="none")
+    model = ModelOptions(warm_weights=warm)
+    answerer = answering.EngineAnswerer(options, facts, model)
+    with pytest.raises(OptionError), answerer.opened(ReplySettings(), []):
+        pytest.fail("nothing was opened")
+    assert events == [*(("m.gguf", "mtp.gguf") if warm else ()), "open"]
 
 
 def test_chdir_is_entered_before_files_are_looked_up(request_of, tmp_path, monkeypatch):
