@@ -20,13 +20,11 @@ from ds4eval.answering.server.refusals import after_of
 from ds4eval.answering.threads import ThreadPool
 from ds4eval.control import Control
 from ds4eval.events import Ended, Prefill
-from ds4eval.plan import Budget, ReplySettings, Sampling
-from ds4eval.records.samples import make_sample
 from ds4eval.records.store import RunStore
 from ds4eval.request import ServerOptions
 from ds4eval.run.runner import Recorder, run_parallel
 from tests.ds4eval.fakes import CONFIG, jobs
-from tests.ds4eval.odd_server import (
+from tests.ds4eval.servers.odd_server import (
     GOOD,
     GREEDY,
     Client,
@@ -35,20 +33,12 @@ from tests.ds4eval.odd_server import (
     events,
 )
 
-SAMPLED = ReplySettings(sampling=Sampling(1.0, 5, 0.9, 0.05, seed=3), budget=Budget(tokens=50))
-KNOWN = {"model", "messages", "max_tokens", "temperature", "stream", "stream_options", "seed",
-         "top_p"}  # fmt: skip
-
 
 @pytest.fixture
 def server():
     one = OddServer()
     yield one
     one.close()
-
-
-def sample_of(answer):
-    return make_sample(jobs(1)[0], answer, GREEDY.sampling, "")
 
 
 def test_retry_after_is_honoured_whatever_its_form(server):
@@ -163,7 +153,7 @@ def test_stopping_does_not_wait_between_attempts(server):
 
 
 def test_quitting_does_not_wait_for_many_connections(server, tmp_path):
-    client, control, todo = Client(server), Control(), jobs(6)
+    client, control, todo = Client(server, n=3), Control(), jobs(6)
 
     def rule(body):
         if len(server.bodies) == 3:

@@ -10,7 +10,7 @@ from ds4eval.grading.grade import grade
 from ds4eval.plan import Budget, ReplySettings, Sampling
 from ds4eval.records.samples import make_sample
 from tests.ds4eval.fakes import jobs, question
-from tests.ds4eval.odd_server import (
+from tests.ds4eval.servers.odd_server import (
     DONE,
     GOOD,
     GREEDY,

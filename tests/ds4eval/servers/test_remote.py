@@ -11,7 +11,7 @@ from ds4eval.plan import Budget, ReplySettings, Sampling
 from ds4eval.request import ServerOptions
 from engine.errors import BackendError
 from tests.ds4eval.fakes import jobs, question
-from tests.ds4eval.odd_server import DONE, GOOD, Client, OddServer, delta, usage
+from tests.ds4eval.servers.odd_server import DONE, GOOD, Client, OddServer, delta, usage
 
 
 @pytest.fixture

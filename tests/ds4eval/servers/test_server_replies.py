@@ -9,10 +9,9 @@ import pytest
 pytest.importorskip("httpx")
 
 from ds4eval.answering.server.events import Documents, Lines
-from ds4eval.plan import Budget, ReplySettings, Sampling
 from ds4eval.records.samples import make_sample
 from tests.ds4eval.fakes import jobs
-from tests.ds4eval.odd_server import (
+from tests.ds4eval.servers.odd_server import (
     DONE,
     GOOD,
     GREEDY,
@@ -22,10 +21,6 @@ from tests.ds4eval.odd_server import (
     events,
     usage,
 )
-
-SAMPLED = ReplySettings(sampling=Sampling(1.0, 5, 0.9, 0.05, seed=3), budget=Budget(tokens=50))
-KNOWN = {"model", "messages", "max_tokens", "temperature", "stream", "stream_options", "seed",
-         "top_p"}  # fmt: skip
 
 
 @pytest.fixture

@@ -9,13 +9,11 @@ pytest.importorskip("httpx")
 from ds4eval.answering.threads import ThreadPool
 from ds4eval.control import Control
 from ds4eval.events import Ended, Finished
-from ds4eval.plan import Budget, ReplySettings, Sampling
 from ds4eval.records.record import read_run
-from ds4eval.records.samples import make_sample
 from ds4eval.records.store import RunStore
 from ds4eval.run.runner import Recorder, run_parallel
 from tests.ds4eval.fakes import CONFIG, jobs
-from tests.ds4eval.odd_server import (
+from tests.ds4eval.servers.odd_server import (
     GREEDY,
     Client,
     OddServer,
@@ -24,20 +22,12 @@ from tests.ds4eval.odd_server import (
 )
 from tests.ds4eval.test_run import call
 
-SAMPLED = ReplySettings(sampling=Sampling(1.0, 5, 0.9, 0.05, seed=3), budget=Budget(tokens=50))
-KNOWN = {"model", "messages", "max_tokens", "temperature", "stream", "stream_options", "seed",
-         "top_p"}  # fmt: skip
-
 
 @pytest.fixture
 def server():
     one = OddServer()
     yield one
     one.close()
-
-
-def sample_of(answer):
-    return make_sample(jobs(1)[0], answer, GREEDY.sampling, "")
 
 
 def test_a_run_over_an_odd_server_goes_to_its_end(server, tmp_path, monkeypatch, capsys):
