@@ -17,7 +17,7 @@ from typing import Any, TypedDict, cast
 from ds4eval.documents import Document
 from ds4eval.plan import Selected
 from ds4eval.records.entries import merge_selection
-from engine.errors import OptionError, StoreError
+from engine.errors import StoreError
 
 SCHEMA = "ds4eval.samples"
 SCHEMA_VERSION = 1
@@ -185,10 +185,16 @@ class Sample:
         return self.stop not in UNFINISHED
 
     def record(self) -> Document:
-        """The journal's form."""
-        return {"type": "sample", **dataclasses.asdict(self)}
+        """The journal's form; what only some replies have is left out where it is empty."""
+        fields = dataclasses.asdict(self)
+        for name in OCCASIONAL:
+            if not fields[name]:
+                del fields[name]
+        return {"type": "sample", **fields}
 
 
+# Of replies of servers; records and tables of other runs are what they were before these came.
+OCCASIONAL = ("finish_reason", "notes")
 FIELDS = tuple(f.name for f in dataclasses.fields(Sample))
 # Equal runs may differ in these and in nothing else.
 VOLATILE = (
@@ -309,39 +315,6 @@ def grade_record(sample: Sample) -> Document:
     """The journal's form of a new grade of an earlier sample."""
     grades = {name: getattr(sample, name) for name in GRADE_FIELDS}
     return {"type": "grade", "key": sample.key, **grades}
-
-
-# What the user set comes first, what follows from it last.
-_RANK = {"temp": 0, "tokens": 0, "mode": 2, "draft": 2}
-
-
-def difference(old: object, new: object, path: str = "") -> tuple[str, object, object] | None:
-    """First place where two configurations part: dotted field, old value, new value."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        names = sorted({*old, *new}, key=lambda name: (_RANK.get(name, 1), name))
-        for name in names:
-            inner = difference(old.get(name), new.get(name), f"{path}.{name}" if path else name)
-            if inner is not None:
-                return inner
-        return None
-    return None if old == new else (path, old, new)
-
-
-def check_config(folder: Path, old: Document, new: Document) -> None:
-    """Refuse to continue a run under other conditions.
-
-    Raises
-    ------
-    OptionError
-        Naming the field.
-    """
-    changed = difference(old, json.loads(json.dumps(new)))
-    if changed is not None:
-        name, before, after = changed
-        raise OptionError(
-            f"{folder}: expected the run's own {name} {before!r}, found {after!r} "
-            "(another --out starts another run; --force moves this one aside)"
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,8 @@ class Tally:
     """Counts of one source (or of all of them).
 
     `answered` are those with a final record: what the score is of. Skipped questions are wrong
-    in it; what was stopped or broken is not in it and makes the run incomplete.
+    in it; what was stopped or broken is not in it and makes the run incomplete. `doubtful` are
+    those that the budget cut before a right answer: with more tokens they might have had one.
     """
 
     selected: int = 0
@@ -32,6 +33,7 @@ class Tally:
     lenient: int = 0
     classic: int = 0
     truncated: int = 0
+    doubtful: int = 0
     chance: float = 0.0
     think_tokens: int = 0
     gen_tokens: int = 0
@@ -53,6 +55,7 @@ class Tally:
         self.lenient += sample.lenient_verdict == "pass"
         self.classic += sample.classic_verdict == "pass"
         self.truncated += sample.truncated
+        self.doubtful += sample.truncated and not sample.passed
         self.chance += entry.chance
         self.think_tokens += sample.think_tokens or 0
         self.gen_tokens += sample.gen_tokens or 0
@@ -132,6 +135,13 @@ def summary(entries: Sequence[Entry], samples: dict[int, Sample], repeats: int =
     if len(parts) > 1:
         parts = {**parts, "all": whole}
     lines += [_score(name, tally, width) for name, tally in parts.items() if tally.answered]
+    if whole.doubtful:
+        low = whole.passed / whole.answered
+        high = (whole.passed + whole.doubtful) / whole.answered
+        lines.append(
+            f"a score at this budget: with the {whole.doubtful} cut replies that have no right "
+            f"answer all wrong {100 * low:.1f} %, all right {100 * high:.1f} %"
+        )
     if whole.open:
         low = whole.passed / whole.selected
         high = (whole.passed + whole.open) / whole.selected

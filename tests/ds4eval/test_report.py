@@ -13,9 +13,11 @@ from click.testing import CliRunner
 
 from ds4eval.commands.report import report_command
 from ds4eval.compare.pairs import load_arms
+from ds4eval.records.entries import Entry
 from ds4eval.report import view as report_view
 from ds4eval.report.page import report_of, to_html
 from ds4eval.report.scores import scores_of
+from ds4eval.report.text import summary
 from ds4eval.stats import scores as stats
 from engine.errors import OptionError
 from tests.ds4eval.eval_runs import sample, verdicts, write_run
@@ -68,6 +70,23 @@ def test_a_corrected_question_counts_with_its_exam(tmp_path):
         ("AIME2025", 4, 0),
     ]
     assert scores.macro is not None and scores.macro.estimate == pytest.approx((2 / 5 + 0) / 2)
+
+
+def test_a_cut_reply_is_not_a_wrong_one():
+    """Two of five were cut: one had no answer yet, the other's was that of closed thinking."""
+    answered = [
+        sample("exam", 1, "pass"),
+        sample("exam", 2, "fail"),
+        sample("exam", 3, "none", stop="limit"),
+        sample("exam", 4, "fail", close="hard_forced"),
+        sample("exam", 5, "pass", close="hard_forced"),
+    ]
+    entries = [Entry(s.n, s.source, s.id, 0, s.expected, s.chance) for s in answered]
+    text = summary(entries, {s.n: s for s in answered})
+    assert "with the 2 cut replies that have no right answer" in text
+    assert "all wrong 40.0 %, all right 80.0 %" in text
+    untouched = summary(entries[:2], {s.n: s for s in answered[:2]})
+    assert "cut replies" not in untouched
 
 
 def test_states_that_are_no_answer(tmp_path):

@@ -17,7 +17,7 @@ from ds4eval.documents import Document
 from ds4eval.events import Text
 from ds4eval.plan import Job, ReplySettings
 from ds4eval.records.answer import Answer
-from ds4eval.records.record import CALLED, FILTERED, LIMIT
+from ds4eval.records.record import CALLED, EOS, FILTERED, LIMIT
 
 OPEN, CLOSE = "<think>", "</think>"
 # A close tag that a model wrote inside its thinking must not end it.
@@ -160,10 +160,14 @@ class Reply:
 
     @property
     def thought(self) -> bool:
-        """Whether any thinking came back, in whichever form."""
+        """Whether any thinking came back, in whichever form; our own rendering opens the block."""
         content = "".join(self.content)
         return bool(
-            self.thoughts or OPEN in content or CLOSE in content or (self._think_tokens() or 0) > 0
+            self.in_prompt
+            or self.thoughts
+            or OPEN in content
+            or CLOSE in content
+            or (self._think_tokens() or 0) > 0
         )
 
     def text(self) -> tuple[str, bool]:
@@ -187,7 +191,9 @@ class Reply:
         output, opened = self.text()
         sent = json.dumps({k: self.body.get(k) for k in ("messages", "prompt")}, sort_keys=True)
         notes = list(self.notes)
-        if not stop and self.settings.think != "none" and not self.thought:
+        # A reply that was cut may be thinking that nothing marks as such.
+        whole = not stop and self.stop == EOS
+        if whole and self.settings.think != "none" and not self.thought:
             notes.append("no thinking came back")
         streamed = self.pieces > 1
         stop = stop or self.stop

@@ -21,7 +21,7 @@ from engine.errors import BackendError
 from engine.text.encoding import ABSOLUTE_MAXIMUM, BEYOND_MAXIMUM
 from engine.tooling.exits import run_program
 from tests.ds4eval.fakes import jobs, question
-from tests.ds4eval.odd_server import DONE, GOOD, GREEDY, Client, OddServer, delta, usage
+from tests.ds4eval.servers.odd_server import DONE, GOOD, GREEDY, Client, OddServer, delta, usage
 
 
 @pytest.fixture

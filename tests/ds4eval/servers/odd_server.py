@@ -157,10 +157,10 @@ class Asked:
 class Client:
     """A back end that notes its waits in place of waiting."""
 
-    def __init__(self, server, settings=GREEDY, **options) -> None:
+    def __init__(self, server, settings=GREEDY, n=1, **options) -> None:
         self.server = server
         options = server.options(**options)
-        self.http = open_client(options)
+        self.http = open_client(options, n)
         self.backend = RemoteBackend(self.http, settings, options, "m")
         self.waits: list[float] = []
         self.backend.pause = lambda seconds, stop: self.waits.append(seconds)
