@@ -143,9 +143,9 @@ def _model_part(file: GGUFFile, backend: str) -> dict[str, Any]:
 
 def _mtp_part(file: GGUFFile, part: dict[str, Any]) -> None:
     """Check a draft block to its last tensor, against the trunk's shape as far as it tells it."""
-    from engine.weights import bind, metadata, mtp_shape, names
+    from engine.weights import bind, metadata, mtp_shape
 
-    if names.MTP_ANTIREZ["e_proj"] in file.tensors:
+    if metadata.has_antirez_mtp(file):
         shape = mtp_shape.mtp_shape(file)
     else:
         shape = metadata.shape_from_metadata(file)
@@ -182,7 +182,14 @@ def _backends(shape: Shape, tensors: list[Tensor], kv: str = "official") -> dict
     from engine.options import BACKENDS
     from engine.weights.support import unsupported
 
-    return {backend: unsupported(shape, tensors, backend, kv) for backend in BACKENDS}
+    found = {backend: unsupported(shape, tensors, backend, kv) for backend in BACKENDS}
+    needed, memory = sum(8 * math.prod(t.shape) for t in tensors), _memory_bytes()
+    if needed > memory:
+        found["reference"].append(
+            f"weights: expected at most this machine's {memory / 2**30:.1f} GiB with --backend "
+            f"reference (float64), found {needed / 2**30:.1f} GiB"
+        )
+    return found
 
 
 def _tokenizer(file: GGUFFile) -> dict[str, Any]:
@@ -206,11 +213,15 @@ def _tokenizer(file: GGUFFile) -> dict[str, Any]:
     }
 
 
-def _machine(memory: dict[str, int]) -> dict[str, int | bool]:
-    """Whether this machine's memory holds the file's pages and a session beside them."""
+def _memory_bytes() -> int:
     import psutil
 
-    total = int(psutil.virtual_memory().total)
+    return int(psutil.virtual_memory().total)
+
+
+def _machine(memory: dict[str, int]) -> dict[str, int | bool]:
+    """Whether this machine's memory holds the file's pages and a session beside them."""
+    total = _memory_bytes()
     needed = sum(n for name, n in memory.items() if name != "n_ctx")
     return {"memory_bytes": total, "needed_bytes": needed, "holds": needed <= total}
 
@@ -287,10 +298,10 @@ def _print_verdict(report: dict[str, Any]) -> None:
 
     machine = report["machine"]
     if machine is not None:
-        held = "holds" if machine["holds"] else "does not hold, so that it reads them again,"
+        told = "" if machine["holds"] else ", so that it reads parts of the file again and again"
         click.echo(
-            f"memory: this machine's {_bytes(machine['memory_bytes'])} bytes "
-            f"{held} the {_bytes(machine['needed_bytes'])} of the file and a short session"
+            f"memory: the file and a short session take {_bytes(machine['needed_bytes'])} bytes; "
+            f"this machine has {_bytes(machine['memory_bytes'])}{told}"
         )
     for backend, reasons in report["backends"].items():
         click.echo(f"{backend}: " + (escape("; ".join(reasons)) or "runs this file"))
