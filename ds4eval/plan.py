@@ -261,6 +261,27 @@ def config_of(settings: ReplySettings, think: str, model: Document, data: Docume
     return plain
 
 
+# What tells model files with equal headers apart; runs of earlier releases do not have it.
+IDENTITY = ("sampled_sha256", "mtp_sampled_sha256")
+
+
+def is_header_only(config: Document) -> bool:
+    """Whether a configuration knows its model file by the header alone."""
+    model = section(config, "model")
+    return "header_sha256" in model and "sampled_sha256" not in model
+
+
+def header_only(config: Document) -> Document:
+    """A configuration as an earlier release wrote it down."""
+    model = {k: v for k, v in section(config, "model").items() if k not in IDENTITY}
+    return {**config, "model": model}
+
+
+def like(found: Document | None, config: Document) -> Document:
+    """The configuration in the words of the one that a folder holds, if it holds one."""
+    return header_only(config) if found is not None and is_header_only(found) else config
+
+
 def with_seed(config: Document, seed: int) -> Document:
     """The configuration of a sampled run with another seed."""
     return {**config, "sampling": {**section(config, "sampling"), "seed": seed}}

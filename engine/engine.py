@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from engine.cache import session_file
-from engine.errors import ContextError, LayoutError, OptionError
+from engine.errors import ContextError, OptionError
 from engine.forward.model import Model, MtpModel, Preparer
 from engine.memory import MemoryPlan, WeightPlan, check_memory, matrices, plan_memory, plan_weights
 from engine.ops.base import Backend
@@ -157,14 +157,20 @@ class Engine:
         return Session(self, ctx)
 
     def load_session(self, path: Path, ctx: int | None = None) -> Session:
-        """The timeline of a session file, with room up to `ctx` tokens (default: as saved)."""
+        """The timeline of a session file, with room up to `ctx` tokens (default: as saved).
+
+        Raises
+        ------
+        SnapshotError
+            If the file is damaged or a session of another model.
+        """
         from engine.cache.snapshot import header
 
-        saved, identity = session_file.read_session(Path(path), self.identity.header_sha256)
-        words = header(saved.data)
+        saved = session_file.read_session(Path(path), self.identity)
+        words = header(saved.snapshot.data)
         session = self.session(ctx or max(words["ctx"], words["n_tokens"]))
-        session.restore(saved)
-        session.identity = identity
+        session.restore(saved.snapshot)
+        session.place.take(Path(path), saved)
         return session
 
     def facts(self) -> dict[str, object]:
@@ -178,11 +184,13 @@ class Engine:
             "prefill_chunk": options.prefill_chunk,
             "repacked_bytes": self.repacked_bytes,
             "model_header_sha256": self.identity.header_sha256,
+            "model_sampled_sha256": self.identity.sampled_sha256(),
             "model_bytes": self.identity.size,
             "shape": {f.name: getattr(self.shape, f.name) for f in fields(self.shape)},
         }
         if self._files.mtp is not None:
             facts["mtp_header_sha256"] = self._files.mtp.identity.header_sha256
+            facts["mtp_sampled_sha256"] = self._files.mtp.identity.sampled_sha256()
         facts.update(self.ops.facts())
         return facts
 
@@ -201,30 +209,6 @@ def _load_ops(options: EngineOptions) -> Backend:
     return CpuOps()
 
 
-def _check_dims(shape: Shape, options: EngineOptions) -> None:
-    """Refuse sizes that the kernels' vectors and rounding blocks do not divide.
-
-    Raises
-    ------
-    LayoutError
-    """
-    if shape.head_dim % 16 or shape.n_rot % 2:
-        raise LayoutError(
-            f"attention.key_length: expected a multiple of 16, found {shape.head_dim}"
-        )
-    if options.kv == "official":
-        if shape.n_nope % 64:
-            raise LayoutError(
-                "attention.key_length: expected a multiple of 64 beside the rotated dims for "
-                f"--kv official (FP8 blocks), found {shape.n_nope}; --kv f32 takes it"
-            )
-        if 4 in shape.compress_ratios and shape.idx_head_dim & (shape.idx_head_dim - 1):
-            raise LayoutError(
-                "attention.indexer.key_length: expected a power of two for --kv official, "
-                f"found {shape.idx_head_dim}; --kv f32 takes it"
-            )
-
-
 def open_engine(options: EngineOptions) -> Engine:
     """Open, check and prepare a model.
 
@@ -239,22 +223,21 @@ def open_engine(options: EngineOptions) -> Engine:
     Raises
     ------
     GGUFError, LayoutError
-        If a file is not a model that can be run; nothing was allocated for it.
+        If a file is not a model that can be run, or the backend has no kernel for a format or a
+        size of it; nothing was allocated for it.
     BackendError
         If the backend is not available.
     """
-    from engine.quant.registry import to_q8_0
-    from engine.weights.bind import check_values
     from engine.weights.files import open_files
+    from engine.weights.foreign import notices
+    from engine.weights.verify import verify_values
 
-    files = open_files(options.path, options.mtp_path)
+    files = open_files(options.path, options.mtp_path, options.backend, options.kv)
     try:
         weights = files.weights
-        _check_dims(weights.shape, options)
-        if options.check_values:
-            check_values(files.trunk.path.name, weights.trunk_tensors)
-            if files.mtp is not None:
-                check_values(files.mtp.path.name, weights.draft_tensors)
+        verify_values(files, options.check_values)
+        for file in files.all():
+            file.identity.sampled_sha256()  # a session can be saved whatever becomes of the file
 
         ops = _load_ops(options)
         engine = Engine(options, files, ops)
@@ -262,16 +245,11 @@ def open_engine(options: EngineOptions) -> Engine:
         plan = _plan_weights(engine)
         tensors = matrices(weights.tensors)
         ops.arrange(tensors, {t.name for t in weights.draft_tensors}, options)
-        engine.notices += ops.notices()
+        engine.notices += ops.notices() + notices(files.trunk)
         if options.mtp_path is not None and (warning := mtp_warning(engine.release)):
             engine.notices.append(warning)
-        foreign = sorted({t.format.name for t in tensors if not t.format.native})
-        if foreign:
-            engine.notices.append(f"{', '.join(foreign)}: no kernel; converted to Q8_0 in memory")
 
         def prepare(tensor: Tensor) -> Weight:
-            if not tensor.format.native:
-                tensor = to_q8_0(tensor)
             weight = build(tensor)
             engine.repacked_bytes += weight.repacked_bytes
             return weight

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 
 from ds4bench.plan import SweepPlan
-from ds4bench.records.rows import SpeedRow
+from ds4bench.records.rows import DISTURBED, SpeedRow
 from ds4bench.telemetry.machines import KnownMachine
-from ds4bench.worker.messages import Bandwidth, ModelFacts, PromptFacts
+from ds4bench.worker.facts import Bandwidth, ModelFacts, PromptFacts
 from engine.tooling.options.speculation import FIRST_DRAFTS, HARDLY_KEPT
 from engine.weights.machine import host_warning
 
@@ -42,7 +42,7 @@ def dry_run_text(
         f"frontiers {len(frontiers)}: {_short(frontiers)}",
         f"modes     {', '.join(plan.modes)}; {plan.repeats} run(s); {plan.n_rows} rows of "
         f"{plan.gen_tokens} tokens",
-        f"prompt    {plan.prompt.source}, {prompt.n_tokens} tokens",
+        f"prompt    {plan.prompt.source}, {min(prompt.n_tokens, plan.ctx_max)} tokens used",
         f"memory    context {memory.context / MIB:.0f} MiB ({plan.context} tokens), scratch "
         f"{memory.scratch / MIB:.0f} MiB, snapshot {memory.snapshot / MIB:.0f} MiB, "
         f"copies of weights {facts.weight_bytes / MIB:.0f} MiB",
@@ -102,7 +102,13 @@ def findings(rows: Sequence[SpeedRow], plan: SweepPlan) -> Iterator[str]:
         ]
         if slower:
             yield f"{mode}: slower than plain at {_short(slower)}"
-    failed = [row for row in rows if not row.ok]
+    disturbed = [row for row in rows if row.status in DISTURBED]
+    for row in disturbed:
+        yield (
+            f"{row.mode} at {row.ctx_tokens} (run {row.run}): {row.status}, {row.message}; its "
+            "speed does not count (--resume --retry-failed measures it again)"
+        )
+    failed = [row for row in rows if not row.ok and row.status not in DISTURBED]
     if failed:
         yield f"{len(failed)} row(s) failed: {', '.join(sorted({r.status for r in failed}))}"
     if not kv_affine(good):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from engine.memory import MemoryPlan
     from engine.options import EngineOptions
     from engine.text.tokenizer import Tokenizer
+    from engine.weights.files import ModelFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,13 @@ def encode(
     return Prompt(tuple(encoded.ids), encoded.n_special_in_text, chat.ends_thinking(spans))
 
 
+def _draft_identity(files: ModelFiles, settings: ReplySettings) -> dict[str, object]:
+    """Sampled drafts decide replies; greedily every draft gives the same tokens."""
+    if files.mtp is None or settings.sampling.temp == 0:
+        return {}
+    return {"mtp_sampled_sha256": files.mtp.identity.sampled_sha256()}
+
+
 def examine(
     options: EngineOptions, settings: ReplySettings, questions: Sequence[Question]
 ) -> Facts:
@@ -108,7 +116,7 @@ def examine(
     from engine.text.tokenizer import Tokenizer
     from engine.weights.files import open_files
 
-    with open_files(options.path, options.mtp_path) as files:
+    with open_files(options.path, options.mtp_path, options.backend, options.kv) as files:
         file, shape = files.trunk, files.weights.shape
         tokenizer = Tokenizer.from_metadata(file.metadata)
         if tokenizer.n_vocab > shape.n_vocab:
@@ -150,6 +158,8 @@ def examine(
             "name": shape.name,
             "bytes": file.identity.size,
             "header_sha256": file.identity.header_sha256,
+            "sampled_sha256": file.identity.sampled_sha256(),
+            **_draft_identity(files, settings),
             "template_sha256": hashlib.sha256(source.encode()).hexdigest() if source else "",
             "backend": options.backend,
             "activations": options.activations,

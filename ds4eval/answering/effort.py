@@ -24,27 +24,30 @@ class Effort:
         Release of the chat format: of --encoding, else by the model's name.
     think : str
         'none' or an effort of that release.
-    sent : bool
-        Whether chat requests say so. Servers of DeepSeek's models differ in what they do unasked,
-        so that these are always told; others only where the user named an effort or a release,
-        since strict ones refuse the fields.
+    named : bool
+        Whether chat requests name the effort. Servers of DeepSeek's models differ in what they do
+        unasked, so that these are always told; others only where the user named an effort or a
+        release. Whether to think at all is always said.
     """
 
     encoding: Encoding
     think: str
-    sent: bool
+    named: bool
 
     def fields(self, host: str) -> Document:
-        """Fields of a chat request to a host."""
-        if not self.sent:
-            return {}
+        """Fields of a chat request to a host, in every spelling that servers listen to.
+
+        Templates under vLLM, SGLang and llama.cpp read one of the two keyword arguments;
+        DeepSeek's own service has no templates and reads `thinking` alone. A server that is not
+        asked may not think at all; one that refuses a field is asked again without it.
+        """
         on = self.think != NO_THINK
-        effort: Document = {"reasoning_effort": self.think} if on else {}
-        if host == DEEPSEEK_HOST:
-            # DeepSeek's own service has no templates and a field of its own.
-            return {"thinking": {"type": "enabled" if on else "disabled"}, **effort}
-        # What DeepSeek's, llama.cpp's and vLLM's templates listen to.
-        return {"chat_template_kwargs": {"thinking": on, "enable_thinking": on}, **effort}
+        fields: Document = {"thinking": {"type": "enabled" if on else "disabled"}}
+        if host != DEEPSEEK_HOST:
+            fields["chat_template_kwargs"] = {"thinking": on, "enable_thinking": on}
+        if on and self.named:
+            fields["reasoning_effort"] = self.think
+        return fields
 
     def identity(self) -> Document:
         """The release's part of a configuration; old records, which lack it, are of the first."""
@@ -52,9 +55,9 @@ class Effort:
 
     def notice(self, api: str) -> tuple[str, ...]:
         """Lines for the user."""
-        if self.sent or api == "completions":
+        if self.named or api == "completions":
             return ()
-        return ("thinking: left to the server; --effort asks for one",)
+        return ("effort of thinking: left to the server; --effort asks for one",)
 
 
 def effort_of(settings: ReplySettings, model: str) -> Effort:
@@ -67,5 +70,5 @@ def effort_of(settings: ReplySettings, model: str) -> Effort:
     """
     encoding = chosen(settings.encoding, named_release(model)).encoding
     named = settings.think != DEFAULT_EFFORT or settings.encoding is not None
-    sent = named or "deepseek" in model.lower()
-    return Effort(encoding, encoding.check(settings.think, "--effort"), sent)
+    told = named or "deepseek" in model.lower()
+    return Effort(encoding, encoding.check(settings.think, "--effort"), told)

@@ -15,14 +15,16 @@ from ds4eval.answering.context import Facts, examine
 from ds4eval.answering.jobs import ProcessPool
 from ds4eval.answering.pool import OneByOne, SideBySide
 from ds4eval.answering.ray_jobs import RayPool
-from ds4eval.plan import Job, ReplySettings
+from ds4eval.plan import IDENTITY, Job, ReplySettings
 from ds4eval.questions.question import Question
 from ds4eval.request import ModelOptions
 from engine.errors import OptionError
+from engine.gguf.warm import read_through
 from engine.models.bundled import RECIPES, bundled_model
 from engine.options import EngineOptions
+from engine.tooling.check_values import check_values
 from engine.tooling.exits import say
-from engine.tooling.options.model import default_model, read_through, uses_bundled
+from engine.tooling.options.model import default_model, uses_bundled
 from engine.tooling.results.environment import cpu
 
 if TYPE_CHECKING:
@@ -108,6 +110,7 @@ class EngineAnswerer:
             "ctx": self.ctx,
             "backend": options.backend,
             "mtp": str(options.mtp_path) if options.mtp_path else None,
+            **{name: self.identity[name] for name in IDENTITY if name in self.identity},
         }
 
     @contextlib.contextmanager
@@ -123,6 +126,8 @@ class EngineAnswerer:
         )
         if self.model.warm_weights:
             _warm(self.options)
+        if self.model.ray is None:  # of a cluster, every machine has a file of its own to look at
+            spec = replace(spec, options=check_values(spec.options))
         if self.model.ray is not None:
             pool = RayPool(spec, self.model.ray, self.model.jobs, open_backend)
             yield SideBySide(pool)
@@ -188,6 +193,7 @@ def engine_options(model: ModelOptions, notices: list[str]) -> EngineOptions:
         activations=model.activations,
         kv=model.kv,
         repack=model.repack,
+        check_values=model.check_values,
         launch=model.launch,
         residency=model.residency,
         residency_gib=model.residency_gib,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import click
 
 from engine.cli.output import Output
 from engine.errors import ContextError, OptionError
+from engine.gguf.warm import read_through
 from engine.options import EngineOptions
 from engine.text import chat, special
 from engine.text.encoding import DEFAULT_EFFORT, NO_THINK, Release, chosen, mtp_warning
@@ -21,7 +22,7 @@ from engine.text.tokenizer import Span
 from engine.tooling.exits import INTERRUPTED, say
 from engine.tooling.options.group import option
 from engine.tooling.options.kernels import kernel_options
-from engine.tooling.options.model import MODEL, read_through
+from engine.tooling.options.model import MODEL
 from engine.tooling.options.sampling import SamplingChoice, sampling_options
 from engine.tooling.options.speculation import (
     DraftWatch,
@@ -117,9 +118,11 @@ def run_command(**values: Any) -> int:
         for path in filter(None, (plan.options.path, plan.options.mtp_path)):
             read_through(path)
     from engine.engine import open_engine
+    from engine.tooling.check_values import check_values
 
     interrupt = _Interrupt()
-    with open_engine(plan.options) as engine, interrupt:
+    options = check_values(plan.options)
+    with open_engine(options) as engine, interrupt:
         for notice in engine.notices:
             say(notice)
         if not plan.raw:
@@ -199,7 +202,7 @@ def _plan(values: dict[str, Any]) -> _Plan:
             raise OptionError(f"{name}: expected with a new session, found {str(session)!r}")
     system = chat.DEFAULT_SYSTEM if values["system"] is None else values["system"]
     return _Plan(
-        options=options,
+        options=replace(options, check_values=model.check_values),
         prompt=prompt,
         tokens=values["tokens"],
         ctx=values["ctx"],
@@ -287,14 +290,17 @@ def _answer(engine: Engine, plan: _Plan, interrupt: _Interrupt) -> int:
     )
     if plan.session is not None:
         title = None if plan.resumed else " ".join(plan.prompt.split())[:_TITLE_CHARS]
-        session.save_file(plan.session, title=title)
+        session.save_file(plan.session, title=title, new=not plan.resumed)
     return INTERRUPTED if interrupt.asked else 0
 
 
 def _open_session(engine: Engine, plan: _Plan) -> Session:
     if plan.resumed:
         assert plan.session is not None
-        return engine.load_session(plan.session, plan.ctx)
+        session = engine.load_session(plan.session, plan.ctx)
+        for notice in session.place.notices:
+            say(notice)
+        return session
     return engine.session(plan.ctx or min(DEFAULT_CTX, engine.shape.n_ctx_train))
 
 
@@ -322,7 +328,7 @@ def _spans(engine: Engine, session: Session, plan: _Plan) -> list[Span]:
         return chat.render_chat(messages, plan.think, session.ctx, encoding=encoding)
     source = engine.tokenizer.chat_template
     if source is None:
-        raise OptionError("--chat-template: expected a file that carries one, found none")
+        raise OptionError("--chat-template: expected a file that carries one text, found none")
     from engine.text.template import ChatTemplate
 
     with ChatTemplate(source) as template:

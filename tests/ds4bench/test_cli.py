@@ -75,7 +75,8 @@ def test_help_imports_little_and_no_numbers():
         ["--csv", "a.csv", "--parquet", "a.csv"], ["--csv", "a.jsonl"],
         ["--csv", "-", "--out", "o"], ["--csv", "/nonexistent/a.csv"], ["--csv", "."],
         ["--csv", "/dev/full"], ["--csv", "/sys/kernel/a.csv"], ["--out", "m.gguf"],
-        ["--out", "a/b/c"], ["--repeats", "0"], ["--repeat-prompt"],
+        ["--out", "m.gguf/b/c"], ["--out", "/sys/kernel/b/c"], ["--repeats", "0"],
+        ["--repeat-prompt"],
         ["--prompt-file", "missing.txt"], ["--prompt-file", "."], ["--prompt-file", "empty.txt"],
         ["--prompt-file", "latin.txt"], ["--prompt-file", "short.txt"],
         ["--prompt-file", "short.txt", "--chat-prompt-file", "short.txt"],
@@ -207,6 +208,20 @@ def test_stdout_is_upstreams_csv_and_talk_goes_to_stderr(bench):
     assert lines[0] == "ctx_tokens,prefill_tokens,prefill_tps,gen_tokens,gen_tps,kvcache_bytes"
     assert [line.split(",")[0] for line in lines[1:]] == ["64", "128"]
     assert sorted(os.listdir(bench.folder)) == ["m.gguf"]
+
+
+def test_folders_above_that_of_the_results_are_made_when_a_sweep_starts(bench):
+    assert bench(*SHORT, "--out", "runs/today/a", "--dry-run").exit_code == 0
+    assert not (bench.folder / "runs").exists()
+    result = bench(*SHORT, "--out", "runs/today/a")
+    assert result.exit_code == 0, result.output
+    names = sorted(path.name for path in (bench.folder / "runs" / "today" / "a").iterdir())
+    assert names == ["rows.jsonl", "sweep.csv", "sweep.parquet"]
+    result = bench(*SHORT, "--out", "m.gguf/today/a")
+    assert result.exit_code == exits.USAGE
+    assert "--out: expected a folder, found a file 'm.gguf'" in result.stderr.replace(
+        f"{bench.folder}/", ""
+    )
 
 
 def test_dry_run_says_plan_memory_time_and_writes_nothing(bench):

@@ -25,6 +25,7 @@ class FakeSession:
         self.tokens: list[int] = []
         self.n_prompt = 0
         self.title: str | None = None
+        self.place = SimpleNamespace(notices=[])
 
     @property
     def n_past(self) -> int:
@@ -73,7 +74,7 @@ class FakeSession:
         )
         return rows, routed if routing else None
 
-    def save_file(self, path: Path, title: str | None = None) -> None:
+    def save_file(self, path: Path, title: str | None = None, *, new: bool = False) -> None:
         path.write_text(json.dumps({"tokens": self.tokens, "ctx": self.ctx, "title": title}))
 
 

@@ -81,6 +81,14 @@ def test_what_goes_on_the_timeline(ds4, engine, args, expected):
     assert ("encoding: 0731 (--encoding)" in err) == ("0731" in args)
 
 
+@pytest.mark.parametrize("how", ["once", "always", "never"])
+def test_values_are_checked_as_often_as_asked(ds4, engine, how):
+    assert ds4("run", "-m", "m", "-p", "Hi", "--temp", 0, "--check-values", how)[0] == 0
+    assert engine.opened[0].check_values == how
+    assert ds4("run", "-m", "m", "-p", "Hi", "--temp", 0)[0] == 0
+    assert engine.opened[1].check_values == "once"
+
+
 def test_rendered_prompts_are_taken_as_they_are(ds4, engine):
     text = f"{BOS}Sys{USER}One{BOT}</think>Two{EOS}{USER}Three{BOT}<think>"
 
