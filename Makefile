@@ -44,7 +44,7 @@ bench: $(VENV)/.installed
 	mkdir -p $(OUT)
 	$(BIN)/ds4-bench --ctx-start 2048 --ctx-max 65536 \
 	  --force --csv $(OUT)/bench.csv --parquet $(OUT)/bench.parquet --plot $(OUT)/bench.svg
-	$(BIN)/ds4-bench --mode all --mtp-draft 2 --repeats 2 --ctx-start 2048 --ctx-max 16384 --step-mul 2 \
+	$(BIN)/ds4-bench --mode all --mtp-draft 2 --ctx-start 2048 --ctx-max 8192 --step-mul 2 \
 	  --force --csv $(OUT)/modes.csv --parquet $(OUT)/modes.parquet --plot $(OUT)/modes.svg
 
 # No GPU, no network, no torch.

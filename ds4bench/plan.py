@@ -108,6 +108,7 @@ class SweepPlan:
     kv: str = "official"
     repack: str = "auto"
     warm_weights: bool = False
+    check_values: str = "once"
     backend: str = "cpu"
     launch: str = "graph"
     residency: str = "auto"

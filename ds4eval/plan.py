@@ -114,8 +114,11 @@ class ReplySettings:
     Parameters
     ----------
     sampling, budget
-    think : {'none', 'high', 'max'}
-        As asked for; 'max' needs more context than most runs have.
+    think : str
+        As asked for: 'none', an effort of the model's release, or 'on' for its least one. The
+        first release's 'max' needs more context than most runs have.
+    encoding : str or None
+        Release of the chat format; None takes what the model says of itself.
     mode : str
         Decode mode of `engine.spec`.
     draft, adaptive, margin
@@ -132,6 +135,7 @@ class ReplySettings:
     adaptive: bool = False
     margin: float = 0.0
     explicit_tokens: bool = False
+    encoding: str | None = None
 
     def seeded(self, seed: int) -> ReplySettings:
         """The same with another seed."""
@@ -255,6 +259,27 @@ def config_of(settings: ReplySettings, think: str, model: Document, data: Docume
         config["margin"] = settings.margin
     plain: Document = json.loads(json.dumps(config, allow_nan=False))
     return plain
+
+
+# What tells model files with equal headers apart; runs of earlier releases do not have it.
+IDENTITY = ("sampled_sha256", "mtp_sampled_sha256")
+
+
+def is_header_only(config: Document) -> bool:
+    """Whether a configuration knows its model file by the header alone."""
+    model = section(config, "model")
+    return "header_sha256" in model and "sampled_sha256" not in model
+
+
+def header_only(config: Document) -> Document:
+    """A configuration as an earlier release wrote it down."""
+    model = {k: v for k, v in section(config, "model").items() if k not in IDENTITY}
+    return {**config, "model": model}
+
+
+def like(found: Document | None, config: Document) -> Document:
+    """The configuration in the words of the one that a folder holds, if it holds one."""
+    return header_only(config) if found is not None and is_header_only(found) else config
 
 
 def with_seed(config: Document, seed: int) -> Document:

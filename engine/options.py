@@ -11,6 +11,7 @@ BACKENDS = ("cpu", "cuda", "reference")  # reference: NumPy float64, for compari
 ACTIVATIONS = ("int8", "f32")
 KV_MODES = ("official", "f32")
 REPACK = ("auto", "on", "off")
+CHECK_VALUES = ("once", "always", "never")
 LAUNCH = ("graph", "prepared", "numba")  # how a recorded pass is launched on a CUDA device
 # What a CUDA device alone is asked for; other backends have no use for these fields.
 CUDA_FIELDS = ("launch", "residency", "residency_gib", "device")
@@ -40,8 +41,9 @@ class EngineOptions:
         'official' stores KV rows as the published model does (FP8 round trip, f16, FP4 indexer).
     repack : {'auto', 'on', 'off'}
         Interleaved copy of the weights; 'auto' makes it when it fits in half of the free memory.
-    check_values : bool
-        Scan block scales for NaN and infinity while loading.
+    check_values : {'once', 'always', 'never'}
+        Scan all values for NaN and infinity while loading; 'once' believes an earlier scan of the
+        same file (see `engine.weights.verify`).
     prefill_chunk : int
         Most tokens evaluated in one pass; results do not depend on it. 0 takes the backend's own.
     launch : {'graph', 'prepared', 'numba'}
@@ -66,7 +68,7 @@ class EngineOptions:
     activations: str = "int8"
     kv: str = "official"
     repack: str = "auto"
-    check_values: bool = True
+    check_values: str = "once"
     prefill_chunk: int = 0
     launch: str = "graph"
     residency: str = "auto"
@@ -79,6 +81,7 @@ class EngineOptions:
             ("activations", ACTIVATIONS),
             ("kv", KV_MODES),
             ("repack", REPACK),
+            ("check_values", CHECK_VALUES),
             ("launch", LAUNCH),
             ("residency", RESIDENCY),
         ):

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.cache import session_file, snapshot
+from engine.cache import snapshot
 from engine.cache.kv import ROLLBACK, KVCache
 from engine.cache.session_file import SessionIdentity
+from engine.cache.session_place import SessionPlace
 from engine.cache.snapshot import Snapshot
 from engine.errors import ContextError, RebuildNeeded
 from engine.forward.opened import OpenModel
@@ -37,7 +38,7 @@ class Session:
         self.cache = KVCache(engine.ops, engine.shape, ctx, self._chunk, official)
         rows = max(self._chunk, ROLLBACK)
         self.trunk = Trunk(engine.ops, engine.model, official, rows, ctx)
-        self.identity: SessionIdentity | None = None
+        self.place = SessionPlace()
         self._tokens: list[int] = []
         self._high = 0  # rows up to here may have been written
         self._floor = 0  # rows before here are not kept for going back
@@ -54,6 +55,11 @@ class Session:
         )
         self.trunk.keep_outputs(engine.shape.n_layer - 1, self._states)
         self._states_from = 0  # first position whose state is known; n_past: none is
+
+    @property
+    def identity(self) -> SessionIdentity | None:
+        """Title, time and id of a session that was saved or loaded."""
+        return self.place.identity
 
     @property
     def n_past(self) -> int:
@@ -286,7 +292,7 @@ class Session:
         self.epoch += 1
         if n_past == 0:
             self._high = self._floor = self._states_from = 0
-            self.identity = None
+            self.place.identity = None
             return
         if logits is not None:
             self._logits[...] = logits.reshape(1, -1)
@@ -363,7 +369,7 @@ class Session:
             kept = saved.states[len(saved.states) - (len(tokens) - self._states_from) :]
             self.engine.ops.ring_set(self._states, self._states_from, kept)
 
-    def save_file(self, path: Path, title: str | None = None) -> None:
+    def save_file(self, path: Path, title: str | None = None, *, new: bool = False) -> None:
         """Write the session to a file; a session that was loaded or saved keeps its identity.
 
         Parameters
@@ -372,12 +378,13 @@ class Session:
         title : str, optional
             For a session saved for the first time; later titles replace the first one's text,
             never its id or creation time.
+        new : bool
+            A file that lies there already is another program's and stays.
+
+        Raises
+        ------
+        SnapshotError
+            If it cannot be written, or another program has written the file since this session
+            read or wrote it; then the session is in a file beside it, which the message names.
         """
-        if self.identity is None:
-            self.identity = session_file.new_identity(title or "")
-        elif title is not None:
-            old = self.identity
-            self.identity = session_file.SessionIdentity(title, old.created, old.id)
-        session_file.write_session(
-            Path(path), self.save(), self.identity, self.engine.identity.header_sha256
-        )
+        self.place.write(Path(path), self.save(), self.engine.identity, title, new)

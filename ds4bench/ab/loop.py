@@ -34,6 +34,7 @@ from ds4bench.compare.view import percent
 from engine.errors import EngineError, OptionError
 from engine.tooling.report.labels import clean_label
 from engine.tooling.results.journal import Journal
+from engine.tooling.results.publish import make_folder
 
 SCHEMA = "ds4bench.ab"
 SCHEMA_VERSION = 1
@@ -118,7 +119,7 @@ class AbSession:
             raise OptionError(
                 f"--out: expected a new folder, found {str(path)!r} (--resume goes on)"
             )
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         identity = self.plan.identity()
         with Journal.open(path, SCHEMA, SCHEMA_VERSION, identity) as journal:
             for name, value in identity.items():

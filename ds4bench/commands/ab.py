@@ -180,6 +180,8 @@ def open_session(
     if seed is None and resume and path.exists():
         seed = read_journal(path, SCHEMA, SCHEMA_VERSION).header.get("seed")
     plan = build(default_seed() if seed is None else seed)
+    for line in plan.model_lines():
+        click.echo(line, err=True)
     return AbSession(
         plan,
         folder,

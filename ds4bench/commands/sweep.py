@@ -228,6 +228,7 @@ def build_request(ctx: click.Context, values: dict[str, Any]) -> SweepRequest:
         mtp_margin=spec.margin,
         modes=spec.modes,
         warm_weights=model.warm,
+        check_values=model.check_values,
         **{name: values[name] for name in sweep},
         **kernels.to_dict(),
     )

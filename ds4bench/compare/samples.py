@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ds4bench.compare.models import names_of, same_headers
 from ds4bench.records.files import label_of, read_rows
 from ds4bench.records.rows import SpeedRow, SweepResult, mode_rank
 from engine.errors import EngineError
@@ -146,6 +147,8 @@ def unlike(base: Arm, head: Arm) -> list[Difference]:
         for name in FIELDS
         if ours.get(name) != theirs.get(name)
     ]
+    if _same_model(base, head, ours.get("model"), theirs.get("model")):
+        found = [difference for difference in found if difference.name != "model"]
     return found + _unlike_shape(base, head)
 
 
@@ -205,10 +208,15 @@ def _model(environment: dict[str, Any], drafts: bool) -> Any:
     files = environment.get("model")
     if not isinstance(files, list):
         return _part(environment, "fingerprint").get("model")
-    if not drafts:
-        files = files[:1]  # the trunk; a second file holds the MTP block
-    # Above some size only headers are hashed; a file's time stamp is no part of what it is.
-    return [f.get("sha256") or f"{f.get('header_sha256')}:{f.get('size')}" for f in files]
+    # The trunk alone where no drafts are compared; a second file holds the MTP block.
+    return names_of(files if drafts else files[:1])
+
+
+def _same_model(base: Arm, head: Arm, ours: Any, theirs: Any) -> bool:
+    """Whether model files that have other names are the same by what both records say."""
+    if not (isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs)):
+        return False
+    return same_headers(base.environment, head.environment, len(ours))
 
 
 def _part(environment: dict[str, Any], name: str) -> dict[str, Any]:

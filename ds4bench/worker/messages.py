@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Generic, NamedTuple, Protocol, TypeVar, cast, get_type_hints
 
 from ds4bench.plan import SweepPlan
@@ -41,8 +41,8 @@ class FileFacts:
     Attributes
     ----------
     id : str
-        What must be equal to resume: the hash of the whole file, or, of a very large one, of its
-        header with its size and time of change.
+        What must be equal to resume: the hash of the whole file, or, of a very large one, its
+        sampled identity.
     path : str
     size : int
         Bytes.
@@ -51,6 +51,8 @@ class FileFacts:
     header_sha256 : str
     stat : tuple of FileStat
         One for each part of a split file.
+    sampled_sha256 : str
+        Header and pieces of every tensor; see `engine.gguf.identity`.
     """
 
     id: str
@@ -59,6 +61,7 @@ class FileFacts:
     sha256: str | None
     header_sha256: str
     stat: tuple[FileStat, ...]
+    sampled_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,8 @@ class ModelFacts:
         Copies of weights that are held beside the files: repacked ones, or a device's.
     free_device_bytes : int or None
         Of the device that holds weights and session; None where all is on the host.
+    effective : dict
+        What options left open and this machine has decided (repacking).
     """
 
     name: str
@@ -107,11 +112,12 @@ class ModelFacts:
     memory: MemoryNeed
     weight_bytes: int
     free_device_bytes: int | None
+    effective: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class PromptFacts:
-    """Tokens of the prompt (`n_tokens_once`: before it was repeated), and the used ones' hash."""
+    """Tokens of the prompt, of a long one those that were looked at, and the used ones' hash."""
 
     n_tokens: int
     n_tokens_once: int
@@ -174,12 +180,13 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class Prefilled:
-    """Seconds inside the clock, tokens that were added, and the snapshot's bytes behind them."""
+    """Seconds and compilations inside the clock, tokens added, bytes of the snapshot behind."""
 
     prefill_s: float
     prefill_tokens: int
     kv_bytes: int
     copies: Copies | None = None
+    compiled: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +199,8 @@ class Decoded:
         Bytes that a step of this window had to read, on average.
     copies : Copies or None
         None without a device.
+    compiled : int
+        How often the compiler worked inside the clock, for compiling or for loading.
     """
 
     gen_tokens: int
@@ -208,6 +217,7 @@ class Decoded:
     token_hash: str
     bytes_per_step: float
     copies: Copies | None = None
+    compiled: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,14 +15,16 @@ from ds4eval.answering.context import Facts, examine
 from ds4eval.answering.jobs import ProcessPool
 from ds4eval.answering.pool import OneByOne, SideBySide
 from ds4eval.answering.ray_jobs import RayPool
-from ds4eval.plan import Job, ReplySettings
+from ds4eval.plan import IDENTITY, Job, ReplySettings
 from ds4eval.questions.question import Question
 from ds4eval.request import ModelOptions
 from engine.errors import OptionError
+from engine.gguf.warm import read_through
 from engine.models.bundled import RECIPES, bundled_model
 from engine.options import EngineOptions
+from engine.tooling.check_values import check_values
 from engine.tooling.exits import say
-from engine.tooling.options.model import default_model, read_through, uses_bundled
+from engine.tooling.options.model import default_model, uses_bundled
 from engine.tooling.results.environment import cpu
 
 if TYPE_CHECKING:
@@ -108,6 +110,7 @@ class EngineAnswerer:
             "ctx": self.ctx,
             "backend": options.backend,
             "mtp": str(options.mtp_path) if options.mtp_path else None,
+            **{name: self.identity[name] for name in IDENTITY if name in self.identity},
         }
 
     @contextlib.contextmanager
@@ -116,11 +119,15 @@ class EngineAnswerer:
     ) -> Iterator[OneByOne | SideBySide]:
         """Load the model in this process, or start workers that load one each."""
         questions = tuple(dict.fromkeys(job.question for job in jobs))
+        # Workers must render as the context was sized, whatever they could find out themselves.
+        settings = replace(settings, encoding=self.examined.encoding)
         spec = EngineSpec(
             self.options, settings, self.examined.ctx_max, self.ctx, self.think, questions
         )
         if self.model.warm_weights:
             _warm(self.options)
+        if self.model.ray is None:  # of a cluster, every machine has a file of its own to look at
+            spec = replace(spec, options=check_values(spec.options))
         if self.model.ray is not None:
             pool = RayPool(spec, self.model.ray, self.model.jobs, open_backend)
             yield SideBySide(pool)
@@ -153,10 +160,11 @@ def prepare_engine(
     notices: list[str] = []
     options = engine_options(model, notices)
     found = examine(options, settings, questions)
+    notices += filter(None, (found.release, found.warning))
     if settings.think == "max" and found.think != "max":
         notices.append(
             f"--think-max: needs 393216 tokens of context, found {found.ctx}; "
-            "thinking at high effort"
+            f"thinking at {found.think} effort"
         )
     notices.append(
         f"context {found.ctx} tokens: longest prompt {found.longest} (question "
@@ -185,6 +193,7 @@ def engine_options(model: ModelOptions, notices: list[str]) -> EngineOptions:
         activations=model.activations,
         kv=model.kv,
         repack=model.repack,
+        check_values=model.check_values,
         launch=model.launch,
         residency=model.residency,
         residency_gib=model.residency_gib,

@@ -20,6 +20,7 @@ from ds4eval.compare.pairs import (
     treatment,
     unlike,
     verdict_of,
+    weights_unknown,
 )
 from ds4eval.compare.result import Cost, Flip, Line, RunComparison
 from ds4eval.grading.grade import PASS
@@ -76,6 +77,7 @@ def compare(
         unlike=refused,
         allowed=[d for d in differing if d.name in allow],
         treatment=treatment(a, b),
+        header_only=weights_unknown(a, b),
         unfinished_a=a.unfinished,
         unfinished_b=b.unfinished,
     )

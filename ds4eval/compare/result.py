@@ -137,6 +137,8 @@ class RunComparison:
         Differences that forbid the comparison, and those that were waived.
     treatment : list of str
         What the runs differ in on purpose.
+    header_only : list of str
+        A line where a run does not tell files with equal headers apart.
     answers, same_replies, same_answers : int
         Answers of common repeats; how many are equal as text, and as extracted answer.
     median_divergence : float or None
@@ -157,6 +159,7 @@ class RunComparison:
     unlike: list[Unlike] = field(default_factory=list)
     allowed: list[Unlike] = field(default_factory=list)
     treatment: list[str] = field(default_factory=list)
+    header_only: list[str] = field(default_factory=list)
     answers: int = 0
     same_replies: int = 0
     same_answers: int = 0

@@ -152,7 +152,9 @@ def remarks(result: RunComparison) -> list[str]:
     """What a reader must know beside the table."""
     out = [f"differs on purpose in {text}" for text in result.treatment]
     if not result.treatment and not result.unlike:
-        out.append("nothing differs on purpose: same model, mode and seed")
+        known = "header" if result.header_only else "model"
+        out.append(f"nothing differs on purpose: same {known}, mode and seed")
+    out += result.header_only
     out += [f"allowed to differ in {d}" for d in result.allowed]
     for count, label in ((result.unfinished_a, result.a), (result.unfinished_b, result.b)):
         if count:

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ds4eval.documents import Document, section
-from ds4eval.plan import Job, Selected, selection
+from ds4eval.plan import IDENTITY, Job, Selected, selection
 from ds4eval.records import record as records
+from ds4eval.records.conditions import check_config
 from ds4eval.records.record import Sample
 from ds4eval.records.tables import write_tables
 from engine.errors import OptionError, StoreError
@@ -81,10 +82,21 @@ class RunStore:
         folder: Path,
         config: Document,
         *,
+        answered_by: Document | None = None,
         force: bool = False,
         allow_network_fs: bool = False,
     ) -> RunStore:
         """Create a run folder, or go on with the run that it holds.
+
+        Parameters
+        ----------
+        folder : Path
+        config : dict
+        answered_by : dict, optional
+            What will answer, as `begin` writes it down: no other weights than before.
+        force : bool
+            Move an earlier run's files aside.
+        allow_network_fs : bool
 
         Raises
         ------
@@ -123,7 +135,8 @@ class RunStore:
             journal.close()
             journal = journal_at()
         try:
-            records.check_config(folder, journal.header.get("config", {}), config)
+            check_config(folder, journal.header.get("config", {}), config)
+            _check_weights(folder, journal.records, answered_by or {})
             return cls(folder, journal)
         except BaseException:
             journal.close()
@@ -203,6 +216,23 @@ class RunStore:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _check_weights(folder: Path, journal: Sequence[Document], now: Document) -> None:
+    """Refuse other weights than those of an earlier session of this run, naming both.
+
+    The configuration of a run that an earlier release began knows the model by its header alone;
+    from the first session of this release on the journal knows more.
+    """
+    for record in journal:
+        before = section(record, "answered_by") if record.get("type") == "session" else {}
+        for name in IDENTITY:
+            if before.get(name) and now.get(name) and before[name] != now[name]:
+                raise OptionError(
+                    f"{folder}: expected the run's own {name} {before[name]!r}, "
+                    f"found {now[name]!r} "
+                    "(another --out starts another run; --force moves this one aside)"
+                )
 
 
 def _set_aside(folder: Path) -> None:

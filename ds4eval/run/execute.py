@@ -20,14 +20,23 @@ from ds4eval.control import Control
 from ds4eval.documents import Document
 from ds4eval.events import Ended
 from ds4eval.exchange.trace import TraceWriter
-from ds4eval.plan import Job, ReplySettings, Sampling, budget_of, config_of, make_jobs
+from ds4eval.plan import (
+    Job,
+    ReplySettings,
+    Sampling,
+    budget_of,
+    config_of,
+    is_header_only,
+    like,
+    make_jobs,
+)
 from ds4eval.questions.source import Source, choose_source
 from ds4eval.records.entries import entry_of
 from ds4eval.records.record import Sample
-from ds4eval.records.store import RunStore
+from ds4eval.records.store import RunStore, peek_config
 from ds4eval.report import text as report_text
 from ds4eval.request import ModelOptions, ReplyOptions, Request
-from ds4eval.run.folder import choose_folder
+from ds4eval.run.folder import RUNS, choose_folder
 from ds4eval.run.judge import check_baseline, judge
 from ds4eval.run.runner import Recorder, done_jobs, run_parallel, run_serial
 from ds4eval.screen.choose import open_screen
@@ -81,6 +90,7 @@ def execute(request: Request) -> int:
         RunStore.open(
             plan.folder,
             plan.config,
+            answered_by=plan.answerer.facts(),
             force=request.output.force,
             allow_network_fs=request.output.allow_network_fs,
         ) as store,
@@ -128,7 +138,7 @@ def make_plan(request: Request) -> RunPlan:
     model, reply = request.model, request.reply
     source = choose_source(request.data, bundled=_is_bundled(model))
     settings = settings_of(reply, model, source.suite)
-    answerer = prepare_answerer(model, settings, source.questions)
+    answerer = prepare_answerer(model, settings, source.questions, ask=not request.output.dry_run)
     for notice in answerer.notices:
         say(notice)
     repeats, data = request.data.repeats, source.config()
@@ -142,6 +152,14 @@ def make_plan(request: Request) -> RunPlan:
     if folder.seed is not None:
         settings = settings.seeded(folder.seed)
     config = config_of(settings, answerer.think, answerer.identity, data)
+    found = None if request.output.force else peek_config(folder.path)
+    if found is not None and is_header_only(found) and not is_header_only(config):
+        config = like(found, config)
+        say(
+            f"{folder.path}: header only: an earlier release began this run, and nothing in it "
+            "tells models with equal headers apart; another --out starts a run that knows its "
+            "weights"
+        )
     jobs = make_jobs(config, source.questions, repeats)
     return RunPlan(request, source, settings, answerer, config, jobs, folder.path)
 
@@ -167,6 +185,7 @@ def settings_of(reply: ReplyOptions, model: ModelOptions, suite: str) -> ReplySe
         model.adaptive,
         model.margin,
         explicit_tokens=reply.tokens is not None,
+        encoding=reply.encoding,
     )
 
 
@@ -229,6 +248,14 @@ def _environment(plan: RunPlan) -> Document:
     }
 
 
+def _folder_text(plan: RunPlan) -> str:
+    """The run folder; its usual name depends on the model, which a dry run does not ask for."""
+    server = plan.request.model.server
+    if plan.request.output.out is None and server is not None and server.model is None:
+        return f"{RUNS}/{plan.source.suite}-..., named when the server has named its model"
+    return str(plan.folder)
+
+
 def _dry_run(plan: RunPlan) -> int:
     answerer, budget = plan.answerer, plan.settings.budget
     sources: dict[str, int] = {}
@@ -239,7 +266,7 @@ def _dry_run(plan: RunPlan) -> int:
         click.echo(f"  {name}: {number}")
     click.echo(f"answered by {answerer.name}")
     click.echo(f"context {answerer.ctx}, longest prompt {answerer.longest}, budget {budget.tokens}")
-    click.echo(f"think mode {answerer.think}; run folder {plan.folder}")
+    click.echo(f"think mode {answerer.think}; run folder {_folder_text(plan)}")
     if answerer.memory:
         say(f"memory: {answerer.memory}")
     return OK

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ds4eval.documents import Document, section
-from ds4eval.plan import config_digest, make_jobs, with_seed
+from ds4eval.plan import (
+    config_digest,
+    header_only,
+    is_header_only,
+    like,
+    make_jobs,
+    with_seed,
+)
 from ds4eval.questions.question import Question
 from ds4eval.records.record import read_run
 from ds4eval.records.store import peek_config
@@ -73,7 +80,7 @@ def choose_folder(
             if found is None
             else _again(output.out, found, wants_seed)
         )
-    base = f"{name}-{config_digest(config, without_seed=wants_seed)}"
+    base = _base(name, config, wants_seed)
     for number in range(1, 10_000):
         path = RUNS / (base if number == 1 else f"{base}-{number}")
         found = peek_config(path)
@@ -82,11 +89,27 @@ def choose_folder(
         there = _again(path, found, wants_seed)
         if there.seed is None:
             return there
-        jobs = make_jobs(with_seed(config, there.seed), questions, repeats)
+        jobs = make_jobs(with_seed(like(found, config), there.seed), questions, repeats)
         final = {sample.key for sample in read_run(path).samples if sample.final}
         if any(job.key not in final for job in jobs):
             return there
     raise OptionError(f"--out: expected a folder, found {RUNS} full of runs of this kind")
+
+
+def _base(name: str, config: Document, wants_seed: bool) -> str:
+    """Name of a run's folder; that of an earlier release where it holds such a run, and ours none.
+
+    An earlier release named folders without the part of the model's identity that it lacked.
+    """
+    today, then = (
+        f"{name}-{config_digest(form, without_seed=wants_seed)}"
+        for form in (config, header_only(config))
+    )
+    if peek_config(RUNS / today) is None:
+        found = peek_config(RUNS / then)
+        if found is not None and is_header_only(found):
+            return then
+    return today
 
 
 def _fresh(path: Path, wants_seed: bool) -> RunFolder:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from engine.errors import MemoryBudgetError, OptionError
+from engine.gguf.warm import read_through
 from engine.tooling.exits import say
 from engine.tooling.options.group import option
 from engine.tooling.options.kernels import kernel_options
-from engine.tooling.options.model import MODEL, read_through
+from engine.tooling.options.model import MODEL
 from engine.tooling.program import Command
 
 KERNELS = kernel_options()
@@ -46,7 +48,7 @@ def logits_command(**values: Any) -> None:
     """Write the logits of a token sequence, for comparison with other engines."""
     model, kernels = MODEL.take(values), KERNELS.take(values)
     model.enter_folder()
-    options = kernels.engine_options(model.resolve(say))
+    options = replace(kernels.engine_options(model.resolve(say)), check_values=model.check_values)
     ids = read_ids(values["tokens_path"])
     out, routing = values["out"], values["routing"]
     from engine.tooling.results.publish import check_output
@@ -58,9 +60,11 @@ def logits_command(**values: Any) -> None:
             raise OptionError(f"--routing: expected another file than --out, found {str(out)!r}")
 
     from engine.engine import open_engine
+    from engine.tooling.check_values import check_values
 
     if model.warm:
         read_through(options.path)
+    options = check_values(options)
     with open_engine(options) as engine:
         for notice in engine.notices:
             say(notice)

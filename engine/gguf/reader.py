@@ -155,7 +155,9 @@ def _open_part(path: Path) -> _Part:
     except GGUFError as error:
         raise GGUFError(f"{escape(str(path))}: {error}") from None
     digest = hashlib.sha256(memoryview(mapping)[: header.end]).hexdigest()
-    identity = FileIdentity(path, info.st_size, info.st_mtime_ns, info.st_dev, info.st_ino, digest)
+    spans = tuple((tensor.start, tensor.end) for tensor in header.tensors)
+    stat_facts = (info.st_size, info.st_mtime_ns, info.st_dev, info.st_ino)
+    identity = FileIdentity(path, *stat_facts, digest, spans=spans)
     return _Part(mapping, header, identity)
 
 

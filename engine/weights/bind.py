@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from engine.gguf.tensor import Tensor
 from engine.gguf.values import escape
 from engine.shape import Shape
 from engine.weights import layout, names
+from engine.weights.foreign import check_known
 from engine.weights.layout import Mismatch, Spec
 from engine.weights.metadata import (
     ARCHITECTURE,
@@ -134,8 +135,9 @@ def bind_trunk(file: GGUFFile) -> tuple[Shape, TrunkWeights]:
     Raises
     ------
     LayoutError
-        If a hyperparameter is wrong, or listing every tensor that is.
+        If the file is of another kind, a hyperparameter is wrong, or listing the tensors that are.
     """
+    check_known(file)
     if is_mtp_file(file):
         raise LayoutError(f"{_source(file)}: expected a trunk, found an MTP block")
     shape = shape_from_metadata(file)
@@ -161,6 +163,7 @@ def bind_mtp(file: GGUFFile, shape: Shape) -> MtpWeights:
     LayoutError
         If the file holds no MTP block, or one of another model.
     """
+    check_known(file)
     if names.MTP_ANTIREZ["e_proj"] in file.tensors:
         return _bind_antirez(file, shape)
     if names.eh_proj_name(shape.n_layer) in file.tensors:
@@ -171,18 +174,28 @@ def bind_mtp(file: GGUFFile, shape: Shape) -> MtpWeights:
     )
 
 
-def check_values(source: str, tensors: Iterable[Tensor]) -> None:
+def check_values(
+    source: str, tensors: Iterable[Tensor], progress: Callable[[int], None] | None = None
+) -> None:
     """Refuse NaN and infinity in floats and block scales.
+
+    Parameters
+    ----------
+    source : str
+        Name of the file.
+    tensors : iterable of Tensor
+    progress : callable, optional
+        See `scan_values`.
 
     Raises
     ------
     LayoutError
-        Listing every tensor that holds one.
+        Listing the tensors that hold one.
     """
     found = [
         Mismatch(tensor.name, "finite values", message)
         for tensor in tensors
-        if (message := scan_values(tensor)) is not None
+        if (message := scan_values(tensor, progress)) is not None
     ]
     layout.raise_for(source, found)
 

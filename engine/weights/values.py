@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from engine.gguf.tensor import Tensor
@@ -41,8 +43,14 @@ _EXPONENT: dict[str, tuple[np.dtype, int]] = {
 _CHUNK = 1 << 22  # bytes looked at in one NumPy call, so that temporaries stay in the cache
 
 
-def scan_values(tensor: Tensor) -> str | None:
+def scan_values(tensor: Tensor, progress: Callable[[int], None] | None = None) -> str | None:
     """Look for NaN and infinity in a tensor's floats or block scales.
+
+    Parameters
+    ----------
+    tensor : Tensor
+    progress : callable, optional
+        Called with the bytes that were looked at since the last call.
 
     Returns
     -------
@@ -53,7 +61,10 @@ def scan_values(tensor: Tensor) -> str | None:
     step = max(1, _CHUNK // fmt.block_bytes)
     blocks = tensor.data.reshape(-1, fmt.block_bytes)
     for first in range(0, len(blocks), step):
-        bad = _bad_blocks(fmt, blocks[first : first + step])
+        looked_at = blocks[first : first + step]
+        bad = _bad_blocks(fmt, looked_at)
+        if progress is not None:
+            progress(looked_at.nbytes)
         if bad is not None:
             what = "value" if fmt.block_len == 1 else "block scale"
             return f"NaN or infinity in {what} {first + bad} of {len(blocks)}"

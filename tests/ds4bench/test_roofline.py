@@ -167,6 +167,16 @@ def test_slower_than_plain_is_said():
     assert list(findings(rows, plan)) == ["mtp-strict: slower than plain at 64"]
 
 
+@pytest.mark.parametrize(("kept", "said"), [(19, True), (20, False), (150, False)])
+def test_a_drafter_whose_drafts_are_hardly_kept_is_said_with_the_figure(kept, said):
+    plan = SweepPlan(model="m", modes=("plain", "mtp-strict"))
+    counts = {"drafted_by_depth": (200, 100), "accepted_by_depth": (kept, 0)}
+    rows = [row(64, gen_s=1.0), row(64, gen_s=0.9, mode="mtp-strict", accepted=kept, **counts)]
+    found = list(findings(rows, plan))
+    assert len(found) == said
+    assert all("19 of 200 first drafts were kept (9.5 %)" in line for line in found)
+
+
 @pytest.mark.parametrize(("seconds", "said"), [((0.8, 0.9, 5.0), False), ((0.5, 1.3, 1.4), True)])
 def test_slower_than_plain_goes_by_the_median_of_runs(seconds, said):
     plan = SweepPlan(model="m", modes=("plain", "mtp-strict"), repeats=3)

@@ -13,6 +13,7 @@ import click
 from engine.errors import OptionError
 from engine.models.bundled import RECIPES as NANO_RECIPES
 from engine.models.bundled import bundled_model
+from engine.options import CHECK_VALUES
 from engine.tooling.options.group import OptionGroup
 from engine.tooling.options.types import OneOf
 
@@ -33,12 +34,15 @@ class ModelChoice:
         Of --chdir.
     warm : bool
         Whether the file is read once before it is used.
+    check_values : {'once', 'always', 'never'}
+        When the file's values are scanned; see `engine.weights.verify`.
     """
 
     path: Path | None = None
     recipe: str | None = None
     folder: Path | None = None
     warm: bool = False
+    check_values: str = CHECK_VALUES[0]
 
     def enter_folder(self) -> None:
         """Change to the folder of --chdir, so that every other path is looked up in it.
@@ -79,7 +83,9 @@ def _parse(values: dict[str, Any]) -> ModelChoice:
     path, recipe = values["model"], values["nano"]
     if path is not None and recipe is not None:
         raise OptionError("--nano: expected without -m, found both")
-    return ModelChoice(path, recipe, values["chdir"], values["warm_weights"])
+    return ModelChoice(
+        path, recipe, values["chdir"], values["warm_weights"], values["check_values"]
+    )
 
 
 MODEL = OptionGroup(
@@ -113,6 +119,15 @@ MODEL = OptionGroup(
             ("--warm-weights",),
             {"is_flag": True, "help": "Read the model file once before it is used."},
         ),
+        (
+            ("--check-values",),
+            {
+                "type": OneOf(CHECK_VALUES),
+                "default": CHECK_VALUES[0],
+                "help": "Scan the model file for NaN and infinity: once, at every start or never. "
+                "A scan reads all of it.",
+            },
+        ),
     ),
     _parse,
 )
@@ -143,13 +158,3 @@ def default_model(say: Callable[[str], None], recipe: str | None = None) -> Path
     bundled = bundled_model("base", recipe or NANO_RECIPES[0])
     say(f"{'model' if recipe else f'no -m and no ./{DEFAULT_MODEL}'}: {bundled.notice}")
     return bundled.path
-
-
-def read_through(path: Path, chunk: int = 8 << 20) -> int:
-    """Read a file once, so that its pages are in memory; returns the bytes read."""
-    buffer = bytearray(chunk)
-    total = 0
-    with open(path, "rb", buffering=0) as file:
-        while n := file.readinto(buffer):
-            total += n
-    return total

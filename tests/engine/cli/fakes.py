@@ -13,6 +13,7 @@ import numpy as np
 from engine.errors import ContextError
 from engine.ops.operands import Logits
 from engine.ops.reference.ops import ReferenceOps
+from engine.text.encoding import FIRST, Release
 from engine.text.tokenizer import Tokenizer
 from tests.engine.text.vocabulary import metadata
 
@@ -24,6 +25,7 @@ class FakeSession:
         self.tokens: list[int] = []
         self.n_prompt = 0
         self.title: str | None = None
+        self.place = SimpleNamespace(notices=[])
 
     @property
     def n_past(self) -> int:
@@ -72,7 +74,7 @@ class FakeSession:
         )
         return rows, routed if routing else None
 
-    def save_file(self, path: Path, title: str | None = None) -> None:
+    def save_file(self, path: Path, title: str | None = None, *, new: bool = False) -> None:
         path.write_text(json.dumps({"tokens": self.tokens, "ctx": self.ctx, "title": title}))
 
 
@@ -83,6 +85,8 @@ class FakeEngine:
         self.tokenizer = Tokenizer.from_metadata(metadata(**changes))
         self.shape = SimpleNamespace(n_vocab=self.tokenizer.n_vocab, n_ctx_train=n_ctx_train)
         self.notices: list[str] = []
+        self.warning = ""
+        self.release = Release(FIRST)
         self.eos = self.tokenizer.special_id("<｜end▁of▁sentence｜>")
         self.script = self.tokenizer.encode(reply, special="allow").ids
         self.flat = False
@@ -99,6 +103,9 @@ class FakeEngine:
 
     def __exit__(self, *error: object) -> None:
         pass
+
+    def memory_warning(self, ctx: int) -> str:
+        return self.warning
 
     def memory_estimate(self, ctx: int) -> str:
         return f"context of {ctx} tokens"

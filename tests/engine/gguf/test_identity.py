@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
+import subprocess
 
 import pytest
 
 from engine.errors import GGUFError
-from engine.gguf import identity
+from engine.gguf import identity, remembered
 from engine.gguf.reader import open_gguf
 from tests.engine.gguf.build import write_trunk
 from tests.engine.gguf.corpus import valid_files
@@ -105,3 +107,115 @@ def test_a_file_that_cannot_be_read_any_more(path, monkeypatch):
 
     with pytest.raises(GGUFError, match="Permission denied"):
         found.sha256()
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """A file of 200 MiB, mostly holes, and a maker of twins that differ in one byte."""
+    path = write_standin(tmp_path / "a.gguf", tensors=40, size=5 << 20)
+
+    def other(tensor, at):
+        copy = path.with_name("b.gguf")
+        copy.unlink(missing_ok=True)
+        subprocess.run(["cp", "--sparse=always", path, copy], check=True)
+        start, end = identify(path).spans[tensor]
+        with open(copy, "r+b") as file:
+            file.seek(start + at if at >= 0 else end + at)
+            file.write(b"\x77")
+        return identify(copy)
+
+    return identify(path), other
+
+
+def write_standin(path, tensors, size, name="t"):
+    """A file of F32 tensors that are holes; the header is written by hand, from the format."""
+    header = b"GGUF" + struct.pack("<IQQ", 3, tensors, 0)
+    for i in range(tensors):
+        text = f"{name}{i}".encode()
+        header += struct.pack("<Q", len(text)) + text
+        header += struct.pack("<IQIQ", 1, size // 4, 0, i * size)
+    path.write_bytes(header)
+    os.truncate(path, -len(header) % 32 + len(header) + tensors * size)
+    return path
+
+
+@pytest.mark.parametrize("at", [0, (5 << 20) // 2, -1])
+@pytest.mark.parametrize("tensor", [0, 17, 39])
+def test_start_middle_and_end_of_every_tensor_are_part_of_the_identity(pair, tensor, at):
+    ours, other = pair
+    theirs = other(tensor, at)
+    assert ours.header_sha256 == theirs.header_sha256
+    assert ours.sampled_sha256() != theirs.sampled_sha256()
+
+
+def test_between_the_pieces_a_large_file_is_not_read(pair):
+    ours, other = pair
+    assert ours.sampled_sha256() == other(3, 1 << 20).sampled_sha256()
+
+
+def test_small_files_are_read_whole(tmp_path):
+    path = write_standin(tmp_path / "a.gguf", tensors=3, size=4 << 20)
+    ours = identify(path)
+    first = ours.sampled_sha256()
+    with open(path, "r+b") as file:
+        file.seek(ours.spans[1][0] + (1 << 20))
+        file.write(b"\x77")
+    assert identify(path).sampled_sha256() != first
+
+
+def test_identity_follows_the_header_too(tmp_path):
+    names = [write_standin(tmp_path / f"{n}.gguf", 2, 1 << 10, n) for n in "ab"]
+    assert len({identify(path).sampled_sha256() for path in names}) == 2
+
+
+def test_cost_of_the_identity_of_a_published_trunk(tmp_path, monkeypatch):
+    """1,328 tensors: 15 MB at most, each piece in one read, and nothing at the second time."""
+    path = write_standin(tmp_path / "a.gguf", tensors=1328, size=1 << 20)
+    read, pread = [], os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, n, at: read.append(n) or pread(fd, n, at))
+    first = identify(path).sampled_sha256()
+
+    assert len(read) == 3 * 1328 and sum(read) <= 15_000_000
+    assert identify(path).sampled_sha256() == first and len(read) == 3 * 1328
+    identity._SAMPLED.clear()  # another process: the user's cache knows it
+    assert identify(path).sampled_sha256() == first and len(read) == 3 * 1328
+
+
+@pytest.mark.parametrize("damage", [b"", b"[]", b"{", b'{"stamp": 1}', b'{"facts": 7}', None])
+def test_a_damaged_cache_is_as_good_as_none(tmp_path, damage):
+    path = write_standin(tmp_path / "a.gguf", tensors=3, size=100 << 20)
+    expected = identify(path).sampled_sha256()
+    [entry] = remembered.folder().iterdir()
+    if damage is None:
+        entry.unlink()
+        entry.mkdir()
+    else:
+        entry.write_bytes(damage)
+    identity._SAMPLED.clear()
+    assert identify(path).sampled_sha256() == expected
+
+
+def test_the_cache_forgets_a_file_that_was_written_since(tmp_path):
+    path = write_standin(tmp_path / "a.gguf", tensors=3, size=100 << 20)
+    first = identify(path)
+    before = first.sampled_sha256()
+    with open(path, "r+b") as file:
+        file.seek(first.spans[0][0])
+        file.write(b"\x77")
+    os.utime(path, ns=(first.mtime_ns, first.mtime_ns))  # as a careless copy does
+    assert identify(path).sampled_sha256() != before
+
+
+def test_an_identity_outlives_its_file(path):
+    found = identify(path)
+    first = found.sampled_sha256()
+    path.unlink()
+    assert found.sampled_sha256() == first
+
+
+def test_a_file_that_changed_has_no_identity(path):
+    found = identify(path)
+    with open(path, "ab") as file:
+        file.write(b"x")
+    with pytest.raises(GGUFError, match="changed"):
+        found.sampled_sha256()

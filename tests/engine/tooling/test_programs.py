@@ -27,7 +27,7 @@ COMMANDS = {
 MAIN = {"ds4": "ds4 run", "ds4-bench": "ds4-bench sweep", "ds4-eval": "ds4-eval run"}
 # What a group brings to every program, wherever the default command of the program lists it.
 SHARED = (
-    *("--model", "--nano", "--chdir", "--warm-weights"),
+    *("--model", "--nano", "--chdir", "--warm-weights", "--check-values"),
     *("--backend", "--threads", "--activations", "--quality", "--kv", "--repack"),
     *(f"--{name.replace('_', '-')}" for name in CUDA_FIELDS),
     *("--mode", "--mtp", "--mtp-draft", "--mtp-adaptive", "--mtp-margin"),

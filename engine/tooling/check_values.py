@@ -1,0 +1,95 @@
+"""Shows the scan of a large model file's values, which its first start has to make.
+
+It runs before an engine is opened, so that a program's own display, its worker processes and its
+timed phases find the scan done. Small files are left to `open_engine`: nobody would see the bar.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+
+from engine.options import EngineOptions
+from engine.tooling.exits import printable, say
+
+SHOWN_FROM = 1 << 30  # bytes: about a second where the file is in memory
+
+
+def check_values(options: EngineOptions, tick: Callable[[], None] | None = None) -> EngineOptions:
+    """Scan files of a GiB or more that `options` asks to be scanned, with a bar on a terminal.
+
+    Parameters
+    ----------
+    options : EngineOptions
+    tick : callable, optional
+        Called every few MiB; what it raises ends the scan.
+
+    Returns
+    -------
+    EngineOptions
+        To open the engine with: a scan that was made here is not made again.
+
+    Raises
+    ------
+    GGUFError, LayoutError
+        If a file is not a model that can be run, or holds NaN or infinity.
+    """
+    if options.check_values == "never" or _size(options) < SHOWN_FROM:
+        return options
+    from engine.weights.verify import verify_files
+
+    with contextlib.ExitStack() as stack:
+
+        def bar(total: int) -> Callable[[int], None]:
+            advance = _shown(options, total, stack)
+
+            def progress(n_bytes: int) -> None:
+                if tick is not None:
+                    tick()
+                advance(n_bytes)
+
+            return progress
+
+        verify_files(options.path, options.mtp_path, options.check_values, bar)
+    return replace(options, check_values="never")
+
+
+def _size(options: EngineOptions) -> int:
+    """Bytes of the files; of one that cannot be read 0, which opening it explains."""
+    total = 0
+    for path in (options.path, options.mtp_path):
+        with contextlib.suppress(OSError):
+            total += 0 if path is None else os.stat(path).st_size
+    return total
+
+
+def _shown(
+    options: EngineOptions, total: int, stack: contextlib.ExitStack
+) -> Callable[[int], None]:
+    """A bar on a terminal, one line elsewhere; returns what is called with bytes done."""
+    name = printable(options.path.name)
+    if not sys.stderr.isatty():
+        when = "at every start" if options.check_values == "always" else "once"
+        say(
+            f"{name}: reading {total / 2**30:.1f} GiB {when} to find NaN and infinity "
+            "(--check-values never does without)"
+        )
+        return lambda n_bytes: None
+    from rich import progress as rich_progress
+    from rich.console import Console
+
+    shown = stack.enter_context(
+        rich_progress.Progress(
+            rich_progress.TextColumn("checking values of {task.description}", markup=False),
+            rich_progress.BarColumn(),
+            rich_progress.DownloadColumn(binary_units=True),
+            rich_progress.TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+    )
+    task = shown.add_task(name, total=total)
+    return lambda n_bytes: shown.advance(task, n_bytes)
