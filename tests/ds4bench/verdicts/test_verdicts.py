@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -14,7 +13,6 @@ from ds4bench.ab.loop import AbSession
 from ds4bench.ab.plan import AbPlan, Setup
 from ds4bench.commands.ab import ab_command
 from ds4bench.commands.calibrate import calibrate_command
-from ds4bench.compare import grid
 from ds4bench.compare.judge import compare
 from ds4bench.compare.outputs import compare_outputs
 from ds4bench.compare.samples import load_arm
@@ -77,26 +75,6 @@ def test_a_timeout_of_a_hides_no_loss_of_b_and_makes_none(tmp_path, loss, word):
     [cell] = [c for c in result.cells if (c.metric, c.ctx_tokens) == ("decode", 16384)]
     assert cell.judgement.estimate.n == result.n_base - 1
     assert any("decode plain at 16384 (A" in note and "5 of 6" in note for note in result.notes)
-
-
-def test_gaps_are_filled_as_two_way_least_squares_would():
-    rng = np.random.default_rng(0)
-    whole = rng.normal(0, 0.01, (6, 1)) + np.linspace(3, 1, 4) + rng.normal(0, 0.003, (6, 4))
-    holes = whole.copy()
-    holes[0, 3] = holes[2, 0] = holes[2, 1] = np.nan
-    known = ~np.isnan(holes)
-    rows, columns = np.nonzero(known)
-    design = np.zeros((known.sum(), 10))
-    design[np.arange(known.sum()), rows] = design[np.arange(known.sum()), 6 + columns] = 1
-    fit = np.linalg.lstsq(design, holes[known], rcond=None)[0]
-    filled = np.where(known, holes, fit[:6, None] + fit[6:])
-
-    assert grid.means(holes) == pytest.approx(filled.mean(axis=1), abs=1e-10)
-    assert grid.means(whole) == pytest.approx(whole.mean(axis=1), abs=1e-15)
-    # A row without its slowest column must not look fast.
-    assert (
-        abs(grid.means(holes)[0] - whole[0].mean()) < 0.01 < np.nanmean(holes[0]) - whole[0].mean()
-    )
 
 
 def test_a_frontier_that_few_samples_have_does_not_stand_for_the_curve():
