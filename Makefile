@@ -44,12 +44,13 @@ bench: $(VENV)/.installed
 	mkdir -p $(OUT)
 	$(BIN)/ds4-bench --ctx-start 2048 --ctx-max 65536 \
 	  --force --csv $(OUT)/bench.csv --parquet $(OUT)/bench.parquet --plot $(OUT)/bench.svg
-	$(BIN)/ds4-bench --mode all --mtp-draft 2 --repeats 2 --ctx-start 2048 --ctx-max 16384 --step-mul 2 \
+	$(BIN)/ds4-bench --mode all --mtp-draft 2 --ctx-start 2048 --ctx-max 8192 --step-mul 2 \
 	  --force --csv $(OUT)/modes.csv --parquet $(OUT)/modes.parquet --plot $(OUT)/modes.svg
 
 # No GPU, no network, no torch.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -q -m 'not oracle and not peer and not slow and not cuda and not cudac and not gpu'
+	$(BIN)/python -m pytest -q -n logical --dist loadfile \
+	  -m 'not oracle and not peer and not slow and not cuda and not cudac and not gpu'
 
 # Minutes each: more kills, more bits, more seeds. Nightly in continuous integration.
 test-slow: $(VENV)/.test

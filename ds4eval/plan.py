@@ -114,8 +114,11 @@ class ReplySettings:
     Parameters
     ----------
     sampling, budget
-    think : {'none', 'high', 'max'}
-        As asked for; 'max' needs more context than most runs have.
+    think : str
+        As asked for: 'none', an effort of the model's release, or 'on' for its least one. The
+        first release's 'max' needs more context than most runs have.
+    encoding : str or None
+        Release of the chat format; None takes what the model says of itself.
     mode : str
         Decode mode of `engine.spec`.
     draft, adaptive, margin
@@ -132,6 +135,7 @@ class ReplySettings:
     adaptive: bool = False
     margin: float = 0.0
     explicit_tokens: bool = False
+    encoding: str | None = None
 
     def seeded(self, seed: int) -> ReplySettings:
         """The same with another seed."""

@@ -8,8 +8,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from ds4eval.documents import Document
 from engine.errors import OptionError
+
+# Fields of a request that other options decide, or on which reading the reply depends.
+OWN_FIELDS = {
+    "model": "--api-model",
+    "messages": "--suite",
+    "prompt": "--suite",
+    "stream": "",
+    "n": "--repeats",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +36,21 @@ class ServerOptions:
         Name for the server; None takes the first that it lists.
     key_env : str
         Environment variable that holds the key.
-    timeout_s : float
-        Most seconds for one reply.
+    reply_timeout_s : float
+        Most seconds for one reply, from its request to its end.
+    max_retries : int
+        Further attempts at a question where one may help.
+    extra_body : dict
+        Fields of every request besides our own; a null leaves one of ours out.
     """
 
     base_url: str
     api: str = "chat"
     model: str | None = None
     key_env: str = "OPENAI_API_KEY"
-    timeout_s: float = 3600.0
+    reply_timeout_s: float = 3600.0
+    max_retries: int = 10
+    extra_body: Document = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +148,8 @@ class ReplyOptions:
 
     Parameters
     ----------
-    think : {'none', 'high', 'max'}
+    think : str
+        'none', an effort, or 'on' for the least that the model's release knows.
     tokens : int or None
         Most tokens of a reply.
     soft, hard : int or None
@@ -142,6 +160,8 @@ class ReplyOptions:
         See `ds4eval.plan.Sampling`.
     seed : int or None
         None takes the seed of the run that is continued, or draws one.
+    encoding : str or None
+        Release of the chat format; None takes what the model says of itself.
     """
 
     think: str = "high"
@@ -155,6 +175,7 @@ class ReplyOptions:
     top_p: float = 1.0
     min_p: float = 0.05
     seed: int | None = None
+    encoding: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,9 +267,26 @@ def _check_server(model: ModelOptions, server: ServerOptions) -> None:
         raise OptionError("--ray: expected without --base-url, found both")
     if not server.base_url.startswith(("http://", "https://")):
         raise OptionError(f"--base-url: expected http:// or https://, found {server.base_url!r}")
+    _check_address(server.base_url)
+    for name, option in OWN_FIELDS.items():
+        if name in server.extra_body:
+            hint = f" ({option} decides it)" if option else ""
+            raise OptionError(f"--extra-body: expected fields besides ours, found {name!r}{hint}")
     if model.path is not None and server.api == "chat":
         raise OptionError("--model: expected without --base-url (see --api-model), found both")
     if model.nano is not None:
         raise OptionError("--nano: expected without --base-url, found both")
     if model.mode != "plain":
         raise OptionError(f"--mode: expected plain with --base-url, found {model.mode}")
+
+
+def _check_address(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        whole = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        whole = False
+    if not whole:
+        raise OptionError(f"--base-url: expected http://HOST:PORT/PATH, found {url!r}")
+    if parts.query or parts.fragment:
+        raise OptionError("--base-url: expected an address without ? and #, found one")

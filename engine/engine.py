@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from engine.cache import session_file
-from engine.errors import ContextError, LayoutError, OptionError
+from engine.errors import ContextError, OptionError
 from engine.forward.model import Model, MtpModel, Preparer
 from engine.memory import MemoryPlan, WeightPlan, check_memory, matrices, plan_memory, plan_weights
 from engine.ops.base import Backend
@@ -18,6 +18,7 @@ from engine.options import MODES, EngineOptions
 from engine.session import Session
 from engine.shape import Shape
 from engine.text.chat import DEFAULT_SYSTEM, Message, render_chat
+from engine.text.encoding import DEFAULT_EFFORT, Release, mtp_warning, release_of
 
 if TYPE_CHECKING:
     from engine.gguf.identity import FileIdentity
@@ -85,7 +86,14 @@ class Engine:
 
         return Tokenizer.from_metadata(self.file.metadata)
 
-    def chat(self, message: str, *, system: str = DEFAULT_SYSTEM, think: str = "high") -> list[int]:
+    @cached_property
+    def release(self) -> Release:
+        """Which chat format the weights were trained with, by what the trunk file says."""
+        return release_of(self.file.metadata, self.identity.path.name)
+
+    def chat(
+        self, message: str, *, system: str = DEFAULT_SYSTEM, think: str = DEFAULT_EFFORT
+    ) -> list[int]:
         """A user's message as the first turn of a conversation, up to where the model answers.
 
         Parameters
@@ -94,8 +102,9 @@ class Engine:
             Its text never becomes a control token.
         system : str
             What precedes it; '' for nothing.
-        think : {'none', 'high'}
-            Whether the reply begins with a think block.
+        think : {'none', 'on', 'low', 'high', 'max'}
+            Whether the reply begins with a think block, and the effort: 'on' is the least that
+            the model's release knows, which is called 'high' in the first and 'low' in 0731.
 
         Returns
         -------
@@ -105,12 +114,14 @@ class Engine:
         Raises
         ------
         OptionError
-            If there is no such think mode.
+            If the release has no such think mode, or asks for a large context in it.
         """
-        if think not in ("none", "high"):
-            raise OptionError(f"think: expected none or high, found {think!r}")
+        encoding = self.release.encoding
+        if encoding.effective(think, 0) != encoding.check(think, "think"):
+            raise OptionError(f"think: expected {encoding.default} or none, found {think!r}")
         turns = [Message("system", system), Message("user", message)]
-        return list(self.tokenizer.encode_spans(render_chat(turns, think, 0)).ids)
+        spans = render_chat(turns, think, 0, encoding=encoding)
+        return list(self.tokenizer.encode_spans(spans).ids)
 
     def modes(self) -> tuple[str, ...]:
         """Decode modes that this engine can run with the files it has."""
@@ -119,6 +130,12 @@ class Engine:
     def memory_estimate(self, ctx: int) -> MemoryPlan:
         """Bytes that the weights hold and a session of `ctx` tokens needs."""
         return plan_memory(self._files, self.options, ctx, weight_bytes=self.weight_bytes)
+
+    def memory_warning(self, ctx: int) -> str:
+        """What a user must know of a session of `ctx` tokens that is open; mostly ''."""
+        plan = self.memory_estimate(ctx)
+        # Weights and session are held already, the files' pages count as available.
+        return plan.warning(self.ops.free_bytes() + plan.resident)
 
     def check_context(self, ctx: int) -> None:
         """Refuse a context that the model or the free memory does not allow.
@@ -191,30 +208,6 @@ def _load_ops(options: EngineOptions) -> Backend:
     return CpuOps()
 
 
-def _check_dims(shape: Shape, options: EngineOptions) -> None:
-    """Refuse sizes that the kernels' vectors and rounding blocks do not divide.
-
-    Raises
-    ------
-    LayoutError
-    """
-    if shape.head_dim % 16 or shape.n_rot % 2:
-        raise LayoutError(
-            f"attention.key_length: expected a multiple of 16, found {shape.head_dim}"
-        )
-    if options.kv == "official":
-        if shape.n_nope % 64:
-            raise LayoutError(
-                "attention.key_length: expected a multiple of 64 beside the rotated dims for "
-                f"--kv official (FP8 blocks), found {shape.n_nope}; --kv f32 takes it"
-            )
-        if 4 in shape.compress_ratios and shape.idx_head_dim & (shape.idx_head_dim - 1):
-            raise LayoutError(
-                "attention.indexer.key_length: expected a power of two for --kv official, "
-                f"found {shape.idx_head_dim}; --kv f32 takes it"
-            )
-
-
 def open_engine(options: EngineOptions) -> Engine:
     """Open, check and prepare a model.
 
@@ -229,18 +222,18 @@ def open_engine(options: EngineOptions) -> Engine:
     Raises
     ------
     GGUFError, LayoutError
-        If a file is not a model that can be run; nothing was allocated for it.
+        If a file is not a model that can be run, or the backend has no kernel for a format or a
+        size of it; nothing was allocated for it.
     BackendError
         If the backend is not available.
     """
-    from engine.quant.registry import to_q8_0
     from engine.weights.files import open_files
+    from engine.weights.foreign import notices
     from engine.weights.verify import verify_values
 
-    files = open_files(options.path, options.mtp_path)
+    files = open_files(options.path, options.mtp_path, options.backend, options.kv)
     try:
         weights = files.weights
-        _check_dims(weights.shape, options)
         verify_values(files, options.check_values)
         for file in files.all():
             file.identity.sampled_sha256()  # a session can be saved whatever becomes of the file
@@ -251,14 +244,11 @@ def open_engine(options: EngineOptions) -> Engine:
         plan = _plan_weights(engine)
         tensors = matrices(weights.tensors)
         ops.arrange(tensors, {t.name for t in weights.draft_tensors}, options)
-        engine.notices += ops.notices()
-        foreign = sorted({t.format.name for t in tensors if not t.format.native})
-        if foreign:
-            engine.notices.append(f"{', '.join(foreign)}: no kernel; converted to Q8_0 in memory")
+        engine.notices += ops.notices() + notices(files.trunk)
+        if options.mtp_path is not None and (warning := mtp_warning(engine.release)):
+            engine.notices.append(warning)
 
         def prepare(tensor: Tensor) -> Weight:
-            if not tensor.format.native:
-                tensor = to_q8_0(tensor)
             weight = build(tensor)
             engine.repacked_bytes += weight.repacked_bytes
             return weight

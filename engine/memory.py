@@ -29,6 +29,7 @@ from engine.ops.memory import (
 from engine.options import EngineOptions
 from engine.quant.formats import BY_NAME
 from engine.shape import Shape
+from engine.weights.machine import host_warning
 
 if TYPE_CHECKING:
     from engine.weights.files import ModelFiles, ModelWeights
@@ -82,6 +83,18 @@ class MemoryPlan:
     def resident(self) -> int:
         """What weights and one session add to the mapped files."""
         return self.weights + self.session
+
+    def warning(self, free: int) -> str:
+        """Of a model that the host's memory cannot hold; '' where it can, and for a device's.
+
+        Parameters
+        ----------
+        free : int
+            Bytes available on the host before any of this is taken.
+        """
+        if self.on_device:
+            return ""  # the plan of residency, which knows what is pinned, judges these
+        return host_warning(self.mapped, self.weights, self.session, free)
 
     def __str__(self) -> str:
         parts = [

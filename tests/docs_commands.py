@@ -24,7 +24,7 @@ DOCUMENTS = (
     "reports/README.md",
 )
 OURS = {"ds4": "engine.cli.main", "ds4-bench": "ds4bench.cli", "ds4-eval": "ds4eval.cli"}
-PROGRAMS = (*OURS, "make", "pip", "python", "python3", "pytest", "hf", "head", "mkdir", "perf.sh")
+PROGRAMS = (*OURS, "make", "pip", "python", "python3", "pytest", "hf", "head", "perf.sh")
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 
@@ -119,7 +119,7 @@ NOT_HERE = {
     "ds4-eval fetch": "the network",
     "python3 -m venv .venv": "a package index for what follows; make's recipes do the same",
     "python -m engine.ops.cpu.bench": "minutes of an idle machine; its kernels have tests",
-    "python -m engine.training.check": "minutes of an exported model",
+    "python -m engine.tooling.diagnose.nano_check": "minutes of an exported model",
     "python -m tests.cuda.check scaled_values": "the op of docs/porting.md; make test-cuda",
     "python -m tests.cuda.check --write": "it rewrites a table of the repository",
     "perf.sh origin/main out/perf": "two checkouts; tests/ds4bench/test_report_workflow.py",

@@ -4,8 +4,8 @@
 #     .github/scripts/perf.sh origin/main out/perf
 #
 # Leaves OUT/summary.md (job page and comment), OUT/report/ and OUT/status (ds4-bench's exit
-# status). Exits 1 on a regression or an error, 0 otherwise: a runner that is too noisy for a
-# verdict says so in the summary and fails nobody's change.
+# status). Exits 1 on a regression, on other tokens than base's, or on an error, 0 otherwise: a
+# runner that is too noisy for a verdict says so in the summary and fails nobody's change.
 set -euo pipefail
 
 base_ref=${1:?usage: perf.sh BASE_REF OUT_DIR}
@@ -33,7 +33,7 @@ model=$("$python" -c 'from engine.models.bundled import bundled_model; print(bun
 status=0
 if [ -f "$tree/ds4bench/cli.py" ]; then
   bench ab --a-dir "$tree" --b-dir "$root" --out "$out/ab" --markdown "$out/ab.md" \
-    --json "$out/ab.json" "${limits[@]}" -- -m "$model" "${sweep[@]}" || status=$?
+    --json "$out/ab.json" --junit "$out/ab.xml" "${limits[@]}" -- -m "$model" "${sweep[@]}" || status=$?
 else
   echo "base has no ds4-bench: nothing to compare" >&2
   printf '### Base has no ds4-bench\n\nNothing to compare; head alone below.\n' >"$out/ab.md"
@@ -41,7 +41,7 @@ fi
 echo "$status" >"$out/status"
 
 case $status in
-  0 | 6 | 7 | 8) ;;
+  0 | 6 | 7 | 8 | 12) ;;
   *)
     printf '### ⛔ ds4-bench ab ended with status %s\n\nSee the log of this job.\n' "$status" \
       >"$out/summary.md"
@@ -60,6 +60,10 @@ bench report "$out/head" --out "$out/report"
 case $status in
   6)
     echo "::error title=ds4-bench::regression, see the summary"
+    exit 1
+    ;;
+  12)
+    echo "::error title=ds4-bench::head emits other tokens than base, see the summary"
     exit 1
     ;;
   8) echo "::warning title=ds4-bench::no verdict: runs not comparable, or runner too noisy" ;;

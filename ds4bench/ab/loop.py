@@ -15,16 +15,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ds4bench.ab import validity as ab_valid
+from ds4bench.ab.looks import Looks
 from ds4bench.ab.plan import AbPlan
-from ds4bench.compare import stats
+from ds4bench.compare import grid, stats
 from ds4bench.compare.judge import Comparison, compare_pairs
 from ds4bench.compare.samples import (
     ON_DEVICE,
     TREATMENT,
     Arm,
     Difference,
-    common_keys,
     load_arm,
     sample_of,
 )
@@ -32,6 +34,7 @@ from ds4bench.compare.view import percent
 from engine.errors import EngineError, OptionError
 from engine.tooling.report.labels import clean_label
 from engine.tooling.results.journal import Journal
+from engine.tooling.results.publish import make_folder
 
 SCHEMA = "ds4bench.ab"
 SCHEMA_VERSION = 1
@@ -49,10 +52,6 @@ class Pair:
     a: Arm
     b: Arm
     reasons: tuple[str, ...] = ()
-
-    @property
-    def valid(self) -> bool:
-        return self.index > 0 and not self.reasons
 
 
 @dataclass
@@ -88,14 +87,22 @@ class AbSession:
     check: Callable[[Arm], None] = lambda arm: None
     pairs: list[Pair] = field(default_factory=list)
     unfit: bool = False
+    looks: Looks = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.looks = Looks(self.plan.min_pairs, self.plan.max_pairs)
 
     @property
     def valid(self) -> list[Pair]:
-        return [pair for pair in self.pairs if pair.valid]
+        """Pairs that count; disturbed ones, too, where the user allows that."""
+        return [pair for pair in self.pairs if pair.index > 0 and not self._drops(pair)]
 
     @property
     def dropped(self) -> list[Pair]:
-        return [pair for pair in self.pairs if pair.index > 0 and pair.reasons]
+        return [pair for pair in self.pairs if pair.index > 0 and self._drops(pair)]
+
+    def _drops(self, pair: Pair) -> bool:
+        return bool(pair.reasons) and "validity" not in self.allow
 
     def run(self, *, resume: bool = False) -> Comparison:
         """Measure until decided, out of pairs, out of time, or unfit.
@@ -112,7 +119,7 @@ class AbSession:
             raise OptionError(
                 f"--out: expected a new folder, found {str(path)!r} (--resume goes on)"
             )
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         identity = self.plan.identity()
         with Journal.open(path, SCHEMA, SCHEMA_VERSION, identity) as journal:
             for name, value in identity.items():
@@ -122,26 +129,47 @@ class AbSession:
                     )
             self._reload(journal.records)
             start = self.clock()
-            while not self._done(start):
+            while not self._done(start, journal):
                 self._measure(journal)
+            # Where time ran out between two looks of the schedule, the end is one more.
+            self._look(journal)
         return self.result()
+
+    def _look(self, journal: Journal) -> None:
+        """Note that the pairs so far are judged, so that a resumed session knows what it spent."""
+        if self.valid and self.looks.take(len(self.valid)):
+            journal.append({"kind": "look", "pairs": len(self.valid)})
 
     def result(self) -> Comparison:
         """The comparison of the valid pairs so far."""
         valid = self.valid
         if not valid:
-            arms = self.pairs[-1] if self.pairs else None
+            refused = self._refused()
+            if refused is not None:
+                return refused
             empty = Comparison("A", "B", True, "pair", 0, 0)
-            if arms is not None:
+            if self.pairs:
                 empty.unlike.append(Difference("validity", "undisturbed pairs", "none"))
             return empty
-        allow = (*self.allow, *TREATMENT, *ON_DEVICE)
-        result = compare_pairs([p.a for p in valid], [p.b for p in valid], self.tolerances, allow)
+        result = replace(self._compared(valid), looks=len(self.looks.taken))
         if self.unfit:
             found = f"{len(self.dropped)} of {len(self.dropped) + len(valid)} dropped"
             result.unlike.append(Difference("validity", "at most 30 % of pairs dropped", found))
         result.notes.extend(self._notes())
         return result
+
+    def _compared(self, pairs: Sequence[Pair]) -> Comparison:
+        allow = (*self.allow, *TREATMENT, *ON_DEVICE)
+        share = self.looks.share(len(pairs))
+        sides = [p.a for p in pairs], [p.b for p in pairs]
+        return compare_pairs(*sides, self.tolerances, allow, share)
+
+    def _refused(self) -> Comparison | None:
+        """What the warm-up pair shows already: other experiments, or other tokens."""
+        if not self.pairs:
+            return None
+        warm = self._compared(self.pairs[:1])
+        return warm if warm.unlike or warm.outputs else None
 
     def _notes(self) -> list[str]:
         orders = "".join(pair.order[0].lower() for pair in self.valid)
@@ -150,6 +178,13 @@ class AbSession:
             f"{orders}), {len(self.dropped)} dropped, 1 warm-up pair discarded"
         ]
         notes += [f"pair {p.index} dropped: {'; '.join(p.reasons)}" for p in self.dropped[:5]]
+        kept = [p for p in self.valid if p.reasons]
+        notes += [f"pair {p.index} counted though disturbed: {'; '.join(p.reasons)}" for p in kept]
+        if self.looks.taken:
+            notes.append(
+                f"judged at {', '.join(map(str, self.looks.taken))} pairs; intervals and "
+                "verdicts hold over all these looks"
+            )
         notes.extend(self._drift_notes())
         return notes
 
@@ -158,13 +193,14 @@ class AbSession:
         for name in "ab":
             sweeps = [sample_of(getattr(pair, name).rows) for pair in self.valid]
             slots = [2 * p.index + (p.order[0].lower() != name) for p in self.valid]
-            keys = common_keys(sweeps)
+            keys = grid.keys_of(sweeps, sweeps)
             for metric in ("prefill", "decode"):
                 chosen = [k for k in keys if k.metric == metric and k.mode == "plain"]
                 if not chosen:
                     continue
-                values = [sum(s[k] for k in chosen) / len(chosen) for s in sweeps]
-                tau, p = stats.drift(values, slots)
+                levels = grid.table(sweeps, chosen)
+                known = [slot for slot, gap in zip(slots, np.isnan(levels).all(axis=1)) if not gap]
+                tau, p = stats.drift(list(grid.means(levels)), known)
                 if p < 0.05:
                     way = "rises" if tau > 0 else "falls"
                     notes.append(
@@ -175,6 +211,8 @@ class AbSession:
 
     def _reload(self, records: Sequence[dict[str, Any]]) -> None:
         for record in records:
+            if record.get("kind") == "look" and isinstance(record.get("pairs"), int):
+                self.looks.take(record["pairs"])
             if record.get("kind") != "pair":
                 continue
             try:
@@ -188,10 +226,13 @@ class AbSession:
         if self.pairs:
             self.note(f"resumed: {len(self.valid)} valid pairs, {len(self.dropped)} dropped")
 
-    def _done(self, start: float) -> bool:
+    def _done(self, start: float, journal: Journal) -> bool:
         if not self.pairs:
             return False  # not even warm
         n_valid, n_dropped = len(self.valid), len(self.dropped)
+        if n_valid + n_dropped == 0 and self._refused() is not None:
+            self.note("the warm-up pair differs in more than speed: nothing more is measured")
+            return True
         if ab_valid.unfit(n_valid, n_dropped):
             self.unfit = True
             self.note("unfit machine: more than 30 % of pairs were disturbed")
@@ -201,10 +242,11 @@ class AbSession:
         if self.plan.budget_s is not None and self.clock() - start >= self.plan.budget_s:
             self.note(f"time is up after {n_valid} pairs")
             return True
-        if n_valid < max(self.plan.min_pairs, 2):
+        if not self.looks.due(n_valid):
             return False
+        self._look(journal)
         result = self.result()
-        if result.unlike:
+        if result.unlike or result.outputs:
             return True  # more of the same will not make them comparable
         return stats.enough(
             [line.judgement for line in result.curves],

@@ -144,6 +144,18 @@ def load(machine: str, where: Path | None = None) -> Calibration | None:
         raise EngineError(f"{path}: expected a calibration, found {error}") from error
 
 
+def sigmas(arm: Arm, where: Path | None = None) -> dict[tuple[str, str], float]:
+    """Calibrated noise of one pair on an arm's machine by metric and mode; empty if never taken.
+
+    Raises
+    ------
+    EngineError
+        If the file is damaged.
+    """
+    known = load(machine_id(arm.environment), where)
+    return {} if known is None else {(f.metric, f.mode): f.sigma for f in known.floors}
+
+
 def smaller(base: Arm, head: Arm) -> int:
     """Samples of the smaller arm of an unpaired comparison."""
     counts = []

@@ -13,11 +13,14 @@ from pathlib import Path
 
 from ds4bench.compare.stats import MAX_PAIRS, MIN_PAIRS, STOP_HALF_WIDTH
 from engine.errors import OptionError
+from engine.tooling.options.model import DEFAULT_MODEL
 
-# Owned by ab: a sweep that wrote elsewhere or resumed would not be this pair's.
-_FILES = ("-m", "--model", "--mtp", "--prompt-file", "--chat-prompt-file")
+_CHDIR = "--chdir"
+_MODEL = ("-m", "--model")
+_FILES = (*_MODEL, "--mtp", "--prompt-file", "--chat-prompt-file")
 _MODULE = ("-m", "ds4bench.cli")
-_OURS = ("--out", "--resume", "--force", "--csv", "--parquet", "--dry-run")
+# Owned by ab: a sweep that wrote elsewhere or resumed would not be this pair's.
+_OURS = ("--out", "--resume", "--force", "--csv", "--parquet", "--plot", "--dry-run")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,19 @@ class Setup:
     def argv(self, folder: Path) -> list[str]:
         """The command line of one sweep into `folder`."""
         return [*self.command, *self.arguments, "--out", str(folder)]
+
+    @property
+    def model(self) -> str:
+        """What its sweeps measure, for the user: a file, a bundled model, or what CMD decides."""
+        named = [value for name, value in _pairs(self.arguments) if name in _MODEL]
+        recipes = [value for name, value in _pairs(self.arguments) if name == "--nano"]
+        if named:
+            return named[-1]
+        if recipes:
+            return f"bundled model {recipes[-1]}"
+        if self.checkout:
+            return f"no -m and no ./{DEFAULT_MODEL}: the bundled model"
+        return "as its command decides"
 
     def environment(self) -> dict[str, str]:
         """The child's environment variables."""
@@ -79,6 +95,12 @@ class AbPlan:
             raise OptionError(
                 f"--min-pairs: expected 2 to --max-pairs {self.max_pairs}, found {self.min_pairs}"
             )
+
+    def model_lines(self) -> list[str]:
+        """What is measured, in one line where both sides measure the same."""
+        if self.a.model == self.b.model:
+            return [f"model: {self.a.model}"]
+        return [f"model of {name}: {side.model}" for name, side in (("A", self.a), ("B", self.b))]
 
     def identity(self) -> dict[str, object]:
         """What a resumed session must share."""
@@ -124,6 +146,8 @@ def side(
         if option.split("=")[0] in _OURS:
             raise OptionError(f"{option}: expected sweep options only, found one that ab sets")
     options = _absolute(options)
+    if command is None:
+        options = (*_default_model(options), *options)
     if command is not None:
         program = tuple(_split(f"--{name}", command))
         if not program:
@@ -145,15 +169,50 @@ def side(
     return Setup(program, str(root.resolve()), options)
 
 
+def _pairs(options: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Names of options, each with the text that would be its value if it takes one."""
+    found = []
+    for text, following in zip(options, (*options[1:], "")):
+        name, equals, value = text.partition("=")
+        if text.startswith("-m") and len(text) > 2:
+            found.append(("-m", text[2:]))  # a short option and its value in one word
+        else:
+            found.append((name, value if equals else following))
+    return found
+
+
+def _folder(options: tuple[str, ...]) -> Path:
+    """Where a sweep with these options looks for files: the user's folder, or that of --chdir."""
+    chosen = [value for name, value in _pairs(options) if name == _CHDIR and value]
+    return Path(*chosen[-1:]).absolute()
+
+
+def _default_model(options: tuple[str, ...]) -> tuple[str, ...]:
+    """-m with the user's default model, which a sweep in a checkout's folder would not see."""
+    names = {name for name, _ in _pairs(options)}
+    path = _folder(options) / DEFAULT_MODEL
+    if names & {*_MODEL, "--nano"} or not path.exists():
+        return ()
+    return ("-m", str(path))
+
+
 def _absolute(options: tuple[str, ...]) -> tuple[str, ...]:
     """The same options with file names that hold in any working folder."""
+    folder = _folder(options)
     out: list[str] = []
     for text in options:
         name, equals, value = text.partition("=")
-        if equals and name in _FILES and value:
-            text = f"{name}={Path(value).absolute()}"
-        elif out and out[-1] in _FILES:
+        before = out[-1] if out else ""
+        if before in _FILES:
+            text = str(folder / text)
+        elif before == _CHDIR:
             text = str(Path(text).absolute())
+        elif equals and value and name in _FILES:
+            text = f"{name}={folder / value}"
+        elif equals and value and name == _CHDIR:
+            text = f"{name}={Path(value).absolute()}"
+        elif text.startswith("-m") and len(text) > 2:
+            text = f"-m{folder / text[2:]}"
         out.append(text)
     return tuple(out)
 

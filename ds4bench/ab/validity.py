@@ -13,6 +13,10 @@ from ds4bench.records.rows import SpeedRow
 
 CLOCK_DROP = 0.05  # of the GPU's clock against the session's median
 CPU_CLOCK_DROP = 0.10  # of the cores' mean clock, which wanders more
+# A cap on power is a setting of the machine, and speed-bench advises one: it disturbs a pair only
+# if it held back one side more often than the other. Share of rows.
+POWER_CAP = "sw-power-cap"
+CAP_UNEVEN = 0.25
 SWAP_GROWTH = 64 << 20  # bytes
 MAX_DROPPED = 0.30  # share of pairs beyond which the machine is unfit
 MIN_JUDGED = 6  # pairs before that share means anything
@@ -30,9 +34,14 @@ def reasons(pair: Sequence[Arm], earlier: Sequence[Arm]) -> list[str]:
     """
     rows = [row for arm in pair for row in arm.rows]
     found = []
-    throttles = sorted({t for row in rows if (t := row.telemetry.gpu_throttle)})
+    throttles = sorted({t for row in rows for t in _throttles(row) if t != POWER_CAP})
     if throttles:
         found.append(f"GPU throttled: {' '.join(throttles)}")
+    capped = [sum(POWER_CAP in _throttles(row) for row in arm.rows) for arm in pair]
+    shares = [count / max(len(arm.rows), 1) for count, arm in zip(capped, pair)]
+    if max(shares, default=0.0) - min(shares, default=0.0) > CAP_UNEVEN:
+        of = " and ".join(f"{count} of {len(arm.rows)}" for count, arm in zip(capped, pair))
+        found.append(f"GPU throttled unevenly: {POWER_CAP} in {of} rows")
     others = max((row.telemetry.gpu_other_processes or 0 for row in rows), default=0)
     if others:
         found.append(f"{others} other process(es) on the GPU")
@@ -59,6 +68,10 @@ def unfit(n_valid: int, n_dropped: int) -> bool:
     """Whether too many pairs were dropped for the rest to be trusted."""
     total = n_valid + n_dropped
     return total >= MIN_JUDGED and n_dropped > MAX_DROPPED * total
+
+
+def _throttles(row: SpeedRow) -> list[str]:
+    return [reason for reason in (row.telemetry.gpu_throttle or "").split("+") if reason]
 
 
 def _median(rows: Sequence[SpeedRow], name: str) -> float | None:

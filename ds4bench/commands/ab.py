@@ -102,6 +102,7 @@ def ab_command(
     form: str,
     markdown: Path | None,
     json_out: Path | None,
+    junit: Path | None,
 ) -> int:
     """Measure A and B in turns and judge whether B is slower.
 
@@ -132,13 +133,14 @@ def ab_command(
 
     def body(signals: SessionSignals) -> int:
         limits = parse_tolerances(tolerances)
-        check_outputs(markdown, json_out)
+        check_outputs(markdown, json_out, junit)
         folder = out or Path(time.strftime("ab-%Y%m%dT%H%M%S"))
         session = open_session(folder, build, seed, signals, resume=resume)
         session.tolerances, session.allow = limits, allow
         session.check = lambda arm: _refuse_below_floor(limits, arm, max_pairs)
         result = session.run(resume=resume)
-        show(result, form=form, every_cell=every_cell, markdown=markdown, json_out=json_out)
+        files = {"markdown": markdown, "json_out": json_out, "junit": junit}
+        show(result, form=form, every_cell=every_cell, **files)
         click.echo(f"session: {folder}", err=True)
         return result.exit_code(strict)
 
@@ -178,6 +180,8 @@ def open_session(
     if seed is None and resume and path.exists():
         seed = read_journal(path, SCHEMA, SCHEMA_VERSION).header.get("seed")
     plan = build(default_seed() if seed is None else seed)
+    for line in plan.model_lines():
+        click.echo(line, err=True)
     return AbSession(
         plan,
         folder,

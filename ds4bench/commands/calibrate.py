@@ -86,6 +86,9 @@ def calibrate_command(
         if result.unlike:
             click.echo(f"unfit: {result.unlike[0]}", err=True)
             return exits.INCOMPARABLE
+        if result.outputs:
+            click.echo(f"the same code emitted {result.outputs[0]}", err=True)
+            return exits.OUTPUTS_DIFFER
         machine = calibrate.machine_id(session.valid[0].a.environment)
         found = calibrate.from_comparison(result, machine, " ".join(options))
         path = calibrate.store(found)

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
 ALLOWABLE = (
     *("cpu", "cores", "gpu", "driver", "model", "prompt", "sampling", "threads"),
-    *("activations", "kv", "mtp_draft", "mtp_adaptive", "mtp_margin"),
+    *("activations", "kv", "repack", "switches", "mtp_draft", "mtp_adaptive", "mtp_margin"),
     # Which of several devices computed does not matter by itself: its name is compared.
     *("backend", *(name for name in CUDA_FIELDS if name != "device"), "residency_route"),
     *("modes", "sweep", "prefill_tokens", "gen_tokens"),
+    "outputs",  # other tokens than base's
+    "validity",  # of `ab`: pairs that throttling, swap or other load disturbed
 )
 TOLERABLE = ("prefill", "decode", "decode_mtp", "steps")
 
@@ -98,10 +100,16 @@ common_options = options(
         type=click.Path(path_type=Path),
         help="Write the comparison as JSON too.",
     ),
+    option(
+        "--junit",
+        section="Output",
+        type=click.Path(path_type=Path),
+        help="Write it as JUnit XML too: a case for each judged effect.",
+    ),
 )
 
 
-def check_outputs(markdown: Path | None, json_out: Path | None) -> None:
+def check_outputs(markdown: Path | None, json_out: Path | None, junit: Path | None = None) -> None:
     """Refuse output paths that cannot be written, before anything is read.
 
     Raises
@@ -110,7 +118,7 @@ def check_outputs(markdown: Path | None, json_out: Path | None) -> None:
     """
     from engine.tooling.results.publish import check_output
 
-    for path, name in ((markdown, "--markdown"), (json_out, "--json")):
+    for path, name in ((markdown, "--markdown"), (json_out, "--json"), (junit, "--junit")):
         if path is not None:
             check_output(path, name, replace=True)
 
@@ -122,6 +130,7 @@ def show(
     every_cell: bool,
     markdown: Path | None,
     json_out: Path | None,
+    junit: Path | None = None,
 ) -> None:
     """Print a comparison and write the files that were asked for.
 
@@ -137,6 +146,10 @@ def show(
         publish_bytes(markdown, view.to_markdown(result, every_cell=every_cell).encode())
     if json_out is not None:
         publish_bytes(json_out, view.json_text(result).encode())
+    if junit is not None:
+        from ds4bench.report.exports import to_junit
+
+        publish_bytes(junit, to_junit([result], []))
     if form == "json":
         click.echo(view.json_text(result), nl=False)
     elif form == "markdown":
@@ -163,6 +176,7 @@ def compare_command(
     form: str,
     markdown: Path | None,
     json_out: Path | None,
+    junit: Path | None,
 ) -> int:
     """Judge whether HEAD is slower than BASE.
 
@@ -171,7 +185,7 @@ def compare_command(
     measures in turns and sees smaller effects.
     """
     limits = parse_tolerances(tolerances)
-    check_outputs(markdown, json_out)
+    check_outputs(markdown, json_out, junit)
     # scipy takes a good part of a second; bad options must not pay it.
     from ds4bench.ab import noise as calibrate
     from ds4bench.compare.judge import compare
@@ -179,6 +193,7 @@ def compare_command(
 
     ours, theirs = load_arm(base), load_arm(head)
     calibrate.refuse_below_floor(limits, ours, pairs=calibrate.smaller(ours, theirs))
-    result = compare(ours, theirs, limits, allow)
-    show(result, form=form, every_cell=every_cell, markdown=markdown, json_out=json_out)
+    result = compare(ours, theirs, limits, allow, calibrate.sigmas(ours))
+    files = {"markdown": markdown, "json_out": json_out, "junit": junit}
+    show(result, form=form, every_cell=every_cell, **files)
     return result.exit_code(strict)

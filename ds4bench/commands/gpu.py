@@ -114,9 +114,10 @@ def _run(
 ) -> None:
     from engine.ops.cuda import device_facts
     from engine.tooling.diagnose.gpu_speed import measure
+    from engine.tooling.results.publish import make_folder
 
     facts = device_facts(device)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     made: list[Path] = []
     try:
         if model is None:
@@ -146,8 +147,9 @@ def _layers(facts: dict[str, Any], seconds: int) -> int:
 def _make(work: Path, layers: int, made: list[Path]) -> tuple[Path, Path]:
     from engine.models.shapes import flash
     from engine.models.write import write_model
+    from engine.tooling.results.publish import make_folder
 
-    work.mkdir(parents=True, exist_ok=True)
+    make_folder(work)
     shape = flash(layers)
     paths = work / f"{shape.name}.gguf", work / f"{shape.name}-mtp.gguf"
     for path, draft in zip(paths, (False, True)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -24,7 +25,12 @@ FILES = ("report.html", "summary.md", "junit.xml", "benchmark.json", "rows.csv")
     help="Judge every run against this one.",
 )
 @tolerance_options
-@option("--gate", section="Judging", is_flag=True, help="End with the comparison's exit status.")
+@option(
+    "--gate",
+    section="Judging",
+    is_flag=True,
+    help="End with the comparison's exit status; fewer than 5 samples a side are no pass.",
+)
 @option(
     "--out",
     section="Output",
@@ -108,7 +114,8 @@ def write(
             theirs = load_arm(path, label)
             pairs = calibrate.smaller(ours, theirs)
             calibrate.refuse_below_floor(tolerances, ours, pairs=pairs)
-            comparisons.append(compare(ours, theirs, tolerances, allow))
+            known = calibrate.sigmas(ours)
+            comparisons.append(compare(ours, theirs, tolerances, allow, known))
     series = []
     if history is not None:
         with past.open_history(history) as database:
@@ -134,4 +141,13 @@ def write(
     for file, content in zip(FILES, contents):
         publish_bytes(folder / file, content)
     click.echo(f"wrote {folder}/: {', '.join(FILES)}", err=True)
-    return max((c.exit_code() for c in comparisons), default=exits.OK)
+    return worst([c.exit_code(gate=True) for c in comparisons])
+
+
+def worst(codes: Sequence[int]) -> int:
+    """The status that says most: another run's lack of data does not hide a regression."""
+    order = (
+        *(exits.OK, exits.INCONCLUSIVE, exits.INCOMPARABLE),
+        *(exits.OUTPUTS_DIFFER, exits.REGRESSION),
+    )
+    return max(codes, key=order.index, default=exits.OK)

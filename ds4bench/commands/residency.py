@@ -9,15 +9,17 @@ from typing import Any
 import click
 
 from engine.options import RESIDENCY
+from engine.tooling.diagnose.residency import DEFAULT_CTX
 from engine.tooling.options.group import option
 from engine.tooling.options.kernels import kernel_options
 from engine.tooling.options.model import MODEL, default_model
 from engine.tooling.options.speculation import spec_options
-from engine.tooling.options.types import OneOf
+from engine.tooling.options.types import OneOf, Whole
 from engine.tooling.program import Command
 from engine.weights.residency import gib
 
 MACHINES = ("gb10", "h200", "h100", "present")
+NEEDS = (("mapped_bytes", "mapped"), ("copied_bytes", "copied"), ("context_bytes", "of context"))
 HEADINGS = ("kind", "tensors", "size", "copied", "mapped")
 
 
@@ -31,6 +33,13 @@ HEADINGS = ("kind", "tensors", "size", "copied", "mapped")
     default="present",
     help="Whose memory to plan for; present means the CUDA device of this machine.",
 )
+@option(
+    "-c",
+    "--ctx",
+    type=Whole(1, 2**31 - 1),
+    default=DEFAULT_CTX,
+    help="Tokens of context that are to fit beside the weights.",
+)
 @option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 def residency_command(
     model: Path | None,
@@ -38,6 +47,7 @@ def residency_command(
     residency: str | None,
     residency_gib: float | None,
     machine: str,
+    ctx: int,
     as_json: bool,
 ) -> None:
     """Print the plan for weights in device memory; reads headers only.
@@ -49,7 +59,7 @@ def residency_command(
 
     if model is None:
         model = default_model(lambda line: click.echo(line, err=True))
-    facts = planned(model, mtp, machine, residency or RESIDENCY[0], residency_gib)
+    facts = planned(model, mtp, machine, residency or RESIDENCY[0], residency_gib, ctx=ctx)
     if as_json:
         click.echo(json.dumps(facts, indent=1))
         return
@@ -91,3 +101,8 @@ def print_plan(facts: dict[str, Any], console: Any) -> None:
     console.print(Text(f"budget {gib(facts['budget_bytes'])}; {runs}"), soft_wrap=True)
     for reason in facts["reasons"]:
         console.print(Text(f"  {reason}"), soft_wrap=True)
+    needs = (f"{gib(facts[key])} {word}" for key, word in NEEDS)
+    host = f"{gib(facts['host_bytes'])} of host memory"
+    console.print(Text(f"{', '.join(needs)}; {host}"), soft_wrap=True)
+    if facts["warning"]:
+        console.print(Text(facts["warning"]), soft_wrap=True)

@@ -12,24 +12,30 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ds4bench.compare import stats
+from ds4bench.compare import grid, stats
 from ds4bench.compare.models import header_only
+from ds4bench.compare.outputs import (
+    TokensLine,
+    broken_cells,
+    compare_outputs,
+    summed_up,
+    token_lines,
+    token_notes,
+)
 from ds4bench.compare.samples import (
     Arm,
     Difference,
     Key,
     Sample,
-    broken_cells,
-    common_keys,
     sample_of,
     samples,
-    tokens_per_step,
     unlike,
 )
-from ds4bench.compare.stats import Estimate, Judgement, Verdict
-from ds4bench.records.rows import mode_rank
+from ds4bench.compare.stats import CELL_SHARE, CURVE_SHARE, Estimate, Judgement, Verdict
 from engine.tooling import exits
 from engine.tooling.report.intervals import Interval
+
+_LEAST_ERROR = 1e-9  # of a look that may spend nothing: practically unbounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,32 +64,24 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class TokensLine:
-    """Tokens per step of a speculative mode at one frontier, compared exactly."""
-
-    mode: str
-    ctx_tokens: int
-    base: float
-    head: float
-    same: bool
-    deterministic: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Comparison:
     """Everything that a comparison found.
 
     Attributes
     ----------
     curves, cells : lists of Line
-        Two families, each judged with Holm at half of five per cent one-sided, so that a
-        report cries wolf in at most five per cent of cases even on the tolerance line.
+        Two families that share one error of 2.5 per cent one-sided, each judged with Holm: so
+        often at most a report cries wolf, even with every line on its tolerance.
     unlike : list of Difference
         Fields in which the arms differ and that were not allowed to; no verdict then.
     allowed : list of Difference
         Those that were.
     broken : list of str
         Cells that head can no longer do.
+    outputs : list of str
+        Where head emitted other tokens than base, unless that was allowed.
+    looks : int
+        Times that the samples were judged while more of them could come; intervals hold over all.
     """
 
     base: str
@@ -98,7 +96,9 @@ class Comparison:
     unlike: list[Difference] = field(default_factory=list)
     allowed: list[Difference] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    looks: int = 1
 
     @property
     def verdict(self) -> Verdict | None:
@@ -107,15 +107,29 @@ class Comparison:
             return None
         if self.broken:
             return Verdict.REGRESSED
+        if self.outputs:
+            return Verdict.OUTPUTS
         return stats.overall([c.judgement for c in self.curves], [c.judgement for c in self.cells])
 
-    def exit_code(self, strict: bool = False) -> int:
-        """Status of `engine.tooling.exits` for this outcome."""
+    def exit_code(self, strict: bool = False, gate: bool = False) -> int:
+        """Status of `engine.tooling.exits` for this outcome.
+
+        Parameters
+        ----------
+        strict : bool
+            Only "fine" passes.
+        gate : bool
+            Too few samples for any verdict do not pass: such a gate could never fail.
+        """
         if self.verdict is None:
             return exits.INCOMPARABLE
-        if self.verdict is Verdict.REGRESSED:
+        if self.verdict in (Verdict.REGRESSED, Verdict.FAR_SLOWER):
             return exits.REGRESSION
-        if strict and self.verdict is not Verdict.FINE:
+        if self.verdict is Verdict.OUTPUTS:
+            return exits.OUTPUTS_DIFFER
+        if (strict and self.verdict is not Verdict.FINE) or (
+            gate and self.verdict is Verdict.DESCRIBED
+        ):
             return exits.INCONCLUSIVE
         return exits.OK
 
@@ -143,17 +157,16 @@ def compare(
     head: Arm,
     tolerances: Mapping[str, float] | None = None,
     allow: Sequence[str] = (),
+    sigmas: Mapping[tuple[str, str], float] | None = None,
 ) -> Comparison:
-    """Compare two runs that were not interleaved: Welch on logs, tolerances doubled."""
-    differing = unlike(base, head)
-    refused = [d for d in differing if d.name not in allow]
-    ours, theirs = samples(base), samples(head)
-    result = _compared(base, head, ours, theirs, tolerances or {}, paired=False)
-    result.unlike.extend(refused)
-    result.allowed.extend(d for d in differing if d.name in allow)
+    """Compare two runs that were not interleaved: Welch on logs, tolerances doubled.
+
+    `sigmas` is this machine's calibrated noise by metric and mode, where it is known.
+    """
+    rules = _Rules(tolerances or {}, sigmas or {}, paired=False)
+    result = _compared(base, head, samples(base), samples(head), rules)
+    _refuse(result, base, head, allow)
     result.notes.extend(_unpaired_notes(base, head))
-    if not result.curves and not refused:
-        result.unlike.append(Difference("sweep", "rows of equal mode, ctx and prefill", "none"))
     return result
 
 
@@ -162,62 +175,91 @@ def compare_pairs(
     head: Sequence[Arm],
     tolerances: Mapping[str, float] | None = None,
     allow: Sequence[str] = (),
+    share: float = 1.0,
 ) -> Comparison:
     """Compare interleaved pairs: arms of the same index were measured next to each other.
 
-    Each arm is one sweep in a fresh process, whatever its repeats: one sample.
+    Each arm is one sweep in a fresh process, whatever its repeats: one sample. `share` is the part
+    of the error that this look may spend.
     """
     joined = [
         Arm(arms[0].label, tuple(run for arm in arms for run in arm.runs)) for arms in (base, head)
     ]
     ours, theirs = ([sample_of(arm.rows) for arm in arms] for arms in (base, head))
-    result = _compared(joined[0], joined[1], ours, theirs, tolerances or {}, paired=True)
-    differing = unlike(base[0], head[0])
-    result.unlike.extend(d for d in differing if d.name not in allow)
-    result.allowed.extend(d for d in differing if d.name in allow)
-    if not result.curves and not result.unlike:
-        result.unlike.append(Difference("sweep", "rows of equal mode, ctx and prefill", "none"))
+    rules = _Rules(tolerances or {}, {}, paired=True, share=share)
+    result = _compared(joined[0], joined[1], ours, theirs, rules)
+    _refuse(result, joined[0], joined[1], allow)
     return result
 
 
+def _refuse(result: Comparison, base: Arm, head: Arm, allow: Sequence[str]) -> None:
+    """Say in what the arms differ, and which of it forbids a verdict."""
+    for difference in unlike(base, head):
+        (result.allowed if difference.name in allow else result.unlike).append(difference)
+    outputs = compare_outputs(base, head)
+    result.notes.extend(outputs.notes)
+    if outputs.differing and "outputs" in allow:
+        found = Difference("outputs", "base's tokens", summed_up(outputs))
+        result.allowed.append(found)
+    elif outputs.differing:
+        result.outputs.append(summed_up(outputs))
+    if not result.curves and not result.unlike:
+        result.unlike.append(Difference("rows", "some of equal mode, context and prefill", "none"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """What was asked for and what is known before anything is judged."""
+
+    given: Mapping[str, float]
+    sigmas: Mapping[tuple[str, str], float]
+    paired: bool
+    share: float = 1.0
+
+    def judged(self, effects: Sequence[_Effect], share: float) -> list[Judgement]:
+        kinds = [(e.keys[0].metric, e.keys[0].mode) for e in effects]
+        return stats.judge(
+            [e.estimate for e in effects],
+            [tolerance_of(*kind, self.given, paired=self.paired) for kind in kinds],
+            max(stats.ERROR * self.share, _LEAST_ERROR),
+            share,
+            [self.sigmas.get(kind, stats.ASSUMED_SIGMA) for kind in kinds],
+        )
+
+
 def _compared(
-    base: Arm,
-    head: Arm,
-    ours: Sequence[Sample],
-    theirs: Sequence[Sample],
-    given: Mapping[str, float],
-    *,
-    paired: bool,
+    base: Arm, head: Arm, ours: Sequence[Sample], theirs: Sequence[Sample], rules: _Rules
 ) -> Comparison:
-    keys = common_keys([*ours, *theirs])
     result = Comparison(
         base.label,
         head.label,
-        paired,
-        "pair" if paired else base.unit,
+        rules.paired,
+        "pair" if rules.paired else base.unit,
         len(ours),
         len(theirs),
         broken=broken_cells(base, head),
     )
-    # A cell that only some samples have would compare different sets of sweeps.
-    spotty = sorted({k for s in [*ours, *theirs] for k in s} - set(keys), key=lambda k: k.order)
-    if keys and spotty:
-        named = ", ".join(f"{k.metric} {k.mode} {k.ctx_tokens}" for k in spotty[:4])
-        more = f" and {len(spotty) - 4} more" if len(spotty) > 4 else ""
-        result.notes.append(f"not in every sample, left out: {named}{more}")
-    a = {k: np.array([s[k] for s in ours]) for k in keys}
-    b = {k: np.array([s[k] for s in theirs]) for k in keys}
+    missing = grid.gaps_note(ours, theirs, (base.label, head.label))
+    if missing:
+        result.notes.append(missing)
     groups: dict[tuple[str, str], list[Key]] = defaultdict(list)
-    for key in keys:
+    for key in grid.keys_of(ours, theirs):
         groups[key.metric, key.mode].append(key)
-    curves = [_effect(group, a, b, paired) for group in groups.values()]
-    result.curves.extend(_judged(curves, given, paired))
+    curves: list[_Effect] = []
+    cells: list[_Effect] = []
+    for keys in groups.values():
+        tables = grid.table(ours, keys), grid.table(theirs, keys)
+        cells += _cells(keys, *tables, rules.paired)
+        curve = _curve(keys, *tables, rules.paired)
+        if curve is not None:
+            curves.append(curve)
     # A curve of one frontier is that frontier: judging it twice would only cost power.
-    if any(len(group) > 1 for group in groups.values()):
-        cells = [_effect([key], a, b, paired) for key in keys]
-        result.cells.extend(_judged(cells, given, paired, explore=True))
-    result.tokens.extend(_tokens(base, head))
-    result.notes.extend(_token_notes(result.tokens))
+    several = any(len(keys) > 1 for keys in groups.values())
+    result.curves.extend(_lines(curves, rules, CURVE_SHARE if several else 1.0))
+    if several:
+        result.cells.extend(_lines(cells, rules, CELL_SHARE, explore=True))
+    result.tokens.extend(token_lines(base, head))
+    result.notes.extend(token_notes(result.tokens))
     return result
 
 
@@ -232,24 +274,43 @@ class _Effect:
     differences: np.ndarray | None  # float64 (n_pairs,), None when unpaired
 
 
-def _effect(
-    keys: Sequence[Key],
-    a: Mapping[Key, np.ndarray],
-    b: Mapping[Key, np.ndarray],
-    paired: bool,
-) -> _Effect:
-    ours = np.mean([a[k] for k in keys], axis=0)
-    theirs = np.mean([b[k] for k in keys], axis=0)
-    differences = theirs - ours if paired else None
+def _cells(keys: Sequence[Key], a: np.ndarray, b: np.ndarray, paired: bool) -> list[_Effect]:
+    """Every frontier over those samples that have it."""
+    found = []
+    for place, key in enumerate(keys):
+        effect = _effect([key], a[:, place : place + 1], b[:, place : place + 1], paired)
+        if effect is not None:
+            found.append(effect)
+    return found
+
+
+def _curve(keys: Sequence[Key], a: np.ndarray, b: np.ndarray, paired: bool) -> _Effect | None:
+    """The mean over those frontiers that at least half of the samples have."""
+    wide = grid.broad(b - a) if paired else grid.broad(a) & grid.broad(b)
+    if not wide.any():
+        return None
+    kept = [key for key, wanted in zip(keys, wide) if wanted]
+    return _effect(kept, a[:, wide], b[:, wide], paired)
+
+
+def _effect(keys: Sequence[Key], a: np.ndarray, b: np.ndarray, paired: bool) -> _Effect | None:
+    differences = None
+    if paired:
+        both = ~np.isnan(b - a)
+        if not both.any(axis=0).all():
+            return None  # no pair has it on both sides
+        differences = grid.means(b - a)
+        # A pair counts where both sides have the frontier: so do its rates.
+        a, b = np.where(both, a, np.nan), np.where(both, b, np.nan)
+    ours, theirs = grid.means(a), grid.means(b)
     estimate = stats.unpaired(ours, theirs) if differences is None else stats.paired(differences)
     return _Effect(keys, math.exp(ours.mean()), math.exp(theirs.mean()), estimate, differences)
 
 
-def _judged(
-    effects: Sequence[_Effect], given: Mapping[str, float], paired: bool, explore: bool = False
+def _lines(
+    effects: Sequence[_Effect], rules: _Rules, share: float, explore: bool = False
 ) -> list[Line]:
-    limits = [tolerance_of(e.keys[0].metric, e.keys[0].mode, given, paired=paired) for e in effects]
-    judged = stats.judge([e.estimate for e in effects], limits)
+    judged = rules.judged(effects, share)
     q_values = stats.benjamini_hochberg([j.p_value for j in judged])
     return [
         Line(
@@ -266,29 +327,6 @@ def _judged(
             float(q_value) if explore else None,
         )
         for effect, judgement, q_value in zip(effects, judged, q_values)
-    ]
-
-
-def _tokens(base: Arm, head: Arm) -> list[TokensLine]:
-    ours, theirs = tokens_per_step(base.rows), tokens_per_step(head.rows)
-    lines = []
-    for mode, ctx in sorted(set(ours) & set(theirs), key=lambda c: (mode_rank(c[0]), c)):
-        a, b = ours[mode, ctx], theirs[mode, ctx]
-        before, after = (sum(g for g, _ in s) / sum(n for _, n in s) for s in (a, b))
-        lines.append(TokensLine(mode, ctx, before, after, a == b, len(a) == 1 and len(b) == 1))
-    return lines
-
-
-def _token_notes(lines: Sequence[TokensLine]) -> list[str]:
-    changed = [line for line in lines if not line.same]
-    if not changed:
-        return []
-    named = ", ".join(
-        f"{c.mode} at {c.ctx_tokens} ({c.base:.3f} -> {c.head:.3f})" for c in changed[:4]
-    )
-    return [
-        f"tokens per step differ in {len(changed)} of {len(lines)} cells: {named}; "
-        "decode compares other work there, steps per second does not"
     ]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from engine.options import CUDA_FIELDS
 from engine.tooling.report.labels import clean_label
 
 # What a set-up may differ in because it is what is under test.
-TREATMENT = ("threads", "activations", "kv", "mtp_draft", "mtp_adaptive", "mtp_margin")
+DRAFTING = ("mtp_draft", "mtp_adaptive", "mtp_margin")  # no matter to plain rows
+TREATMENT = ("threads", "activations", "kv", "repack", "switches", *DRAFTING)
 # Of a sweep on a device; absent from the record of one on the processor.
 ON_DEVICE = ("backend", *(f for f in CUDA_FIELDS if f != "device"), "residency_route")
 METRICS = ("prefill", "decode", "steps")
@@ -130,8 +131,17 @@ class Difference:
 
 
 def unlike(base: Arm, head: Arm) -> list[Difference]:
-    """Fields that make numbers incomparable. Unknown equals unknown only (two bare CSV files)."""
-    ours, theirs = facts(base.environment), facts(head.environment)
+    """Fields that make numbers incomparable. Unknown equals unknown only (two bare CSV files).
+
+    Only what bears on modes that both arms measured counts: a plain sweep and the plain rows of a
+    sweep of all modes are one experiment.
+    """
+    common = {row.mode for row in base.rows} & {row.mode for row in head.rows}
+    drafts = common != {"plain"}
+    ours, theirs = (facts(arm.environment, drafts=drafts) for arm in (base, head))
+    if _given_threads(base.environment) == _given_threads(head.environment):
+        # Neither chose, or both chose the same; another number of cores has a name of its own.
+        theirs["threads"] = ours.get("threads")
     found = [
         Difference(name, ours.get(name), theirs.get(name))
         for name in FIELDS
@@ -142,8 +152,15 @@ def unlike(base: Arm, head: Arm) -> list[Difference]:
     return found + _unlike_shape(base, head)
 
 
-def facts(environment: dict[str, Any]) -> dict[str, Any]:
-    """The fields of an environment record that must agree."""
+def facts(environment: dict[str, Any], *, drafts: bool = True) -> dict[str, Any]:
+    """The fields of an environment record that must agree.
+
+    Parameters
+    ----------
+    environment : dict
+    drafts : bool
+        Whether rows of speculative modes are compared.
+    """
     plan, prints = _part(environment, "plan"), _part(environment, "fingerprint")
     cpu, gpu = _part(environment, "cpu"), _part(environment, "gpu")
     engine = _part(environment, "engine")
@@ -152,23 +169,47 @@ def facts(environment: dict[str, Any]) -> dict[str, Any]:
         "cores": cpu.get("usable_cores"),
         "gpu": gpu.get("name") or engine.get("device_name"),
         "driver": gpu.get("driver"),
-        "model": _model(environment),
+        "model": _model(environment, drafts),
         "prompt": [prints[k] for k in ("prompt", "chat", "system", "repeat_prompt") if k in prints],
         "sampling": prints.get("sampling"),
     }
     for name in TREATMENT:
-        found[name] = prints.get(name, plan.get(name))
+        if drafts or name not in DRAFTING:
+            found[name] = prints.get(name, plan.get(name))
+    # Without a number the engine takes every core that it may use, and says how many it took.
+    found["threads"] = (
+        _given_threads(environment) or engine.get("threads") or cpu.get("usable_cores")
+    )
+    found["repack"] = _repacked(prints, engine)
     for name in ON_DEVICE:
         # How mapped weights were reached is found when the model is opened.
         found[name] = prints.get(name, engine.get(name) if name == "residency_route" else None)
+    if prints:
+        found["backend"] = prints.get("backend", "cpu")  # older records name devices only
     return {name: value for name, value in found.items() if value not in (None, [], {})}
 
 
-def _model(environment: dict[str, Any]) -> Any:
+def _repacked(prints: dict[str, Any], engine: dict[str, Any]) -> Any:
+    """Whether kernels read repacked copies: "auto" is decided by format and memory."""
+    asked = prints.get("repack")
+    if asked not in (None, "auto"):
+        return asked == "on"
+    size = engine.get("repacked_bytes")
+    effective = _part(prints, "effective").get("repacked")
+    return bool(size) if effective is None and size is not None else effective
+
+
+def _given_threads(environment: dict[str, Any]) -> Any:
+    prints, plan = _part(environment, "fingerprint"), _part(environment, "plan")
+    return prints.get("threads", plan.get("threads"))
+
+
+def _model(environment: dict[str, Any], drafts: bool) -> Any:
     files = environment.get("model")
     if not isinstance(files, list):
         return _part(environment, "fingerprint").get("model")
-    return names_of(files)
+    # The trunk alone where no drafts are compared; a second file holds the MTP block.
+    return names_of(files if drafts else files[:1])
 
 
 def _same_model(base: Arm, head: Arm, ours: Any, theirs: Any) -> bool:
@@ -261,36 +302,3 @@ def samples(arm: Arm) -> list[Sample]:
     for row in arm.runs[0].rows:
         by_run[row.run].append(row)
     return [sample_of(rows) for _, rows in sorted(by_run.items())]
-
-
-def common_keys(many: Sequence[Sample]) -> list[Key]:
-    """Keys that every sample has, in table order; curves must average the same frontiers."""
-    if not many:
-        return []
-    keys = set(many[0]).intersection(*many[1:])
-    return sorted(keys, key=lambda key: key.order)
-
-
-def tokens_per_step(rows: Iterable[SpeedRow]) -> dict[tuple[str, int], set[tuple[int, int]]]:
-    """(committed tokens, steps) that occurred, by mode and frontier, of speculative rows."""
-    found: dict[tuple[str, int], set[tuple[int, int]]] = defaultdict(set)
-    for row in rows:
-        if row.ok and row.steps and row.steps != row.gen_tokens:
-            found[row.mode, row.ctx_tokens].add((row.gen_tokens, row.steps))
-    return found
-
-
-def broken_cells(base: Arm, head: Arm) -> list[str]:
-    """What head can no longer do: cells that fail, or emit other tokens than plain."""
-    # A cell that fails now and then on both sides says nothing of head.
-    good = {(r.mode, r.ctx_tokens) for r in base.rows if r.ok}
-    good -= {(r.mode, r.ctx_tokens) for r in base.rows if not r.ok}
-    lossy = {(r.mode, r.ctx_tokens) for r in base.rows if r.lossless is False}
-    out = []
-    for row in head.rows:
-        cell = (row.mode, row.ctx_tokens)
-        if not row.ok and cell in good:
-            out.append(f"{row.mode} at {row.ctx_tokens}: {row.status} in head, ok in base")
-        elif row.ok and row.lossless is False and cell not in lossy:
-            out.append(f"{row.mode} at {row.ctx_tokens}: tokens differ from plain's in head")
-    return list(dict.fromkeys(out))

@@ -20,6 +20,11 @@ from scipy import optimize, special, stats
 from engine.tooling.report.intervals import Interval
 
 CONFIDENCE = 0.95
+ERROR = (1 - CONFIDENCE) / 2  # one-sided: of "regressed" over a whole report, and of each bound
+# A report is wrong if any line of it is, so its families share ERROR. Curves decide when sampling
+# stops and get most of it; a loss at one frontier alone is rarer and, where it matters, larger.
+CURVE_SHARE = 0.8
+CELL_SHARE = 1 - CURVE_SHARE
 POWER = 0.80
 MIN_VERDICT = 5  # samples per arm (or pairs) below which a cell is described, not judged
 MIN_BCA = 20  # below this the bootstrap's false alarms are two to three times nominal
@@ -32,6 +37,10 @@ TOLERANCES = {
     "decode_mtp": 0.05,  # acceptance moves with content, see tokens per step
     "steps": 0.02,
 }
+# Without an interval, only a loss that no noise explains is a verdict: beyond this many standard
+# deviations of one pair on this machine, as calibrated, or as assumed where it never was.
+FAR_TIMES = 10.0
+ASSUMED_SIGMA = 0.025
 UNPAIRED_FACTOR = 2.0  # without interleaving, drift is confounded with the arm
 
 
@@ -42,6 +51,8 @@ class Verdict(enum.Enum):
     FINE = "fine"
     INCONCLUSIVE = "inconclusive"
     DESCRIBED = "described"  # too few samples for any verdict
+    FAR_SLOWER = "far slower"  # too few samples for an interval, and a loss beyond any noise
+    OUTPUTS = "outputs differ"  # other tokens were emitted: speed is not the question
 
     def __str__(self) -> str:
         return self.value
@@ -225,7 +236,7 @@ class Judgement:
 
     verdict: Verdict
     estimate: Estimate
-    interval: Interval  # 95 per cent, unadjusted
+    interval: Interval  # unadjusted for other cells; over all looks, where sampling was adaptive
     adjusted_high: float  # Holm's upper bound: regressed if below -tolerance
     tolerance: float
     mde: float
@@ -233,64 +244,92 @@ class Judgement:
 
     @property
     def faster(self) -> bool:
-        return self.verdict is not Verdict.DESCRIBED and self.interval.low > 0
+        return self._judged and self.interval.low > 0
+
+    @property
+    def slower(self) -> bool:
+        """Shown to be slower than base at all, within the tolerance or beyond it."""
+        return self._judged and self.interval.high < 0
 
     @property
     def decided(self) -> bool:
         return self.verdict in (Verdict.REGRESSED, Verdict.FINE)
 
+    @property
+    def _judged(self) -> bool:
+        return self.verdict not in (Verdict.DESCRIBED, Verdict.FAR_SLOWER)
+
 
 def judge(
     estimates: Sequence[Estimate],
     tolerances: Sequence[float],
-    alpha: float = 1 - CONFIDENCE,
+    error: float = ERROR,
+    share: float = 1.0,
+    sigmas: Sequence[float] | None = None,
 ) -> list[Judgement]:
     """Judge one family of gate cells against their tolerances (fractions, e.g. 0.02).
 
     Regressed: Holm's upper bound lies below -tolerance. Fine: the unadjusted lower bound lies
-    above it. Everything else is inconclusive; fewer than five samples give no verdict.
+    above it. Everything else is inconclusive; fewer than five samples give no interval, and a
+    verdict only where the loss is far beyond the machine's noise.
     The tolerance is read as a ratio: 0.02 allows a head rate of 0.98 times base.
+
+    Parameters
+    ----------
+    error : float
+        One-sided error of each interval's bounds, and so of "fine". A look at data that may still
+        grow spends a part of `ERROR` only (`ds4bench.ab.looks`).
+    share : float
+        Part of `error` that "regressed" may spend in this family.
+    sigmas : sequence of float, optional
+        Noise of one pair of each cell, where it was calibrated.
     """
     limits = [math.log1p(-t) for t in tolerances]
-    judged: list[Judgement | None] = [None] * len(estimates)
+    sigmas = sigmas or [ASSUMED_SIGMA] * len(estimates)
+    judged: list[Judgement] = []
     able = [i for i, e in enumerate(estimates) if e.n >= MIN_VERDICT]
     p = {i: estimates[i].p_below(limits[i]) for i in able}
     still_rejecting = True
     highs: dict[int, float] = {}
     regressed: set[int] = set()
     for rank, i in enumerate(sorted(able, key=lambda i: (p[i], i))):
-        level = alpha / 2 / (len(able) - rank)
+        level = error * share / (len(able) - rank)
         highs[i] = estimates[i].interval(1 - 2 * level).high
         still_rejecting = still_rejecting and p[i] <= level and highs[i] < limits[i]
         if still_rejecting:
             regressed.add(i)
     for i, estimate in enumerate(estimates):
-        interval = estimate.interval(1 - alpha)
+        # Of too few samples it only describes, and no look is spent on it.
+        interval = estimate.interval(1 - 2 * (error if i in highs else ERROR))
         if i not in highs:
-            verdict = Verdict.DESCRIBED
+            far = estimate.mean < limits[i] - FAR_TIMES * sigmas[i]
+            verdict = Verdict.FAR_SLOWER if far else Verdict.DESCRIBED
         elif i in regressed:
             verdict = Verdict.REGRESSED
         elif interval.low > limits[i]:
             verdict = Verdict.FINE
         else:
             verdict = Verdict.INCONCLUSIVE
-        judged[i] = Judgement(
-            verdict,
-            estimate,
-            interval,
-            highs.get(i, math.inf),
-            tolerances[i],
-            estimate.mde(),
-            estimate.p_two_sided(),
+        judged.append(
+            Judgement(
+                verdict,
+                estimate,
+                interval,
+                highs.get(i, math.inf),
+                tolerances[i],
+                estimate.mde(),
+                estimate.p_two_sided(),
+            )
         )
-    return [j for j in judged if j is not None]
+    return judged
 
 
 def overall(curves: Sequence[Judgement], cells: Sequence[Judgement] = ()) -> Verdict:
     """One word for a report: curves decide, and a single regressed frontier is enough."""
     verdicts = [j.verdict for j in curves]
-    if Verdict.REGRESSED in verdicts or any(c.verdict is Verdict.REGRESSED for c in cells):
-        return Verdict.REGRESSED
+    for bad in (Verdict.REGRESSED, Verdict.FAR_SLOWER):
+        if bad in verdicts or any(c.verdict is bad for c in cells):
+            return bad
     if not verdicts or all(v is Verdict.DESCRIBED for v in verdicts):
         return Verdict.DESCRIBED
     if all(v is Verdict.FINE for v in verdicts):
@@ -304,7 +343,10 @@ def enough(
     min_pairs: int = MIN_PAIRS,
     max_pairs: int = MAX_PAIRS,
 ) -> bool:
-    """Whether sampling may stop: every cell decided or narrow, never "significant so far".
+    """Whether sampling may stop: every cell decided or narrow.
+
+    Each call is a look; judgements must have been made with what that look may spend, or looking
+    often would find something at last.
 
     Narrow is a half-width of at most `half_width` and a quarter of the cell's tolerance. With
     half of it, a single noisy frontier that is truly 3 per cent slower was left undecided at six

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ds4bench.compare.judge import Comparison, Line
-from ds4bench.compare.stats import Verdict
+from ds4bench.compare.stats import ASSUMED_SIGMA, FAR_TIMES, Judgement, Verdict
 from engine.tooling.report.intervals import UNKNOWN, Interval, bounds_text, signed
 from engine.tooling.report.tables import (
     Column,
@@ -28,6 +29,8 @@ WORDS = {
     Verdict.FINE: "fine",
     Verdict.INCONCLUSIVE: "inconclusive",
     Verdict.DESCRIBED: "no verdict (fewer than 5 samples)",
+    Verdict.FAR_SLOWER: "FAR SLOWER (fewer than 5 samples, so no interval)",
+    Verdict.OUTPUTS: "OUTPUTS DIFFER",
     None: "INCOMPARABLE",
 }
 TONES = {
@@ -35,9 +38,12 @@ TONES = {
     Verdict.FINE: Tone.GOOD,
     Verdict.INCONCLUSIVE: Tone.UNSURE,
     Verdict.DESCRIBED: Tone.PLAIN,
+    Verdict.FAR_SLOWER: Tone.BAD,
+    Verdict.OUTPUTS: Tone.BAD,
     None: Tone.REFUSED,
 }
 _STRIKING = 8
+_LOSSES = (Verdict.REGRESSED, Verdict.FAR_SLOWER)
 COLUMNS = (
     Column("what", text=True),
     Column("mode", text=True),
@@ -68,8 +74,16 @@ def verdict_text(line: Line) -> str:
     judgement = line.judgement
     if judgement.verdict is Verdict.DESCRIBED:
         return "no verdict"
-    word = "faster" if judgement.faster else str(judgement.verdict)
-    return f"{word} (tolerance {100 * judgement.tolerance:.3g} %)"
+    return f"{word(judgement)} (tolerance {100 * judgement.tolerance:.3g} %)"
+
+
+def word(judgement: Judgement) -> str:
+    """The verdict in a word or two: a loss that was shown is never just "fine"."""
+    if judgement.faster:
+        return "faster"
+    if judgement.verdict is Verdict.FINE and judgement.slower:
+        return "slower, within tolerance"
+    return str(judgement.verdict)
 
 
 def _where(line: Line) -> str:
@@ -104,7 +118,20 @@ def headline(result: Comparison) -> str:
         count = f"{result.n_base} {unit}"
     else:
         count = f"{result.n_base} and {result.n_head} {unit}"
-    return f"{WORDS[result.verdict]}: {result.head} against {result.base}, {count}"
+    return f"{overall_words(result)}: {result.head} against {result.base}, {count}"
+
+
+def overall_words(result: Comparison) -> str:
+    """The verdict of a whole comparison."""
+    verdict = result.verdict
+    if verdict is Verdict.FINE and any(c.judgement.slower for c in result.curves):
+        return "slower, within tolerance"
+    if result.n_base == result.n_head == 1 and not result.paired:
+        if verdict is Verdict.DESCRIBED:
+            return "no verdict (one run each: no interval)"
+        if verdict is Verdict.FAR_SLOWER:
+            return "FAR SLOWER (one run each: no interval)"
+    return WORDS[verdict]
 
 
 def slower_curves(result: Comparison) -> list[str]:
@@ -112,7 +139,7 @@ def slower_curves(result: Comparison) -> list[str]:
     if result.unlike:
         return []
     for lines in (result.curves, result.cells):
-        bad = [line for line in lines if line.judgement.verdict is Verdict.REGRESSED]
+        bad = [line for line in lines if line.judgement.verdict in _LOSSES]
         if bad:
             return [
                 f"{line.metric} {line.mode} {_where(line)}: "
@@ -130,9 +157,7 @@ def summary_of(result: Comparison, *, every_cell: bool = False) -> Summary:
         TONES[result.verdict],
         reasons=slower_curves(result),
         refusals=refusals(result),
-        advice=f"--allow {result.unlike[0].name} would compare them all the same"
-        if result.unlike
-        else "",
+        advice=advice(result),
         tables=[table_of(lines, title) for lines, title in _tables(result, every_cell)],
         remarks=_remarks(result),
     )
@@ -141,7 +166,21 @@ def summary_of(result: Comparison, *, every_cell: bool = False) -> Summary:
 def refusals(result: Comparison) -> list[str]:
     """Why the runs are not compared, and what is broken whatever the speed."""
     unlike = [f"unlike in {difference}" for difference in result.unlike]
-    return unlike + [f"broken: {text}" for text in result.broken]
+    outputs = [f"outputs differ: {text}" for text in result.outputs]
+    return unlike + outputs + [f"broken: {text}" for text in result.broken]
+
+
+def advice(result: Comparison) -> str:
+    """What to add to the command line so that all refusals go, as far as options can do that."""
+    names = list(dict.fromkeys(d.name for d in result.unlike))
+    if "rows" in names:
+        return "measure the same contexts and modes on both sides; no option can compare these"
+    if result.outputs:
+        names.append("outputs")
+    if not names:
+        return ""
+    options = " ".join(f"--allow {name}" for name in names)
+    return f"{options} would compare them all the same"
 
 
 def table_of(lines: Sequence[Line], title: str = "", caption: str = "") -> Table:
@@ -152,7 +191,31 @@ def table_of(lines: Sequence[Line], title: str = "", caption: str = "") -> Table
 
 def print_rich(result: Comparison, console: Console, *, every_cell: bool = False) -> None:
     """Tables for people; plain text where the output is no terminal."""
-    print_summary(summary_of(result, every_cell=every_cell), console)
+    from rich.cells import cell_len
+
+    summary = summary_of(result, every_cell=every_cell)
+    tables = []
+    for lines, title in _tables(result, every_cell):
+        table = table_of(lines, title)
+        cells = [[c.heading for c in COLUMNS], *(row.cells for row in table.rows)]
+        width = sum(max(map(cell_len, column)) for column in zip(*cells)) + 2 * (len(COLUMNS) - 1)
+        # Rich would cut words and fold numbers to make a wide table fit.
+        tables.append(table if width <= console.width else stacked(lines, title))
+    print_summary(replace(summary, tables=tables), console)
+
+
+def stacked(lines: Sequence[Line], title: str = "") -> Table:
+    """The same effects for a narrow terminal: two lines of text each, which wrap between words."""
+    rows = []
+    for line in lines:
+        where = _where(line)
+        cells = dict(zip((column.name for column in COLUMNS), cells_of(line)))
+        tone = TONES[line.judgement.verdict]
+        head = f"{line.metric} {line.mode} {where}: {cells['change']}, {cells['verdict']}"
+        rest = ("95 % interval", "MDE", "base", "head")
+        rows.append(Row((head,), tone))
+        rows.append(Row(("  " + ", ".join(f"{name} {cells[name]}" for name in rest),)))
+    return Table((Column(title, text=True, toned=True),), rows)
 
 
 def to_markdown(result: Comparison, *, every_cell: bool = False, heading: str = "###") -> str:
@@ -179,17 +242,25 @@ def _tables(result: Comparison, every_cell: bool) -> list[tuple[list[Line], str]
 
 def _dull(line: Line) -> bool:
     significant = line.q_value is not None and line.q_value < 0.05
-    return line.judgement.verdict is not Verdict.REGRESSED and not significant
+    return line.judgement.verdict not in _LOSSES and not significant
 
 
 def _remarks(result: Comparison) -> list[str]:
     remarks = [f"allowed to differ in {d}" for d in result.allowed]
+    if result.verdict is Verdict.FAR_SLOWER:
+        remarks.append(
+            f"far slower: the loss is beyond the tolerance by more than {FAR_TIMES:g} times the "
+            "noise of one pair, as `ds4-bench calibrate` stored it for this machine or, where it "
+            f"did not, {100 * ASSUMED_SIGMA:g} %"
+        )
     same = sum(line.same for line in result.tokens)
     if result.tokens:
         remarks.append(f"tokens per step equal in {same} of {len(result.tokens)} cells")
     for line in result.curves:
         if line.hodges_lehmann is not None:
             text = f"{line.metric} {line.mode}: Hodges-Lehmann {interval_text(line.hodges_lehmann)}"
+            if result.looks > 1:
+                text += " (as of one look)"
             if line.bca is not None:
                 text += f"; bootstrap (BCa) {interval_text(line.bca)}"
             remarks.append(text)
@@ -202,6 +273,7 @@ def to_json(result: Comparison) -> dict[str, Any]:
         "schema": "ds4bench.comparison",
         "version": 1,
         "verdict": None if result.verdict is None else str(result.verdict),
+        "words": overall_words(result),
         "base": result.base,
         "head": result.head,
         "paired": result.paired,
@@ -223,6 +295,8 @@ def to_json(result: Comparison) -> dict[str, Any]:
         "unlike": [{"field": d.name, "base": d.base, "head": d.head} for d in result.unlike],
         "allowed": [{"field": d.name, "base": d.base, "head": d.head} for d in result.allowed],
         "broken": result.broken,
+        "outputs": result.outputs,
+        "looks": result.looks,
         "notes": result.notes,
     }
 

@@ -36,7 +36,13 @@ STATUSES = (
     "crashed_other",
     "oom",  # an allocation was refused, by the host or by a device
     "gpu_fault",  # the device failed, twice
+    # Measured, and not to be trusted; message says what disturbed the row.
+    "compiled",  # kernels were compiled or loaded inside the clock
+    "stalled",  # a process, or one step, stood still
+    "suspended",  # the machine slept
+    "throttled",  # the GPU slowed itself down
 )
+DISTURBED = ("compiled", "stalled", "suspended", "throttled")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,7 @@ class Telemetry:
     gen_energy_j: float | None = None
     energy_source: str | None = None  # nvml-counter, nvml-power
     suspended_s: float | None = None  # seconds that the machine slept during the row
+    stopped_s: float | None = None  # seconds that a process of the sweep was seen not to run
 
 
 @dataclass(frozen=True, slots=True)

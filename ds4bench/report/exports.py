@@ -45,13 +45,14 @@ def _comparison_suite(root: ET.Element, comparison: Comparison) -> None:
             case = ET.SubElement(
                 suite, "testcase", classname=f"ds4bench.compare.{line.metric}", name=line.name
             )
-            if line.judgement.verdict is Verdict.REGRESSED:
+            if line.judgement.verdict in (Verdict.REGRESSED, Verdict.FAR_SLOWER):
                 _child(case, "failure", _sentence(line))
             elif line.judgement.verdict is not Verdict.FINE:
                 _child(case, "skipped", f"{line.judgement.verdict}: {_sentence(line)}")
-    for text in comparison.broken:
-        case = ET.SubElement(suite, "testcase", classname="ds4bench.compare.broken", name=text)
-        _child(case, "failure", text)
+    for kind, texts in (("broken", comparison.broken), ("outputs", comparison.outputs)):
+        for text in texts:
+            case = ET.SubElement(suite, "testcase", classname=f"ds4bench.compare.{kind}", name=text)
+            _child(case, "failure", text)
     ET.SubElement(suite, "system-out").text = clean_label(headline(comparison), 300)
     _count(suite)
 
@@ -59,7 +60,9 @@ def _comparison_suite(root: ET.Element, comparison: Comparison) -> None:
 def _run_suite(root: ET.Element, source: Source) -> None:
     suite = ET.SubElement(root, "testsuite", name=clean_label(source.label))
     for row in source.run.rows:
-        seconds = (row.prefill_s or 0.0) + (row.gen_s or 0.0)
+        # Modes of a frontier share one prefill: it took its time once.
+        prefill_s = None if row.prefill_shared else row.prefill_s
+        seconds = (prefill_s or 0.0) + (row.gen_s or 0.0)
         case = ET.SubElement(
             suite,
             "testcase",
@@ -95,15 +98,19 @@ def _sentence(line: Line) -> str:
 
 
 def bigger_is_better(sources: Sequence[Source]) -> list[dict[str, Any]]:
-    """Entries of github-action-benchmark's `customBiggerIsBetter`."""
+    """Entries of github-action-benchmark's `customBiggerIsBetter`.
+
+    A name is a series there, so no two entries share one: of several runs, each carries its label.
+    """
     entries = []
     for source in sources:
+        of = f" ({clean_label(source.label)})" if len(sources) > 1 else ""
         for metric, read in (("prefill", plot_data.prefill), ("decode", plot_data.decode)):
             for curve in plot_data.curves(source, read):
                 for place, ctx in enumerate(curve.ctx):
                     low, mid, high = (float(v[place]) for v in (curve.low, curve.mid, curve.high))
                     entry: dict[str, Any] = {
-                        "name": clean_label(f"{metric} {curve.mode} at {ctx}"),
+                        "name": clean_label(f"{metric} {curve.mode} at {ctx}") + of,
                         "unit": "tokens/s",
                         "value": round(mid, 4),
                         "extra": f"runs: {curve.repeats}; source: {clean_label(source.label)}",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from statistics import median
@@ -55,7 +56,7 @@ class Cell:
     ctx_tokens: int
     values: tuple[float | None, ...]
     n_ok: int
-    failed: tuple[str, ...]
+    failed: Mapping[str, int]  # runs that failed, by what they said
     lossless: bool | None
 
 
@@ -119,7 +120,7 @@ def cells(run: SweepResult) -> list[Cell]:
             _median(_scaled(r.bandwidth, 100 / bandwidth) for r in good) if bandwidth else None,
             _median(r.gen_joules_per_token for r in good),
         )
-        failed = tuple(dict.fromkeys(f"{r.status}: {r.message}" for r in rows if not r.ok))
+        failed = Counter(f"{r.status}: {r.message}" for r in rows if not r.ok)
         stamps = {r.lossless for r in good}
         lossless = False if False in stamps else (True if True in stamps else None)
         out.append(Cell(mode, ctx, values, len(good), failed, lossless))
@@ -157,7 +158,7 @@ def rows_table(run: SweepResult) -> Table:
     for before, cell in zip([None, *table], table):
         count = str(cell.n_ok)
         if cell.failed:
-            count += f" ({len(cell.failed)} failed)"
+            count += f" ({sum(cell.failed.values())} failed)"
         if cell.lossless is False:
             count += " not lossless"
         values = (number(cell.values[place]) for place in used)
@@ -180,8 +181,9 @@ def failures(run: SweepResult) -> list[str]:
     """The failed rows, as many as a reader wants to see."""
     found = [
         f"failed: {cell.mode} at {cell.ctx_tokens}: {text}"
+        + (f" ({count} runs)" if count > 1 else "")
         for cell in cells(run)
-        for text in cell.failed
+        for text, count in cell.failed.items()
     ]
     return found[:_SHOWN_FAILURES]
 

@@ -9,13 +9,25 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 
 from ds4bench.plan import GIVE_UP_AFTER, PARK_AFTER, Cell, SweepPlan
-from ds4bench.records.rows import SpeedRow, Telemetry
+from ds4bench.records.rows import DISTURBED, SpeedRow
+from ds4bench.sweep.attempts import (
+    Attempt,
+    Place,
+    SharedPrefill,
+    flagged,
+    measured_row,
+    place_of,
+    row_of,
+)
 from ds4bench.sweep.checks import row_key
+from ds4bench.sweep.disturbed import PASSING, trouble_of
+from ds4bench.sweep.watchdog import FIRST_TIMEOUT_S, Watchdog
 from ds4bench.telemetry.sampler import TelemetrySampler
 from ds4bench.worker.child import Child, ChildDied
+from ds4bench.worker.facts import FileStat
 from ds4bench.worker.messages import (
     Begin,
     Copies,
@@ -23,7 +35,6 @@ from ds4bench.worker.messages import (
     DecodeWindow,
     Encode,
     ExtendTo,
-    FileStat,
     Inspect,
     Load,
     WarmedUp,
@@ -32,51 +43,8 @@ from ds4bench.worker.messages import (
 from engine.errors import DeviceLostError, EngineError, MemoryBudgetError, NonFiniteError
 from engine.tooling.results.journal import Journal, Record
 
-FIRST_TIMEOUT_S = 3600.0  # before anything is known about the machine's speed
-LEAST_TIMEOUT_S = 60.0
-TIMEOUT_FACTOR = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class SharedPrefill:
-    """A measured prefill that several modes share."""
-
-    prefill_s: float
-    kv_bytes: int | None
-    telemetry: Telemetry = field(default_factory=Telemetry)
-    copies: Copies | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One try at a cell: what its row says whether it succeeds or not."""
-
-    cell: Cell
-    shared: bool = False  # another row has measured the prefill
-    resumed: bool = False  # the context was rebuilt outside the clock
-    started_at: float | None = None  # seconds since 1970
-
-
-class Watchdog:
-    """How long a request may take: ten times what the machine's pace so far predicts."""
-
-    def __init__(self, fixed_s: float | None = None) -> None:
-        self.fixed_s = fixed_s
-        self._pace: dict[str, float] = {}
-
-    def limit(self, what: str, n_tokens: int) -> float:
-        """Seconds for `n_tokens` tokens of 'prefill' or of a mode's decode."""
-        if self.fixed_s is not None:
-            return self.fixed_s
-        pace = self._pace.get(what)
-        if pace is None:
-            return FIRST_TIMEOUT_S
-        return max(LEAST_TIMEOUT_S, TIMEOUT_FACTOR * pace * n_tokens)
-
-    def observe(self, what: str, n_tokens: int, seconds: float) -> None:
-        """Learn from a finished request; the slowest pace counts."""
-        if n_tokens:
-            self._pace[what] = max(self._pace.get(what, 0.0), seconds / n_tokens)
+# How often a row is measured when something disturbs it: once more.
+TRIES = 2
 
 
 class Runner:
@@ -128,7 +96,8 @@ class Runner:
         self.note = note
         self.watchdog = Watchdog(timeout_s)
         self.rows: list[SpeedRow] = []
-        self._prefills: dict[tuple[int, int], SharedPrefill] = {}
+        self._prefills: dict[Place, SharedPrefill] = {}
+        self._disturbed: dict[str, int] = {}  # rows by key that something disturbed
         self._position: tuple[int, int] | None = None  # (run, tokens) of the worker's timeline
         self._ready = False
         self._learn_from(journal.records, retry_failed)
@@ -142,16 +111,20 @@ class Runner:
         for row in found:
             if row.status.startswith("crashed") or row.status == "gpu_fault":
                 crashes[row.key] = crashes.get(row.key, 0) + 1
-            if row.ok or not retry_failed or crashes.get(row.key, 0) >= PARK_AFTER:
-                self.done.add(row.key)
-            elif row.key in self.done:
+            if row.status in DISTURBED:
+                self._disturbed[row.key] = self._disturbed.get(row.key, 0) + 1
+            parked = crashes.get(row.key, 0) >= PARK_AFTER
+            if self._once_more(row) or (not row.ok and retry_failed and not parked):
                 self.done.discard(row.key)
-            if row.prefill_s is not None:
+            else:
+                self.done.add(row.key)
+            # Which part of a disturbed row was disturbed is not recorded.
+            if row.prefill_s is not None and row.status not in DISTURBED:
                 copies = None
                 if row.prefill_h2d_bytes is not None and row.prefill_h2d_copies is not None:
                     copies = Copies(row.prefill_h2d_bytes, row.prefill_h2d_copies)
-                known = SharedPrefill(row.prefill_s, row.kv_bytes, row.telemetry, copies)
-                self._prefills.setdefault((row.run, row.ctx_tokens), known)
+                known = SharedPrefill(row.prefill_s, row.kv_bytes, row.key, row.telemetry, copies)
+                self._prefills.setdefault(place_of(row), known)
         self.parked = sorted(key for key, n in crashes.items() if n >= PARK_AFTER)
 
     def key(self, cell: Cell) -> str:
@@ -181,7 +154,7 @@ class Runner:
             frontiers.setdefault((cell.run, cell.ctx_tokens), []).append(cell)
         barren = 0
         for cells in frontiers.values():
-            good_before = sum(row.ok for row in self.rows)
+            good_before = self._n_measured()
             for cell in cells:
                 if self.stop():
                     return False
@@ -190,7 +163,7 @@ class Runner:
                     self._fail(Attempt(cell), "model_changed", text)
                     return False
                 self._measure(cell)
-            barren = 0 if sum(row.ok for row in self.rows) > good_before else barren + 1
+            barren = 0 if self._n_measured() > good_before else barren + 1
             if barren >= GIVE_UP_AFTER:
                 self.note(f"{barren} frontiers in a row without a good row: giving up")
                 return False
@@ -244,15 +217,24 @@ class Runner:
     def _measure(self, cell: Cell, again: bool = False) -> None:
         """One cell to one row, whatever happens to the worker; `again` after a device's fault."""
         self.sampler.begin()
-        place = (cell.run, cell.ctx_tokens)
-        attempt = Attempt(cell, place in self._prefills, started_at=time.time())
+        known = self._prefills.get(place_of(cell))
+        shared = known is not None and known.owner != self.key(cell)
+        attempt = Attempt(cell, shared, started_at=time.time())
         try:
             if not self._ready:
                 self.prepare()
-            start = cell.ctx_tokens - (0 if attempt.shared else cell.prefill_tokens)
+            start = cell.ctx_tokens - (0 if known else cell.prefill_tokens)
             attempt = replace(attempt, resumed=self._reach(cell.run, start))
-            if not attempt.shared:
-                self._prefills[place] = self._prefill(cell)
+            if known is None:
+                known = self._prefills[place_of(cell)] = self._prefill(cell)
+                row = flagged(self._row(attempt, "ok"), known.trouble)
+                if row.status in PASSING and self._disturbed.get(row.key, 0) < TRIES - 1:
+                    # Nothing that follows could mend it, so no mode is decoded behind it.
+                    self._append(replace(row, telemetry=known.telemetry))
+                    del self._prefills[place_of(cell)]
+                    if not self.stop():
+                        self._measure(cell, again)
+                    return
             decoded = self._decode(cell)
         except ChildDied as death:
             self._forget_worker()
@@ -276,7 +258,14 @@ class Runner:
             status = "oom" if isinstance(error, MemoryBudgetError) else "error"
             self._fail(attempt, status, str(error))
         else:
-            self._append(self._good_row(attempt, decoded))
+            state = self.sampler.row(known.telemetry)
+            row = measured_row(self._row(attempt, "ok"), decoded, state)
+            found = trouble_of(state, decoded.compiled, row.step_s)
+            row = flagged(row, known.trouble or found)
+            self._append(row)
+            # Asked to stop, the sweep leaves the second try to --resume.
+            if self._once_more(row) and not self.stop():
+                self._measure(cell, again)
 
     def _reach(self, run: int, tokens: int) -> bool:
         """Bring the worker's timeline to `tokens` tokens of a run, outside the clock.
@@ -309,7 +298,15 @@ class Runner:
         self.sampler.leave()
         self._position = (cell.run, cell.ctx_tokens)
         self.watchdog.observe("prefill", reply.prefill_tokens, reply.prefill_s)
-        return SharedPrefill(reply.prefill_s, reply.kv_bytes, self.sampler.row(), reply.copies)
+        state = self.sampler.row()
+        return SharedPrefill(
+            reply.prefill_s,
+            reply.kv_bytes,
+            self.key(cell),
+            state,
+            reply.copies,
+            trouble_of(state, reply.compiled),
+        )
 
     def _decode(self, cell: Cell) -> Decoded:
         limit = self.watchdog.limit(cell.mode, self.plan.gen_tokens)
@@ -320,56 +317,9 @@ class Runner:
         return reply
 
     def _row(self, attempt: Attempt, status: str) -> SpeedRow:
-        """What a row says before its decode window: the cell and the prefill in front of it."""
-        cell = attempt.cell
-        row = SpeedRow(
-            run=cell.run,
-            ctx_tokens=cell.ctx_tokens,
-            prefill_tokens=cell.prefill_tokens,
-            mode=cell.mode,
-            status=status,
-            resumed=attempt.resumed,
-            started_at=attempt.started_at,
-            key=self.key(cell),
-        )
-        known = self._prefills.get((cell.run, cell.ctx_tokens))
-        if known is None:
-            return row
-        copies = known.copies
-        return replace(
-            row,
-            prefill_s=known.prefill_s,
-            kv_bytes=known.kv_bytes,
-            prefill_h2d_bytes=None if copies is None else copies.h2d_bytes,
-            prefill_h2d_copies=None if copies is None else copies.h2d_copies,
-            prefill_shared=attempt.shared,
-        )
-
-    def _good_row(self, attempt: Attempt, window: Decoded) -> SpeedRow:
-        row = self._row(attempt, "ok")
-        known = self._prefills[row.run, row.ctx_tokens]
-        copies = window.copies
-        speculative = row.mode != "plain"
-        return replace(
-            row,
-            gen_tokens=window.gen_tokens,
-            gen_s=window.gen_s,
-            steps=len(window.step_s),
-            drafted=window.drafted if speculative else None,
-            accepted=window.accepted if speculative else None,
-            drafted_by_depth=window.drafted_by_depth,
-            accepted_by_depth=window.accepted_by_depth,
-            draft_s=window.draft_s if speculative else None,
-            verify_s=window.verify_s if speculative else None,
-            rollback_s=window.rollback_s if speculative else None,
-            step_s=window.step_s,
-            step_tokens=window.step_tokens,
-            token_hash=window.token_hash,
-            bytes_per_step=window.bytes_per_step,
-            gen_h2d_bytes=None if copies is None else copies.h2d_bytes,
-            gen_h2d_copies=None if copies is None else copies.h2d_copies,
-            telemetry=self.sampler.row(known.telemetry),
-        )
+        """What a row says before its decode window."""
+        known = self._prefills.get(place_of(attempt.cell))
+        return row_of(attempt, self.key(attempt.cell), status, known)
 
     def _fail(self, attempt: Attempt, status: str, message: str) -> None:
         row = self._row(attempt, status)
@@ -379,8 +329,21 @@ class Runner:
         """Make a row durable, then count and show it."""
         self.journal.append({"kind": "row", **row.to_record()})
         self.rows.append(row)
+        if row.status in DISTURBED:
+            self._disturbed[row.key] = self._disturbed.get(row.key, 0) + 1
+        if self._once_more(row):
+            where = f"{row.mode} at {row.ctx_tokens} (run {row.run})"
+            self.note(f"{where}: {row.status}, {row.message}; to be measured once more")
+            return
         self.done.add(row.key)
         self.on_row(row)
+
+    def _once_more(self, row: SpeedRow) -> bool:
+        """Whether what disturbed a row is over, so that it is worth another try."""
+        return row.status in PASSING and self._disturbed.get(row.key, 0) < TRIES
+
+    def _n_measured(self) -> int:
+        return sum(row.ok or row.status in DISTURBED for row in self.rows)
 
     def _forget_worker(self) -> None:
         """The process is gone: nothing is loaded, and no timeline is anywhere."""

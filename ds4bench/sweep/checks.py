@@ -5,14 +5,47 @@ Nothing here reads files or measures; a model's facts come from the worker (`Mod
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+import platform
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from importlib import metadata
 
 from ds4bench.plan import DEVICE_FIELDS, Cell, SweepPlan
-from ds4bench.worker.messages import ModelFacts
+from ds4bench.records.rows import SpeedRow
+from ds4bench.worker.facts import ModelFacts
 from engine.errors import ContextError, MemoryBudgetError, OptionError
+
+# What turns our sources into machine code; another version is another program.
+COMPILERS = ("numba", "llvmlite", "numpy", "numba-cuda", "nvidia-nvvm", "nvidia-nvjitlink")
+# Environment variables that change what runs; those of where things are stored are not among them.
+SWITCHES = (
+    "DS4_CPU_ISA",
+    "NUMBA_THREADING_LAYER",
+    "NUMBA_NUM_THREADS",
+    "NUMBA_CPU_NAME",
+    "NUMBA_CPU_FEATURES",
+    "NUMBA_OPT",
+    "NUMBA_DISABLE_JIT",
+    "NUMBA_BOUNDSCHECK",
+    "DS4_CUDA_CUBINS",
+    "DS4_CUDA_NO_HBM_CACHE",
+    "DS4_CUDA_CACHE_ALL_TENSORS",
+    "DS4_CUDA_WEIGHT_CACHE_LIMIT_GB",
+    "DS4_CUDA_DIRECT_MODEL",
+)
+
+
+def compilers() -> dict[str, str]:
+    """Versions of Python and of what compiles kernels, as far as they are installed."""
+    found = {"python": platform.python_version()}
+    for name in COMPILERS:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def fingerprint(
@@ -35,6 +68,11 @@ def fingerprint(
         "activations": plan.activations,
         "kv": plan.kv,
         "repack": plan.repack,
+        "warm_weights": plan.warm_weights,
+        "backend": plan.backend,
+        "effective": dict(facts.effective),
+        "compilers": compilers(),
+        "switches": {name: os.environ[name] for name in SWITCHES if os.environ.get(name)},
         "machine": dict(machine),
         **{name: getattr(plan, name) for name in DEVICE_FIELDS if plan.backend != "cpu"},
         "code": code,
@@ -55,17 +93,51 @@ def row_key(fingerprint_digest: str, cell: Cell) -> str:
 def check_same(found: Mapping[str, object], expected: Mapping[str, object], where: str) -> None:
     """Refuse to resume a sweep of something else.
 
+    A field that the journal does not have is one that its version did not record; the hash of its
+    code tells that version apart.
+
     Raises
     ------
     OptionError
-        Naming the first field that differs.
+        Naming the first field that differs, and within it the first entry.
     """
-    for name in expected:
-        if found.get(name) != expected[name]:
-            raise OptionError(
-                f"--resume: expected {where} to have {name} {expected[name]!r}, "
-                f"found {found.get(name)!r} (--force starts over)"
-            )
+    for name, wanted in expected.items():
+        held = found.get(name)
+        if name not in found or held == wanted:
+            continue
+        if isinstance(held, dict) and isinstance(wanted, dict):
+            names = sorted({*held, *wanted})
+            entry = next(key for key in names if held.get(key) != wanted.get(key))
+            name, held, wanted = f"{name} {entry}", held.get(entry), wanted.get(entry)
+        raise OptionError(
+            f"--resume: expected {where} to have {name} {wanted!r}, found {held!r} "
+            "(--force starts over)"
+        )
+
+
+def check_grid(rows: Iterable[SpeedRow], cells: Iterable[Cell], where: str) -> None:
+    """Refuse to resume where rows are there that the new plan would not measure.
+
+    They would stand in one file with rows of other steps, modes or runs.
+
+    Raises
+    ------
+    OptionError
+        Naming the first such row.
+    """
+    planned = {(c.run, c.ctx_tokens, c.mode): c.prefill_tokens for c in cells}
+    for row in rows:
+        step = planned.get((row.run, row.ctx_tokens, row.mode))
+        if step == row.prefill_tokens:
+            continue
+        has = f"{row.mode} at {row.ctx_tokens} (run {row.run})"
+        wanted = f"{has} behind a prefill of {step} tokens" if step else "cells of this plan only"
+        found = f"a prefill of {row.prefill_tokens}" if step else has
+        raise OptionError(
+            f"--resume: expected {where} to hold {wanted}, found {found} (give the same "
+            "--ctx-start, --ctx-max, --step-incr, --step-mul, --mode and --repeats or more of "
+            "them; --force starts over)"
+        )
 
 
 def check_model(plan: SweepPlan, facts: ModelFacts, free_bytes: int) -> None:

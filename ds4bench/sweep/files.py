@@ -1,4 +1,4 @@
-"""Prepares the places that results go to: standard output, a folder, earlier results set aside.
+"""Prepares the places that results go to: standard output, earlier results set aside.
 
 Nothing here knows what a row is.
 """
@@ -33,21 +33,6 @@ def write_stdout(text: str) -> None:
         if isinstance(error, BrokenPipeError):
             raise EngineError("stdout: expected a reader, found a closed pipe") from None
         raise StoreError(f"stdout: expected to write a row, found {error.strerror}") from None
-
-
-def make_folder(folder: Path) -> None:
-    """Make a results folder durable, or take the one that is there.
-
-    Raises
-    ------
-    StoreError
-        If it cannot be made.
-    """
-    try:
-        folder.mkdir(exist_ok=True)
-        sync_folder(folder.parent)
-    except OSError as error:
-        raise StoreError(f"{folder}: expected to make the folder, found {error}") from error
 
 
 def set_aside(journal: Path, files: list[Path]) -> None:

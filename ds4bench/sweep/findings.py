@@ -9,9 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 
 from ds4bench.plan import SweepPlan
-from ds4bench.records.rows import SpeedRow
+from ds4bench.records.rows import DISTURBED, SpeedRow
 from ds4bench.telemetry.machines import KnownMachine
-from ds4bench.worker.messages import Bandwidth, ModelFacts, PromptFacts
+from ds4bench.worker.facts import Bandwidth, ModelFacts, PromptFacts
+from engine.tooling.options.speculation import FIRST_DRAFTS, HARDLY_KEPT
+from engine.weights.machine import host_warning
 
 MIB = 1 << 20
 CHUNK = 512
@@ -23,8 +25,15 @@ def dry_run_text(
     prompt: PromptFacts,
     bandwidth: Bandwidth,
     machines: Sequence[KnownMachine] = (),
+    free_bytes: int | None = None,
 ) -> str:
-    """The plan, its memory, and the least time that this machine's memory allows for it."""
+    """The plan, its memory, and the least time that this machine's memory allows for it.
+
+    Parameters
+    ----------
+    free_bytes : int, optional
+        Of the host's memory, for a warning of a model that it does not hold.
+    """
     frontiers = plan.frontiers
     memory = facts.memory
     rate = bandwidth.read_bytes_per_s
@@ -33,12 +42,17 @@ def dry_run_text(
         f"frontiers {len(frontiers)}: {_short(frontiers)}",
         f"modes     {', '.join(plan.modes)}; {plan.repeats} run(s); {plan.n_rows} rows of "
         f"{plan.gen_tokens} tokens",
-        f"prompt    {plan.prompt.source}, {prompt.n_tokens} tokens",
+        f"prompt    {plan.prompt.source}, {min(prompt.n_tokens, plan.ctx_max)} tokens used",
         f"memory    context {memory.context / MIB:.0f} MiB ({plan.context} tokens), scratch "
         f"{memory.scratch / MIB:.0f} MiB, snapshot {memory.snapshot / MIB:.0f} MiB, "
         f"copies of weights {facts.weight_bytes / MIB:.0f} MiB",
         f"bandwidth {rate / 1e9:.1f} GB/s measured",
     ]
+    if free_bytes is not None and facts.free_device_bytes is None:
+        session = memory.context + memory.scratch + memory.snapshot
+        lines += filter(
+            None, [host_warning(memory.mapped, facts.weight_bytes, session, free_bytes)]
+        )
     seconds = least_seconds(plan, facts, rate)
     if seconds is not None:
         lines.append(f"time      at least {_duration(seconds)}, if memory were the only limit")
@@ -73,14 +87,28 @@ def findings(rows: Sequence[SpeedRow], plan: SweepPlan) -> Iterator[str]:
         mine = [row for row in good if row.mode == mode]
         if mode == "plain" or not mine:
             continue
+        # Of a step's drafts the first is judged: deeper ones fail more often by nature.
+        drafted = sum(sum(row.drafted_by_depth[:1]) for row in mine)
+        kept = sum(sum(row.accepted_by_depth[:1]) for row in mine)
         if not sum(row.accepted or 0 for row in mine):
             yield f"{mode}: not one drafted token was kept; the drafter is off or does not fit"
+        elif drafted >= FIRST_DRAFTS and kept < HARDLY_KEPT * drafted:
+            yield (
+                f"{mode}: {kept} of {drafted} first drafts were kept "
+                f"({100 * kept / drafted:.1f} %); is this the MTP block of this model and release?"
+            )
         slower = [
             ctx for ctx in sorted({row.ctx_tokens for row in mine}) if _slower(mode, ctx, good)
         ]
         if slower:
             yield f"{mode}: slower than plain at {_short(slower)}"
-    failed = [row for row in rows if not row.ok]
+    disturbed = [row for row in rows if row.status in DISTURBED]
+    for row in disturbed:
+        yield (
+            f"{row.mode} at {row.ctx_tokens} (run {row.run}): {row.status}, {row.message}; its "
+            "speed does not count (--resume --retry-failed measures it again)"
+        )
+    failed = [row for row in rows if not row.ok and row.status not in DISTURBED]
     if failed:
         yield f"{len(failed)} row(s) failed: {', '.join(sorted({r.status for r in failed}))}"
     if not kv_affine(good):

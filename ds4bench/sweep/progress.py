@@ -80,13 +80,13 @@ class ProgressScreen:
         """One line of talk."""
         self._print(printable(text))
 
-    def row(self, row: SpeedRow) -> None:
-        """A row was measured."""
+    def row(self, row: SpeedRow, text: str = "") -> None:
+        """A row was measured; `text` takes the place of its line."""
         self._done += 1
         if self._progress is None:
-            self._print(f"[{self._done}/{self._total}] {line_of(row)}")
+            self._print(text or f"[{self._done}/{self._total}] {line_of(row)}")
             return
-        self._print(line_of(row))
+        self._print(text or line_of(row))
         with _terminal_may_be_gone():
             self._progress.update(self._task, advance=1, refresh=True)
 

@@ -6,6 +6,7 @@ This module orders the steps; each step is another module's. It does not parse o
 from __future__ import annotations
 
 import contextlib
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,26 +18,41 @@ import psutil
 
 from ds4bench.plan import SweepPlan
 from ds4bench.records import csv_text as records_csv
-from ds4bench.records.files import environment_of, is_greedy, machine_bandwidth, publish_views
+from ds4bench.records.files import (
+    environment_of,
+    is_greedy,
+    machine_bandwidth,
+    publish_views,
+    rows_of,
+)
 from ds4bench.records.rows import SCHEMA, SCHEMA_VERSION, SpeedRow, stamped
-from ds4bench.sweep.cells import FIRST_TIMEOUT_S, Runner
-from ds4bench.sweep.checks import check_model, check_prompt, check_same, digest, fingerprint
-from ds4bench.sweep.files import make_folder, set_aside, write_stdout
+from ds4bench.sweep.cells import Runner
+from ds4bench.sweep.checks import (
+    check_grid,
+    check_model,
+    check_prompt,
+    check_same,
+    digest,
+    fingerprint,
+)
+from ds4bench.sweep.files import set_aside, write_stdout
 from ds4bench.sweep.findings import dry_run_text, findings, prediction_text
 from ds4bench.sweep.progress import ProgressScreen
 from ds4bench.sweep.stop import SweepSignals
+from ds4bench.sweep.watchdog import FIRST_TIMEOUT_S
 from ds4bench.telemetry.machines import KnownMachine
 from ds4bench.telemetry.nvml import Gpu
 from ds4bench.telemetry.sampler import TelemetrySampler
 from ds4bench.worker.child import DEFAULT, Child, ChildDied, Interrupted
-from ds4bench.worker.messages import Encode, Inspect, MeasureBandwidth, ModelFacts, PromptFacts
+from ds4bench.worker.facts import ModelFacts, PromptFacts
+from ds4bench.worker.messages import Encode, Inspect, MeasureBandwidth
 from engine.errors import EngineError, OptionError
 from engine.options import EngineOptions
 from engine.tooling import exits
 from engine.tooling.check_values import check_values
 from engine.tooling.results.environment import command_line, cpu, environment, sources_sha256
 from engine.tooling.results.journal import Journal
-from engine.tooling.results.publish import check_output, remove_stale
+from engine.tooling.results.publish import check_folder, check_output, make_folder, remove_stale
 
 # Publishing rewrites whole files, so it happens rarely and between timed windows.
 PUBLISH_EVERY_S = 10.0
@@ -107,12 +123,13 @@ def execute(request: SweepRequest) -> int:
             limit = request.row_timeout_s or FIRST_TIMEOUT_S
             # Headers, then the prompt; weights are not touched yet.
             facts = child.request(limit, Inspect(plan))
-            check_model(plan, facts, psutil.virtual_memory().available)
+            free = psutil.virtual_memory().available
+            check_model(plan, facts, free)
             prompt = child.request(limit, Encode())
             check_prompt(plan, prompt.n_tokens)
             if request.dry_run:
                 bandwidth = child.request(limit, MeasureBandwidth())
-                print(dry_run_text(plan, facts, prompt, bandwidth, request.predict))
+                print(dry_run_text(plan, facts, prompt, bandwidth, request.predict, free))
                 return exits.OK
             machine = _machine(plan, gpu)
             journal = stack.enter_context(_open_journal(request, facts, machine))
@@ -142,10 +159,8 @@ def _check_outputs(request: SweepRequest) -> None:
     """Refuse paths that cannot be written, or hold results that nobody gave leave to replace."""
     folder = request.outputs.folder
     fresh = folder is not None and not folder.exists()
-    if folder is not None and fresh:
-        check_output(folder, "--out", replace=False)
-    elif folder is not None and not folder.is_dir():
-        raise OptionError(f"--out: expected a folder, found a file {str(folder)!r}")
+    if folder is not None:
+        check_folder(folder, "--out")
     for option, path in request.outputs.named():
         if not (fresh and path.parent == folder):
             replace = request.resume or request.force or request.dry_run
@@ -156,6 +171,8 @@ def _machine(plan: SweepPlan, gpu: Gpu) -> dict[str, object]:
     """What computes: a journal records it once, so that rows of another one must not join them."""
     found = cpu()
     machine: dict[str, object] = {"cpu": found.get("name"), "cores": found.get("usable_cores")}
+    if "flags" in found:
+        machine["cpu_flags"] = found["flags"]
     if plan.backend == "cuda":
         device = gpu.facts()
         machine.update(gpu=device.get("name"), driver=device.get("driver"))
@@ -212,7 +229,7 @@ class _Sweep:
         finished = False
         try:
             if self.to_stdout:
-                write_stdout(records_csv.header(plan.upstream_only))
+                self._show(records_csv.header(plan.upstream_only))
             if self.runner.todo():
                 self._start()
                 self.signals.measuring = True
@@ -221,7 +238,7 @@ class _Sweep:
                 self.screen.note("every row is there already")
                 finished = True
         except Interrupted:
-            self.screen.note("stopped; finished rows are safe, --resume goes on")
+            finished = False
         except EngineError:
             # The rows before it are in the journal; the views should not lag behind.
             with contextlib.suppress(EngineError):
@@ -229,6 +246,8 @@ class _Sweep:
             raise
         finally:
             self.child.kill()
+            if self.signals.number is not None and not finished:
+                self.screen.note(f"stopped; {self._what_is_kept()}")
             self.screen.close()
         environment_record = self._publish()
         self._plot()
@@ -258,13 +277,35 @@ class _Sweep:
         self.journal.append({"kind": "start", "at": time.time(), "environment": record})
 
     def _on_row(self, row: SpeedRow) -> None:
-        self.screen.row(row)
         upstream_only = self.request.plan.upstream_only
         if self.to_stdout and (row.ok or not upstream_only):
             bandwidth = machine_bandwidth(self._environment())
-            write_stdout(records_csv.line(row, upstream_only, bandwidth))
+            self._show(records_csv.line(row, upstream_only, bandwidth), row)
+        else:
+            self.screen.row(row)
         if time.monotonic() - self.published_at > PUBLISH_EVERY_S:
             self._publish()
+
+    def _show(self, text: str, row: SpeedRow | None = None) -> None:
+        """A line of CSV, and the progress that it is; once where one terminal would show both."""
+        one_terminal = sys.stdout.isatty() and self.screen.stream.isatty()
+        if not one_terminal:
+            if row is not None:
+                self.screen.row(row)
+            write_stdout(text)
+        elif row is not None:
+            self.screen.row(row, text.rstrip("\n"))
+        else:
+            self.screen.note(text.rstrip("\n"))
+
+    def _what_is_kept(self) -> str:
+        if self.request.outputs.journal is not None:
+            return "finished rows are safe, --resume goes on"
+        # The journal was a temporary one: what standard output has is all that there is.
+        return (
+            "finished rows are on standard output only, and a new sweep starts over "
+            "(--out DIR keeps them and lets --resume go on)"
+        )
 
     def _environment(self) -> dict[str, Any]:
         return environment_of(self.journal.header, self.journal.records)
@@ -329,6 +370,7 @@ def _open_journal(
         if journal.records and not request.resume:
             raise OptionError(f"journal: expected a new file, found {str(path)!r} with rows")
         check_same(journal.header.get("fingerprint", {}), same, str(path))
+        check_grid(rows_of(journal.records, str(path)), plan.cells(), str(path))
         for _, file in outputs.named():
             remove_stale(file)
         yield journal

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from engine.shape import Shape
+from engine.tooling.results.environment import usable_cores
 from engine.weights.bind import MtpWeights, TrunkWeights, iter_tensors
 from engine.weights.traffic import INDEX_VALUE_BYTES, decode_traffic
 
@@ -43,7 +44,7 @@ def read_bandwidth(
     passes : int
         The first one, which touches the pages, is not counted.
     """
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or usable_cores()
     if n_bytes is None:
         n_bytes = min(max(4 * largest_cache(), _LEAST_BUFFER), _MOST_BUFFER)
     # ones, not zeros: untouched zero pages would all be one page in the cache.

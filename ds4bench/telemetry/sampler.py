@@ -6,6 +6,7 @@ Every source is optional and every read is guarded: a value that a machine does 
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +20,11 @@ from ds4bench.records.rows import Telemetry
 from ds4bench.telemetry.nvml import Gpu
 
 INTERVAL_S = 1.0
+# The waiting process wakes four times a second; where it has not for so long, it was stopped, too.
+STANDSTILL_S = 3.0
+# Forward jump of the wall clock beside the monotonic one that no daemon's slewing makes: a virtual
+# machine was paused, or somebody set the clock. Both are worth a row's being measured once more.
+CLOCK_JUMP_S = 2.0
 
 
 @dataclass(slots=True)
@@ -64,7 +70,9 @@ class TelemetrySampler:
         self._last = float("-inf")
         self._energy: dict[str, float] = {}
         self._phase_counter: float | None = None
-        self._boot_gap = _boot_gap()
+        self._boot_gap, self._wall_gap = _boot_gap(), _wall_gap()
+        self._seen: float | None = None  # when the processes were last seen to run or not
+        self._stopped_s = 0.0
         _guard(psutil.cpu_percent)  # the first call starts the interval
 
     def begin(self) -> None:
@@ -72,13 +80,15 @@ class TelemetrySampler:
         self.phase = ""
         self._samples.clear()
         self._energy.clear()
-        self._boot_gap = _boot_gap()
+        self._boot_gap, self._wall_gap = _boot_gap(), _wall_gap()
+        self._stopped_s = 0.0
 
     def enter(self, phase: str) -> None:
         """A timed phase ('prefill' or 'gen') begins; takes a sample."""
         self.phase = phase
         self._phase_counter = self._counter()
         self._last = float("-inf")
+        self._seen = None
         self.tick()
 
     def leave(self) -> None:
@@ -95,10 +105,22 @@ class TelemetrySampler:
     def tick(self, waited: float = 0.0) -> None:
         """Reading if it is time; costs about a millisecond when it does."""
         now = self.clock()
-        if not self.phase or now - self._last < self.interval_s:
+        if not self.phase:
+            return
+        self._watch(now)
+        if now - self._last < self.interval_s:
             return
         self._last = now
         self._samples.append(self._read(now))
+
+    def _watch(self, now: float) -> None:
+        """Notice a timed process that is stopped, and a time in which we did not run ourselves."""
+        before, self._seen = self._seen, now
+        gap = 0.0 if before is None else now - before
+        pid = self.pid()
+        state = _guard(lambda: psutil.Process(pid).status()) if pid else None
+        if gap > STANDSTILL_S or state == psutil.STATUS_STOPPED:
+            self._stopped_s += gap
 
     def row(self, earlier: Telemetry | None = None) -> Telemetry:
         """What happened since `begin`.
@@ -116,6 +138,9 @@ class TelemetrySampler:
         if any(value is not None for value in energy.values()):
             source = "nvml-counter" if self._energy else "nvml-power"
         slept = _boot_gap() - self._boot_gap
+        jumped = _wall_gap() - self._wall_gap
+        if jumped > CLOCK_JUMP_S:
+            slept = max(slept, jumped)
         gpu = [s.gpu for s in samples]
         return Telemetry(
             n_samples=len(samples),
@@ -137,6 +162,7 @@ class TelemetrySampler:
             gen_energy_j=energy["gen"],
             energy_source=source,
             suspended_s=slept if slept > 0.5 else None,
+            stopped_s=self._stopped_s or None,
         )
 
     def _counter(self) -> float | None:
@@ -184,11 +210,19 @@ def _hottest() -> float | None:
 
 
 def _boot_gap() -> float:
-    """Seconds that the machine has slept since boot (Linux: CLOCK_BOOTTIME runs on in sleep)."""
-    clock = getattr(time, "CLOCK_BOOTTIME", None)
-    if clock is None:
-        return 0.0
-    return time.clock_gettime(clock) - time.clock_gettime(time.CLOCK_MONOTONIC)
+    """Seconds that the machine has slept since boot, by a clock that runs on in sleep.
+
+    That is CLOCK_BOOTTIME on Linux and CLOCK_MONOTONIC_RAW on macOS, where `time.monotonic` stands
+    still; other systems do not say.
+    """
+    name = "CLOCK_MONOTONIC_RAW" if sys.platform == "darwin" else "CLOCK_BOOTTIME"
+    clock = getattr(time, name, None)
+    return 0.0 if clock is None else time.clock_gettime(clock) - time.monotonic()
+
+
+def _wall_gap() -> float:
+    """Seconds since 1970 at which the monotonic clock was 0, as the wall clock has it now."""
+    return time.time() - time.monotonic()
 
 
 def _over(combine: Callable[[list[Any]], Any], values: list[Any]) -> Any:

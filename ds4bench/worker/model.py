@@ -5,29 +5,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from ds4bench.plan import DEVICE_FIELDS, Prompt, SweepPlan
 from ds4bench.telemetry.roofline import DecodeBytes, read_bandwidth
-from ds4bench.worker.messages import (
-    Bandwidth,
-    Copies,
-    DeviceCounters,
-    EngineFacts,
-    FileFacts,
-    FileStat,
-    MemoryNeed,
-    ModelFacts,
-)
+from ds4bench.worker.compiling import CompileCounter
+from ds4bench.worker.facts import Bandwidth, FileFacts, FileStat, MemoryNeed, ModelFacts
+from ds4bench.worker.messages import Copies, DeviceCounters, EngineFacts
 from ds4bench.worker.modes import open_mode
 from ds4bench.worker.worker import Worker
 from engine.cache.snapshot import snapshot_bytes
 from engine.engine import Engine, open_engine
 from engine.errors import EngineError
 from engine.gguf.identity import FileIdentity
-from engine.memory import free_bytes, open_device, plan_memory
+from engine.gguf.warm import read_through
+from engine.memory import free_bytes, open_device, plan_memory, plan_weights
 from engine.nano import prose
 from engine.options import MODES, EngineOptions
 from engine.session import Session
@@ -35,11 +27,16 @@ from engine.spec.protocol import Decoder
 from engine.text.chat import Message, render_chat
 from engine.text.tokenizer import Tokenizer
 from engine.tooling.diagnose.gpu_speed import copy_bandwidth
-from engine.weights.files import open_files
+from engine.tooling.results.environment import usable_cores
+from engine.weights.files import ModelFiles, open_files
 from engine.weights.traffic import INDEX_VALUE_BYTES, decode_traffic
 
 # Up to this size a file is hashed whole for its identity; beyond, pieces of every tensor count.
 HASH_WHOLE = 1 << 30
+# Tokens per row that the indexer scores.
+INDEXED_RATIO = 4
+# More than a token of most texts has; of others, more text is read.
+CHARS_PER_TOKEN = 6
 
 
 def open_worker() -> Worker[Session]:
@@ -55,6 +52,7 @@ class FileModel:
         self._opened: Engine | None = None
         self._tokenizer: Tokenizer | None = None
         self._bytes: DecodeBytes | None = None
+        self._compilations = CompileCounter()
 
     @property
     def engine(self) -> Engine:
@@ -78,7 +76,7 @@ class FileModel:
             If a file is not a model that can be run.
         """
         options = _options(plan)
-        with open_files(options.path, options.mtp_path) as opened:
+        with open_files(options.path, options.mtp_path, options.backend, options.kv) as opened:
             shape, trunk = opened.weights.shape, opened.weights.trunk
             # Tensors are views of the mapping: everything that needs them happens before closing.
             decode_bytes = {
@@ -89,6 +87,7 @@ class FileModel:
             }
             device = open_device(options)
             memory = plan_memory(opened, options, plan.context, device=device)
+            effective = _effective(opened, options)
             self._tokenizer = Tokenizer.from_metadata(opened.trunk.metadata)
             files = [_file_facts(file.identity) for file in opened.all()]
             del trunk
@@ -113,12 +112,13 @@ class FileModel:
             ),
             weight_bytes=memory.weights,
             free_device_bytes=free_bytes(device) if memory.on_device else None,
+            effective=effective,
         )
 
     def encode_prompt(self, prompt: Prompt, n_tokens: int) -> list[int]:
         """Token ids of the prompt; a generated one is made long enough for `n_tokens`."""
         if prompt.path is not None:
-            return self._encode(prompt, prompt.text, n_tokens)
+            return self._encode_start(prompt, n_tokens)
         n_chars = 5 * n_tokens + 1000
         while True:
             text = prose.text(prompt.seed, n_chars)
@@ -143,7 +143,7 @@ class FileModel:
         """Read rate of the memory that holds the weights: the host's, or a device's own."""
         if plan.backend == "cuda":
             return Bandwidth(self._device_bandwidth(plan), 0)
-        threads = plan.threads or len(os.sched_getaffinity(0))
+        threads = plan.threads or usable_cores()
         return Bandwidth(read_bandwidth(threads), threads)
 
     def _device_bandwidth(self, plan: SweepPlan) -> float:
@@ -163,6 +163,15 @@ class FileModel:
         assert isinstance(copied, dict) and isinstance(launches, dict), facts
         copies = Copies(copied["h2d_bytes"], copied["h2d_copies"])
         return DeviceCounters(copies, dict(launches))
+
+    def compiled(self) -> int:
+        """How often this process has compiled or loaded kernels so far."""
+        return self._compilations.count()
+
+    def reach(self, plan: SweepPlan) -> int:
+        """Tokens at which the indexer has more rows than it may choose, and kernels that choose."""
+        shape = self.engine.shape
+        return (shape.idx_top_k + 1) * INDEXED_RATIO
 
     def session(self, ctx: int) -> Session:
         """A fresh timeline with room for `ctx` tokens."""
@@ -187,6 +196,23 @@ class FileModel:
         assert self._bytes is not None, "load was not called"
         return self._bytes.per_step(mode, n_ctx, tokens, drafted)
 
+    def _encode_start(self, prompt: Prompt, n_tokens: int) -> list[int]:
+        """The prompt's tokens, or at least `n_tokens` of a text that holds many more.
+
+        A cut changes tokens next to it only, but how far that reaches depends on the text; so a
+        start counts when twice as much text begins with the same tokens.
+        """
+        text, before = prompt.text, None
+        n_chars = CHARS_PER_TOKEN * n_tokens + 4096
+        while n_chars < len(text):
+            ids = self._encode(prompt, text[:n_chars], n_tokens)
+            if len(ids) >= n_tokens:
+                if ids[:n_tokens] == before:
+                    return ids
+                before = ids[:n_tokens]
+            n_chars *= 2
+        return self._encode(prompt, text, n_tokens)
+
     def _encode(self, prompt: Prompt, text: str, ctx: int) -> list[int]:
         assert self._tokenizer is not None, "inspect was not called"
         if not prompt.chat:
@@ -207,6 +233,13 @@ def _options(plan: SweepPlan) -> EngineOptions:
         check_values=plan.check_values,
         **{name: getattr(plan, name) for name in DEVICE_FIELDS},
     )
+
+
+def _effective(opened: ModelFiles, options: EngineOptions) -> dict[str, object]:
+    """What "auto" comes to on this machine; a device has copies of its own."""
+    if options.backend != "cpu":
+        return {}
+    return {"repacked": plan_weights(opened.weights, options).repack}
 
 
 def _file_facts(identity: FileIdentity) -> FileFacts:
@@ -231,11 +264,3 @@ def _few(values: Sequence[int], most: int = 32) -> list[int]:
         return list(values)
     last = len(values) - 1
     return sorted({values[i * last // (most - 1)] for i in range(most)})
-
-
-def read_through(path: Path, chunk: int = 8 << 20) -> None:
-    """Read a file once, so that its pages are in memory before anything is timed."""
-    buffer = bytearray(chunk)
-    with open(path, "rb", buffering=0) as file:
-        while file.readinto(buffer):
-            pass

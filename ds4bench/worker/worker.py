@@ -14,10 +14,10 @@ from dataclasses import fields
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from ds4bench.plan import Prompt, SweepPlan
+from ds4bench.worker.facts import Bandwidth, ModelFacts, PromptFacts
 from ds4bench.worker.messages import (
     COMMANDS,
     Answering,
-    Bandwidth,
     Begun,
     Command,
     Copies,
@@ -26,9 +26,7 @@ from ds4bench.worker.messages import (
     EngineFacts,
     Failure,
     Loaded,
-    ModelFacts,
     Prefilled,
-    PromptFacts,
     WarmedUp,
 )
 from ds4bench.worker.protocol import (
@@ -66,6 +64,14 @@ class BenchModel(Protocol[T]):
 
     def counters(self) -> DeviceCounters | None:
         """Of the device so far; None where there is none."""
+        ...
+
+    def compiled(self) -> int:
+        """How often this process has compiled or loaded kernels so far."""
+        ...
+
+    def reach(self, plan: SweepPlan) -> int:
+        """Tokens of a context for which every kernel of a sweep has been needed."""
         ...
 
     def session(self, ctx: int) -> T: ...
@@ -141,13 +147,15 @@ class Worker(Generic[T]):
         plan = self._planned()
         before = self._copied()
         n = min(WARM_CHUNK, plan.ctx_start)
+        reach = min(max(WARM_CHUNK, self.model.reach(plan)), plan.ctx_max)
         n_decode = min(WARM_DECODE, plan.gen_tokens)
         rounds = warm_up(
-            lambda: self.model.session(n + n_decode + 1),
+            lambda: self.model.session(max(n, reach) + n_decode + 1),
             lambda session, mode: self.model.decoder(session, mode, plan),
             self.tokens[:n],
             modes,
             self.clock,
+            reach=self.tokens[:reach] if reach > n else (),
             n_decode=n_decode,
         )
         # What is there now stays; collections between windows need not walk it again.
@@ -169,24 +177,26 @@ class Worker(Generic[T]):
         session = self._begun()
         before = session.n_past
         self._snapshot = None
-        copied = self._copied()
+        copied, compiled = self._copied(), self.model.compiled()
         prefill_s = timed_prefill(session, self.tokens[:frontier], self.clock)
+        compiled = self.model.compiled() - compiled
         copies = self._copies_since(copied)
         if session.n_past != frontier:
             raise EngineError(
                 f"prefill: expected {frontier} tokens in the timeline, found {session.n_past}"
             )
         saved = self._snapshot = session.save()
-        return Prefilled(prefill_s, frontier - before, saved.n_bytes, copies)
+        return Prefilled(prefill_s, frontier - before, saved.n_bytes, copies, compiled)
 
     def decode(self, mode: str) -> Decoded:
         """One decode window from the snapshot, and back to it."""
         plan, session = self._planned(), self._begun()
         frontier = session.n_past
         decoder = self.model.decoder(session, mode, plan)
-        copied = self._copied()
+        copied, compiled = self._copied(), self.model.compiled()
         try:
             window = timed_decode(decoder, plan.gen_tokens, self.clock, self.model.forbidden)
+            compiled = self.model.compiled() - compiled
             copies = self._copies_since(copied)
         finally:
             session.restore(self._snapshot)
@@ -198,6 +208,7 @@ class Worker(Generic[T]):
                 mode, middle, window.step_tokens, window.step_drafted
             ),
             copies=copies,
+            compiled=compiled,
             **{name: getattr(window, name) for name in shared},
         )
 

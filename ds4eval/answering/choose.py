@@ -16,9 +16,21 @@ from ds4eval.request import ModelOptions
 
 
 def prepare_answerer(
-    model: ModelOptions, settings: ReplySettings, questions: Sequence[Question]
+    model: ModelOptions,
+    settings: ReplySettings,
+    questions: Sequence[Question],
+    *,
+    ask: bool = True,
 ) -> Answerer:
     """Examine what the command line names; nothing large is loaded.
+
+    Parameters
+    ----------
+    model : ModelOptions
+    settings : ReplySettings
+    questions : sequence of Question
+    ask : bool
+        Whether a server may be asked which model it has; a dry run asks nobody.
 
     Raises
     ------
@@ -26,5 +38,5 @@ def prepare_answerer(
         If it cannot be used.
     """
     if model.server is not None:
-        return prepare_server(model.server, model.jobs, settings)
+        return prepare_server(model.server, model.jobs, settings, ask=ask)
     return prepare_engine(model, settings, questions)

@@ -45,6 +45,12 @@ class Facts:
         Most tokens of context that the model or this program allows.
     think : str
         Think mode that fits.
+    encoding : str
+        Release of the chat format, by --encoding or as the file says.
+    release : str
+        A line on it for the user; '' where there is no choice.
+    warning : str
+        That the host's memory does not hold the model; '' where it does.
     ctx : int
         Tokens that the longest prompt and its reply need.
     longest, longest_n : int
@@ -59,6 +65,9 @@ class Facts:
 
     ctx_max: int
     think: str
+    encoding: str
+    release: str
+    warning: str
     ctx: int
     longest: int
     longest_n: int
@@ -72,12 +81,15 @@ def ids_sha256(ids: Iterable[int]) -> str:
     return hashlib.sha256(b"".join(int(i).to_bytes(4, "little") for i in ids)).hexdigest()
 
 
-def encode(tokenizer: Tokenizer, question: Question, think: str, ctx: int) -> Prompt:
+def encode(
+    tokenizer: Tokenizer, question: Question, think: str, ctx: int, encoding: str = "first"
+) -> Prompt:
     """A question's prompt; its text never becomes a control token."""
     from engine.text import chat
+    from engine.text.encoding import ENCODINGS
 
     turns = [chat.Message(role, content) for role, content in messages(question)]
-    spans = chat.render_chat(turns, think, ctx)
+    spans = chat.render_chat(turns, think, ctx, encoding=ENCODINGS[encoding])
     encoded = tokenizer.encode_spans(spans)
     return Prompt(tuple(encoded.ids), encoded.n_special_in_text, chat.ends_thinking(spans))
 
@@ -100,11 +112,11 @@ def examine(
         If the file is no model, or the budget that the user named does not fit.
     """
     from engine.memory import check_memory, free_bytes, open_device, plan_memory
-    from engine.text.chat import effective_think
+    from engine.text.encoding import FIRST, chosen, release_of
     from engine.text.tokenizer import Tokenizer
     from engine.weights.files import open_files
 
-    with open_files(options.path, options.mtp_path) as files:
+    with open_files(options.path, options.mtp_path, options.backend, options.kv) as files:
         file, shape = files.trunk, files.weights.shape
         tokenizer = Tokenizer.from_metadata(file.metadata)
         if tokenizer.n_vocab > shape.n_vocab:
@@ -112,13 +124,16 @@ def examine(
                 f"{options.path}: expected at most {shape.n_vocab} tokens, "
                 f"found {tokenizer.n_vocab}"
             )
+        release = chosen(settings.encoding, release_of(file.metadata, file.identity.path.name))
+        encoding = release.encoding
+        encoding.check(settings.think, "--effort")
         ctx_max = min(MAX_CONTEXT, shape.n_ctx_train)
         tokens = settings.budget.tokens
         ctx = ctx_max
         # As in the C program: a smaller context may change the think mode and thus the prompts.
         for _ in range(3):
-            think = effective_think(settings.think, ctx)
-            lengths = [len(encode(tokenizer, q, think, ctx).ids) for q in questions]
+            think = encoding.effective(settings.think, ctx)
+            lengths = [len(encode(tokenizer, q, think, ctx, encoding.name).ids) for q in questions]
             fitting = [n for n in lengths if n < ctx_max] or [0]
             need = min(max(fitting) + tokens, ctx_max)
             if need == ctx:
@@ -136,7 +151,8 @@ def examine(
             )
         device = open_device(options)
         memory = plan_memory(files, options, ctx, device=device)
-        check_memory(memory.resident, free_bytes(device), ctx)
+        free = free_bytes(device)
+        check_memory(memory.resident, free, ctx)
         source = tokenizer.chat_template
         identity: dict[str, object] = {
             "name": shape.name,
@@ -149,4 +165,19 @@ def examine(
             "activations": options.activations,
             "kv": options.kv,
         }
-    return Facts(ctx_max, think, ctx, longest, lengths.index(longest) + 1, tokens, identity, memory)
+        if encoding is not FIRST:
+            # Records from before there was a choice are of the first release.
+            identity["encoding"] = encoding.name
+    return Facts(
+        ctx_max=ctx_max,
+        think=think,
+        encoding=encoding.name,
+        release=release.notice,
+        warning=memory.warning(free),
+        ctx=ctx,
+        longest=longest,
+        longest_n=lengths.index(longest) + 1,
+        tokens=tokens,
+        identity=identity,
+        memory=memory,
+    )

@@ -19,11 +19,12 @@ from ds4eval.plan import IDENTITY, Job, ReplySettings
 from ds4eval.questions.question import Question
 from ds4eval.request import ModelOptions
 from engine.errors import OptionError
+from engine.gguf.warm import read_through
 from engine.models.bundled import RECIPES, bundled_model
 from engine.options import EngineOptions
 from engine.tooling.check_values import check_values
 from engine.tooling.exits import say
-from engine.tooling.options.model import default_model, read_through, uses_bundled
+from engine.tooling.options.model import default_model, uses_bundled
 from engine.tooling.results.environment import cpu
 
 if TYPE_CHECKING:
@@ -118,6 +119,8 @@ class EngineAnswerer:
     ) -> Iterator[OneByOne | SideBySide]:
         """Load the model in this process, or start workers that load one each."""
         questions = tuple(dict.fromkeys(job.question for job in jobs))
+        # Workers must render as the context was sized, whatever they could find out themselves.
+        settings = replace(settings, encoding=self.examined.encoding)
         spec = EngineSpec(
             self.options, settings, self.examined.ctx_max, self.ctx, self.think, questions
         )
@@ -157,10 +160,11 @@ def prepare_engine(
     notices: list[str] = []
     options = engine_options(model, notices)
     found = examine(options, settings, questions)
+    notices += filter(None, (found.release, found.warning))
     if settings.think == "max" and found.think != "max":
         notices.append(
             f"--think-max: needs 393216 tokens of context, found {found.ctx}; "
-            "thinking at high effort"
+            f"thinking at {found.think} effort"
         )
     notices.append(
         f"context {found.ctx} tokens: longest prompt {found.longest} (question "

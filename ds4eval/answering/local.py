@@ -81,7 +81,8 @@ class EngineBackend:
 
     def encode(self, question: Question) -> Prompt:
         # The mode is already effective, so the context must not lower it again.
-        return encode(self.engine.tokenizer, question, self.think, MAX_CONTEXT)
+        encoding = self.settings.encoding or self.engine.release.encoding.name
+        return encode(self.engine.tokenizer, question, self.think, MAX_CONTEXT, encoding)
 
     def answer(
         self, job: Job, stop: Callable[[], bool] = lambda: False

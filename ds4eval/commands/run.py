@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import click
 
 from ds4eval.commands.data_options import parse_datasets
 from ds4eval.commands.run_options import KERNELS, SAMPLING, SPECULATION, run_options
+from ds4eval.documents import Document
 from ds4eval.request import (
     DataOptions,
     GateOptions,
@@ -20,10 +22,18 @@ from ds4eval.request import (
 )
 from engine.errors import OptionError
 from engine.tooling.options.model import MODEL, ModelChoice
+from engine.tooling.options.thinking import THINKING
 from engine.tooling.program import Command
 
 # Without --base-url these say nothing; with it, the others say nothing to a server.
-SERVER_ONLY = ("api", "api_model", "api_key_env", "timeout")
+SERVER_ONLY = (
+    "api",
+    "api_model",
+    "api_key_env",
+    "reply_timeout",
+    "max_retries",
+    "extra_body",
+)
 ENGINE_ONLY = ("close_cue", "soft_limit_reply_budget", "hard_limit_reply_budget")
 
 
@@ -59,7 +69,7 @@ def parse(ctx: click.Context, values: dict[str, Any], model: ModelChoice) -> Req
         If an option was given that says nothing beside the others.
     """
     _refuse_idle(ctx, values)
-    sampling = SAMPLING.take(values)
+    sampling, thinking = SAMPLING.take(values), THINKING.take(values)
     return Request(
         model=_model(values, model),
         data=DataOptions(
@@ -75,7 +85,7 @@ def parse(ctx: click.Context, values: dict[str, Any], model: ModelChoice) -> Req
             repeats=values["repeats"],
         ),
         reply=ReplyOptions(
-            think=values["think"],
+            think=thinking.mode(values["think"]),
             tokens=values["tokens"],
             soft=values["soft_limit_reply_budget"],
             hard=values["hard_limit_reply_budget"],
@@ -86,6 +96,7 @@ def parse(ctx: click.Context, values: dict[str, Any], model: ModelChoice) -> Req
             top_p=sampling.top_p,
             min_p=sampling.min_p,
             seed=sampling.seed,
+            encoding=thinking.encoding,
         ),
         gates=GateOptions(
             fail_under=values["fail_under"],
@@ -132,7 +143,9 @@ def _model(values: dict[str, Any], model: ModelChoice) -> ModelOptions:
             api=values["api"],
             model=values["api_model"],
             key_env=values["api_key_env"],
-            timeout_s=values["timeout"],
+            reply_timeout_s=values["reply_timeout"],
+            max_retries=values["max_retries"],
+            extra_body=parse_extra_body(values["extra_body"]),
         )
     return ModelOptions(
         path=model.path,
@@ -149,3 +162,23 @@ def _model(values: dict[str, Any], model: ModelChoice) -> ModelOptions:
         ray=values["ray"],
         server=server,
     )
+
+
+def parse_extra_body(text: str | None) -> Document:
+    """Fields for every request.
+
+    Raises
+    ------
+    OptionError
+        If the text is no JSON object, or holds numbers that JSON has not.
+    """
+    if text is None:
+        return {}
+    try:
+        found = json.loads(text)
+        json.dumps(found, allow_nan=False)
+    except (ValueError, RecursionError) as error:
+        raise OptionError(f"--extra-body: expected a JSON object, found {error}") from None
+    if not isinstance(found, dict):
+        raise OptionError(f"--extra-body: expected a JSON object, found {text[:60]!r}")
+    return found

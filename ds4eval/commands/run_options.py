@@ -16,6 +16,7 @@ from engine.tooling.options.kernels import kernel_options
 from engine.tooling.options.model import MODEL
 from engine.tooling.options.sampling import MAX_SEED, sampling_options
 from engine.tooling.options.speculation import spec_options
+from engine.tooling.options.thinking import THINKING
 from engine.tooling.options.types import Number, OneOf, Whole
 
 COUNT = Whole(1, 2**31 - 1)
@@ -63,10 +64,12 @@ run_options = options(
     _data("--no-errata", is_flag=True, help="Leave known errors of the data in."),
     _reply("-n", "--tokens", type=Whole(1, 1_000_000), help="Most tokens of a reply.",
            default_text="16000; nano suite: 256"),
-    _reply("--think", is_flag=True, flag_value="high", default="high",
+    _reply("--think", is_flag=True, flag_value="on", default="on",
            flags={"--nothink": "none", "--think-max": "max"},
            help="Think before answering. --nothink answers at once; --think-max makes maximum "
-           "effort and needs 393216 tokens of context. The last of the three counts."),
+           "effort; the first release needs 393216 tokens of context for it. The last of the three "
+           "counts."),
+    THINKING,
     _reply("--soft-limit-reply-budget", type=COUNT,
            help="Tokens left from which thinking is closed as soon as that is likely.",
            default_text="1024"),
@@ -93,8 +96,13 @@ run_options = options(
             default_text="the first that it lists"),
     _server("--api-key-env", metavar="VARIABLE", default="OPENAI_API_KEY",
             help="Environment variable that holds the key."),
-    _server("--timeout", type=Number(1), default=3600.0, metavar="SECONDS",
-            help="Longest that one reply may take."),
+    _server("--reply-timeout", "--timeout", type=Number(1), default=3600.0, metavar="SECONDS",
+            help="Longest that one reply may take, from its request to its end."),
+    _server("--max-retries", type=Whole(0, 1000), default=10, metavar="N",
+            help="Ask again so often where that may help: a server that is busy, away or broken."),
+    _server("--extra-body", metavar="JSON",
+            help="Fields of every request besides ours, as an object; a null leaves out one of "
+            "ours."),
     _gate("--fail-under", type=PERCENT, metavar="PERCENT", help="Exit with 6 below this score."),
     _gate("--baseline", type=FILE, metavar="DIR",
           help="Run folder to hold the score against, on shared questions."),

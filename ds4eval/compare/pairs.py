@@ -13,7 +13,9 @@ from pathlib import Path
 from ds4eval.documents import section
 from ds4eval.grading.grade import GRADERS, PASS
 from ds4eval.plan import header_only, is_header_only
-from ds4eval.records.record import UNFINISHED, Run, Sample, difference, read_run
+from ds4eval.questions.known import exam_of
+from ds4eval.records.conditions import difference
+from ds4eval.records.record import UNFINISHED, Run, Sample, read_run
 from engine.errors import OptionError, StoreError
 from engine.tooling.report.labels import clean_label, unique_labels
 
@@ -83,9 +85,13 @@ class Answered:
         return self.passed(grader) / len(self.samples)
 
     def group(self, by: str) -> str:
-        """Value of what scores are broken down by: 'source', 'domain', 'kind' or a stratum."""
+        """Value of what scores are broken down by: 'source', 'domain', 'kind' or a stratum.
+
+        A question whose erratum was applied counts with its exam: as a source of its own, one
+        question would weigh as much as 197 in a mean of sources.
+        """
         sample = self.samples[0]
-        named = {"source": sample.source, "domain": sample.domain, "kind": sample.kind}
+        named = {"source": exam_of(sample.source), "domain": sample.domain, "kind": sample.kind}
         return named[by] if by in named else sample.strata.get(by, "")
 
 
@@ -194,8 +200,12 @@ def check_by(arm: AnsweredRun, by: str) -> None:
     if by == "source" or any(q.group(by) for q in arm.questions):
         return
     strata = sorted({name for s in arm.samples for name, value in s.strata.items() if value})
-    known = ["source", "domain", "kind", *(clean_label(name) for name in strata)]
-    raise OptionError(f"--by: expected one of {', '.join(known[:20])}, found {by!r}")
+    named = [name for name in ("domain", "kind") if any(q.group(name) for q in arm.questions)]
+    known = ["source", *named, *(clean_label(name) for name in strata)]
+    raise OptionError(
+        f"--by: expected one of {', '.join(known[:20])}, which the answers of {arm.label} have, "
+        f"found {by!r}"
+    )
 
 
 def unlike(a: AnsweredRun, b: AnsweredRun, grader: str) -> list[Unlike]:

@@ -19,6 +19,7 @@ from ds4eval.questions.prompts import messages
 from ds4eval.questions.question import LETTERS
 from ds4eval.records.record import Sample
 from engine.errors import OptionError, StoreError
+from engine.text.encoding import DEFAULT_EFFORT
 
 BLOCKS = ("SYSTEM_PROMPT", "QUESTION_PROMPT", "MODEL_OUTPUT")
 _CASE = b"===== CASE "
@@ -75,6 +76,11 @@ class TraceWriter:
                 f"{str(path)!r}"
             ) from None
 
+    def _requested(self) -> str:
+        """The effort that was asked for; where none was named, the default one is in effect."""
+        asked = self.settings.think
+        return self.think if asked == DEFAULT_EFFORT else asked
+
     def header(self, model: str, backend: str, ctx: int, longest: int, n: int) -> None:
         """Everything known before the first case."""
         s, b = self.settings.sampling, self.settings.budget
@@ -91,7 +97,7 @@ class TraceWriter:
             f"top_p: {s.top_p:.6g}\n"
             f"min_p: {s.min_p:.6g}\n"
             f"seed: {s.seed}\n"
-            f"think_mode_requested: {self.settings.think}\n"
+            f"think_mode_requested: {self._requested()}\n"
             f"soft_limit_reply_budget: {b.soft}\n"
             f"hard_limit_reply_budget: {b.hard}\n"
             f"soft_limit_think_close_rank: {b.rank}\n\n"

@@ -16,7 +16,13 @@ import unicodedata
 from dataclasses import dataclass
 
 from ds4eval.grading import classic, extract
-from ds4eval.questions.question import LETTERS, Question, QuestionError, parse_lines
+from ds4eval.questions.question import (
+    ALTERNATIVE,
+    LETTERS,
+    Question,
+    QuestionError,
+    parse_lines,
+)
 from ds4eval.questions.spelling import same_text
 
 GRADERS = ("strict", "lenient", "ds4-classic")
@@ -242,7 +248,8 @@ def _judge(question: Question, given: str | None, rule: str) -> Grade:
     if given is None:
         return Grade(NO_ANSWER, question.answer, NOT_GIVEN, rule)
     if question.kind != "lines":
-        verdict = PASS if given == question.answer else FAIL
+        # Two integers may both have been accepted; no other answer holds their separator.
+        verdict = PASS if given in question.answer.split(ALTERNATIVE) else FAIL
         return Grade(verdict, question.answer, given, rule)
     want = parse_lines(question.answer)
     try:
@@ -257,5 +264,6 @@ def _judge(question: Question, given: str | None, rule: str) -> Grade:
 def _judge_classic(question: Question, given: str, step: str) -> Grade:
     if given == classic.NONE:
         return Grade(NO_ANSWER, question.answer, NOT_GIVEN, step)
-    passed = classic.matches(given, question.answer, question.kind)
+    keys = question.answer.split(ALTERNATIVE)
+    passed = any(classic.matches(given, key, question.kind) for key in keys)
     return Grade(PASS if passed else FAIL, question.answer, given, step)

@@ -78,6 +78,8 @@ def fetch_dataset(name: str, root: Path, revision: str = "", force: bool = False
                 path = _asked(known, wanted, partial(_download, hub, known, file, commit))
                 shutil.copyfile(path, fresh / Path(file).name)
             dataset = load_dataset(fresh, name)
+            if commit == known.revision:
+                _check_hashes(known, dataset)
             (fresh / PROVENANCE).write_text(_provenance(known, commit, dataset), encoding="utf-8")
             if folder.exists():
                 os.rename(folder, Path(temporary) / "old")
@@ -85,6 +87,24 @@ def fetch_dataset(name: str, root: Path, revision: str = "", force: bool = False
     except OSError as error:
         raise StoreError(f"{folder}: expected to write, found {error.strerror or error}") from error
     return Fetched(folder, commit, load_dataset(folder, name))
+
+
+def _check_hashes(known: Published, dataset: Dataset) -> None:
+    """At the pinned revision, every byte is known.
+
+    Raises
+    ------
+    DatasetError
+        If a file is another than the published one.
+    """
+    found = {file.path.name: file.sha256 for file in dataset.files}
+    for name, first, last in known.hashes:
+        sha256 = found.get(name, "")
+        if not (sha256.startswith(first) and sha256.endswith(last)):
+            raise DatasetError(
+                f"{known.repo}, {name}: expected SHA-256 {first}...{last} at the pinned revision, "
+                f"found {sha256 or 'no such file'}"
+            )
 
 
 def _hub() -> ModuleType:

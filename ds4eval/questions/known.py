@@ -24,6 +24,8 @@ class Published:
     licence: str
     gated: bool = False
     note: str = ""
+    # By file name, at `revision`: the first and last hex digits of its SHA-256, as published.
+    hashes: tuple[tuple[str, str, str], ...] = ()
 
 
 PUBLISHED = {
@@ -32,10 +34,13 @@ PUBLISHED = {
         "AIME2025",
         "opencompass/AIME2025",
         ("aime2025-I.jsonl", "aime2025-II.jsonl"),
-        "main",
+        "a6ad95f611d72cf628a80b58bd0432ef6638f958",
         30,
         "MIT as its uploader states; the problems are copyright of the MAA",
-        note="no revision is pinned yet: the one found is recorded with the files",
+        hashes=(
+            ("aime2025-I.jsonl", "b91b3c96", "0659e"),
+            ("aime2025-II.jsonl", "16a2dcfb", "bed5e"),
+        ),
     ),
     "gpqa-diamond": Published(
         "gpqa-diamond",
@@ -58,8 +63,15 @@ PUBLISHED = {
         "ODC-BY; a composite, see the licences of its sources",
     ),
 }
+# Behind the label of a question whose erratum was applied; scores count it with its exam.
+MODIFIED = " (modified)"
 LABELS = {name: known.label for name, known in PUBLISHED.items()} | {"compsec": "COMPSEC"}
 DATASETS = (*PUBLISHED, "compsec")
+
+
+def exam_of(source: str) -> str:
+    """The exam that a question's source belongs to: a corrected question is not an exam."""
+    return source.removesuffix(MODIFIED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +148,7 @@ ERRATA = (
         "recDytVnNYZe2HuUU",
         "Correct Answer",
         "20.011 GeV",
-        "GPQA Diamond (modified)",
+        f"GPQA Diamond{MODIFIED}",
         "the keyed option lies outside the precision that the question states",
         "antirez/ds4#233; recomputed: lithium-6, 6.0151229 u x 0.93149410 GeV/u at 0.96 c",
     ),

@@ -12,12 +12,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ds4eval.questions.aime import dataset_of
 from ds4eval.questions.errors import DatasetError, Finding
 from ds4eval.questions.fields import Fields
-from ds4eval.questions.files import data_files, read_records
+from ds4eval.questions.files import Records, data_files, read_records
 from ds4eval.questions.known import DAMAGES, DATASETS, ERRATA, PUBLISHED, normalise
+from ds4eval.questions.presets import KNOWN_KEYS
 from ds4eval.questions.question import LETTERS, Question, permuted, seeded_order
-from ds4eval.questions.schema import Reader, detect, relabelled
+from ds4eval.questions.schema import CHOICES, Reader, detect, relabelled
 
 # Part of a run's manifest: changes whenever the same file would give other questions.
 LOADER_VERSION = "1"
@@ -60,6 +62,7 @@ def load_dataset(
     seed: int = 0,
     errata: bool = True,
     keep_going: bool = False,
+    published: bool = True,
 ) -> Dataset:
     """Read a data set as it is published.
 
@@ -76,6 +79,8 @@ def load_dataset(
         Apply known corrections; each one is noted in its question.
     keep_going : bool
         Turn refused records into findings of level 'error' and read on.
+    published : bool
+        False for questions of this project in the form of an exam, which have keys of their own.
 
     Raises
     ------
@@ -94,28 +99,23 @@ def load_dataset(
     for file in files:
         records = read_records(file)
         fields = Fields(records)
-        told = detect(fields)
-        if not told:
-            columns = ", ".join(repr(column) for column in records.columns[:8])
-            raise DatasetError(
-                f"{file}: expected the columns of {', '.join(DATASETS)}, found {columns}"
-            )
-        wanted = name or first or told
-        if told != wanted and {told, wanted} != {"aime25", "compsec"}:
-            raise DatasetError(f"{file}: expected {wanted}, found columns of {told}")
-        first = wanted
+        first = wanted = _wanted(file, records, detect(fields), name or first)
         reader = Reader(records, fields)
         questions += reader.read(wanted, keep_going)
         findings += reader.findings
         sources.append(SourceFile(file, records.form, records.sha256, len(records.records)))
     if len(files) > 1 and first != "aime25":
         raise DatasetError(f"{paths[0]}: expected one data file, found {len(files)}")
-    try:
-        _refuse_doubles(files, questions)
-    except DatasetError as error:
-        if not keep_going:
-            raise
-        findings.append(Finding("error", 0, "", str(error)))
+    checks = (_refuse_doubles, _refuse_other_keys) if published else (_refuse_doubles,)
+    for check in checks:
+        try:
+            check(files, questions)
+        except DatasetError as error:
+            if not keep_going:
+                raise
+            findings.append(Finding("error", 0, "", str(error)))
+    if first == "aime25" and questions:
+        first = _of_year(files, questions, named=name != "")
     questions = [corrected(question, first) for question in questions] if errata else questions
     if first == "gpqa-diamond":
         label = GPQA_PARTS.get(len(questions))
@@ -124,6 +124,47 @@ def load_dataset(
     findings += _check_texts(questions)
     findings += _check_count(first, len(questions))
     return Dataset(first, tuple(questions), tuple(sources), tuple(findings))
+
+
+def _wanted(file: Path, records: Records, told: str, wanted: str) -> str:
+    """Data set that a file is read as: the one named, if its columns allow that.
+
+    Raises
+    ------
+    DatasetError
+        If they tell none, or another.
+    """
+    if told == CHOICES:
+        if wanted in ("gpqa-diamond", "supergpqa"):
+            return wanted  # the user says so
+        columns = ", ".join(repr(column) for column in records.columns[:8])
+        raise DatasetError(
+            f"{file}: expected the columns of {', '.join(DATASETS)}, found questions with choices "
+            f"of some exam ({columns}); --dataset gpqa-diamond=FILE or `validate --as` names it"
+        )
+    if not told:
+        columns = ", ".join(repr(column) for column in records.columns[:8])
+        raise DatasetError(
+            f"{file}: expected the columns of {', '.join(DATASETS)}, found {columns}"
+        )
+    if wanted and told != wanted and {told, wanted} != {"aime25", "compsec"}:
+        raise DatasetError(f"{file}: expected {wanted}, found columns of {told}")
+    return wanted or told
+
+
+def _of_year(files: Sequence[Path], questions: Sequence[Question], named: bool) -> str:
+    """Name of the data set of these years.
+
+    Raises
+    ------
+    DatasetError
+        If another year than 2025 goes by the name of 2025.
+    """
+    years = {int(question.source.removeprefix("AIME")) for question in questions}
+    if named and years != {2025}:
+        found = ", ".join(map(str, sorted(years)[:4]))
+        raise DatasetError(f"{files[0]}: expected the AIME of 2025, found that of {found}")
+    return dataset_of(years)
 
 
 def shuffled(question: Question, seed: int) -> Question:
@@ -174,6 +215,18 @@ def _refuse_doubles(files: Sequence[Path], questions: Iterable[Question]) -> Non
                 f"found {question.id!r} as in record {seen[question.id]}"
             )
         seen[question.id] = number
+
+
+def _refuse_other_keys(files: Sequence[Path], questions: Iterable[Question]) -> None:
+    """A copy that contradicts a key which is known is damaged, or is another exam."""
+    for number, question in enumerate(questions, 1):
+        known = KNOWN_KEYS.get(question.id)
+        if known is not None and known != question.answer:
+            raise DatasetError(
+                f"{files[-1]}, record {number}: expected the known key {known} of {question.id}, "
+                f"found {question.answer} (a damaged copy, or another exam or year: ids or a "
+                "column 'year' tell the AIME's)"
+            )
 
 
 def _check_texts(questions: Sequence[Question]) -> list[Finding]:

@@ -29,7 +29,7 @@ def practice_datasets() -> tuple[Dataset, ...]:
     """
     parts = []
     for family, (name, file) in FILES.items():
-        dataset = load_dataset(FOLDER / file, name, seed=0)
+        dataset = load_dataset(FOLDER / file, name, seed=0, published=False)
         questions = []
         for number, question in enumerate(dataset.questions, 1):
             id_ = f"practice-{family}-{number:02d}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+from ds4eval.questions.aime import KEYS
 from ds4eval.questions.spelling import plain
 
 
@@ -104,4 +105,4 @@ PRESETS = {
 }
 
 # Keys that a copy can be checked against, whatever is run.
-KNOWN_KEYS = {item.id: item.key for item in DS4_23 if item.dataset != "gpqa-diamond"}
+KNOWN_KEYS = {item.id: item.key for item in DS4_23 if item.dataset == "supergpqa"} | KEYS

@@ -17,8 +17,10 @@ LETTERS = string.ascii_uppercase
 MIN_CHOICES, MAX_CHOICES = 2, 26
 # The largest line number a line set may name; ds4-eval's sets hold 256 entries.
 MAX_LINE = 255
+# Between two integers that were both accepted.
+ALTERNATIVE = "|"
 
-_INTEGER = re.compile(r"[0-9]{1,31}\Z")
+_INTEGER = re.compile(r"[0-9]{1,31}(?:\|[0-9]{1,31})?\Z")
 _LINES = re.compile(r"[0-9]{1,3}(?:-[0-9]{1,3})?(?:,[0-9]{1,3}(?:-[0-9]{1,3})?)*\Z")
 
 
@@ -44,7 +46,8 @@ class Question:
     text : str
         The question alone, without choices and without the answer's form.
     answer : str
-        Canonical key: a letter, an integer without leading zeros, or lines as `3` or `4-6,9`.
+        Canonical key: a letter, an integer without leading zeros (two as `80|81` where both were
+        accepted), or lines as `3` or `4-6,9`.
     kind : {'letter', 'integer', 'lines'}
     choices : tuple of str
         In the order shown; empty unless `kind` is 'letter'.
@@ -119,7 +122,7 @@ class Question:
         if self.kind == "letter":
             return 1 / len(self.choices)
         if self.kind == "integer":
-            return 0.001
+            return 0.001 * len(self.answer.split(ALTERNATIVE))
         lines = re.findall(r"(?m)^\s*[0-9]+\b", self.text)
         return len(parse_lines(self.answer)) / len(lines) if lines else 0.0
 
@@ -151,7 +154,7 @@ def canonical_answer(answer: str, kind: str, n_choices: int = 0) -> str:
     if kind == "integer":
         if not _INTEGER.match(text):
             raise QuestionError("answer", f"expected digits 0-9 only, found {answer!r}")
-        return text.lstrip("0") or "0"
+        return ALTERNATIVE.join(part.lstrip("0") or "0" for part in text.split(ALTERNATIVE))
     lines = re.sub(r"\s*([,-])\s*", r"\1", text)
     if not _LINES.match(lines):
         raise QuestionError("answer", f"expected lines such as 3 or 4-6,9, found {answer!r}")

@@ -6,13 +6,20 @@ import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 
+from ds4eval.questions import aime
 from ds4eval.questions.errors import DatasetError, Finding
 from ds4eval.questions.fields import Fields
 from ds4eval.questions.files import Record, Records
 from ds4eval.questions.known import LABELS
-from ds4eval.questions.presets import KNOWN_KEYS
-from ds4eval.questions.question import LETTERS, Question, QuestionError, canonical_answer
+from ds4eval.questions.question import (
+    ALTERNATIVE,
+    LETTERS,
+    Question,
+    QuestionError,
+    canonical_answer,
+)
 
 # Names of every published layout, plain (see `plain_name`), most telling first.
 QUESTION = ("question", "problem", "prompt", "questiontext")
@@ -23,22 +30,24 @@ WRONG = tuple(f"incorrectanswer{i}" for i in (1, 2, 3))
 RECORD_ID = ("recordid", "id")
 AIME_ID = ("id", "problemidx", "problemid", "idx", "index")
 SUPER_STRATA = ("discipline", "field", "subfield", "difficulty", "iscalculation")
-AIME_MAX = 999
-# 2025-I-7, I-14, AIME_2024 II 3, ...
-_PAPER_ID = re.compile(
-    r"(?:(?:aime[-_ ]?)?(20[0-9]{2})[-_ ])?(?:aime[-_ ]?)?(II|I)[-_ ]([0-9]{1,2})", re.IGNORECASE
-)
+PROBLEM_PAGE = ("url", "link")
+# Four choices without the columns of GPQA or SuperGPQA: an exam that the user has to name.
+CHOICES = "choices"
+N_GPQA = 4
 
 
 def detect(fields: Fields) -> str:
-    """Data set that a file's columns tell, '' when they tell none."""
+    """Data set that a file's columns tell, '' when they tell none.
+
+    Questions with choices in the form of many exams (MMLU, ARC, MMLU-Pro) are `CHOICES`.
+    """
     if fields.has("correctanswer", *WRONG):
         return "gpqa-diamond"
     options = fields.first(OPTIONS) is not None
-    if options and (fields.first(ANSWER_LETTER) or fields.has("discipline")):
+    if options and fields.has("discipline"):
         return "supergpqa"
-    if options and fields.first(QUESTION) and fields.first(ANSWER):
-        return "gpqa-diamond"
+    if options and fields.first(QUESTION) and fields.first((*ANSWER, *ANSWER_LETTER)):
+        return CHOICES
     if fields.has("title", "question", "answer") and not fields.has("problem"):
         return "compsec"
     if fields.first(QUESTION) and fields.first(ANSWER) and not options:
@@ -79,14 +88,25 @@ class Reader:
     def _gpqa_formatted(self, record: Record) -> Question:
         text = self.fields.text(record, QUESTION)
         choices = self.fields.texts(record, OPTIONS)
-        _, value = self.fields.value(record, ANSWER)
-        if isinstance(value, str) and value.strip().upper() in LETTERS[: len(choices)]:
-            place = LETTERS.index(value.strip().upper()) if value.strip() else -1
-        else:
-            place = int(self.fields.integer(record, ANSWER))
+        if len(choices) != N_GPQA:
+            raise self.fields.error(record, OPTIONS[0], f"{N_GPQA} choices", list(choices))
+        column, value = self.fields.value(record, ANSWER)
+        letter = value.strip().upper() if isinstance(value, str) else ""
+        if len(letter) == 1 and letter in LETTERS[: len(choices)]:
+            return self._gpqa(record, text, choices, LETTERS.index(letter))
+        place = int(self.fields.integer(record, ANSWER))
+        if not self._counts_from_0:
+            rule = "a letter, or numbers that count from 0 with a 0 among them"
+            raise self.fields.error(record, column, rule, value)
         if not 0 <= place < len(choices):
-            raise self.fields.error(record, ANSWER[0], f"an index below {len(choices)}", value)
+            raise self.fields.error(record, column, f"an index below {len(choices)}", value)
         return self._gpqa(record, text, choices, place)
+
+    @cached_property
+    def _counts_from_0(self) -> bool:
+        """Whether a 0 is among the file's answers: 1, 2, 3 alone could be counted either way."""
+        values = (self.fields.value(record, ANSWER)[1] for record in self.records.records)
+        return any(str(value).strip() in ("0", "0.0") for value in values)
 
     def _gpqa(self, record: Record, text: str, choices: tuple[str, ...], place: int) -> Question:
         id_ = self.fields.text(record, RECORD_ID, required=False)
@@ -181,7 +201,7 @@ class Reader:
     # AIME ------------------------------------------------------------------------------------
 
     def aime(self) -> list[Question]:
-        """Questions of one paper or of both; ids become aime<year>-NN, II-1 being 16."""
+        """Questions of one paper or of several; ids become aime<year>-NN, II-1 being 16."""
         rows = self.records.records
         answers = [self._aime_answer(record) for record in rows]
         numbers = self._aime_numbers(answers)
@@ -190,55 +210,65 @@ class Reader:
             terms = "the layout of MathArena's copy, which is CC BY-NC-SA 4.0: no commercial use"
             self.findings.append(Finding("note", 0, "", terms))
         for record, answer, (year, number) in zip(rows, answers, numbers):
-            id_ = f"aime{year}-{number:02d}"
             kinds = self.fields.value(record, ("problemtype",))[1]
             domain = ", ".join(map(str, kinds)) if isinstance(kinds, list) else ""
             question = self.make(
                 record,
-                id=id_,
+                id=f"aime{year}-{number:02d}",
                 source=f"AIME{year}",
                 text=self.fields.text(record, QUESTION),
                 answer=answer,
                 kind="integer",
                 domain=domain,
-                strata=_strata(part="I" if number <= 15 else "II"),
+                strata=_strata(part="I" if number <= aime.PER_PAPER else "II"),
             )
             questions.append(question)
-            known = KNOWN_KEYS.get(id_)
-            if known is not None and known != answer:
-                self.note("warning", record, id_, f"expected the key {known}, found {answer}")
         return questions
 
     def _aime_answer(self, record: Record) -> str:
-        answer = self.fields.integer(record, ANSWER)
-        if int(answer) > AIME_MAX:
-            raise self.fields.error(record, ANSWER[0], f"0 to {AIME_MAX}", answer)
-        return answer
+        _, value = self.fields.value(record, ANSWER)
+        key = aime.canonical_key(value) if isinstance(value, str) else None
+        if key is None:
+            return self._in_range(record, self.fields.integer(record, ANSWER))
+        return self._in_range(record, key)
+
+    def _in_range(self, record: Record, key: str) -> str:
+        if any(int(part) > aime.MAX_KEY for part in key.split(ALTERNATIVE)):
+            raise self.fields.error(record, ANSWER[0], f"0 to {aime.MAX_KEY}", key)
+        return key
 
     def _aime_numbers(self, answers: list[str]) -> list[tuple[int, int]]:
         """(year, number 1 to 30) of every record: from ids where they tell, else from order."""
         rows = self.records.records
+        pages = [aime.place_of_page(self.fields.value(record, PROBLEM_PAGE)[1]) for record in rows]
+        told = [page for page in pages if page is not None]
+        if len(told) == len(rows):
+            return self._ranged(told)
         column = self.fields.first(AIME_ID)
-        found: list[tuple[int, int] | int | None] = []
-        for record in rows:
-            value = record.fields.get(column) if column else None
-            found.append(_aime_id(value))
+        found = [aime.place_of_id(r.fields.get(column) if column else None) for r in rows]
         if all(isinstance(item, tuple) for item in found):
-            return self._ranged([item for item in found if isinstance(item, tuple)])
-        year = self._year()
+            named = [item for item in found if isinstance(item, tuple)]
+            return self._ranged([(y or self._year(r), n) for r, (y, n) in zip(rows, named)])
+        years = [self._year(record) for record in rows]
         if all(isinstance(item, int) for item in found):
             plain = [item for item in found if isinstance(item, int)]
-            # math-ai counts from 0 in `id`, MathArena from 1 in `problem_idx`.
-            zero = 0 in plain or (30 not in plain and column is not None and
-                                  column.casefold() == "id" and len(rows) != 15)  # fmt: skip
-            shift = int(zero) + self._paper_shift(answers, sorted(plain))
-            return self._ranged([(year, item + shift) for item in plain])
-        if len(rows) not in (15, 30):
+            shift = self._shift(plain, column) + self._paper_shift(answers, sorted(plain))
+            return self._ranged([(year, item + shift) for year, item in zip(years, plain)])
+        if len(rows) not in (aime.PER_PAPER, aime.PER_YEAR):
             raise self.fields.error(
                 rows[0], column or "id", "an id, or 15 or 30 records in order", len(rows)
             )
         shift = 1 + self._paper_shift(answers, list(range(len(rows))))
-        return self._ranged([(year, i + shift) for i in range(len(rows))])
+        return self._ranged([(year, i + shift) for i, year in enumerate(years)])
+
+    def _shift(self, plain: list[int], column: str | None) -> int:
+        """What is added to plain ids to count from 1."""
+        if sorted(plain) == list(range(60, 60 + aime.PER_YEAR)):
+            return -59  # HuggingFaceH4's copy of 2024 goes on behind two other years
+        # math-ai counts from 0 in `id`, MathArena from 1 in `problem_idx`.
+        by_id = column is not None and column.casefold() == "id"
+        zero = 0 in plain or (aime.PER_YEAR not in plain and by_id and len(plain) != aime.PER_PAPER)
+        return int(zero)
 
     def _paper_shift(self, answers: list[str], plain: list[int]) -> int:
         """15 when 15 records are the second paper, told by known keys of both papers."""
@@ -246,18 +276,19 @@ class Reader:
             return 0
         score = {}
         for shift in (0, 15):
-            known = [KNOWN_KEYS.get(f"aime2025-{i + 1 + shift:02d}") for i in range(15)]
+            known = [aime.KEYS.get(f"aime2025-{i + 1 + shift:02d}") for i in range(15)]
             score[shift] = sum(a == b for a, b in zip(answers, known))
         return 15 if score[15] > score[0] else 0
 
-    def _year(self) -> int:
-        _, value = self.fields.value(self.records.records[0], ("year",))
-        text = str(value) if value is not None else ""
-        return int(text) if re.fullmatch(r"20[0-9]{2}", text) else 2025
+    def _year(self, record: Record) -> int:
+        """Year of a record that its id does not tell; the keys have to agree with 2025's."""
+        _, value = self.fields.value(record, ("year",))
+        text = str(value).removesuffix(".0") if value is not None else ""
+        return int(text) if re.fullmatch(r"(?:19|20)[0-9]{2}", text) else 2025
 
     def _ranged(self, numbers: list[tuple[int, int]]) -> list[tuple[int, int]]:
         for record, (_, number) in zip(self.records.records, numbers):
-            if not 1 <= number <= 30:
+            if not 1 <= number <= aime.PER_YEAR:
                 raise self.fields.error(record, "id", "a problem of 1 to 30", number)
         return numbers
 
@@ -308,29 +339,6 @@ class _Shown(str):
 
 def _strata(**values: str) -> tuple[tuple[str, str], ...]:
     return tuple((name, value) for name, value in values.items() if value)
-
-
-def _aime_id(value: object) -> tuple[int, int] | int | None:
-    """(year, number) of an id that names its paper, a plain number as it is, None otherwise."""
-    if isinstance(value, bool) or value is None:
-        return None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    text = str(value).strip()
-    if re.fullmatch(r"[0-9]{1,2}", text):
-        return int(text)
-    match = re.fullmatch(r"aime(20[0-9]{2})-([0-9]{2})", text)
-    if match:
-        return int(match[1]), int(match[2])
-    match = re.fullmatch(r"aime25-([0-9]{1,2})", text)
-    if match:
-        # NVIDIA's copy counts from 0.
-        return 2025, int(match[1]) + 1
-    match = _PAPER_ID.fullmatch(text)
-    if match:
-        number = int(match[3]) + (15 if match[2].upper() == "II" else 0)
-        return int(match[1] or 2025), number
-    return None
 
 
 def relabelled(question: Question, label: str) -> Question:

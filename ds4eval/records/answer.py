@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A back end's result for one job; `ds4eval.records.samples` grades it and makes the record.
 
-    See `ds4eval.records.record.Sample` for the fields.
+    See `ds4eval.records.record.Sample` for the fields; `of_question`: a failure that says nothing
+    of other questions.
     """
 
     stop: str
@@ -32,3 +33,10 @@ class Answer:
     drafted: int = 0
     accepted: int = 0
     error: str = ""
+    finish_reason: str = ""
+    notes: list[str] = field(default_factory=list)
+    of_question: bool = False
+
+    def about_question(self) -> Answer:
+        """The same as a failure that says nothing of other questions."""
+        return replace(self, of_question=True)

@@ -17,7 +17,7 @@ from typing import Any, TypedDict, cast
 from ds4eval.documents import Document
 from ds4eval.plan import Selected
 from ds4eval.records.entries import merge_selection
-from engine.errors import OptionError, StoreError
+from engine.errors import StoreError
 
 SCHEMA = "ds4eval.samples"
 SCHEMA_VERSION = 1
@@ -26,6 +26,8 @@ CSV, PARQUET, REPORT = "results.csv", "results.parquet", "report.txt"
 
 # How generation ended.
 EOS, LIMIT, STOPPED, SKIPPED, ERROR = "eos", "limit", "stopped", "skipped", "error"
+# A server withheld the answer, or its model called a tool in place of answering.
+FILTERED, CALLED = "filtered", "tool_call"
 # A later run asks these questions again; the other stops are final.
 UNFINISHED = frozenset({STOPPED, ERROR})
 # Close kinds, as the C program ds4-eval names them.
@@ -65,10 +67,11 @@ class Sample:
     question_sha256, prompt_sha256 : str
         Of what was asked, and of the token ids (remote: of the message texts).
     stop : str
-        'eos', 'limit', 'stopped' (by the user), 'skipped' (does not fit) or 'error'.
+        'eos', 'limit', 'stopped' (by the user), 'skipped' (does not fit), 'error', or, of a
+        server, 'filtered' (withheld) or 'tool_call' (no answer but a call).
     state : str
         PASSED, FAILED, TRUNCATED (the limit came before an answer line), INCOMPLETE (ended by
-        itself without one), SKIPPED, STOPPED or ERROR; by the headline grader.
+        itself without one), SKIPPED, STOPPED, ERROR, FILTERED or TOOL_CALL; by the headline grader.
     prompt_tokens, gen_tokens, think_tokens, limit_tokens : int or None
         The end token is not counted; None where a server does not say.
     special_in_data : int
@@ -87,6 +90,10 @@ class Sample:
     output_sha256 : str
         Of the generated token ids (remote: of the text).
     error : str
+    finish_reason : str
+        A server's own word for how the reply ended; empty where it gave none.
+    notes : list of str
+        What was changed in the request for this server, and what its reply lacked.
     drafted, accepted : int
         Tokens proposed and kept by speculative decoding.
     started : str
@@ -144,6 +151,8 @@ class Sample:
     grader_version: str = ""
     output_sha256: str = ""
     error: str = ""
+    finish_reason: str = ""
+    notes: list[str] = field(default_factory=list)
     started: str = ""
     prefill_s: float | None = None
     decode_s: float | None = None
@@ -176,10 +185,16 @@ class Sample:
         return self.stop not in UNFINISHED
 
     def record(self) -> Document:
-        """The journal's form."""
-        return {"type": "sample", **dataclasses.asdict(self)}
+        """The journal's form; what only some replies have is left out where it is empty."""
+        fields = dataclasses.asdict(self)
+        for name in OCCASIONAL:
+            if not fields[name]:
+                del fields[name]
+        return {"type": "sample", **fields}
 
 
+# Of replies of servers; records and tables of other runs are what they were before these came.
+OCCASIONAL = ("finish_reason", "notes")
 FIELDS = tuple(f.name for f in dataclasses.fields(Sample))
 # Equal runs may differ in these and in nothing else.
 VOLATILE = (
@@ -199,7 +214,7 @@ TABLE_FIELDS = tuple(name for name in FIELDS if name not in ("question", "output
 
 def state_of(stop: str, verdict: str) -> str:
     """State of a sample from how it ended and what the headline grader said."""
-    if stop in (SKIPPED, STOPPED, ERROR):
+    if stop in (SKIPPED, STOPPED, ERROR, FILTERED, CALLED):
         return stop.upper()
     if verdict == "pass":
         return "PASSED"
@@ -300,39 +315,6 @@ def grade_record(sample: Sample) -> Document:
     """The journal's form of a new grade of an earlier sample."""
     grades = {name: getattr(sample, name) for name in GRADE_FIELDS}
     return {"type": "grade", "key": sample.key, **grades}
-
-
-# What the user set comes first, what follows from it last.
-_RANK = {"temp": 0, "tokens": 0, "mode": 2, "draft": 2}
-
-
-def difference(old: object, new: object, path: str = "") -> tuple[str, object, object] | None:
-    """First place where two configurations part: dotted field, old value, new value."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        names = sorted({*old, *new}, key=lambda name: (_RANK.get(name, 1), name))
-        for name in names:
-            inner = difference(old.get(name), new.get(name), f"{path}.{name}" if path else name)
-            if inner is not None:
-                return inner
-        return None
-    return None if old == new else (path, old, new)
-
-
-def check_config(folder: Path, old: Document, new: Document) -> None:
-    """Refuse to continue a run under other conditions.
-
-    Raises
-    ------
-    OptionError
-        Naming the field.
-    """
-    changed = difference(old, json.loads(json.dumps(new)))
-    if changed is not None:
-        name, before, after = changed
-        raise OptionError(
-            f"{folder}: expected the run's own {name} {before!r}, found {after!r} "
-            "(another --out starts another run; --force moves this one aside)"
-        )
 
 
 @dataclass(frozen=True, slots=True)

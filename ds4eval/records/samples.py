@@ -11,6 +11,8 @@ from ds4eval.records.answer import Answer
 from ds4eval.records.record import EOS, LIMIT, Sample, state_of
 
 GRADED = (EOS, LIMIT)
+# What an answer says to the run and not to its record.
+NOT_COPIED = ("opened", "of_question")
 
 
 def make_sample(
@@ -25,7 +27,9 @@ def make_sample(
     question = job.question
     sampled = sampling.temp > 0
     copied = {
-        f.name: getattr(answer, f.name) for f in dataclasses.fields(Answer) if f.name != "opened"
+        f.name: getattr(answer, f.name)
+        for f in dataclasses.fields(Answer)
+        if f.name not in NOT_COPIED
     }
     sample = Sample(
         key=job.key,

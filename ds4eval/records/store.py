@@ -15,6 +15,7 @@ from pathlib import Path
 from ds4eval.documents import Document, section
 from ds4eval.plan import IDENTITY, Job, Selected, selection
 from ds4eval.records import record as records
+from ds4eval.records.conditions import check_config
 from ds4eval.records.record import Sample
 from ds4eval.records.tables import write_tables
 from engine.errors import OptionError, StoreError
@@ -134,7 +135,7 @@ class RunStore:
             journal.close()
             journal = journal_at()
         try:
-            records.check_config(folder, journal.header.get("config", {}), config)
+            check_config(folder, journal.header.get("config", {}), config)
             _check_weights(folder, journal.records, answered_by or {})
             return cls(folder, journal)
         except BaseException:

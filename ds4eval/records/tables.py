@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ds4eval.documents import Document
-from ds4eval.records.record import CSV, PARQUET, TABLE_FIELDS, Sample
+from ds4eval.records.record import CSV, OCCASIONAL, PARQUET, TABLE_FIELDS, Sample
 from engine.tooling.results.publish import publish, publish_bytes
 
 if TYPE_CHECKING:
@@ -34,13 +34,24 @@ def cell(value: object) -> str:
     return "'" + text if risky else text
 
 
+def _columns(rows: list[Sample]) -> list[str]:
+    """Columns of a table: those that only some replies have, where one has them."""
+    return [
+        name
+        for name in TABLE_FIELDS
+        if name not in OCCASIONAL or any(getattr(row, name) for row in rows)
+    ]
+
+
 def to_csv(samples: Iterable[Sample]) -> bytes:
     """A whole CSV file, every cell quoted, LF line ends, UTF-8."""
     sink = io.StringIO()
     writer = csv.writer(sink, quoting=csv.QUOTE_ALL, lineterminator="\n")
-    writer.writerow(TABLE_FIELDS)
-    for sample in samples:
-        writer.writerow([cell(getattr(sample, name)) for name in TABLE_FIELDS])
+    rows = list(samples)
+    names = _columns(rows)
+    writer.writerow(names)
+    for sample in rows:
+        writer.writerow([cell(getattr(sample, name)) for name in names])
     return sink.getvalue().encode("utf-8", "replace")
 
 
@@ -51,7 +62,7 @@ def to_table(samples: Iterable[Sample], manifest: Document) -> pa.Table:
     hints = typing.get_type_hints(Sample)
     rows = list(samples)
     arrays, fields = [], []
-    for name in TABLE_FIELDS:
+    for name in _columns(rows):
         values = [getattr(row, name) for row in rows]
         kind: pa.DataType = pa.string()
         if hints[name] in (int, int | None):
@@ -60,14 +71,21 @@ def to_table(samples: Iterable[Sample], manifest: Document) -> pa.Table:
             kind = pa.float64()
         elif name == "permutation":
             kind = pa.list_(pa.int64())
+        elif name == "notes":
+            kind = pa.list_(pa.string())
+            values = [[_utf8(note) for note in value] for value in values]
         elif name == "strata":
             values = [json.dumps(value, sort_keys=True) for value in values]
         else:
-            values = [value.encode("utf-8", "replace").decode() for value in values]
+            values = [_utf8(value) for value in values]
         arrays.append(pa.array(values, kind))
         fields.append(pa.field(name, kind))
     metadata = {b"ds4eval": json.dumps(manifest).encode()}
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata=metadata))
+
+
+def _utf8(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
 
 
 def write_tables(folder: Path, samples: list[Sample], manifest: Document) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ds4eval.questions.known import exam_of
 from ds4eval.records.entries import Entry
 from ds4eval.records.record import Sample
 
@@ -20,7 +21,8 @@ class Tally:
     """Counts of one source (or of all of them).
 
     `answered` are those with a final record: what the score is of. Skipped questions are wrong
-    in it; what was stopped or broken is not in it and makes the run incomplete.
+    in it; what was stopped or broken is not in it and makes the run incomplete. `doubtful` are
+    those that the budget cut before a right answer: with more tokens they might have had one.
     """
 
     selected: int = 0
@@ -31,6 +33,7 @@ class Tally:
     lenient: int = 0
     classic: int = 0
     truncated: int = 0
+    doubtful: int = 0
     chance: float = 0.0
     think_tokens: int = 0
     gen_tokens: int = 0
@@ -52,6 +55,7 @@ class Tally:
         self.lenient += sample.lenient_verdict == "pass"
         self.classic += sample.classic_verdict == "pass"
         self.truncated += sample.truncated
+        self.doubtful += sample.truncated and not sample.passed
         self.chance += entry.chance
         self.think_tokens += sample.think_tokens or 0
         self.gen_tokens += sample.gen_tokens or 0
@@ -63,13 +67,13 @@ class Tally:
 
 
 def tallies(entries: Sequence[Entry], samples: dict[int, Sample]) -> tuple[Tally, dict[str, Tally]]:
-    """Counts of the whole selection and of each source, in order of first appearance."""
+    """Counts of the whole selection and of each exam, in order of first appearance."""
     whole = Tally()
     parts: dict[str, Tally] = {}
     for entry in entries:
         sample = samples.get(entry.n)
         whole.add(entry, sample)
-        parts.setdefault(entry.source, Tally()).add(entry, sample)
+        parts.setdefault(exam_of(entry.source), Tally()).add(entry, sample)
     return whole, parts
 
 
@@ -81,12 +85,20 @@ def table(entries: Sequence[Entry], samples: dict[int, Sample]) -> str:
     lines = [_row(head, wide)]
     for entry, state in zip(entries, states):
         sample = samples.get(entry.n)
-        prompt = sample.prompt_tokens if sample and sample.prompt_tokens is not None else 0
-        made = sample.gen_tokens if sample and sample.gen_tokens is not None else 0
+        prompt, made, both = _counts(sample)
         given = sample.given if sample and sample.given not in ("", "?") else "-"
-        cells = (entry.n, state, prompt, made, prompt + made, given, entry.expected, entry.name)
+        cells = (entry.n, state, prompt, made, both, given, entry.expected, entry.name)
         lines.append(_row(cells, wide))
     return "\n".join(lines)
+
+
+def _counts(sample: Sample | None) -> tuple[object, object, object]:
+    """Tokens of prompt, reply and both; '-' where a server did not say, 0 where nobody asked."""
+    if sample is None:
+        return 0, 0, 0
+    prompt, made = sample.prompt_tokens, sample.gen_tokens
+    both = "-" if prompt is None or made is None else prompt + made
+    return "-" if prompt is None else prompt, "-" if made is None else made, both
 
 
 def _row(cells: Sequence[object], wide: int) -> str:
@@ -123,6 +135,13 @@ def summary(entries: Sequence[Entry], samples: dict[int, Sample], repeats: int =
     if len(parts) > 1:
         parts = {**parts, "all": whole}
     lines += [_score(name, tally, width) for name, tally in parts.items() if tally.answered]
+    if whole.doubtful:
+        low = whole.passed / whole.answered
+        high = (whole.passed + whole.doubtful) / whole.answered
+        lines.append(
+            f"a score at this budget: with the {whole.doubtful} cut replies that have no right "
+            f"answer all wrong {100 * low:.1f} %, all right {100 * high:.1f} %"
+        )
     if whole.open:
         low = whole.passed / whole.selected
         high = (whole.passed + whole.open) / whole.selected

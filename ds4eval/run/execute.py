@@ -36,7 +36,7 @@ from ds4eval.records.record import Sample
 from ds4eval.records.store import RunStore, peek_config
 from ds4eval.report import text as report_text
 from ds4eval.request import ModelOptions, ReplyOptions, Request
-from ds4eval.run.folder import choose_folder
+from ds4eval.run.folder import RUNS, choose_folder
 from ds4eval.run.judge import check_baseline, judge
 from ds4eval.run.runner import Recorder, done_jobs, run_parallel, run_serial
 from ds4eval.screen.choose import open_screen
@@ -138,7 +138,7 @@ def make_plan(request: Request) -> RunPlan:
     model, reply = request.model, request.reply
     source = choose_source(request.data, bundled=_is_bundled(model))
     settings = settings_of(reply, model, source.suite)
-    answerer = prepare_answerer(model, settings, source.questions)
+    answerer = prepare_answerer(model, settings, source.questions, ask=not request.output.dry_run)
     for notice in answerer.notices:
         say(notice)
     repeats, data = request.data.repeats, source.config()
@@ -185,6 +185,7 @@ def settings_of(reply: ReplyOptions, model: ModelOptions, suite: str) -> ReplySe
         model.adaptive,
         model.margin,
         explicit_tokens=reply.tokens is not None,
+        encoding=reply.encoding,
     )
 
 
@@ -247,6 +248,14 @@ def _environment(plan: RunPlan) -> Document:
     }
 
 
+def _folder_text(plan: RunPlan) -> str:
+    """The run folder; its usual name depends on the model, which a dry run does not ask for."""
+    server = plan.request.model.server
+    if plan.request.output.out is None and server is not None and server.model is None:
+        return f"{RUNS}/{plan.source.suite}-..., named when the server has named its model"
+    return str(plan.folder)
+
+
 def _dry_run(plan: RunPlan) -> int:
     answerer, budget = plan.answerer, plan.settings.budget
     sources: dict[str, int] = {}
@@ -257,7 +266,7 @@ def _dry_run(plan: RunPlan) -> int:
         click.echo(f"  {name}: {number}")
     click.echo(f"answered by {answerer.name}")
     click.echo(f"context {answerer.ctx}, longest prompt {answerer.longest}, budget {budget.tokens}")
-    click.echo(f"think mode {answerer.think}; run folder {plan.folder}")
+    click.echo(f"think mode {answerer.think}; run folder {_folder_text(plan)}")
     if answerer.memory:
         say(f"memory: {answerer.memory}")
     return OK

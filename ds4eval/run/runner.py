@@ -25,6 +25,8 @@ from ds4eval.records.store import RunStore, utc_now
 
 # After this many failures in a row the fault is not the questions'.
 MAX_ERRORS = 3
+# Of failures that say nothing of other questions, so many in a row say something after all.
+MAX_ERRORS_OF_QUESTIONS = 20
 # A question whose worker dies this often is given up.
 MAX_ATTEMPTS = 3
 
@@ -78,6 +80,7 @@ class Recorder:
     trace: TraceWriter | None = None
     now: Callable[[], str] = utc_now
     errors: int = field(default=0)
+    in_a_row: int = field(default=0)
 
     def record(self, job: Job, answer: Answer, started: str, worker: int = 0) -> Sample:
         sample = make_sample(
@@ -87,7 +90,12 @@ class Recorder:
         if self.trace is not None:
             self.trace.case(job, self.total, sample)
         self.store.publish()
-        self.errors = self.errors + 1 if sample.stop == ERROR else 0
+        failed = sample.stop == ERROR
+        self.in_a_row = self.in_a_row + 1 if failed else 0
+        if not failed:
+            self.errors = 0
+        elif not answer.of_question:
+            self.errors += 1
         return sample
 
     def switched(self, job: Job, answer: Answer) -> None:
@@ -97,7 +105,7 @@ class Recorder:
 
     @property
     def hopeless(self) -> bool:
-        return self.errors >= MAX_ERRORS
+        return self.errors >= MAX_ERRORS or self.in_a_row >= MAX_ERRORS_OF_QUESTIONS
 
 
 def done_jobs(jobs: Sequence[Job], store: RunStore) -> dict[int, Sample]:
@@ -139,7 +147,7 @@ def run_serial(
         sample = recorder.record(job, answer, started)
         yield Finished(job.n, sample)
         if recorder.hopeless:
-            yield Ended("failed", f"{MAX_ERRORS} questions in a row failed: {sample.error}")
+            yield Ended("failed", f"{recorder.in_a_row} questions in a row failed: {sample.error}")
             return
 
 
@@ -211,7 +219,9 @@ def run_parallel(
                 sample = recorder.record(job, answer, started, outcome.worker)
                 yield Finished(job.n, sample)
                 if recorder.hopeless:
-                    yield Ended("failed", f"{MAX_ERRORS} questions in a row failed: {sample.error}")
+                    yield Ended(
+                        "failed", f"{recorder.in_a_row} questions in a row failed: {sample.error}"
+                    )
                     return
     finally:
         pool.close()

@@ -23,6 +23,8 @@ STYLES = {
     "TRUNCATED": "yellow",
     "INCOMPLETE": "yellow",
     "ERROR": "red",
+    "FILTERED": "yellow",
+    "TOOL_CALL": "yellow",
     "STOPPED": "yellow",
     "PREFILL": "cyan",
     "RUNNING": "cyan",

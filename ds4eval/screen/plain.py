@@ -75,6 +75,7 @@ class Plain:
         self.finished += 1
         self.passed += sample.passed
         seconds = (sample.prefill_s or 0.0) + (sample.decode_s or 0.0)
+        tokens = "-" if sample.gen_tokens is None else sample.gen_tokens
         state = sample.state
         if self.colour:
             tint = {"PASSED": GREEN, "FAILED": RED}.get(state, YELLOW)
@@ -82,7 +83,7 @@ class Plain:
         place = "" if self.stream else f"[{n}/{len(self.jobs)}] {sample.source}/{sample.id} "
         line = (
             f"{place}{state} given={sample.given or '-'} expected={sample.expected} "
-            f"{seconds:.1f}s {sample.gen_tokens or 0} tokens  "
+            f"{seconds:.1f}s {tokens} tokens  "
             f"({self.passed}/{self.finished} passed)"
         )
         if sample.error:

@@ -42,6 +42,8 @@ LABELS = {
     "SKIPPED": "SKIP",
     "STOPPED": "STOP",
     "ERROR": "ERR",
+    "FILTERED": "FILT",
+    "TOOL_CALL": "TOOL",
 }
 
 

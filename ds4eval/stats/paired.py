@@ -15,8 +15,9 @@ from functools import lru_cache
 import numpy as np
 from scipy import special, stats
 
-from ds4eval.stats.scores import CONFIDENCE, Bounds, Values, bootstrap_bounds, clustered_bounds
+from ds4eval.stats.scores import CONFIDENCE, Values, bootstrap_bounds, clustered_bounds
 from engine.tooling.report.intervals import Interval
+from engine.tooling.report.wilson import Bounds
 
 ALPHA = 1 - CONFIDENCE
 POWER = 0.80

@@ -10,17 +10,16 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import numpy as np
 from scipy import special, stats
 
 from engine.tooling.report.intervals import Interval
+from engine.tooling.report.wilson import Bounds, wilson_bounds
 
 CONFIDENCE = 0.95
 ABSTAINED = ("", "?")
 Values = Sequence[float] | np.ndarray
-Bounds: TypeAlias = "tuple[np.ndarray, np.ndarray]"
 # With fewer questions than this that are not plainly right (or plainly wrong) every time, their
 # spread is not known: at 10, simulated coverage fell to 0.935, and without a limit to 0.85.
 MIN_CARRIERS = 12
@@ -29,17 +28,6 @@ MIN_CARRIERS = 12
 def z_of(confidence: float) -> float:
     """Two-sided quantile of the normal distribution."""
     return float(special.ndtri(0.5 + confidence / 2))
-
-
-def wilson_bounds(p: np.ndarray, n: np.ndarray, z: np.ndarray | float) -> Bounds:
-    """Wilson's score bounds (1927) of shares `p` out of `n`; any broadcastable shapes."""
-    middle = p + z * z / (2 * n)
-    reach = z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    # At 0 and at n the bound is exact; rounding must not push it beyond.
-    low = np.where(p <= 0, 0.0, (middle - reach) / scale)
-    high = np.where(p >= 1, 1.0, (middle + reach) / scale)
-    return low, high
 
 
 def wilson(passed: int, n: int, confidence: float = CONFIDENCE) -> Interval:

@@ -118,6 +118,10 @@ def drift_command(
     for path, name in ((json_path, "--json"), (plot_path, "--plot")):
         if path is not None:
             check_output(path, name, replace=True)
+    if plot_path is not None and plot_path.suffix not in (".svg", ".png"):
+        raise OptionError(
+            f"--plot: expected a name ending in .svg or .png, found {str(plot_path)!r}"
+        )
     report = _run(sides, prompt_file, tokens_file, n_tokens, not no_force)
     if json_path is not None:
         text = json.dumps(report.to_json(), indent=1, allow_nan=False)
@@ -125,7 +129,7 @@ def drift_command(
     if plot_path is not None:
         from engine.tooling.diagnose.drift_plot import draw
 
-        publish_bytes(plot_path, draw(report, plot_path.suffix.lstrip(".") or "svg", a, b))
+        publish_bytes(plot_path, draw(report, plot_path.suffix[1:], a, b))
     show(report, a, b)
 
 

@@ -12,17 +12,21 @@ import click
 import numpy as np
 
 from engine.errors import ModelFileError
+from engine.options import BACKENDS
 from engine.tooling.options.group import option
+from engine.tooling.options.types import OneOf
 from engine.tooling.program import Command
 
 if TYPE_CHECKING:
     from engine.gguf.reader import GGUFFile
     from engine.shape import Shape
     from engine.weights.bind import TrunkWeights
+    from engine.weights.tensor import Tensor
 
 CONTEXTS = (2048, 8192, 32_768, 65_536)
 LONG_ARRAY = 16  # elements printed of a longer array: the first eight
 LONG_TEXT = 120
+MAX_PROBLEMS = 20  # printed; JSON holds all
 
 
 @click.command("inspect", cls=Command)
@@ -30,15 +34,19 @@ LONG_TEXT = 120
 @option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 @option("--tensors", is_flag=True, help="List every tensor, not only totals per type.")
 @option("--sha256", "hash_file", is_flag=True, help="Hash the whole file too.")
-def inspect_command(model: Path, as_json: bool, tensors: bool, hash_file: bool) -> int:
+@option("--backend", type=OneOf(BACKENDS), default="cpu", help="What is to run the model.")
+def inspect_command(
+    model: Path, as_json: bool, tensors: bool, hash_file: bool, backend: str
+) -> int:
     """Show metadata, shape, tensor types and bytes read per decoded token of a GGUF file.
 
-    The exit status is 0 for a model that can be run (or an MTP block), 3 for anything else.
+    The exit status is 0 for a model that --backend runs, or an MTP block that fits together; 3 for
+    anything else. Values are not looked at: a model is opened to scan them.
     """
     from engine.gguf.reader import open_gguf
 
     with open_gguf(model) as file:
-        report = build_report(file, tensors, hash_file)
+        report = build_report(file, tensors, hash_file, backend)
     if as_json:
         click.echo(json.dumps(report, indent=2, allow_nan=False))
     else:
@@ -46,7 +54,9 @@ def inspect_command(model: Path, as_json: bool, tensors: bool, hash_file: bool) 
     return ModelFileError.exit_code if report["problems"] else 0
 
 
-def build_report(file: Any, tensors: bool = False, hash_file: bool = False) -> dict[str, Any]:
+def build_report(
+    file: Any, tensors: bool = False, hash_file: bool = False, backend: str = "cpu"
+) -> dict[str, Any]:
     """Everything that the command shows, as plain data; strings are not escaped.
 
     Parameters
@@ -56,6 +66,8 @@ def build_report(file: Any, tensors: bool = False, hash_file: bool = False) -> d
         With a row for every tensor.
     hash_file : bool
         With the SHA-256 of the whole file.
+    backend : {'cpu', 'cuda', 'reference'}
+        Whose reasons not to run the file are problems.
 
     Raises
     ------
@@ -75,7 +87,7 @@ def build_report(file: Any, tensors: bool = False, hash_file: bool = False) -> d
             for key, value in file.metadata.items()
         },
         "tensor_types": _tensor_types(file),
-        **_model_part(file),
+        **_model_part(file, backend),
     }
     if hash_file:
         report["sha256"] = identity.sha256()
@@ -108,38 +120,110 @@ def _tensor_types(file: Any) -> list[dict[str, Any]]:
     return [{"type": k, "tensors": n, "bytes": b} for k, (n, b) in totals.items()]
 
 
-def _model_part(file: Any) -> dict[str, Any]:
-    """Kind of file, shape, problems and traffic."""
-    from engine.weights import bind, metadata, names, traffic
+def _model_part(file: GGUFFile, backend: str) -> dict[str, Any]:
+    """Kind of file, shape, what keeps it from running, traffic and memory."""
+    from engine.weights import foreign, metadata
 
     part: dict[str, Any] = {
-        "kind": "unknown", "shape": None, "problems": [], "bytes_per_token": [], "memory": []
+        "kind": "unknown", "shape": None, "problems": [], "notices": foreign.notices(file),
+        "backends": {}, "tokenizer": None, "bytes_per_token": [], "memory": [], "machine": None,
     }  # fmt: skip
     try:
+        foreign.check_known(file)
         if metadata.is_mtp_file(file):
             part["kind"] = "mtp"
-            if names.MTP_ANTIREZ["e_proj"] in file.tensors:
-                return part  # its dimensions are the trunk's, which is another file
-            shape = metadata.shape_from_metadata(file)
-            part["shape"] = dataclasses.asdict(shape)
-            bind.bind_mtp(file, shape)
-            return part
-        shape = metadata.shape_from_metadata(file)
-        part["kind"] = "trunk"
-        part["shape"] = dataclasses.asdict(shape)
-        part["problems"] = [str(m) for m in bind.trunk_mismatches(file, shape)]
-        if part["problems"]:
-            return part
-        _, weights = bind.bind_trunk(file)
-        contexts = [n for n in CONTEXTS if n <= shape.n_ctx_train] or [shape.n_ctx_train]
-        for n_ctx in contexts:
-            row = traffic.decode_traffic(shape, weights, n_ctx)
-            parts = {f.name: round(getattr(row, f.name)) for f in dataclasses.fields(row)}
-            part["bytes_per_token"].append({"n_ctx": n_ctx, "total": round(row.total), **parts})
-            part["memory"].append({"n_ctx": n_ctx, **_memory(file, shape, weights, n_ctx)})
+            _mtp_part(file, part)
+        else:
+            _trunk_part(file, part)
     except ModelFileError as error:
         part["problems"].append(str(error))
+    part["problems"] += part["backends"].get(backend, [])
     return part
+
+
+def _mtp_part(file: GGUFFile, part: dict[str, Any]) -> None:
+    """Check a draft block to its last tensor, against the trunk's shape as far as it tells it."""
+    from engine.weights import bind, metadata, mtp_shape
+
+    if metadata.has_antirez_mtp(file):
+        shape = mtp_shape.mtp_shape(file)
+    else:
+        shape = metadata.shape_from_metadata(file)
+        part["shape"] = dataclasses.asdict(shape)
+    block = bind.bind_mtp(file, shape)
+    # How rows of keys and values are stored is the trunk's business: 'f32' asks nothing of it.
+    part["backends"] = _backends(shape, list(bind.iter_tensors(block)), "f32")
+
+
+def _trunk_part(file: GGUFFile, part: dict[str, Any]) -> None:
+    """Check all that opening a trunk checks, and fill in what it costs to run."""
+    from engine.weights import bind, metadata, traffic
+
+    shape = metadata.shape_from_metadata(file)
+    part["kind"] = "trunk"
+    part["shape"] = dataclasses.asdict(shape)
+    part["problems"] += [str(m) for m in bind.trunk_mismatches(file, shape)]
+    if part["problems"]:
+        return
+    _, weights = bind.bind_trunk(file)
+    part["backends"] = _backends(shape, list(bind.iter_tensors(weights)))
+    contexts = [n for n in CONTEXTS if n <= shape.n_ctx_train] or [shape.n_ctx_train]
+    for n_ctx in contexts:
+        row = traffic.decode_traffic(shape, weights, n_ctx)
+        parts = {f.name: round(getattr(row, f.name)) for f in dataclasses.fields(row)}
+        part["bytes_per_token"].append({"n_ctx": n_ctx, "total": round(row.total), **parts})
+        part["memory"].append({"n_ctx": n_ctx, **_memory(file, shape, weights, n_ctx)})
+    part["machine"] = _machine(part["memory"][0])
+    part["tokenizer"] = _tokenizer(file)
+
+
+def _backends(shape: Shape, tensors: list[Tensor], kv: str = "official") -> dict[str, list[str]]:
+    """What keeps each kernel set from running the file; nothing for one that runs it."""
+    from engine.options import BACKENDS
+    from engine.weights.support import unsupported
+
+    found = {backend: unsupported(shape, tensors, backend, kv) for backend in BACKENDS}
+    needed, memory = sum(8 * math.prod(t.shape) for t in tensors), _memory_bytes()
+    if needed > memory:
+        found["reference"].append(
+            f"weights: expected at most this machine's {memory / 2**30:.1f} GiB with --backend "
+            f"reference (float64), found {needed / 2**30:.1f} GiB"
+        )
+    return found
+
+
+def _tokenizer(file: GGUFFile) -> dict[str, Any]:
+    """The file's tokenizer, built with all its merges.
+
+    Raises
+    ------
+    LayoutError
+        If the vocabulary is missing or malformed.
+    """
+    from engine.text.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.from_metadata(file.metadata)
+    tokenizer.encode("a")  # merges are compiled, and so checked, on first use
+    return {
+        "tokens": tokenizer.n_vocab,
+        "control_tokens": len(tokenizer.special_ids),
+        "bos": tokenizer.bos_id,
+        "ends_a_reply": sorted(tokenizer.eos_ids),
+        "chat_template": tokenizer.chat_template is not None,
+    }
+
+
+def _memory_bytes() -> int:
+    import psutil
+
+    return int(psutil.virtual_memory().total)
+
+
+def _machine(memory: dict[str, int]) -> dict[str, int | bool]:
+    """Whether this machine's memory holds the file's pages and a session beside them."""
+    total = _memory_bytes()
+    needed = sum(n for name, n in memory.items() if name != "n_ctx")
+    return {"memory_bytes": total, "needed_bytes": needed, "holds": needed <= total}
 
 
 def _memory(file: GGUFFile, shape: Shape, trunk: TrunkWeights, n_ctx: int) -> dict[str, int]:
@@ -161,8 +245,6 @@ def _memory(file: GGUFFile, shape: Shape, trunk: TrunkWeights, n_ctx: int) -> di
 
 def _print(report: dict[str, Any]) -> None:
     from rich.console import Console
-
-    from engine.gguf.values import escape
 
     console = Console(highlight=False)
     lines = [
@@ -187,6 +269,9 @@ def _print(report: dict[str, Any]) -> None:
     if "tensors" in report:
         listed = [(t["name"], t["type"], t["shape"], t["bytes"]) for t in report["tensors"]]
         _table(console, "Tensors", ("name", "type", "shape", "bytes"), listed)
+    if report["tokenizer"] is not None:
+        words = [(key, _words(value)) for key, value in report["tokenizer"].items()]
+        _table(console, "Tokenizer", ("of the vocabulary", "value"), words)
     if report["bytes_per_token"]:
         columns = tuple(report["bytes_per_token"][0])
         rows = [
@@ -204,8 +289,29 @@ def _print(report: dict[str, Any]) -> None:
             "Memory of a session, MiB (cpu backend; a repacked copy of the weights comes on top)"
         )
         _table(console, title, columns, rows)
-    for problem in report["problems"]:
-        click.echo("problem: " + "\n".join(escape(line) for line in problem.split("\n")))
+    _print_verdict(report)
+
+
+def _print_verdict(report: dict[str, Any]) -> None:
+    """What of the file is not used, which backend runs it, and what is wrong with it."""
+    from engine.gguf.values import escape
+
+    machine = report["machine"]
+    if machine is not None:
+        told = "" if machine["holds"] else ", so that it reads parts of the file again and again"
+        click.echo(
+            f"memory: the file and a short session take {_bytes(machine['needed_bytes'])} bytes; "
+            f"this machine has {_bytes(machine['memory_bytes'])}{told}"
+        )
+    for backend, reasons in report["backends"].items():
+        click.echo(f"{backend}: " + (escape("; ".join(reasons)) or "runs this file"))
+    for notice in report["notices"]:
+        click.echo(f"notice: {escape(notice)}")
+    problems = report["problems"]
+    for problem in problems[:MAX_PROBLEMS]:
+        click.echo(f"problem: {escape(problem)}")
+    if len(problems) > MAX_PROBLEMS:
+        click.echo(f"... and {len(problems) - MAX_PROBLEMS} more")
 
 
 def _table(console: Any, title: str, columns: tuple[str, ...], rows: list[tuple]) -> None:

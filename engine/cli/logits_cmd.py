@@ -10,10 +10,11 @@ from typing import Any
 import click
 
 from engine.errors import MemoryBudgetError, OptionError
+from engine.gguf.warm import read_through
 from engine.tooling.exits import say
 from engine.tooling.options.group import option
 from engine.tooling.options.kernels import kernel_options
-from engine.tooling.options.model import MODEL, read_through
+from engine.tooling.options.model import MODEL
 from engine.tooling.program import Command
 
 KERNELS = kernel_options()

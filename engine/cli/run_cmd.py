@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import secrets
 import signal
-import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from engine.cli.output import Output
 from engine.errors import ContextError, OptionError
+from engine.gguf.warm import read_through
 from engine.options import EngineOptions
 from engine.text import chat, special
+from engine.text.encoding import DEFAULT_EFFORT, NO_THINK, Release, chosen, mtp_warning
 from engine.text.files import read_text
 from engine.text.tokenizer import Span
-from engine.tooling.exits import INTERRUPTED, printable, say
+from engine.tooling.exits import INTERRUPTED, say
 from engine.tooling.options.group import option
 from engine.tooling.options.kernels import kernel_options
-from engine.tooling.options.model import MODEL, read_through
+from engine.tooling.options.model import MODEL
 from engine.tooling.options.sampling import SamplingChoice, sampling_options
-from engine.tooling.options.speculation import SpecChoice, describe, spec_options, warnings
+from engine.tooling.options.speculation import (
+    DraftWatch,
+    SpecChoice,
+    describe,
+    spec_options,
+    warnings,
+)
+from engine.tooling.options.thinking import THINKING, ThinkingChoice
 from engine.tooling.options.types import Whole
 from engine.tooling.program import Command
 from engine.tooling.signals import StopSignals
@@ -70,8 +79,9 @@ KERNELS = kernel_options()
     "--think-max",
     section="Reply",
     is_flag=True,
-    help="Think at maximum effort; needs 393216 tokens of context.",
+    help="As --effort max; the first release needs 393216 tokens of context.",
 )
+@THINKING
 @option(
     "-n",
     "--tokens",
@@ -115,6 +125,8 @@ def run_command(**values: Any) -> int:
     with open_engine(options) as engine, interrupt:
         for notice in engine.notices:
             say(notice)
+        if not plan.raw:
+            _say_release(engine, plan)
         return _answer(engine, plan, interrupt)
 
 
@@ -129,6 +141,7 @@ class _Plan:
     sampler: Sampler
     seed_drawn: bool
     think: str
+    thinking: ThinkingChoice
     system: str
     raw: bool
     own_template: bool
@@ -136,6 +149,10 @@ class _Plan:
     resumed: bool
     spec: SpecChoice
     warm: bool
+
+    def release(self, engine: Engine) -> Release:
+        """Of --encoding, else as the model file says."""
+        return chosen(self.thinking.encoding, engine.release)
 
 
 def _plan(values: dict[str, Any]) -> _Plan:
@@ -151,6 +168,8 @@ def _plan(values: dict[str, Any]) -> _Plan:
             ("--system", values["system"] is not None),
             ("--think-max", values["think_max"]),
             ("--nothink", values["nothink"]),
+            ("--effort", values["effort"] is not None),
+            ("--encoding", values["encoding"] is not None),
         )
         if given
     ]
@@ -158,9 +177,14 @@ def _plan(values: dict[str, Any]) -> _Plan:
         raise OptionError(f"{chat_only[0]}: expected in chat format, found with --raw")
     model, kernels = MODEL.take(values), KERNELS.take(values)
     spec, sampling = SPECULATION.take(values), SAMPLING.take(values)
+    thinking = THINKING.take(values)
+    think = thinking.mode(
+        NO_THINK if values["nothink"] else "max" if values["think_max"] else DEFAULT_EFFORT
+    )
     model.enter_folder()
     mtp_path = spec.needed_block(model)
     options = kernels.engine_options(model.resolve(say), mtp_path)
+    thinking.check_file(options.path)
 
     prompt = values["prompt"]
     if prompt is None:
@@ -177,7 +201,6 @@ def _plan(values: dict[str, Any]) -> _Plan:
             name = "--system" if values["system"] is not None else "--chat-template"
             raise OptionError(f"{name}: expected with a new session, found {str(session)!r}")
     system = chat.DEFAULT_SYSTEM if values["system"] is None else values["system"]
-    think = "none" if values["nothink"] else "max" if values["think_max"] else "high"
     return _Plan(
         options=replace(options, check_values=model.check_values),
         prompt=prompt,
@@ -186,6 +209,7 @@ def _plan(values: dict[str, Any]) -> _Plan:
         sampler=_sampler(sampling),
         seed_drawn=sampling.seed is None,
         think=think,
+        thinking=thinking,
         system=system,
         raw=values["raw"],
         own_template=values["chat_template"],
@@ -194,6 +218,16 @@ def _plan(values: dict[str, Any]) -> _Plan:
         spec=spec,
         warm=model.warm,
     )
+
+
+def _say_release(engine: Engine, plan: _Plan) -> None:
+    """Say in a line which release's chat format is used, where there is a choice."""
+    release = plan.release(engine)
+    if release.notice:
+        say(release.notice)
+    warning = mtp_warning(release) if plan.options.mtp_path is not None else ""
+    if warning and warning not in engine.notices:
+        say(warning)
 
 
 def _sampler(choice: SamplingChoice) -> Sampler:
@@ -241,6 +275,8 @@ def _answer(engine: Engine, plan: _Plan, interrupt: _Interrupt) -> int:
             f"found {len(encoded.ids)}"
         )
     say(f"memory: {engine.memory_estimate(session.ctx)}")
+    if warning := engine.memory_warning(session.ctx):
+        say(warning)
     start = time.perf_counter()
     n_prefill = session.sync(
         session.tokens + encoded.ids, progress=lambda done, total: interrupt.check()
@@ -278,24 +314,25 @@ def _spans(engine: Engine, session: Session, plan: _Plan) -> list[Span]:
     if chat.is_rendered(plan.prompt):
         say("prompt: begins with chat markers; taken as rendered chat")
         return [Span(plan.prompt, trusted=True)]
-    if plan.think == "max" and chat.effective_think(plan.think, session.ctx) != "max":
+    encoding = plan.release(engine).encoding
+    if plan.think == "max" and encoding.effective(plan.think, session.ctx) != "max":
         say(
-            f"--think-max: needs {chat.MAX_THINK_CTX} tokens of context, found {session.ctx}; "
-            "thinking at high effort"
+            f"--think-max: needs {encoding.max_ctx} tokens of context, found {session.ctx}; "
+            f"thinking at {encoding.default} effort"
         )
     if tokens:
         closed = tokens[-1] in engine.tokenizer.eos_ids
-        return chat.render_turn(plan.prompt, plan.think, session.ctx, closed)
+        return chat.render_turn(plan.prompt, plan.think, session.ctx, closed, encoding)
     messages = [chat.Message("system", plan.system), chat.Message("user", plan.prompt)]
     if not plan.own_template:
-        return chat.render_chat(messages, plan.think, session.ctx)
+        return chat.render_chat(messages, plan.think, session.ctx, encoding=encoding)
     source = engine.tokenizer.chat_template
     if source is None:
-        raise OptionError("--chat-template: expected a file that carries one, found none")
+        raise OptionError("--chat-template: expected a file that carries one text, found none")
     from engine.text.template import ChatTemplate
 
     with ChatTemplate(source) as template:
-        return template.render(messages, plan.think, session.ctx)
+        return template.render(messages, plan.think, session.ctx, encoding)
 
 
 def _generate(
@@ -307,7 +344,7 @@ def _generate(
     from engine.text.stream import TextStream
 
     stream = TextStream(engine.tokenizer, thinking)
-    output = _Output()
+    output = Output()
     generation = generate(
         session,
         policy=Sampled(plan.sampler),
@@ -318,6 +355,7 @@ def _generate(
         adaptive=plan.spec.adaptive,
         margin=plan.spec.margin,
     )
+    watch = DraftWatch(plan.spec.mode)
     steps = iter(generation)
     n = 0
     try:
@@ -326,43 +364,17 @@ def _generate(
                 was_thinking = stream.thinking
                 output.write(stream.push(made), dim=was_thinking)
                 n += 1
+            if warning := watch.after(generation.decoder.stats):
+                say(warning)
     finally:
         output.write(stream.finish(), dim=stream.thinking)
         output.end()
     stats = generation.decoder.stats
     if drafted := describe(stats):
         say(drafted)
-    for warning in warnings(stats, plan.spec.mode):
+    for warning in [] if watch.said else warnings(stats, plan.spec.mode):
         say(warning)
     return n
-
-
-class _Output:
-    """UTF-8 on stdout whatever the locale; on a terminal thinking is dim, controls are inert."""
-
-    def __init__(self) -> None:
-        self._sink: BinaryIO = sys.stdout.buffer
-        self._terminal = self._sink.isatty()
-        self._dim = False
-        self._last = "\n"
-
-    def write(self, text: str, dim: bool) -> None:
-        if not text:
-            return
-        self._last = text[-1]
-        if self._terminal:
-            text = printable(text)
-            if dim != self._dim:
-                text = ("\x1b[2m" if dim else "\x1b[0m") + text
-                self._dim = dim
-        self._sink.write(text.encode("utf-8"))
-        self._sink.flush()
-
-    def end(self) -> None:
-        """Leave the terminal in its own colours, at the start of a line."""
-        tail = ("\x1b[0m" if self._dim else "") + ("" if self._last == "\n" else "\n")
-        self._sink.write(tail.encode("ascii"))
-        self._sink.flush()
 
 
 def _speed(phase: str, tokens: int, seconds: float) -> str:

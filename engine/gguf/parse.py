@@ -1,9 +1,10 @@
 """GGUF bytes to metadata and a tensor directory; no number is used before it is checked.
 
 Works on any buffer and touches no file. Format: GGUF versions 2 and 3, little endian (source:
-the GGUF specification in ggml's docs). Stricter than the specification where ggml's own parser
-is: tensors follow one another without gaps, names and keys are unique. Limits that the
-specification leaves open are the constants below.
+the GGUF specification in ggml's docs). Tensors lie in the order of the directory and do not
+overlap; gaps between them are legal, as page-aligned files have. Stricter than the specification
+where ggml's own parser is: names and keys are unique. Limits that the specification leaves open
+are the constants below.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 
 from engine.errors import GGUFError
 from engine.gguf.values import StringArray
-from engine.quant.formats import BY_ID, Format
+from engine.quant.formats import BY_ID, Format, unreadable_words
 
 MIN_SIZE = 24  # header without keys or tensors
 MAX_KEYS = 65_536
@@ -257,7 +258,7 @@ class _Parser:
                 _fail(subject, "dimensions of at least 1", dims)
             type_id = self.u32(subject)
             if type_id not in BY_ID:
-                _fail(subject, "a known tensor type", type_id)
+                _fail(subject, "a tensor type that can be read", unreadable_words(type_id))
             fmt = BY_ID[type_id]
             if dims[0] % fmt.block_len:
                 _fail(subject, f"rows of whole {fmt.name} blocks of {fmt.block_len}", dims[0])
@@ -265,13 +266,15 @@ class _Parser:
         return infos
 
     def place(self, infos: list, alignment: int) -> tuple[TensorInfo, ...]:
-        """Check that tensors follow one another, padded to the alignment, within the file."""
+        """Check that tensors are aligned, in order, apart from one another, within the file."""
         base = _align(self.pos, alignment)
-        offset = 0
+        free = 0  # first byte behind the tensors so far
         placed = []
-        for name, fmt, shape, found in infos:
-            if found != offset:
-                _fail(f"tensor {name!a}", f"offset {offset}, behind its predecessor", found)
+        for name, fmt, shape, offset in infos:
+            if offset % alignment:
+                _fail(f"tensor {name!a}", f"an offset that is a multiple of {alignment}", offset)
+            if offset < free:
+                _fail(f"tensor {name!a}", f"offset {free} or more, behind its predecessor", offset)
             start = base + offset
             n_bytes = math.prod(shape) // fmt.block_len * fmt.block_bytes
             if n_bytes > self.size - start:
@@ -281,7 +284,7 @@ class _Parser:
                     f"{max(0, self.size - start)} left in the file",
                 )
             placed.append(TensorInfo(name, fmt, shape, start, start + n_bytes))
-            offset = _align(offset + n_bytes, alignment)
+            free = offset + n_bytes
         return tuple(placed)
 
 

@@ -1,7 +1,8 @@
 """The table of tensor formats: GGUF type id, name, block length and block bytes.
 
-Sizes are GGML's (source: `gguf.GGML_QUANT_SIZES`, checked by a test); the eight native formats
-have CPU kernels, every other one is converted to Q8_0 when a model is loaded.
+Sizes are GGML's (source: `gguf.GGML_QUANT_SIZES`, checked by a test). The eight native formats have
+kernels on the CPU and on CUDA; the others can be decoded to float32 and no more. Types that other
+programs write and nothing here can read have a name, too, so that a refusal says what was found.
 """
 
 from __future__ import annotations
@@ -63,3 +64,52 @@ NATIVE = ("F32", "F16", "BF16", "Q8_0", "Q4_K", "Q2_K", "IQ2_XXS", "MXFP4")
 
 BY_ID = {t[0]: Format(*t, native=t[1] in NATIVE) for t in _TABLE}
 BY_NAME = {f.name: f for f in BY_ID.values()}
+
+# Which formats of a matrix each kernel set multiplies with. The reference set decodes every matrix
+# to float64, so it takes whatever can be decoded, at 8 bytes a value.
+_ACTIVATIONS = ("I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K")  # never weights
+KERNELS = {
+    "cpu": NATIVE,
+    "cuda": NATIVE,
+    "reference": tuple(name for name in BY_NAME if name not in _ACTIVATIONS),
+}
+
+# Types that this reader cannot size: removed from GGML, newer than the table, or a fork's own.
+# Sources: ggml.h (4 to 41) and the table of ik_llama.cpp (133 to 158); 42 is what the first
+# converters of this architecture wrote for the published FP8 blocks.
+UNREADABLE = {
+    4: "Q4_2, removed from ggml",
+    5: "Q4_3, removed from ggml",
+    31: "Q4_0_4_4, removed from ggml",
+    32: "Q4_0_4_8, removed from ggml",
+    33: "Q4_0_8_8, removed from ggml",
+    36: "IQ4_NL_4_4, removed from ggml",
+    37: "IQ4_NL_4_8, removed from ggml",
+    38: "IQ4_NL_8_8, removed from ggml",
+    40: "NVFP4",
+    41: "Q1_0",
+    42: "FP8 of early DeepSeek V4 files",
+    133: "Q6_0 of ik_llama.cpp",
+    134: "IQ1_BN of ik_llama.cpp",
+    135: "IQ2_BN of ik_llama.cpp",
+    137: "IQ2_K of ik_llama.cpp",
+    138: "IQ3_K of ik_llama.cpp",
+    139: "IQ4_K of ik_llama.cpp",
+    140: "IQ5_K of ik_llama.cpp",
+    141: "IQ6_K of ik_llama.cpp",
+    144: "IQ4_KS of ik_llama.cpp",
+    145: "IQ2_KS of ik_llama.cpp",
+    146: "IQ4_KSS of ik_llama.cpp",
+    152: "IQ5_KS of ik_llama.cpp",
+    153: "IQ2_KT of ik_llama.cpp",
+    154: "IQ3_KT of ik_llama.cpp",
+    155: "IQ4_KT of ik_llama.cpp",
+    156: "IQ3_KS of ik_llama.cpp",
+    157: "IQ2_KL of ik_llama.cpp",
+    158: "IQ1_KT of ik_llama.cpp",
+}
+
+
+def unreadable_words(type_id: int) -> str:
+    """What a type that is not in the table is, for a message: '40 (NVFP4)'."""
+    return f"{type_id} ({UNREADABLE.get(type_id, 'a type unknown to this program')})"

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from engine.errors import LayoutError
 from engine.quant import floats, iq2_xxs, mxfp4, q2_k, q4_k, q8_0
 from engine.quant.formats import BY_NAME, Format
-
-if TYPE_CHECKING:
-    from engine.gguf.tensor import Tensor
 
 _DEQUANTIZE: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "F32": floats.dequantize_f32,
@@ -161,40 +156,3 @@ def quantize(
         begin = start * fmt.row_bytes(n_cols)
         out[begin : begin + len(piece) * fmt.row_bytes(n_cols)] = encode(piece, importance)
     return out
-
-
-def to_q8_0(tensor: Tensor) -> Tensor:
-    """A copy of a matrix in Q8_0, for formats that no kernel reads.
-
-    Parameters
-    ----------
-    tensor : Tensor
-        Of any format that `dequantize` knows.
-
-    Returns
-    -------
-    Tensor
-        Same name and shape; about 1.06 bytes per value.
-
-    Raises
-    ------
-    LayoutError
-        Naming the tensor: if its format cannot be decoded, its columns are no multiple of 32, or
-        a value is not finite.
-    """
-    q8_0_format = BY_NAME["Q8_0"]
-    n_cols = tensor.shape[-1]
-    n_rows = math.prod(tensor.shape[:-1])
-    try:
-        _check_shape(tensor.format, tensor.shape)
-        _check_shape(q8_0_format, tensor.shape)
-        source = tensor.data.reshape(n_rows, -1)
-        out = np.empty((n_rows, q8_0_format.row_bytes(n_cols)), np.uint8)
-        step = max(1, _PIECE_VALUES * 16 // n_cols)
-        for start in range(0, n_rows, step):
-            piece = source[start : start + step]
-            values = dequantize(piece.reshape(-1), tensor.format, (len(piece), n_cols))
-            out[start : start + step] = quantize(values, q8_0_format).reshape(len(piece), -1)
-    except LayoutError as error:
-        raise LayoutError(f"{tensor.name}: {error}") from None
-    return dataclasses.replace(tensor, format=q8_0_format, data=out.reshape(-1))

@@ -1,8 +1,8 @@
 """A conversation rendered as DeepSeek V4's chat format, content kept apart from control tokens.
 
-Format (DeepSeek's encoding notes for V4): BOS, the effort text in mode 'max', the system text,
-then turns `<｜User｜>text` and `<｜Assistant｜>` + `<think>reasoning</think>` or `</think>` + reply
-+ EOS; nothing is put between them.
+Format (DeepSeek's encoding notes for V4): BOS, the instruction of the effort if it has one
+(`engine.text.encoding`), the system text, then turns `<｜User｜>text` and `<｜Assistant｜>` +
+`<think>reasoning</think>` or `</think>` + reply + EOS; nothing is put between them.
 """
 
 from __future__ import annotations
@@ -10,28 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from engine.errors import OptionError, TextError
+from engine.errors import TextError
 from engine.text import special
+from engine.text.encoding import FIRST, NO_THINK, Encoding
 from engine.text.tokenizer import Span
 
-THINK_MODES = ("none", "high", "max")
 ROLES = ("system", "user", "assistant")
-# DeepSeek asks for this much context in mode 'max'; with less, 'high' is used.
-MAX_THINK_CTX = 393_216
 DEFAULT_SYSTEM = "You are a helpful assistant"
-
-# The instruction that asks for maximum effort, word for word as the first release of DeepSeek
-# V4 (2026-04) defines it: any other wording is another prompt. Weights published with a later
-# encoding use this text for 'high' and another one for 'max'.
-MAX_EFFORT = (
-    "Reasoning Effort: Absolute maximum with no shortcuts permitted.\n"
-    "You MUST be very thorough in your thinking and comprehensively decompose the problem to "
-    "resolve the root cause, rigorously stress-testing your logic against all potential paths, "
-    "edge cases, and adversarial scenarios.\n"
-    "Explicitly write out your entire deliberation process, documenting every intermediate step, "
-    "considered alternative, and rejected hypothesis to ensure absolutely no assumption is left "
-    "unchecked.\n\n"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +34,12 @@ class Message:
             raise TextError(f"reasoning: expected in an assistant's turn, found in {self.role!r}")
 
 
-def effective_think(mode: str, ctx: int) -> str:
-    """Think mode that a context of `ctx` tokens allows: 'max' becomes 'high' when it is small.
-
-    Raises
-    ------
-    OptionError
-        If there is no such mode.
-    """
-    if mode not in THINK_MODES:
-        raise OptionError(f"think mode: expected one of {', '.join(THINK_MODES)}, found {mode!r}")
-    return "high" if mode == "max" and ctx < MAX_THINK_CTX else mode
-
-
 def render_chat(
-    messages: Sequence[Message], think: str, ctx: int, keep_reasoning: bool = False
+    messages: Sequence[Message],
+    think: str,
+    ctx: int,
+    keep_reasoning: bool = False,
+    encoding: Encoding = FIRST,
 ) -> list[Span]:
     """Spans of a conversation up to the point where the assistant speaks.
 
@@ -71,11 +47,14 @@ def render_chat(
     ----------
     messages : sequence of Message
         The last one is the user's. Empty system texts leave nothing behind.
-    think : {'none', 'high', 'max'}
+    think : str
+        'none', an effort of the encoding, or 'on' for its default one.
     ctx : int
-        Tokens of context; decides whether 'max' is possible.
+        Tokens of context; decides whether the first release's 'max' is possible.
     keep_reasoning : bool
         Keep the think blocks of earlier replies; DeepSeek drops them outside tool use.
+    encoding : Encoding
+        Release that the model was trained with.
 
     Returns
     -------
@@ -89,13 +68,12 @@ def render_chat(
     OptionError
         If there is no such think mode.
     """
-    mode = effective_think(think, ctx)
+    mode = encoding.effective(think, ctx)
     if not messages or messages[-1].role != "user":
         found = messages[-1].role if messages else "no messages"
         raise TextError(f"messages: expected a user's message at the end, found {found!r}")
     spans = [Span(special.BOS, trusted=True)]
-    if mode == "max":
-        spans.append(Span(MAX_EFFORT))
+    spans.append(Span(encoding.instruction(mode)))
     for message in messages:
         if message.role == "system":
             spans.append(Span(message.content))
@@ -107,7 +85,9 @@ def render_chat(
     return [span for span in spans if span.text]
 
 
-def render_turn(prompt: str, think: str, ctx: int, closed: bool) -> list[Span]:
+def render_turn(
+    prompt: str, think: str, ctx: int, closed: bool, encoding: Encoding = FIRST
+) -> list[Span]:
     """Spans that continue a saved conversation with one more user's message.
 
     Parameters
@@ -122,11 +102,11 @@ def render_turn(prompt: str, think: str, ctx: int, closed: bool) -> list[Span]:
     """
     spans = [] if closed else [Span(special.EOS, trusted=True)]
     spans += [Span(special.USER, trusted=True), Span(prompt)]
-    return [span for span in spans + _open_reply(effective_think(think, ctx)) if span.text]
+    return [span for span in spans + _open_reply(encoding.effective(think, ctx)) if span.text]
 
 
 def _open_reply(mode: str) -> list[Span]:
-    tag = special.THINK_CLOSE if mode == "none" else special.THINK_OPEN
+    tag = special.THINK_CLOSE if mode == NO_THINK else special.THINK_OPEN
     return [Span(special.ASSISTANT + tag, trusted=True)]
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from engine.errors import TextError
 from engine.text import chat, special
+from engine.text.encoding import FIRST, NO_THINK, Encoding
 from engine.text.tokenizer import Span
 
 MAX_SOURCE = 1 << 20
@@ -67,7 +68,13 @@ class ChatTemplate:
         self._names = {"bos_token": bos, "eos_token": eos}
         self._child: subprocess.Popen[bytes] | None = None
 
-    def render(self, messages: Sequence[chat.Message], think: str, ctx: int) -> list[Span]:
+    def render(
+        self,
+        messages: Sequence[chat.Message],
+        think: str,
+        ctx: int,
+        encoding: Encoding = FIRST,
+    ) -> list[Span]:
         """Spans of a conversation, the assistant's opening included.
 
         Each content is replaced by 128 random bits, so that what the template wrote and what
@@ -79,9 +86,10 @@ class ChatTemplate:
         ----------
         messages : sequence of Message
             `reasoning` is not passed on.
-        think : {'none', 'high', 'max'}
-            Becomes `thinking`, `enable_thinking` and, in mode 'max', `reasoning_effort`.
-        ctx : int
+        think : str
+            Becomes `thinking`, `enable_thinking` and `reasoning_effort`; which efforts
+            are told is the encoding's.
+        ctx, encoding
             As in `engine.text.chat.render_chat`.
 
         Raises
@@ -91,7 +99,8 @@ class ChatTemplate:
         OptionError
             If there is no such think mode.
         """
-        mode = chat.effective_think(think, ctx)
+        mode = encoding.effective(think, ctx)
+        effort = mode if mode in encoding.told else None
         marks = [secrets.token_hex(16) for _ in messages]
         contents = [message.content for message in messages]
         roles = [message.role for message in messages]
@@ -100,8 +109,8 @@ class ChatTemplate:
         marked, plain = self._ask(
             {
                 "variants": [
-                    self._variables(roles, shown, mode),
-                    self._variables(roles, contents, mode),
+                    self._variables(roles, shown, mode, effort),
+                    self._variables(roles, contents, mode, effort),
                 ]
             }
         )
@@ -115,16 +124,18 @@ class ChatTemplate:
                 return spans
         raise _refused("content as it was given, found it rewritten")
 
-    def _variables(self, roles: list[str], contents: list[str], mode: str) -> dict[str, Any]:
+    def _variables(
+        self, roles: list[str], contents: list[str], mode: str, effort: str | None
+    ) -> dict[str, Any]:
         variables: dict[str, Any] = {
             "messages": [{"role": r, "content": c} for r, c in zip(roles, contents)],
             "add_generation_prompt": True,
-            "thinking": mode != "none",
-            "enable_thinking": mode != "none",
+            "thinking": mode != NO_THINK,
+            "enable_thinking": mode != NO_THINK,
             **self._names,
         }
-        if mode == "max":
-            variables["reasoning_effort"] = "max"
+        if effort is not None:
+            variables["reasoning_effort"] = effort
         return variables
 
     def _ask(self, request: dict[str, Any]) -> list[str]:

@@ -57,7 +57,7 @@ class Tokenizer:
     special_ids : dict of str to int
         Control tokens by text.
     chat_template : str or None
-        Jinja source that the file carries; see `engine.text.template`.
+        Jinja source that the file carries as one text; see `engine.text.template`.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:

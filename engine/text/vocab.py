@@ -23,6 +23,8 @@ _MAX_TOKEN_CHARS = 4096
 # Bounds on what a file can make us compile; DeepSeek's own figures are 830 tokens, 30 characters.
 _MAX_SPECIAL = 8192
 _MAX_SPECIAL_CHARS = 128
+# What llama.cpp writes for a token that a vocabulary does not have: -1, signed or unsigned.
+_NO_TOKEN = (-1, 2**32 - 1)
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>\Z")
 
 
@@ -62,6 +64,7 @@ class Vocabulary:
     bos_id : int or None
     eos_ids : frozenset of int
     chat_template : str or None
+        None also where the file holds several templates in an array, of which none is meant.
     """
 
     tokens: list[str]
@@ -241,6 +244,8 @@ def _token_id(metadata: Any, name: str, n_vocab: int) -> int | None:
     if key not in metadata:
         return None
     value = metadata[key]
+    if _is_int(value) and value in _NO_TOKEN:
+        return None
     if not _is_int(value) or not 0 <= value < n_vocab:
         raise LayoutError(f"{key}: expected a token id from 0 to {n_vocab - 1}, found {value!r}")
     return int(value)
@@ -258,10 +263,8 @@ def _eos(metadata: Any, ids: dict[str, int], n_vocab: int) -> frozenset[int]:
 
 
 def _chat_template(metadata: Any) -> str | None:
+    """The one template of the file; what is not a text is ignored, as chats do not need it."""
     key = "tokenizer.chat_template"
-    if key not in metadata:
+    if key not in metadata or not isinstance(metadata[key], str):
         return None
-    value = metadata[key]
-    if not isinstance(value, str):
-        raise LayoutError(f"{key}: expected str, found {type(value).__name__}")
-    return value
+    return metadata[key]

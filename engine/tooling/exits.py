@@ -1,8 +1,8 @@
 """How a program ends: one table of exit statuses, and one line on stderr for every failure.
 
 The table holds for ds4, ds4-bench and ds4-eval alike. Its numbers are a contract with scripts and
-CI services. A judgement (6 to 9) and a failure (1 to 5) never share a number, or a broken download
-would read as a regression.
+CI services. A judgement (6 to 9 and 12) and a failure (1 to 5) never share a number, or a broken
+download would read as a regression.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ INCONCLUSIVE = 7
 INCOMPARABLE = 8
 NOT_LOSSLESS = 9
 DEVICE_LOST = 10
+OUTPUTS_DIFFER = 12  # 11 is DEVICE_HUNG
 HANGUP = 129
 INTERRUPTED = 130
 PIPE = 141
@@ -45,6 +46,7 @@ TABLE = (
     (NOT_LOSSLESS, "a decode mode emitted other tokens than plain decoding"),
     (DEVICE_LOST, "the CUDA device failed, and this process cannot use it again"),
     (DEVICE_HUNG, "the CUDA device did not answer in time"),
+    (OUTPUTS_DIFFER, "head emitted other tokens than base: speed alone says nothing"),
     (HANGUP, "the terminal went away; finished work is saved"),
     (INTERRUPTED, "Ctrl-C; finished work is saved"),
     (PIPE, "the reader of the output went away"),

@@ -1,6 +1,7 @@
 """Signals that ask a program to end: noted while a block runs; old handlers come back behind it.
 
 What happens on a signal is the caller's to say: finish a row, stop between tokens, end at once.
+A signal that was ignored when the program started stays ignored: `nohup` asks for just that.
 """
 
 from __future__ import annotations
@@ -48,7 +49,11 @@ class StopSignals:
 
     def __enter__(self: Entered) -> Entered:
         for number in self._numbers:
-            self._before[number] = signal.signal(number, self._handle)
+            before = signal.getsignal(number)
+            # Whoever started us asked that this one be ignored (nohup, a shell's background job).
+            if before is not signal.SIG_IGN:
+                self._before[number] = before
+                signal.signal(number, self._handle)
         return self
 
     def __exit__(

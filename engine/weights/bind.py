@@ -14,6 +14,7 @@ from engine.gguf.tensor import Tensor
 from engine.gguf.values import escape
 from engine.shape import Shape
 from engine.weights import layout, names
+from engine.weights.foreign import check_known
 from engine.weights.layout import Mismatch, Spec
 from engine.weights.metadata import (
     ARCHITECTURE,
@@ -134,8 +135,9 @@ def bind_trunk(file: GGUFFile) -> tuple[Shape, TrunkWeights]:
     Raises
     ------
     LayoutError
-        If a hyperparameter is wrong, or listing every tensor that is.
+        If the file is of another kind, a hyperparameter is wrong, or listing the tensors that are.
     """
+    check_known(file)
     if is_mtp_file(file):
         raise LayoutError(f"{_source(file)}: expected a trunk, found an MTP block")
     shape = shape_from_metadata(file)
@@ -161,6 +163,7 @@ def bind_mtp(file: GGUFFile, shape: Shape) -> MtpWeights:
     LayoutError
         If the file holds no MTP block, or one of another model.
     """
+    check_known(file)
     if names.MTP_ANTIREZ["e_proj"] in file.tensors:
         return _bind_antirez(file, shape)
     if names.eh_proj_name(shape.n_layer) in file.tensors:
@@ -187,7 +190,7 @@ def check_values(
     Raises
     ------
     LayoutError
-        Listing every tensor that holds one.
+        Listing the tensors that hold one.
     """
     found = [
         Mismatch(tensor.name, "finite values", message)

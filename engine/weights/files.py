@@ -11,8 +11,10 @@ from pathlib import Path
 from types import TracebackType
 
 from engine.gguf.reader import GGUFFile, open_gguf
+from engine.gguf.values import escape
 from engine.shape import Shape
 from engine.weights.bind import MtpWeights, TrunkWeights, bind_mtp, bind_trunk, iter_tensors
+from engine.weights.support import check_supported
 from engine.weights.tensor import Tensor
 
 
@@ -96,8 +98,10 @@ class ModelFiles:
         return sum(file.identity.size for file in self.all())
 
 
-def open_files(path: Path, mtp_path: Path | None = None) -> ModelFiles:
-    """Open and bind a model's files.
+def open_files(
+    path: Path, mtp_path: Path | None = None, backend: str | None = None, kv: str = "official"
+) -> ModelFiles:
+    """Open and bind a model's files, and ask whether a kernel set can run them.
 
     Parameters
     ----------
@@ -105,20 +109,30 @@ def open_files(path: Path, mtp_path: Path | None = None) -> ModelFiles:
         Trunk GGUF file.
     mtp_path : Path, optional
         File of the draft block.
+    backend : {'cpu', 'cuda', 'reference'}, optional
+        The kernel set that is to run the model; None asks none.
+    kv : {'official', 'f32'}
+        How that set is to store rows of keys and values.
 
     Raises
     ------
     GGUFError, LayoutError
-        If a file is not a model that can be run; none stays open.
+        If a file is not a model that can be run, or the kernel set has no kernel for one of its
+        formats or sizes; none stays open.
     """
     opened = [open_gguf(path)]
     try:
         shape, trunk = bind_trunk(opened[0])
+        if backend is not None:
+            check_supported(escape(path.name), shape, iter_tensors(trunk), backend, kv)
         if mtp_path is None:
             return ModelFiles(opened[0], None, ModelWeights(shape, trunk))
         mtp_file = open_gguf(mtp_path)
         opened.append(mtp_file)
         weights = ModelWeights(shape, trunk, bind_mtp(mtp_file, shape))
+        if backend is not None:
+            name = escape(mtp_path.name)
+            check_supported(name, shape, weights.draft_tensors, backend, kv)
         return ModelFiles(opened[0], mtp_file, weights)
     except BaseException:
         for file in opened:

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from engine.errors import LayoutError
 from engine.gguf.tensor import Tensor
 from engine.gguf.values import escape
-from engine.quant.formats import BY_NAME
+from engine.quant.formats import KERNELS
 from engine.shape import Shape
 from engine.weights import names
 
 FLOATS = ("F32", "F16", "BF16")
-# Every format with a kernel or a conversion to one; not integers, F64, or ggml's activation types.
-MATRICES = tuple(n for n in BY_NAME if n not in ("I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K"))
-MAX_REPORTED = 20
+# Every format that can be decoded; which set multiplies with it is `engine.weights.support`'s.
+MATRICES = KERNELS["reference"]
+MAX_REPORTED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +174,7 @@ def fits(tensor: Tensor, spec: Spec) -> bool:
 
 
 def raise_for(source: str, found: list[Mismatch]) -> None:
-    """Raise one LayoutError that lists the mismatches (the first of them in full).
+    """Raise one LayoutError, a line, with the first mismatches; `ds4 inspect` lists more.
 
     Raises
     ------
@@ -185,10 +185,10 @@ def raise_for(source: str, found: list[Mismatch]) -> None:
         return
     lines = [str(m) for m in found[:MAX_REPORTED]]
     if len(found) > MAX_REPORTED:
-        lines.append(f"and {len(found) - MAX_REPORTED} more")
+        lines.append(f"... and {len(found) - MAX_REPORTED} more")
     if len(found) == 1:
         raise LayoutError(f"{source}: {lines[0]}")
-    raise LayoutError("\n  ".join([f"{source}: {len(found)} tensors do not fit:", *lines]))
+    raise LayoutError(f"{source}: {len(found)} tensors do not fit: {'; '.join(lines)}")
 
 
 def _matrix(name: str, *dims: int) -> Spec:

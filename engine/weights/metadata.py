@@ -13,7 +13,7 @@ from engine.errors import LayoutError
 from engine.gguf.reader import GGUFFile
 from engine.gguf.values import Metadata, escape
 from engine.shape import Shape
-from engine.weights.names import TRUNK, eh_proj_name
+from engine.weights.names import MTP_PREFIX, TRUNK, eh_proj_name
 
 ARCHITECTURE = "deepseek4"
 RATIOS = (0, 4, 128)
@@ -51,12 +51,15 @@ class _Keys:
 
 def is_mtp_file(file: GGUFFile) -> bool:
     """True if the file holds an MTP block and no trunk, in either layout."""
+    if "blk.0.attn_norm.weight" in file.tensors:
+        return False
     layer = n_layers(file)
-    return "mtp.0.e_proj.weight" in file.tensors or (
-        layer is not None
-        and eh_proj_name(layer) in file.tensors
-        and "blk.0.attn_norm.weight" not in file.tensors
-    )
+    return has_antirez_mtp(file) or (layer is not None and eh_proj_name(layer) in file.tensors)
+
+
+def has_antirez_mtp(file: GGUFFile) -> bool:
+    """True if some tensor is named as those of antirez's MTP block, beside a trunk or alone."""
+    return any(name.startswith(MTP_PREFIX) for name in file.tensors)
 
 
 def n_layers(file: GGUFFile) -> int | None:

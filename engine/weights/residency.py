@@ -8,12 +8,13 @@ of a layer's experts a token reads 6 in 256, so that they cost least where they 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from engine.errors import MemoryBudgetError, OptionError
 from engine.weights import names
+from engine.weights.machine import GIB, HostNeed, Machine, gib
 
-GIB = 1 << 30
+__all__ = ["GIB", "Machine", "gib"]
 MODES = ("auto", "device", "hybrid", "mapped")
 # Tensors are copied in this order while room lasts. An embedding is read one row per token.
 KINDS = ("dense", "head", "mtp", "embedding", "experts")
@@ -56,34 +57,6 @@ class Span:
     @property
     def copied_bytes(self) -> int:
         return self.device_bytes or self.n_bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """What decides, of a device and its host.
-
-    Parameters
-    ----------
-    device_bytes : int
-        Free for the engine before anything is loaded.
-    host_bytes : int
-        Available beside the processes that run.
-    unified : bool
-        Device and processor share one memory.
-    register : bool
-        The driver registers host memory for the device.
-    read_only_register : bool
-        It does so read-only, as a file's mapping is.
-    pageable : bool
-        The device reads memory that nobody registered.
-    """
-
-    device_bytes: int
-    host_bytes: int
-    unified: bool = False
-    register: bool = True
-    read_only_register: bool = False
-    pageable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +136,10 @@ class Plan:
         Bytes that copies might take.
     reasons : tuple of str
         Why, one sentence each.
+    pinnable : int
+        Most bytes of mapped runs that may be registered.
+    warning : str
+        What the user must know before he waits; '' for nothing.
     """
 
     mode: str
@@ -172,6 +149,8 @@ class Plan:
     route: str
     budget: int
     reasons: tuple[str, ...] = field(default=())
+    pinnable: int = 0
+    warning: str = ""
 
     def bytes_of(self, place: str, kind: str | None = None) -> int:
         """File bytes with a place, of one kind or of all."""
@@ -255,19 +234,21 @@ def settings_from(
     )
 
 
-def plan(spans: Sequence[Span], machine: Machine, settings: Settings) -> Plan:
+def plan(spans: Sequence[Span], machine: Machine, settings: Settings, context: int = 0) -> Plan:
     """Decide for every tensor.
 
     'device' copies everything or refuses. 'mapped' copies nothing that can be read in place.
     'hybrid' copies hot tensors, then experts, within the budget; where memory is shared experts
     stay mapped unless asked for. 'auto' is 'device' where everything fits in the budget, else
     'hybrid'. The budget is what the user said; else all of the device's memory but a reserve, or
-    24 GiB where memory is shared.
+    24 GiB where memory is shared. `context` is what a session will take on the device, where
+    that is known.
 
     Raises
     ------
     MemoryBudgetError
-        If what must be copied does not fit; nothing was allocated.
+        If what must be copied does not fit, or the host cannot hold what stays mapped; nothing
+        was allocated.
     """
     reasons = list(settings.notes)
     free = machine.device_bytes - max(RESERVE, int(machine.device_bytes * RESERVE_SHARE))
@@ -323,7 +304,9 @@ def plan(spans: Sequence[Span], machine: Machine, settings: Settings) -> Plan:
             f"{gib(made.copied_bytes)}"
             + (" (this device cannot read the file in place)" if route == "staged" else "")
         )
-    return made
+    need = HostNeed(made.mapped_bytes, made.copied_bytes, context)
+    warning = need.check(machine, settings.mode == "mapped")
+    return replace(made, pinnable=need.pinnable(machine), warning=warning)
 
 
 def _route(machine: Machine, settings: Settings) -> tuple[str, str]:
@@ -331,8 +314,15 @@ def _route(machine: Machine, settings: Settings) -> tuple[str, str]:
     if settings.direct and machine.pageable:
         return "pageable", "the device reads unregistered memory, as asked for"
     if machine.register:
-        how = "read-only" if machine.read_only_register else "without the read-only flag"
-        return "registered", f"the mapping is registered for the device, {how}"
+        if machine.read_only_register:
+            return "registered", "the mapping is registered for the device, read-only"
+        # A file's mapping is read-only and shared; drivers without the flag may refuse to pin it.
+        instead = "the device reads it unregistered" if machine.pageable else "everything is copied"
+        return (
+            "registered",
+            "the mapping is offered to the driver without the read-only flag; where it refuses, "
+            + instead,
+        )
     if machine.pageable:
         return "pageable", "the driver registers no memory, but the device reads it unregistered"
     return "staged", "the device cannot read the file in place, so everything is copied"
@@ -375,8 +365,3 @@ def merged(spans: Iterable[Span], gap: int = GAP, rounded: bool = False) -> list
         else:
             runs.append(Run(span.file, start, stop, 1))
     return runs
-
-
-def gib(n_bytes: int) -> str:
-    """'80.76 GiB', or MiB where that says more."""
-    return f"{n_bytes / GIB:.2f} GiB" if n_bytes >= GIB else f"{n_bytes / 2**20:.1f} MiB"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
+import math
+from types import SimpleNamespace
 
 import pytest
 
 from engine import EngineOptions, generate, open_engine
 from engine.memory import open_device, plan_memory
-from engine.ops.cuda.memory import copy_bytes
-from engine.quant.registry import to_q8_0
+from engine.ops.cuda.memory import planned_weight_bytes
+from engine.ops.cuda.ops import CudaOps
 from engine.spec.mtp import Drafter
 from engine.weights.files import open_files
 from tests.cuda.conftest import ON_GPU
@@ -85,9 +86,28 @@ def test_working_memory_of_passes_is_within_the_plan(device, model_folder):
     assert 0.5 * plan.working <= sum(used.values()) <= plan.working, used
 
 
-def test_a_foreign_format_is_counted_as_it_is_converted(model_folder):
-    with open_files(model_file(model_folder, "micro", "q8_0")) as files:
-        for tensor in (files.weights.trunk.token_embd, files.weights.trunk.output):
-            q8_0 = to_q8_0(tensor)
-            foreign = dataclasses.replace(tensor.format, name="Q3_K", native=False)
-            assert copy_bytes(dataclasses.replace(tensor, format=foreign)) == copy_bytes(q8_0)
+class Roomy:
+    """What a residency asks of a device with room for everything."""
+
+    driver = None
+    unified = False
+    attributes = dict.fromkeys(("host_register", "read_only_register", "pageable_access"), 0)
+
+    def free_bytes(self):
+        return 1 << 40
+
+
+def test_weights_are_arranged_by_the_sizes_that_were_planned(model_folder):
+    """Rows that are looked up take other bytes than tiles of the file's rows."""
+    options = EngineOptions(
+        model_file(model_folder, "micro", "q8_0"), backend="cuda", residency="device"
+    )
+    with open_files(options.path) as files:
+        tensors = [files.weights.trunk.token_embd]
+        ops = SimpleNamespace(ctx=SimpleNamespace(device=Roomy()), residency=None)
+
+        CudaOps.arrange(ops, tensors, (), options)
+
+        stored = math.prod(tensors[0].shape) * tensors[0].format.row_bytes(32) // 32
+        assert ops.residency.plan.copied_bytes == stored
+        assert planned_weight_bytes(Roomy(), tensors, (), options) == stored

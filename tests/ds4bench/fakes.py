@@ -1,7 +1,8 @@
 """A worker without a model: costs are arithmetic on a fake clock, faults are chosen by a file.
 
 The environment variable DS4_FAKE names a JSON file with any of: signal, hang, error, nonfinite,
-lost, oom, status (each {"mode", "ctx"}: strike in that decode, mode "prefill" strikes there),
+lost, oom, status, compile, stall (each {"mode", "ctx"}: strike in that decode, mode "prefill"
+strikes there),
 differ (a mode whose tokens differ), zero_accept, sleep_s, load_s (seconds of a load), device
 (there is one, and it copies),
 once (a file: the fault strikes only while it is absent).
@@ -17,22 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ds4bench.plan import Prompt, SweepPlan
-from ds4bench.worker.messages import (
-    Bandwidth,
-    Copies,
-    DeviceCounters,
-    EngineFacts,
-    FileFacts,
-    FileStat,
-    MemoryNeed,
-    ModelFacts,
-)
+from ds4bench.worker.facts import Bandwidth, FileFacts, FileStat, MemoryNeed, ModelFacts
+from ds4bench.worker.messages import Copies, DeviceCounters, EngineFacts
 from ds4bench.worker.worker import Worker
 from engine.errors import DeviceLostError, EngineError, MemoryBudgetError, NonFiniteError
 from engine.options import MODES
 from engine.spec.protocol import StepResult
 
 EOS = 1
+FAULTS = ("signal", "hang", "error", "nonfinite", "lost", "oom", "status", "compile", "stall")
 SAVE_S = 1000  # seconds that the fake clock charges for each save and restore
 
 
@@ -99,7 +93,7 @@ class FakeDecoder:
 
     def step(self, first: int, budget: int) -> StepResult:
         session, model = self.session, self.session.model
-        model.strike(self.mode, self.base)
+        model.strike(self.mode, self.base, session.n_past - self.base)
         wide = self.mode != "plain" and budget > 1 and not model.faults.get("zero_accept")
         n = 2 if wide else 1
         tokens = [first, self._token(session.n_past + 1)][:n]
@@ -128,16 +122,17 @@ class FakeModel:
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.asked = 0
+        self.compilations = 0
         self.faults = {}
         if os.environ.get("DS4_FAKE"):
             self.faults = json.loads(Path(os.environ["DS4_FAKE"]).read_text())
 
-    def strike(self, mode: str, ctx: int) -> None:
+    def strike(self, mode: str, ctx: int, step: int = 0) -> None:
         """The fault that the test asked for, if this is its place."""
         if self.faults.get("sleep_s"):
             time.sleep(self.faults["sleep_s"])
         once = self.faults.get("once")
-        for name in ("signal", "hang", "error", "nonfinite", "lost", "oom", "status"):
+        for name in FAULTS:
             fault = self.faults.get(name)
             if not fault or fault["mode"] != mode or fault.get("ctx", ctx) != ctx:
                 continue
@@ -155,6 +150,10 @@ class FakeModel:
                 raise DeviceLostError("device: expected its work to finish, found error 700")
             elif name == "oom":
                 raise MemoryBudgetError("device memory: expected enough, found none left")
+            elif name == "compile":
+                self.compilations += 1
+            elif name == "stall":
+                self.clock.charge(6.0 if step == 0 else 0.0)
             elif name == "status":
                 os._exit(fault["code"])
             else:
@@ -189,13 +188,14 @@ class FakeModel:
             files=tuple(files),
             decode_bytes={frontier: 1e8 + frontier for frontier in plan.frontiers},
             memory=MemoryNeed(
-                mapped=10**8,
+                mapped=self.faults.get("mapped_bytes", 10**8),
                 context=self.faults.get("context_bytes", 1000),
                 scratch=1000,
                 snapshot=1000,
             ),
             weight_bytes=self.faults.get("weight_bytes", 1000),
             free_device_bytes=None,
+            effective={"repacked": self.faults.get("repacked", False)},
         )
 
     def encode_prompt(self, prompt: Prompt, n_tokens: int) -> list[int]:
@@ -209,6 +209,12 @@ class FakeModel:
 
     def bandwidth(self, plan: SweepPlan) -> Bandwidth:
         return Bandwidth(1e10, 1)
+
+    def compiled(self) -> int:
+        return self.compilations
+
+    def reach(self, plan: SweepPlan) -> int:
+        return self.faults.get("reach", 0)
 
     def session(self, ctx: int) -> FakeSession:
         return FakeSession(self, ctx)

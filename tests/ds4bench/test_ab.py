@@ -188,7 +188,7 @@ def test_a_killed_session_resumes_without_redoing_pairs(tmp_path):
     assert len(again.calls) == 14 - 8
     assert [p.index for p in run.pairs] == list(range(7))
     journal = read_journal(tmp_path / "s" / "pairs.jsonl", SCHEMA, SCHEMA_VERSION)
-    assert [r["index"] for r in journal.records] == list(range(7))
+    assert [r["index"] for r in journal.records if r["kind"] == "pair"] == list(range(7))
 
 
 def test_resume_refuses_other_commands(tmp_path):
@@ -209,7 +209,7 @@ def test_unlike_models_end_a_session_early(tmp_path):
     result = session(tmp_path, sweeps).run()
 
     assert [d.name for d in result.unlike] == ["model"]
-    assert len(sweeps.calls) == 14
+    assert len(sweeps.calls) == 2
 
 
 def test_options_under_test_may_differ(tmp_path):

@@ -16,7 +16,7 @@ from ds4bench.compare.samples import Arm
 from ds4bench.compare.stats import MIN_VERDICT, Verdict, enough, judge, mde_of, paired
 from ds4bench.plan import SweepPlan
 from ds4bench.records.rows import SweepResult, Telemetry
-from ds4bench.sweep.cells import FIRST_TIMEOUT_S, LEAST_TIMEOUT_S, Watchdog
+from ds4bench.sweep.watchdog import FIRST_TIMEOUT_S, LEAST_TIMEOUT_S, Watchdog
 from engine.errors import OptionError
 from engine.options import MODES
 from tests.ds4bench.speed_rows import ENVIRONMENT, sweep

@@ -75,7 +75,8 @@ def test_help_imports_little_and_no_numbers():
         ["--csv", "a.csv", "--parquet", "a.csv"], ["--csv", "a.jsonl"],
         ["--csv", "-", "--out", "o"], ["--csv", "/nonexistent/a.csv"], ["--csv", "."],
         ["--csv", "/dev/full"], ["--csv", "/sys/kernel/a.csv"], ["--out", "m.gguf"],
-        ["--out", "a/b/c"], ["--repeats", "0"], ["--repeat-prompt"],
+        ["--out", "m.gguf/b/c"], ["--out", "/sys/kernel/b/c"], ["--repeats", "0"],
+        ["--repeat-prompt"],
         ["--prompt-file", "missing.txt"], ["--prompt-file", "."], ["--prompt-file", "empty.txt"],
         ["--prompt-file", "latin.txt"], ["--prompt-file", "short.txt"],
         ["--prompt-file", "short.txt", "--chat-prompt-file", "short.txt"],
@@ -209,6 +210,20 @@ def test_stdout_is_upstreams_csv_and_talk_goes_to_stderr(bench):
     assert sorted(os.listdir(bench.folder)) == ["m.gguf"]
 
 
+def test_folders_above_that_of_the_results_are_made_when_a_sweep_starts(bench):
+    assert bench(*SHORT, "--out", "runs/today/a", "--dry-run").exit_code == 0
+    assert not (bench.folder / "runs").exists()
+    result = bench(*SHORT, "--out", "runs/today/a")
+    assert result.exit_code == 0, result.output
+    names = sorted(path.name for path in (bench.folder / "runs" / "today" / "a").iterdir())
+    assert names == ["rows.jsonl", "sweep.csv", "sweep.parquet"]
+    result = bench(*SHORT, "--out", "m.gguf/today/a")
+    assert result.exit_code == exits.USAGE
+    assert "--out: expected a folder, found a file 'm.gguf'" in result.stderr.replace(
+        f"{bench.folder}/", ""
+    )
+
+
 def test_dry_run_says_plan_memory_time_and_writes_nothing(bench):
     result = bench("--dry-run", "--predict", "gb10", "--mode", "all", "--out", "new")
     assert result.exit_code == 0
@@ -222,6 +237,16 @@ def test_dry_run_says_plan_memory_time_and_writes_nothing(bench):
     ):
         assert word in result.stdout
     assert sorted(os.listdir(bench.folder)) == ["m.gguf"]
+
+
+def test_dry_run_warns_of_a_model_that_the_memory_does_not_hold(bench, monkeypatch):
+    faults = bench.folder / "faults.json"
+    monkeypatch.setenv("DS4_FAKE", str(faults))
+    faults.write_text('{"mapped_bytes": 1000000000000000}')
+    result = bench("--dry-run")
+    assert result.exit_code == 0, "the system reads from the disk what does not fit"
+    assert "WARNING: memory: expected at most" in result.stdout
+    assert "found 931322.57 GiB of mapped files + " in result.stdout
 
 
 def test_predict_prints_bounds_for_each_row(bench):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -64,6 +65,14 @@ def test_an_option_reaches_the_request(request_of, line, field, value):
     assert read(request_of(line)) == value
     # Without the last option of the line another value stands there.
     assert read(request_of("")) != value
+
+
+def test_chdir_is_entered_before_files_are_looked_up(request_of, tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "words.txt").write_text("Other words.")
+    request = request_of("--chdir there --prompt-file words.txt --csv found.csv")
+    assert Path.cwd() == tmp_path / "there"
+    assert request.plan.prompt.text == "Other words."
 
 
 def test_cpu_takes_the_choice_of_cuda_back(request_of):

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from ds4bench.peer import llamacpp, run
 from ds4bench.peer import measure as peer
-from engine.errors import BackendError, ModelFileError, OptionError, StoreError
+from engine.errors import BackendError, EngineError, ModelFileError, OptionError, StoreError
 from engine.models.shapes import named_shape
 from engine.models.write import write_model
 from tests.oracle.randfile import SPECS, write_trunk
@@ -219,3 +219,19 @@ def test_command_prints_both_sides(tmp_path):
     assert all(float(row["prefill_s"]) > 0 for row in table)
     # Same model on both sides: rounding differs, most likely tokens mostly agree.
     assert int(table[0]["top1_equal"]) >= 5
+
+
+def test_options_of_the_engine_reach_it(tmp_path, monkeypatch):
+    opened = []
+
+    def open_engine(options):
+        opened.append(options)
+        raise EngineError("stop: expected no more, found an engine")
+
+    monkeypatch.setattr(run, "open_engine", open_engine)
+    monkeypatch.setattr(run, "require_llama_cpp", lambda: None)
+    line = ["-m", "m.gguf", "--activations", "f32", "--kv", "f32", "--threads", "3"]
+    for arguments in (line, line[:2]):
+        assert CliRunner().invoke(run.peer_command, arguments).exit_code == 1
+    given, bare = ((o.activations, o.kv, o.threads) for o in opened)
+    assert given == ("f32", "f32", 3) and bare == ("int8", "official", None)

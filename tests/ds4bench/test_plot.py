@@ -196,6 +196,15 @@ def test_command_refuses(tmp_path, monkeypatch, arguments, code, text):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_command_writes_the_title_above_the_panels(tmp_path):
+    titled, plain = tmp_path / "a.svg", tmp_path / "b.svg"
+    for path, more in ((titled, ["--title", "Two machines"]), (plain, [])):
+        result = CliRunner().invoke(plot_command, ["--vs", "gb10", "-o", str(path), *more])
+        assert result.exit_code == 0, result.output
+    # The back end writes letters as shapes, and what they say as a comment.
+    assert "Two machines" in titled.read_text() and "Two machines" not in plain.read_text()
+
+
 def test_list_names_sources():
     result = CliRunner().invoke(plot_command, ["--list"])
     assert "gb10_mtp" in result.output and "antirez/ds4" in result.output

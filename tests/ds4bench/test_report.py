@@ -289,3 +289,20 @@ def test_report_of_a_bare_csv(tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     [made] = (tmp_path / "reports").iterdir()
     assert made.name.endswith(report.run_id(read_rows(path))[-8:])
+
+
+def test_tolerance_and_allowed_differences_decide_the_verdict(tmp_path, monkeypatch):
+    monkeypatch.setattr(calibrate, "folder", lambda: tmp_path / "none")
+    write_journal(tmp_path / "base", sweep(runs=6, seed=1, noise=0.002))
+    write_journal(tmp_path / "slow", sweep(runs=6, seed=2, slower=0.9, noise=0.002))
+    rows = sweep(runs=6, seed=2, noise=0.002)
+    write_journal(tmp_path / "unlike", rows, fingerprint={"kv": "f32"})
+
+    def status(head, *more):
+        options = ["--base", str(tmp_path / "base"), "--gate", "--out", str(tmp_path / "o")]
+        return CliRunner().invoke(report_command, [str(tmp_path / head), *options, *more]).exit_code
+
+    assert status("slow") == exits.REGRESSION
+    assert status("slow", "--tolerance", "20") == exits.OK
+    assert status("unlike") == exits.INCOMPARABLE
+    assert status("unlike", "--allow", "kv") == exits.OK

@@ -70,6 +70,30 @@ def test_a_budget_of_nothing_maps_everything(residency):
     assert facts["mapped_bytes"] == sum(entry["bytes"] for entry in facts["kinds"])
 
 
+def test_a_longer_context_needs_more_of_the_memory(residency):
+    short, long = (
+        facts_of(residency("--machine", "gb10", "--ctx", ctx, "--json")) for ctx in (512, 65_536)
+    )
+    assert (short["context_tokens"], long["context_tokens"]) == (512, 65_536)
+    assert 0 < short["context_bytes"] < long["context_bytes"]
+    assert short["host_bytes"] == 115 << 30 and short["warning"] == ""
+
+
+def test_a_model_beyond_the_memory_is_refused_or_warned_of(residency, monkeypatch):
+    """The bundled shapes are small, so the machine is made small instead."""
+    from engine.tooling.diagnose import residency as diagnosed
+    from engine.weights.machine import Machine
+
+    tiny = Machine(1 << 30, 1 << 20, unified=True, pageable=True)
+    monkeypatch.setitem(diagnosed.MACHINES, "gb10", tiny)
+    refused = residency("--machine", "gb10", "--residency", "hybrid")
+    assert refused.exit_code == 1 and refused.stderr.count("\n") == 1
+    assert "memory: expected at most 0.9 MiB of this host's to be needed, found" in refused.stderr
+    warned = residency("--machine", "gb10", "--residency", "mapped")
+    assert warned.exit_code == 0 and "WARNING: memory: expected at most" in warned.stdout
+    assert "of context; 1.0 MiB of host memory" in warned.stdout
+
+
 def test_upstreams_variable_counts(residency, monkeypatch):
     monkeypatch.setenv("DS4_CUDA_NO_HBM_CACHE", "1")
     facts = facts_of(residency("--machine", "h200", "--json"))

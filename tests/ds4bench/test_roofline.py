@@ -13,7 +13,7 @@ from ds4bench.records.rows import SpeedRow
 from ds4bench.sweep.findings import findings, kv_affine, least_seconds, prediction_text
 from ds4bench.telemetry import machines, roofline
 from ds4bench.telemetry.roofline import DecodeBytes, largest_cache, read_bandwidth
-from ds4bench.worker.messages import MemoryNeed, ModelFacts
+from ds4bench.worker.facts import MemoryNeed, ModelFacts
 from engine.errors import OptionError
 from engine.gguf.reader import open_gguf
 from engine.models.shapes import named_shape
@@ -165,6 +165,16 @@ def test_slower_than_plain_is_said():
     plan = SweepPlan(model="m", modes=("plain", "mtp-strict"))
     rows = [row(64, gen_s=1.0), row(64, gen_s=1.1, mode="mtp-strict", accepted=3, drafted=9)]
     assert list(findings(rows, plan)) == ["mtp-strict: slower than plain at 64"]
+
+
+@pytest.mark.parametrize(("kept", "said"), [(19, True), (20, False), (150, False)])
+def test_a_drafter_whose_drafts_are_hardly_kept_is_said_with_the_figure(kept, said):
+    plan = SweepPlan(model="m", modes=("plain", "mtp-strict"))
+    counts = {"drafted_by_depth": (200, 100), "accepted_by_depth": (kept, 0)}
+    rows = [row(64, gen_s=1.0), row(64, gen_s=0.9, mode="mtp-strict", accepted=kept, **counts)]
+    found = list(findings(rows, plan))
+    assert len(found) == said
+    assert all("19 of 200 first drafts were kept (9.5 %)" in line for line in found)
 
 
 @pytest.mark.parametrize(("seconds", "said"), [((0.8, 0.9, 5.0), False), ((0.5, 1.3, 1.4), True)])

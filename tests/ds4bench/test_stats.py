@@ -107,7 +107,12 @@ def test_a_single_pair_claims_nothing():
 
     assert one.interval() == stats.Interval(0.5, -math.inf, math.inf)
     assert (one.p_two_sided(), one.p_below(9.0), one.mde()) == (1.0, 1.0, math.inf)
+    [judged] = stats.judge([stats.paired([-0.2] * 4)], [0.02])
+    assert judged.verdict is Verdict.DESCRIBED
+    # Beyond the tolerance by ten times the noise of a pair: that, no noise explains.
     [judged] = stats.judge([stats.paired([-0.5] * 4)], [0.02])
+    assert judged.verdict is Verdict.FAR_SLOWER and not judged.slower
+    [judged] = stats.judge([stats.paired([-0.5] * 4)], [0.02], sigmas=[0.05])
     assert judged.verdict is Verdict.DESCRIBED
 
 

@@ -64,7 +64,8 @@ def test_a_row_of_today_has_the_fields_of_a_row_of_then(stored):
         [r for r in read_journal(path, "ds4bench.sweep", 1).records if r["kind"] == "row"]
         for path in (STORED / "rows.jsonl", stored.folder / "new" / "rows.jsonl")
     )
-    circumstances = {"started_at", "telemetry"}
+    # Since 2026-12 a key also names compilers, instruction set and switches.
+    circumstances = {"started_at", "telemetry", "key"}
     cells = {(r["run"], r["ctx_tokens"], r["mode"]): r for r in now}
     for row in then:
         same = cells[row["run"], row["ctx_tokens"], row["mode"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from ds4bench.records.files import read_rows
@@ -45,6 +47,52 @@ def test_signals_end_cleanly_and_resume(slow_model, number, code):
     assert all(row.ok for row in rows)
 
 
+def test_nohup_is_respected(slow_model):
+    """Fault 6: a sweep under nohup goes on when its terminal goes away."""
+    folder, options = slow_model
+    argv = ["nohup", *command(folder, *SIZE, "--csv", "a.csv")]
+    env = {**os.environ, "PYTHONPATH": os.getcwd(), **options["env"]}
+    with subprocess.Popen(
+        argv, cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as process:
+        wait_for_rows(folder / "a.jsonl", 1, process)
+        process.send_signal(signal.SIGHUP)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == exits.OK, err
+    assert list(table(folder / "a.csv")["ctx_tokens"]) == [100, 200, 300, 400]
+
+
+def test_a_stopped_process_is_no_good_row(slow_model):
+    """Fault 10: a row with SIGSTOP in it was ok at a third of the speed."""
+    folder, options = slow_model
+    (folder / "faults.json").write_text(json.dumps({"sleep_s": 0.1}))
+    with spawn(folder, *SIZE, "--csv", "a.csv", **options) as process:
+        wait_for_rows(folder / "a.jsonl", 1, process)
+        [worker] = psutil.Process(process.pid).children()
+        worker.suspend()
+        time.sleep(1.5)
+        worker.resume()
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == exits.OK, err
+    records, _ = scan((folder / "a.jsonl").read_bytes())
+    [bad] = [r for r in records if r.get("kind") == "row" and r["status"] != "ok"]
+    assert bad["status"] == "stalled" and bad["telemetry"]["stopped_s"] > 0.5
+    assert b"stood still for" in err and b"measured once more" in err
+    assert [row.status for row in read_rows(folder / "a.jsonl").rows] == ["ok"] * 4
+
+
+def test_without_files_nobody_is_told_to_resume(slow_model):
+    """Fault 20: the journal of such a sweep is a temporary one."""
+    folder, options = slow_model
+    with spawn(folder, *ALL, **options) as process:
+        process.stdout.readline()
+        process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == exits.TERMINATED, err
+    assert b"on standard output only" in err and b"rows are safe" not in err
+
+
 def test_a_terminal_that_goes_away_costs_no_view(slow_model):
     folder, options = slow_model
     main, side = pty.openpty()
@@ -60,6 +108,25 @@ def test_a_terminal_that_goes_away_costs_no_view(slow_model):
     assert process.returncode == exits.HANGUP
     rows = read_rows(folder / "o").rows
     assert len(table(folder / "o" / "sweep.csv")) == len(rows) >= 2
+
+
+def test_a_terminal_shows_each_row_once(slow_model):
+    """Fault 27: one line for people and one of CSV."""
+    folder, options = slow_model
+    main, side = pty.openpty()
+    shown = b""
+    with spawn(folder, *SIZE, stdout=side, stderr=side, **options) as process:
+        os.close(side)
+        with contextlib.suppress(OSError):  # the end of a terminal is an error on Linux
+            while data := os.read(main, 4096):
+                shown += data
+    os.close(main)
+    assert process.returncode == exits.OK
+    assert shown.count(b"ctx_tokens,") == 1
+    for ctx in (100, 200, 300, 400):
+        assert shown.count(b"%d,100,999" % ctx) == (ctx == 100)
+        assert shown.count(b"%d,100," % ctx) == 1
+    assert b"prefill " not in shown
 
 
 def test_one_ctrl_c_is_enough_while_the_model_loads(slow_model):

@@ -6,12 +6,15 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import ds4bench.sweep.run as sweep_module
 from ds4bench.records.files import read_rows
+from ds4bench.sweep import checks
+from ds4bench.sweep.attempts import place_of
 from engine.tooling import exits
 from engine.tooling.results.journal import encode
 from tests.ds4bench.sweeps import ALL, SIZE, measured, table
@@ -113,6 +116,78 @@ def test_the_code_hash_follows_every_file(monkeypatch, tmp_path):
         after = sweep_module.timed_code()
         assert after != before, name
         before = after
+
+
+GRID = ("--ctx-start", "2048", "--ctx-max", "8192", "-n", "8", "--out", "o")
+
+
+def test_rows_of_another_grid_never_join(bench):
+    """Fault 1: at 8192 a step of 4096 tokens was divided into 2048."""
+    assert bench(*GRID, "--step-mul", "2").exit_code == 0
+    before = (bench.folder / "o" / "rows.jsonl").read_bytes()
+    result = bench(*GRID, "--step-incr", "2048", "--resume")
+    assert result.exit_code == exits.USAGE
+    assert "plain at 8192 (run 1) behind a prefill of 2048 tokens" in result.stderr
+    assert (bench.folder / "o" / "rows.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "narrower",
+    [
+        ("--ctx-start", "100", "--ctx-max", "300", "--step-incr", "100", "-n", "8"),
+        (*SIZE, "--repeats", "1", "--mode", "plain"),
+        (*SIZE, "--repeats", "2", "--mode", "plain"),
+    ],
+)
+def test_rows_off_the_new_plan_never_join(bench, narrower):
+    """Fault 1: rows of other contexts, runs or modes stood in upstream's six columns."""
+    assert bench(*SIZE, "--mode", "plain", "--mode", "mtp-strict", "--repeats", "2",
+                 "--out", "o").exit_code == 0  # fmt: skip
+    result = bench(*narrower, "--out", "o", "--resume")
+    assert result.exit_code == exits.USAGE and "cells of this plan only" in result.stderr
+
+
+def test_a_prefill_is_shared_by_rows_of_the_same_step_only(bench):
+    """Fault 1, one level below: the runner itself tells steps apart."""
+    assert bench(*GRID, "--step-mul", "2").exit_code == 0
+    rows = read_rows("o").rows
+    assert len({place_of(row) for row in rows}) == len(rows) == 3
+    moved = [replace(row, prefill_tokens=row.prefill_tokens // 2) for row in rows]
+    assert not {place_of(row) for row in rows} & {place_of(row) for row in moved}
+
+
+def test_resume_with_another_instruction_set_is_refused(bench, monkeypatch):
+    """Fault 11: one CSV held rows of both."""
+    monkeypatch.setenv("DS4_CPU_ISA", "avx2")
+    assert bench(*SIZE, "--out", "d").exit_code == 0
+    monkeypatch.delenv("DS4_CPU_ISA")
+    result = bench(*SIZE, "--out", "d", "--resume")
+    assert result.exit_code == exits.USAGE
+    assert "to have switches DS4_CPU_ISA None, found 'avx2'" in result.stderr
+
+
+def test_resume_where_auto_repacks_otherwise_is_refused(bench):
+    """Fault 11: free memory decides, and may decide otherwise the next time."""
+    assert bench(*SIZE, "--out", "d").exit_code == 0
+    bench.faults(repacked=True)
+    result = bench(*SIZE, "--out", "d", "--resume")
+    assert result.exit_code == exits.USAGE
+    assert "to have effective repacked True, found False" in result.stderr
+
+
+def test_resume_with_another_switch_or_compiler_is_refused(bench, monkeypatch):
+    assert bench(*SIZE, "--out", "d").exit_code == 0
+    with monkeypatch.context() as patch:
+        patch.setenv("NUMBA_THREADING_LAYER", "workqueue")
+        result = bench(*SIZE, "--out", "d", "--resume")
+        assert result.exit_code == exits.USAGE
+        assert "switches NUMBA_THREADING_LAYER 'workqueue', found None" in result.stderr
+    with monkeypatch.context() as patch:
+        patch.setattr(checks, "compilers", lambda: {"numba": "99"})
+        result = bench(*SIZE, "--out", "d", "--resume")
+        assert result.exit_code == exits.USAGE and "compilers " in result.stderr
+    result = bench(*SIZE, "--out", "d", "--resume", "--warm-weights")
+    assert result.exit_code == exits.USAGE and "to have warm_weights True" in result.stderr
 
 
 def test_resume_extends_a_sweep(bench):

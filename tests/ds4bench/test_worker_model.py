@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import subprocess
 import sys
@@ -16,9 +15,9 @@ import pytest
 from ds4bench.plan import Prompt, Sampling, SweepPlan
 from ds4bench.records.files import read_rows
 from ds4bench.worker import model as worker_model
+from ds4bench.worker.facts import Bandwidth, ModelFacts, PromptFacts
 from ds4bench.worker.messages import (
     COMMANDS,
-    Bandwidth,
     Begun,
     Command,
     Copies,
@@ -27,9 +26,7 @@ from ds4bench.worker.messages import (
     Failure,
     Inspect,
     Loaded,
-    ModelFacts,
     Prefilled,
-    PromptFacts,
     WarmedUp,
     decode_command,
     decode_reply,
@@ -37,7 +34,7 @@ from ds4bench.worker.messages import (
     encode_reply,
     reply_type,
 )
-from ds4bench.worker.model import FileModel, open_worker, read_through
+from ds4bench.worker.model import FileModel, open_worker
 from ds4bench.worker.protocol import Warmup
 from ds4bench.worker.worker import answer
 from engine.errors import LayoutError
@@ -90,6 +87,54 @@ def test_inspect_does_not_import_numba(files):
     subprocess.run([sys.executable, "-c", code, str(files)], check=True, env=env)
 
 
+COUNTED = """
+import sys
+from pathlib import Path
+from tests.ds4bench.test_worker_model import plan, open_worker
+w = open_worker()
+w.inspect(plan(Path(sys.argv[1]), ctx_start=64, ctx_max=600, ctx_alloc=700)); w.encode(); w.load()
+w.begin()
+cold = w.prefill(64).compiled, w.decode("plain").compiled
+w.warm_up(("plain", "mtp-combined"))
+w.begin()
+warm = [(w.prefill(n).compiled, w.decode("plain").compiled, w.decode("mtp-combined").compiled)
+        for n in (64, 128, 256, 512, 600)]
+print(cold, warm)
+assert any(cold), cold  # where nothing is cached, the first compiles for all
+assert not any(sum(warm, ())), warm
+"""
+
+
+def test_the_warm_up_leaves_nothing_to_compile_inside_the_clock(files):
+    """Fault 2, with the real kernels: a cold process counts them, a warm one has none left."""
+    env = {**os.environ, "PYTHONPATH": os.getcwd()}
+    subprocess.run([sys.executable, "-c", COUNTED, str(files)], check=True, env=env)
+
+
+def test_of_a_long_prompt_no_more_is_read_than_is_used(files, monkeypatch):
+    """Fault 26: 31 MB of text were tokenised for the first 2048 tokens."""
+    text = prose.text(5, 400_000)
+    worker, looked = open_worker(), []
+    worker.inspect(plan(files, prompt=Prompt(Path("p"), text), ctx_max=600, ctx_alloc=700))
+    real = worker.model._encode
+    whole = real(Prompt(Path("p"), text), text, 600)
+    monkeypatch.setattr(
+        worker.model, "_encode", lambda p, t, n: looked.append(len(t)) or real(p, t, n)
+    )
+    worker.encode()
+    assert worker.tokens == whole[:600] and sum(looked) < len(text) / 10
+
+    # One word without end: a cut could change every token of it, so it is read on.
+    endless = "a" * 40_000
+    worker.inspect(plan(files, prompt=Prompt(Path("p"), endless), ctx_max=600, ctx_alloc=700))
+    assert real(Prompt(Path("p"), endless), endless, 600)[:600] == worker_tokens(worker)
+
+
+def worker_tokens(worker):
+    worker.encode()
+    return worker.tokens
+
+
 def test_generated_prompt_is_long_enough_and_repeats_itself(files):
     worker = open_worker()
     worker.inspect(plan(files, ctx_max=5000, step_mul=100.0, ctx_alloc=None))
@@ -125,23 +170,6 @@ def test_bad_files_are_exit_3(files, content):
 def test_an_mtp_file_alone_is_no_model(files):
     other = plan(files, model=files / "mtp.gguf", mtp=None)
     assert answer(open_worker(), Inspect(other)).exit_code == 3
-
-
-@pytest.mark.parametrize("size", [0, 63, 64, 1000])
-def test_reading_through_a_file_reads_every_byte(tmp_path, monkeypatch, size):
-    (tmp_path / "a").write_bytes(bytes(size))
-    counts = []
-
-    class Counting(io.FileIO):
-        def readinto(self, buffer):
-            counts.append(super().readinto(buffer))
-            return counts[-1]
-
-    monkeypatch.setattr(
-        worker_model, "open", lambda path, mode, buffering: Counting(path, mode), raising=False
-    )
-    read_through(tmp_path / "a", chunk=64)
-    assert sum(counts) == size and counts[-1] == 0, "up to the end of the file"
 
 
 def test_a_real_sweep_in_all_modes_is_lossless(files, tmp_path):

@@ -11,12 +11,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ds4eval.questions.presets import DS4_23
+from ds4eval.questions.aime import KEYS
 
-AIME_KEYS = [str((37 * i) % 1000) for i in range(30)]
-for item in DS4_23:
-    if item.dataset == "aime25":
-        AIME_KEYS[int(item.id[-2:]) - 1] = item.key
+AIME_KEYS = [KEYS[f"aime2025-{n:02d}"] for n in range(1, 31)]
 
 GPQA_EXTRA = ("Pre-Revision Question", "Canary String", "Writer's Difficulty Estimate",
               "Feedback_EV_1", "Extra Revised Question")  # fmt: skip

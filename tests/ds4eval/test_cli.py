@@ -152,6 +152,20 @@ def test_max_effort_falls_back_and_says_so(capsys):
     assert "393216" in out.err and "think mode high" in out.out
 
 
+def test_encoding_and_effort_reach_the_run(capsys):
+    plain = ["--limit", "1", "--dry-run"]
+    assert call("--encoding", "0731", "--think-max", *plain) == 0
+    out = capsys.readouterr()
+    assert "think mode max" in out.out and "encoding: 0731 (--encoding)" in out.err
+    assert "393216" not in out.err, "0731 has no bound of context"
+    assert call("--encoding", "0731", *plain) == 0
+    assert "think mode low" in capsys.readouterr().out
+    assert call("--effort", "low", *plain) == 2
+    assert "--effort: expected one of none, high, max" in capsys.readouterr().err
+    assert call("--effort", "high", "--nothink", *plain) == 2
+    assert "--effort: expected without --nothink" in capsys.readouterr().err
+
+
 def test_exports_hide_text_unless_asked(tmp_path, capsys):
     from tests.ds4eval.fakes import jobs
     from tests.ds4eval.test_runner import run

@@ -11,9 +11,10 @@ from click.testing import CliRunner
 
 from ds4eval.commands import compare as compare_cmd
 from ds4eval.commands.compare import compare_command
+from ds4eval.commands.report import report_command
 from ds4eval.compare import view as compare_view
 from ds4eval.compare.judge import compare
-from ds4eval.compare.pairs import FIELDS, common_prefix, first_divergence, load_arms
+from ds4eval.compare.pairs import FIELDS, check_by, common_prefix, first_divergence, load_arms
 from ds4eval.compare.result import RunVerdict
 from ds4eval.grading.grade import GRADERS
 from engine.errors import EngineError, OptionError, StoreError
@@ -322,10 +323,42 @@ def test_breakdown_by_domain_and_by_a_stratum_nobody_has(published):
     lines = both(published, by="domain").lines
     assert sorted(line.name for line in lines[:-1]) == ["domain x", "domain y", "domain z"]
     assert sum(line.n for line in lines[:-1]) == lines[-1].n == 92
-    with pytest.raises(
-        OptionError, match="--by: expected one of source, domain, kind, found 'diffi"
-    ):
+    said = "--by: expected one of source, domain, kind, which the answers of .* have, found 'diffi"
+    with pytest.raises(OptionError, match=said):
         both(published, by="difficulty")
+
+
+def test_a_breakdown_by_domain_names_what_a_run_without_domains_has(tmp_path):
+    bare = [dataclasses.replace(s, domain="") for s in paired_samples("fake", 1, 1, 1, 1)[0]]
+    (arm,) = load_arms([write_run(tmp_path / "bare", bare)])
+    with pytest.raises(OptionError) as refused:
+        check_by(arm, "domain")
+    assert str(refused.value) == (
+        "--by: expected one of source, kind, which the answers of bare have, found 'domain'"
+    )
+
+
+@pytest.mark.parametrize("command", [compare_command, report_command], ids=["compare", "report"])
+def test_options_of_judging_reach_the_comparison(tmp_path, command):
+    first, second = lossy(tmp_path, 9)
+    form = [dataclasses.replace(s, lenient_verdict="pass", lenient_given="A")
+            for s in load_arms([Path(second)])[0].samples]  # fmt: skip
+    lenient = str(write_run(tmp_path / "lenient", form))
+    other = str(write_run(tmp_path / "other", form, {"think": "none"}))
+
+    def judged(run, *options):
+        done = CliRunner().invoke(command, [first, run, "--format", "json", *options])
+        found = json.loads(done.output)
+        return found["comparisons"][0] if "comparisons" in found else found
+
+    assert [judged(second)["verdict"], judged(lenient)["verdict"]] == ["worse", "worse"]
+    assert judged(lenient, "--grader", "lenient")["verdict"] == "undecided"
+    assert judged(lenient, "--grader", "lenient", "--margin", "10")["verdict"] == "equivalent"
+    lines = judged(second, "--by", "domain")["lines"]
+    assert [line["name"] for line in lines] == ["domain x", "domain y", "domain z", "all"]
+    assert [one["name"] for one in judged(other)["unlike"]] == ["think"]
+    allowed = judged(other, "--allow", "think")
+    assert allowed["unlike"] == [] and allowed["lines"]
 
 
 def test_terminal_output_fits_and_says_the_verdict(published):

@@ -104,7 +104,10 @@ def test_long_question_is_asked_and_one_beyond_the_context_is_no_obstacle(
     monkeypatch.chdir(tmp_path)
 
     def dry_run(*texts):
-        rows = [{"problem": t, "answer": 1, "id": str(i)} for i, t in enumerate(texts)]
+        rows = [
+            {"problem": t, "answer": key, "id": str(i)}
+            for i, (t, key) in enumerate(zip(texts, published.AIME_KEYS))
+        ]
         path = published.write(tmp_path, "q.jsonl", published.jsonl_bytes(rows))
         return run_program(
             cli, "ds4-eval",

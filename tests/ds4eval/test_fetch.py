@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import dataclasses
+import hashlib
 import json
 import types
 
@@ -44,6 +46,7 @@ class FakeHub:
 @pytest.fixture()
 def hub(tmp_path, monkeypatch):
     rows = [{"question": r["problem"], "answer": r["answer"]} for r in published.aime_rows()]
+    rows[19]["answer"] += r"^\circ"  # as published
     cache = tmp_path / "cache"
     cache.mkdir()
     fake = FakeHub(
@@ -64,11 +67,28 @@ def test_fetched_data_is_complete_and_says_where_it_came_from(hub, tmp_path):
     fetched = fetch_dataset("aime25", root)
 
     assert [q.id for q in fetched.dataset.questions] == [f"aime2025-{n:02d}" for n in range(1, 31)]
-    assert hub.asked == [("opencompass/AIME2025", "main")]
+    assert hub.asked == [("opencompass/AIME2025", PUBLISHED["aime25"].revision)]
+    assert fetched.dataset.questions[19].answer == "336"
     origin = read_provenance(root / "aime25")
     assert (origin["repo"], origin["revision"]) == ("opencompass/AIME2025", COMMIT)
     assert set(origin["files"]) == {"aime2025-I.jsonl", "aime2025-II.jsonl"}
     assert sorted(path.name for path in root.iterdir()) == ["aime25"]
+
+
+def test_other_bytes_at_the_pinned_revision_are_refused(hub, tmp_path, monkeypatch):
+    known = PUBLISHED["aime25"]
+    monkeypatch.setattr(f"{__name__}.COMMIT", known.revision)
+    with pytest.raises(DatasetError, match=r"aime2025-I.jsonl: expected SHA-256 b91b3c96\.\.\."):
+        fetch_dataset("aime25", tmp_path / "data")
+    assert list((tmp_path / "data").iterdir()) == []
+
+    own = tuple(
+        (name, digest[:8], digest[-5:])
+        for name in known.files
+        for digest in [hashlib.sha256((hub.folder / name).read_bytes()).hexdigest()]
+    )
+    monkeypatch.setitem(PUBLISHED, "aime25", dataclasses.replace(known, hashes=own))
+    assert len(fetch_dataset("aime25", tmp_path / "data").dataset.questions) == 30
 
 
 def test_pinned_revision_is_asked_for(hub, tmp_path):
@@ -209,6 +229,14 @@ def test_command(hub, capsys, tmp_path):
     assert status == 0
     assert "supergpqa: 8 questions in" in out and COMMIT[:12] in out
     assert "licence ODC-BY" in err
+
+
+def test_command_asks_for_the_revision_that_is_named(hub, capsys, tmp_path):
+    run(capsys, "supergpqa", "--to", tmp_path / "pinned")
+    status, _, _ = run(capsys, "supergpqa", "--to", tmp_path / "d", "--revision", "v2")
+
+    assert status == 0
+    assert [asked[1] for asked in hub.asked] == [PUBLISHED["supergpqa"].revision, "v2"]
 
 
 def test_command_without_names_lists(capsys, tmp_path):

@@ -52,6 +52,14 @@ def test_numbers_kinds_and_keys(capsys):
     assert keyed.splitlines()[1].split()[0] == "57" and keyed.splitlines()[1].endswith("Law")
 
 
+def test_offset_leaves_out_the_first_and_keeps_numbers(capsys):
+    _, whole, _ = run(capsys, "--suite", "practice")
+    _, rest, _ = run(capsys, "--suite", "practice", "--offset", "88")
+
+    assert rest.splitlines() == whole.splitlines()[88:]
+    assert [line.split()[0] for line in rest.splitlines()] == ["89", "90"]
+
+
 def test_data_and_selection(capsys, tmp_path):
     path = published.write(tmp_path, "a.jsonl", published.jsonl_bytes(published.aime_rows()))
 

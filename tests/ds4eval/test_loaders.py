@@ -136,7 +136,12 @@ def test_gpqa_formatted_layout(tmp_path):
         {"Question": "Who?", "options": ["p", "q", "r", "s"], "answer": "B", "Canary": "x"},
         {"Question": "Why?", "options": ["p", "q", "r", "s"], "answer": 0, "Canary": "x"},
     ]
-    loaded = load_dataset(published.write(tmp_path, "f.json", published.json_bytes(rows)))
+    path = published.write(tmp_path, "f.json", published.json_bytes(rows))
+    with pytest.raises(
+        DatasetError, match=r"expected the columns of .*--dataset gpqa-diamond=FILE"
+    ):
+        load_dataset(path)
+    loaded = load_dataset(path, "gpqa-diamond")
 
     assert [right(question) for question in loaded.questions] == ["r", "q", "p"]
     assert all(question.id.startswith("gpqa-") for question in loaded.questions)

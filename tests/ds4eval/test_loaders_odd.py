@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from ds4eval.grading.grade import grade
+from ds4eval.questions.aime import KEYS
 from ds4eval.questions.errors import DatasetError
 from ds4eval.questions.known import ERRATA
 from ds4eval.questions.loaders import load_dataset, placed
+from ds4eval.questions.presets import DS4_23
 from tests.ds4eval import published
 
 
@@ -65,13 +68,151 @@ def test_aime_of_another_year(tmp_path):
     assert loaded.questions[0].key == "AIME2024/aime2024-19"
 
 
-def test_aime_key_that_differs_from_a_known_one_is_said(tmp_path):
+def test_aime_of_another_year_is_never_that_of_2025(tmp_path):
+    rows = [{"ID": "2024-II-4", "Problem": "Invented.", "Answer": 33}]
+    path = published.write(tmp_path, "a.jsonl", published.jsonl_bytes(rows))
+
+    assert load_dataset(path).name == "aime24"
+    with pytest.raises(DatasetError, match="expected the AIME of 2025, found that of 2024"):
+        load_dataset(path, "aime25")
+    # MathArena's copy of 2026 has the columns of 2025's, and names no year.
+    rows = [
+        {"problem_idx": i + 1, "answer": (i * 31) % 1000, "problem": f"Invented {i}."}
+        for i in range(30)
+    ]
+    with pytest.raises(DatasetError, match=r"record 1: expected the known key 70 .* or year"):
+        load_rows(tmp_path, rows)
+
+
+def test_aime_of_2024_in_the_numbering_of_its_best_known_copy(tmp_path):
+    """HuggingFaceH4/aime_2024: ids 60 to 89, the year in a column, the problem in an address."""
+    page = "https://artofproblemsolving.com/wiki/index.php/2024_AIME_{}_Problems/Problem_{}"
+    rows = [
+        {"id": 60 + i, "problem": f"Invented {i}.", "answer": f"{i:03d}", "year": "2024",
+         "url": page.format("I" if i < 15 else "II", i % 15 + 1)}
+        for i in range(30)
+    ]  # fmt: skip
+    without = [{**row, "url": "u"} for row in rows]
+    for copy in (rows, without):
+        loaded = load_rows(tmp_path, copy)
+        assert [q.key for q in loaded.questions][::29] == [
+            "AIME2024/aime2024-01",
+            "AIME2024/aime2024-30",
+        ]
+        assert [q.answer for q in loaded.questions] == [str(i) for i in range(30)]
+    # The address wins over the order of rows.
+    loaded = load_rows(tmp_path, [{**rows[20], "id": 60}])
+    assert loaded.questions[0].id == "aime2024-21"
+
+
+def test_aime_of_many_years(tmp_path):
+    rows = [{"ID": id_, "Question": f"Invented {id_}.", "Answer": key}
+            for id_, key in (("1983-1", "060"), ("2004-II-15", "511"))]  # fmt: skip
+    loaded = load_rows(tmp_path, rows)
+
+    assert (loaded.name, [q.key for q in loaded.questions]) == (
+        "aime",
+        ["AIME1983/aime1983-01", "AIME2004/aime2004-30"],
+    )
+
+
+@pytest.mark.parametrize(
+    "written, key",
+    [
+        (r"336^\circ", "336"),
+        (r"336^{\circ}", "336"),
+        (r"$336^\circ$", "336"),
+        ("336°", "336"),
+        ("$070$", "70"),
+        (r"\boxed{070}", "70"),
+        ("080 or 081 (both were accepted)", "80|81"),
+    ],
+)
+def test_keys_as_copies_write_them(tmp_path, written, key):
+    rows = [{"ID": "1999-5", "Problem": "Invented", "Answer": written}]
+
+    assert load_rows(tmp_path, rows).questions[0].answer == key
+
+
+@pytest.mark.parametrize(
+    "written", [r"336^\prime", "80 or 81", "1000°", "$$", "80 or 81 or 82 (all were accepted)"]
+)
+def test_keys_that_are_none(tmp_path, written):
+    with pytest.raises(DatasetError, match="record 1"):
+        load_rows(tmp_path, [{"ID": "1999-5", "Problem": "Invented", "Answer": written}])
+
+
+def test_either_of_two_accepted_keys_is_right(tmp_path):
+    rows = [{"ID": "1999-5", "Problem": "Invented", "Answer": "080 or 081 (both were accepted)"}]
+    question = load_rows(tmp_path, rows).questions[0]
+
+    for given, verdict in (("80", "pass"), ("081", "pass"), ("82", "fail")):
+        grades = grade(question, f"Answer: {given}", False, True)
+        assert {grades.strict.verdict, grades.classic.verdict} == {verdict}, given
+    assert question.chance == 0.002
+
+
+def test_known_keys_are_those_of_the_report(tmp_path):
+    """The keys in the report that the project starts from were written down by others."""
+    reported = {item.id: item.key for item in DS4_23 if item.dataset == "aime25"}
+
+    assert len(reported) == 7 and reported.items() <= KEYS.items() and len(KEYS) == 30
+
+
+def test_aime_key_that_differs_from_a_known_one_is_an_error(tmp_path):
     rows = published.aime_rows()
     rows[0]["answer"] = "71"
-    loaded = load_dataset(published.write(tmp_path, "a.jsonl", published.jsonl_bytes(rows)))
+    path = published.write(tmp_path, "a.jsonl", published.jsonl_bytes(rows))
 
-    said = [str(f) for f in loaded.findings if "expected the key" in f.message]
-    assert said == ["warning: record 1 (aime2025-01): expected the key 70, found 71"]
+    with pytest.raises(DatasetError, match="expected the known key 70 of aime2025-01, found 71"):
+        load_dataset(path)
+    gathered = load_dataset(path, keep_going=True)
+    assert [f.level for f in gathered.findings if "known key" in f.message] == ["error"]
+
+
+def exams():
+    yield "MMLU", [{"question": f"Which {i}?", "subject": "x", "choices": list("pqrs"),
+                    "answer": i % 4} for i in range(8)]  # fmt: skip
+    yield "MMLU-Pro", [{"question_id": i, "question": f"Which {i}?", "options": list("pqrstuvwxy"),
+                        "answer": "ABCDEFGHIJ"[i % 10], "answer_index": i % 10, "category": "x"}
+                       for i in range(8)]  # fmt: skip
+    yield "ARC", [{"id": f"M{i}", "question": f"Which {i}?", "answerKey": "B",
+                   "choices": {"text": list("pqrs"), "label": list("ABCD")}}
+                  for i in range(8)]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, rows", list(exams()))
+def test_other_exams_are_not_taken_for_gpqa_or_supergpqa(tmp_path, name, rows):
+    with pytest.raises(DatasetError, match="found questions with choices of some exam"):
+        load_rows(tmp_path, rows)
+
+
+def test_four_choices_are_gpqa_when_the_user_says_so_and_ten_never(tmp_path):
+    rows = dict(exams())
+    assert len(load_rows(tmp_path, rows["MMLU"], "gpqa-diamond").questions) == 8
+    with pytest.raises(DatasetError, match="expected 4 choices"):
+        load_rows(tmp_path, rows["MMLU-Pro"], "gpqa-diamond")
+
+
+def test_numbers_that_could_count_from_0_or_from_1_are_refused(tmp_path):
+    rows = [{"question": f"Which {i}?", "options": list("pqrs"), "answer": 1 + i % 3}
+            for i in range(12)]  # fmt: skip
+    with pytest.raises(DatasetError, match="expected a letter, or numbers that count from 0"):
+        load_rows(tmp_path, rows, "gpqa-diamond")
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"problem": "p", "solution": "s", "answer": r"\frac{1}{2}", "subject": "Algebra"},
+        {"question": "q", "answer": "so it is\n#### 18"},
+        {"problem_idx": 1, "problem": "p", "answer": r"2^{10}-1"},
+    ],
+    ids=["MATH-500", "GSM8K", "HMMT"],
+)
+def test_exams_with_other_answers_are_refused_by_their_answer(tmp_path, layout):
+    with pytest.raises(DatasetError, match=r"field 'answer'.*: expected a whole number"):
+        load_rows(tmp_path, [layout])
 
 
 def load_rows(tmp_path, rows, name="", **options):
@@ -134,8 +275,9 @@ def test_equal_questions_are_said(tmp_path):
 @pytest.mark.parametrize("place", [4, "E", -1])
 def test_formatted_gpqa_index_beyond(tmp_path, place):
     rows = [{"Question": "Which?", "options": ["p", "q", "r", "s"], "answer": place}]
+    rows.append({**rows[0], "Question": "Who?", "answer": 0})
     with pytest.raises(DatasetError, match=r"an index below 4|a whole number"):
-        load_rows(tmp_path, rows)
+        load_rows(tmp_path, rows, "gpqa-diamond")
 
 
 def test_line_sets_as_lists_and_numbers(tmp_path):
@@ -156,7 +298,7 @@ def test_aime_without_ids_needs_whole_papers(tmp_path):
 
 
 def test_aime_ids_of_our_own_and_as_floats(tmp_path):
-    ours = [{"id": "aime2025-07", "problem": "Invented", "answer": 1}]
+    ours = [{"id": "aime2025-07", "problem": "Invented", "answer": 821}]
     floats = [{**row, "id": float(row["id"])} for row in published.aime_rows()]
 
     assert load_rows(tmp_path, ours).questions[0].id == "aime2025-07"
@@ -226,7 +368,7 @@ def test_second_paper_with_ids_of_both(tmp_path):
 
 @pytest.mark.parametrize("answer, expected", [("70.0", "70"), ("000", "0"), (0, "0"), (70.0, "70")])
 def test_spellings_of_an_integer(tmp_path, answer, expected):
-    rows = [{"id": "I-5", "problem": "Invented", "answer": answer}]
+    rows = [{"id": "2023-I-5", "problem": "Invented", "answer": answer}]
 
     assert load_rows(tmp_path, rows).questions[0].answer == expected
 
@@ -234,7 +376,7 @@ def test_spellings_of_an_integer(tmp_path, answer, expected):
 @pytest.mark.parametrize("answer", ["70.1", "70.", ".0", "70.00x"])
 def test_spellings_of_no_integer(tmp_path, answer):
     with pytest.raises(DatasetError, match="expected a whole number"):
-        load_rows(tmp_path, [{"id": "I-5", "problem": "Invented", "answer": answer}])
+        load_rows(tmp_path, [{"id": "2023-I-5", "problem": "Invented", "answer": answer}])
 
 
 def test_domains_and_counts(tmp_path):

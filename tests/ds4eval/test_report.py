@@ -13,9 +13,11 @@ from click.testing import CliRunner
 
 from ds4eval.commands.report import report_command
 from ds4eval.compare.pairs import load_arms
+from ds4eval.records.entries import Entry
 from ds4eval.report import view as report_view
 from ds4eval.report.page import report_of, to_html
 from ds4eval.report.scores import scores_of
+from ds4eval.report.text import summary
 from ds4eval.stats import scores as stats
 from engine.errors import OptionError
 from tests.ds4eval.eval_runs import sample, verdicts, write_run
@@ -53,6 +55,38 @@ def test_scores_of_one_run(tmp_path):
     assert run.overall.pass_at == {1: pytest.approx(20 / 29)}
     assert run.overall.majority is run.overall.decoding_se is None
     assert (run.low, run.high) == (pytest.approx(20 / 29), pytest.approx(20 / 29))
+
+
+def test_a_corrected_question_counts_with_its_exam(tmp_path):
+    """As a source of its own it would weigh as much as all the others in the mean of sources."""
+    exam = [sample("GPQA Diamond", i, "pass" if i == 0 else "fail") for i in range(4)]
+    exam.append(sample("GPQA Diamond (modified)", 4, "pass"))
+    others = [sample("AIME2025", i, "fail") for i in range(5, 9)]
+    arm = load_arms([write_run(tmp_path / "run", [*exam, *others])])[0]
+    scores = scores_of(arm)
+
+    assert [(g.name, g.n, g.passed) for g in scores.groups] == [
+        ("GPQA Diamond", 5, 2),
+        ("AIME2025", 4, 0),
+    ]
+    assert scores.macro is not None and scores.macro.estimate == pytest.approx((2 / 5 + 0) / 2)
+
+
+def test_a_cut_reply_is_not_a_wrong_one():
+    """Two of five were cut: one had no answer yet, the other's was that of closed thinking."""
+    answered = [
+        sample("exam", 1, "pass"),
+        sample("exam", 2, "fail"),
+        sample("exam", 3, "none", stop="limit"),
+        sample("exam", 4, "fail", close="hard_forced"),
+        sample("exam", 5, "pass", close="hard_forced"),
+    ]
+    entries = [Entry(s.n, s.source, s.id, 0, s.expected, s.chance) for s in answered]
+    text = summary(entries, {s.n: s for s in answered})
+    assert "with the 2 cut replies that have no right answer" in text
+    assert "all wrong 40.0 %, all right 80.0 %" in text
+    untouched = summary(entries[:2], {s.n: s for s in answered[:2]})
+    assert "cut replies" not in untouched
 
 
 def test_states_that_are_no_answer(tmp_path):

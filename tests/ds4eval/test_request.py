@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from ds4eval.answering import engine as answering
 from ds4eval.answering.engine import engine_options
 from ds4eval.cli import cli
-from ds4eval.plan import NANO_BUDGET, Budget, budget_of
+from ds4eval.plan import NANO_BUDGET, Budget, ReplySettings, budget_of
 from ds4eval.request import (
     DataOptions,
     GateOptions,
@@ -20,7 +23,10 @@ from ds4eval.request import (
     ServerOptions,
     check_request,
 )
+from ds4eval.run.execute import settings_of
 from engine.errors import OptionError
+from engine.models.bundled import bundled_model
+from engine.options import EngineOptions
 from engine.tooling.exits import run_program
 
 
@@ -89,6 +95,110 @@ def test_a_server_is_a_part_of_the_model(request_of):
     found = request_of("--base-url", "http://127.0.0.1:9/v1/", "--api-model", "m", "--jobs", "4")
     assert found.model.server == ServerOptions("http://127.0.0.1:9/v1", model="m")
     assert found.model.jobs == 4
+
+
+@pytest.mark.parametrize(
+    ("line", "field", "value"),
+    [
+        ("--backend reference", "backend", "reference"),
+        ("--cuda", "backend", "cuda"),
+        ("--threads 3", "threads", 3),
+        ("--activations f32", "activations", "f32"),
+        ("--quality", "activations", "f32"),
+        ("--kv f32", "kv", "f32"),
+        ("--repack off", "repack", "off"),
+        ("--cuda --launch numba", "launch", "numba"),
+        ("--cuda --residency mapped", "residency", "mapped"),
+        ("--cuda --residency-gib 1.5", "residency_gib", 1.5),
+        ("--cuda --device 3", "device", 3),
+        ("--mode mtp-strict --mtp mtp.gguf", "mtp_path", Path("mtp.gguf")),
+    ],
+)
+def test_an_option_of_the_model_reaches_the_engine(request_of, line, field, value):
+    def options(line: str) -> EngineOptions:
+        return engine_options(request_of("-m", "m.gguf", *line.split()).model, [])
+
+    assert getattr(options(line), field) == value
+    # Without the last option of the line another value stands there.
+    assert getattr(options(""), field) != value
+
+
+def test_cpu_takes_the_choice_of_cuda_back(request_of):
+    assert request_of("--cuda", "--cpu").model.backend == "cpu"
+
+
+@pytest.mark.parametrize("recipe", ["q8", "iq2"])
+def test_nano_chooses_a_bundled_model(request_of, recipe):
+    options = engine_options(request_of("--nano", recipe).model, [])
+    assert options.path == bundled_model("base", recipe).path
+
+
+@pytest.mark.parametrize(
+    ("line", "field", "value"),
+    [
+        ("--mode mtp-batched --mtp-draft 3", "draft", 3),
+        ("--mode mtp-batched --mtp-adaptive", "adaptive", True),
+        ("--mode mtp-batched --mtp-margin 2.5", "margin", 2.5),
+        ("--top-k 9", "sampling.top_k", 9),
+        ("--top-p 0.5", "sampling.top_p", 0.5),
+        ("--min-p 0.25", "sampling.min_p", 0.25),
+        ("--soft-limit-think-close-rank 7", "budget.rank", 7),
+    ],
+)
+def test_an_option_of_decoding_reaches_the_settings(request_of, line, field, value):
+    read = operator.attrgetter(field)
+
+    def settings(line: str) -> ReplySettings:
+        request = request_of(*line.split())
+        return settings_of(request.reply, request.model, "practice")
+
+    assert read(settings(line)) == value
+    assert read(settings("")) != value
+
+
+@pytest.mark.parametrize(
+    ("line", "field", "value"),
+    [
+        ("--warm-weights", "model.warm_weights", True),
+        ("--ray local", "model.ray", "local"),
+        ("--allow-network-fs", "output.allow_network_fs", True),
+        ("--base-url http://a --timeout 9", "model.server.timeout_s", 9.0),
+        ("--base-url http://a --api-key-env KEY", "model.server.key_env", "KEY"),
+    ],
+)
+def test_an_option_reaches_the_request(request_of, line, field, value):
+    read = operator.attrgetter(field)
+    assert read(request_of(*line.split())) == value
+    assert read(request_of(*line.split()[: 2 if "--base-url" in line else 0])) != value
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_warm_weights_reads_both_files_before_they_are_opened(monkeypatch, warm):
+    events = []
+    monkeypatch.setattr(answering, "read_through", lambda path: events.append(path.name))
+
+    def opened(spec):
+        events.append("open")
+        raise OptionError("stop here")
+
+    monkeypatch.setattr(answering, "open_backend", opened)
+    options = EngineOptions(Path("m.gguf"), mtp_path=Path("mtp.gguf"))
+    facts = SimpleNamespace(ctx_max=9, ctx=9, think="none")
+    model = ModelOptions(warm_weights=warm)
+    answerer = answering.EngineAnswerer(options, facts, model)
+    with pytest.raises(OptionError), answerer.opened(ReplySettings(), []):
+        pytest.fail("nothing was opened")
+    assert events == [*(("m.gguf", "mtp.gguf") if warm else ()), "open"]
+
+
+def test_chdir_is_entered_before_files_are_looked_up(request_of, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    request_of("--chdir", "there")
+    assert Path.cwd() == tmp_path / "there"
+    (tmp_path / "there" / "ds4flash.gguf").touch()
+    request = request_of()
+    assert engine_options(request.model, []).path == Path("ds4flash.gguf")
 
 
 @pytest.mark.parametrize("part", [f.name for f in dataclasses.fields(Request)])

@@ -93,7 +93,7 @@ def test_a_copy_with_another_key_is_refused(data, tmp_path):
     rows[17]["answer"] = "83"
     data["aime25"] = (published.write(tmp_path, "x.jsonl", published.jsonl_bytes(rows)),)
 
-    with pytest.raises(DatasetError, match="aime2025-18: expected the key '82', found '83'"):
+    with pytest.raises(DatasetError, match="expected the known key 82 of aime2025-18, found 83"):
         load_suite("ds4-23", data)
 
 

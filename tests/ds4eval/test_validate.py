@@ -80,6 +80,20 @@ def test_json_report(capsys, tmp_path):
     assert {finding["id"] for finding in second["findings"]} >= {"aime2025-14", "aime2025-30"}
 
 
+def test_files_are_read_as_the_data_set_that_is_named(capsys, tmp_path):
+    """Columns of titles, questions and answers look like those of questions about lines."""
+    rows = [{"title": f"number {i}", "question": row["problem"], "answer": row["answer"]}
+            for i, row in enumerate(published.aime_rows())]  # fmt: skip
+    path = published.write(tmp_path, "mine.jsonl", published.jsonl_bytes(rows))
+
+    told = run(capsys, path, "--json")
+    named = run(capsys, path, "--json", "--as", "aime25")
+
+    assert (told[0], json.loads(told[1])["dataset"]) == (3, "compsec")
+    assert (named[0], json.loads(named[1])["dataset"]) == (0, "aime25")
+    assert json.loads(named[1])["questions"] == 30
+
+
 def test_names_are_looked_for(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("DS4_EVAL_DATA", str(tmp_path))
     monkeypatch.chdir(tmp_path)

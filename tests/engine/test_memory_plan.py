@@ -12,7 +12,7 @@ import pytest
 from engine import EngineOptions, generate, open_engine
 from engine import memory as memory_module
 from engine.errors import MemoryBudgetError
-from engine.memory import check_memory, plan_memory, plan_weights
+from engine.memory import MemoryPlan, check_memory, plan_memory, plan_weights
 from engine.models import recipes
 from engine.ops.memory import CpuFootprint, experts_bytes, panels_bytes, product_bytes
 from engine.spec.mtp import Drafter
@@ -224,6 +224,19 @@ def test_check_compares_need_and_free():
     check_memory(5, 5, 100)
     with pytest.raises(MemoryBudgetError):
         check_memory(6, 5, 100)
+
+
+def test_a_model_beyond_the_hosts_memory_is_warned_of_with_three_numbers():
+    """A Pro file on 24 GiB, and a Q4 file on 118: both can be read, from the disk."""
+    gib = 1 << 30
+    for mapped, free in ((430 * 10**9, 24 * gib), (164_633_502_304, 118 * gib)):
+        plan = MemoryPlan(mapped, 3 * gib, gib, gib, 0, 0)
+        line = plan.warning(free)
+        assert line.startswith(f"WARNING: memory: expected at most {free / gib:.2f} GiB")
+        assert f"found {mapped / gib:.2f} GiB of mapped files + 3.00 GiB of copies + 2.00" in line
+        assert dataclasses.replace(plan, on_device=True).warning(free) == ""
+    fits = MemoryPlan(10, 3, 2, 0, 0, 0)
+    assert fits.warning(15) == "" and fits.warning(14) != ""
 
 
 def test_auto_repacks_within_half_of_the_free_memory(model_folder, monkeypatch):

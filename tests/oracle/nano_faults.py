@@ -26,8 +26,8 @@ from engine.models.bundled import bundled_model
 from engine.nano.chat import render_chat
 from engine.nano.items import FAMILIES, item
 from engine.spec.protocol import SpecStats
+from engine.tooling.diagnose.nano_check import answer_of, generate
 from engine.tooling.exits import run_program
-from engine.training.check import answer_of, generate
 from tests.oracle.compare import distance
 from tests.oracle.controls import FAULTS
 

@@ -154,19 +154,34 @@ def options(program: str) -> Iterator[tuple[str, click.Option]]:
                 yield f"{program} {name}".strip(), option
 
 
-def words_of_invocations(*folders: str) -> set[str]:
-    """Words of string constants in tests, but not in tests of refusals.
+def names_of_command(command: str) -> set[str]:
+    """How tests name a command: as a word of a command line, or by its function.
+
+    The default command of a program needs no name; '' stands in every file.
+    """
+    name = command.split()[-1]
+    if name in (*PROGRAMS, "run", "sweep"):
+        return {""}
+    return {name, f"{name.replace('-', '_')}_command"}
+
+
+@cache
+def words_of_invocations(path: Path) -> set[str]:
+    """Words of string constants and names in a test file, but not in tests of refusals.
 
     A test that only sees an option refused does not see its effect.
     """
-    words: set[str] = set()
-    for path in files(*folders):
-        for node in tree(path).body:
-            if isinstance(node, _FunctionNode) and _REFUSES.search(node.name):
-                continue
-            for part in ast.walk(node):
-                if isinstance(part, ast.Constant) and isinstance(part.value, str):
-                    words |= {word.split("=")[0] for word in part.value.split()}
+    words = {""}
+    for node in tree(path).body:
+        if isinstance(node, _FunctionNode) and _REFUSES.search(node.name):
+            continue
+        for part in ast.walk(node):
+            if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                words |= {word.split("=")[0] for word in part.value.split()}
+            elif isinstance(part, ast.Name) and part.id.endswith("_command"):
+                words.add(part.id)
+            elif isinstance(part, ast.Attribute) and part.attr.endswith("_command"):
+                words.add(part.attr)
     return words
 
 

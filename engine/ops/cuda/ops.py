@@ -20,6 +20,7 @@ from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
 from engine.ops.cuda.device.residency import open_residency
 from engine.ops.cuda.hyper import hc, hc_enter
+from engine.ops.cuda.memory import copy_bytes
 from engine.ops.cuda.products import experts, pack, products
 from engine.ops.cuda.rows import argmax, compressor, embed, kv, norm, rings, rope, router
 from engine.ops.device import PassTimes
@@ -167,9 +168,7 @@ class CudaOps(ComposedOps):
     def arrange(
         self, tensors: Sequence[Tensor], drafts: Collection[str], options: EngineOptions
     ) -> None:
-        self.residency = open_residency(
-            self.ctx.device, tensors, options, drafts, pack.repack_bytes
-        )
+        self.residency = open_residency(self.ctx.device, tensors, options, drafts, copy_bytes)
 
     def prepare(self, tensor: Tensor, *, activations: str, repack: bool) -> Any:
         assert activations == "int8", activations

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import OptionError
+from engine.options import EngineOptions
 from engine.weights.residency import GIB, KINDS, Machine, Plan, plan, settings_from
 
 PRESENT = "present"
+DEFAULT_CTX = 32_768
 # Free bytes as a fresh process finds them. GB10: 121 GiB visible, of which the system keeps some;
 # its driver refuses read-only registration, its processor's page tables serve the device too.
 MACHINES = {
@@ -27,6 +29,7 @@ def planned(
     mode: str = "auto",
     budget_gib: float | None = None,
     environment: Mapping[str, str] | None = None,
+    ctx: int = DEFAULT_CTX,
 ) -> dict[str, Any]:
     """What would be copied and what would stay in the file; nothing is loaded.
 
@@ -37,19 +40,22 @@ def planned(
     ----------
     machine : str
         One of `MACHINES`, or 'present' for the CUDA device of this machine.
+    ctx : int
+        Tokens of context of the session that is to fit beside the weights.
 
     Returns
     -------
     dict
-        machine, unified, device_bytes, mode, route, budget_bytes, copied_bytes, mapped_bytes,
-        copied_runs, mapped_runs, reasons, and per kind: tensors, bytes, copied and mapped bytes.
+        machine, unified, device_bytes, host_bytes, context_tokens, context_bytes, warning, mode,
+        route, budget_bytes, copied_bytes, mapped_bytes, copied_runs, mapped_runs, reasons,
+        and per kind: tensors, bytes, copied and mapped bytes.
 
     Raises
     ------
     ModelFileError
         If a file is not a model that can be run.
     MemoryBudgetError
-        If what must be copied does not fit.
+        If what must be copied does not fit, or the host cannot hold what stays mapped.
     BackendError
         If machine is 'present' and there is no device.
     """
@@ -78,7 +84,25 @@ def planned(
             spans += more
             del block, tensors
     where = _machine(machine)
-    return _facts(machine, where, plan(spans, where, settings))
+    context = _context_bytes(model, mtp, ctx)
+    made = plan(spans, where, settings, context)
+    return {
+        **_facts(machine, where, made),
+        "host_bytes": where.host_bytes,
+        "context_tokens": ctx,
+        "context_bytes": context,
+        "warning": made.warning,
+    }
+
+
+def _context_bytes(model: Path, mtp: Path | None, ctx: int) -> int:
+    """What a session of `ctx` tokens takes on a CUDA device."""
+    from engine.memory import plan_memory
+    from engine.weights.files import open_files
+
+    options = EngineOptions(model, mtp, backend="cuda")
+    with open_files(model, mtp) as files:
+        return plan_memory(files, options, ctx, weight_bytes=0).session
 
 
 def _machine(name: str) -> Machine:

@@ -158,13 +158,3 @@ def default_model(say: Callable[[str], None], recipe: str | None = None) -> Path
     bundled = bundled_model("base", recipe or NANO_RECIPES[0])
     say(f"{'model' if recipe else f'no -m and no ./{DEFAULT_MODEL}'}: {bundled.notice}")
     return bundled.path
-
-
-def read_through(path: Path, chunk: int = 8 << 20) -> int:
-    """Read a file once, so that its pages are in memory; returns the bytes read."""
-    buffer = bytearray(chunk)
-    total = 0
-    with open(path, "rb", buffering=0) as file:
-        while n := file.readinto(buffer):
-            total += n
-    return total

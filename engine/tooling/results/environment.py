@@ -109,15 +109,20 @@ def cpu() -> dict[str, Any]:
         "name": fields.get("model name") or fields.get("CPU part") or platform.processor() or None,
         "flags": [flag for flag in CPU_FLAGS if flag in flags],
         "logical_cores": os.cpu_count(),
-        "usable_cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "usable_cores": usable_cores(),
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or None,
         "max_khz": _number("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq"),
         "boost": _number("/sys/devices/system/cpu/cpufreq/boost"),
         "virtual": "hypervisor" in flags if flags else None,
     }
     return {key: value for key, value in facts.items() if value is not None}
+
+
+def usable_cores() -> int:
+    """Cores that this process may use; macOS has no affinity, there it is all of them."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def memory_bytes() -> int | None:

@@ -120,6 +120,53 @@ def check_output(path: Path, option: str, *, replace: bool) -> None:
         ) from error
 
 
+def check_folder(folder: Path, option: str) -> None:
+    """Refuse a results folder before anything is computed for it; nothing is made.
+
+    Parameters
+    ----------
+    folder : Path
+        There, or to be made together with the folders above it.
+    option : str
+        The option that named it, for the message.
+
+    Raises
+    ------
+    OptionError
+        If it is a file, or cannot be made where it is named.
+    """
+    try:
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        is_folder = there.is_dir()
+    except (OSError, ValueError) as error:
+        raise OptionError(f"{option}: expected a folder, found {error}") from error
+    if not is_folder:
+        raise OptionError(f"{option}: expected a folder, found a file {str(there)!r}")
+    if there != folder:
+        # That a new name can be written there is what making the next folder takes.
+        check_output(there / folder.absolute().relative_to(there.absolute()).parts[0], option,
+                     replace=False)  # fmt: skip
+
+
+def make_folder(folder: Path) -> None:
+    """Make a results folder and those above it, durably, or take the one that is there.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be made.
+    """
+    try:
+        fresh = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in fresh or [folder]:
+            sync_folder(path.parent)
+    except OSError as error:
+        raise StoreError(
+            f"{folder}: expected to make the folder, found {error.strerror}"
+        ) from error
+
+
 def sync_folder(folder: Path) -> None:
     """fsync a directory, so that a rename or a new name in it survives a power loss."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

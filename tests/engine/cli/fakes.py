@@ -13,6 +13,7 @@ import numpy as np
 from engine.errors import ContextError
 from engine.ops.operands import Logits
 from engine.ops.reference.ops import ReferenceOps
+from engine.text.encoding import FIRST, Release
 from engine.text.tokenizer import Tokenizer
 from tests.engine.text.vocabulary import metadata
 
@@ -84,6 +85,8 @@ class FakeEngine:
         self.tokenizer = Tokenizer.from_metadata(metadata(**changes))
         self.shape = SimpleNamespace(n_vocab=self.tokenizer.n_vocab, n_ctx_train=n_ctx_train)
         self.notices: list[str] = []
+        self.warning = ""
+        self.release = Release(FIRST)
         self.eos = self.tokenizer.special_id("<｜end▁of▁sentence｜>")
         self.script = self.tokenizer.encode(reply, special="allow").ids
         self.flat = False
@@ -100,6 +103,9 @@ class FakeEngine:
 
     def __exit__(self, *error: object) -> None:
         pass
+
+    def memory_warning(self, ctx: int) -> str:
+        return self.warning
 
     def memory_estimate(self, ctx: int) -> str:
         return f"context of {ctx} tokens"

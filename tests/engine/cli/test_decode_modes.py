@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from engine.spec.protocol import SpecStats, StepResult
+from engine.tooling.options.speculation import DraftWatch
 from tests.engine.models import model_file
 
 ARGS = ("-p", "Count.", "--nothink", "-n", 30, "-c", 256, "--threads", 2, "--repack", "off")
@@ -40,6 +42,38 @@ def test_a_drafter_that_is_never_right_is_called_out(ds4, files):
     status, _, err = ds4(*model, *mtp, *ARGS, "--mode", "mtp-combined", "--mtp-margin", 1e9)
     assert status == 0
     assert "WARNING: mtp-combined: the drafter never ran" in err
+
+
+def fed(watch, pairs):
+    """What a watch says after each step of (drafted, kept)."""
+    stats, said = SpecStats(), []
+    for drafted, kept in pairs:
+        stats.add(StepResult([0] * (kept + 1), 0, drafted, kept, 0.0, 0.0, 0.0))
+        said.append(watch.after(stats))
+    return said
+
+
+def test_a_drafter_that_is_hardly_ever_right_is_called_out_once_with_the_figure():
+    watch = DraftWatch("mtp-strict")
+    said = fed(watch, [(1, int(n % 50 == 0)) for n in range(400)])
+    assert [bool(line) for line in said] == [n == 199 for n in range(400)]
+    assert said[199].startswith("WARNING: mtp-strict: ") and watch.said
+    assert "found 4 of the first 200 (2.0 %)" in said[199]
+
+
+@pytest.mark.parametrize(
+    ("mode", "pairs"),
+    [
+        ("mtp-strict", [(1, int(n % 10 == 0)) for n in range(400)]),  # a tenth is kept
+        ("mtp-strict", [(1, 0)] * 199),  # too few to judge
+        # Deep drafts fail more often: the first of each step is what counts.
+        ("mtp-combined", [(4, int(n % 4 == 0)) for n in range(100)]),
+        ("plain", [(1, 0)] * 400),
+    ],
+)
+def test_a_drafter_that_helps_or_was_hardly_tried_is_not(mode, pairs):
+    watch = DraftWatch(mode)
+    assert not any(fed(watch, pairs)) and not watch.said
 
 
 @pytest.mark.parametrize(

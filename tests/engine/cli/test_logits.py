@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from engine.cli import logits_cmd
 from engine.errors import NonFiniteError
+from engine.models.bundled import bundled_model
 
 
 @pytest.fixture
@@ -125,3 +127,53 @@ def test_bad_outputs(ds4, engine, tokens, tmp_path, monkeypatch, args, message):
     assert message in err
     assert engine.opened == []
     assert [p.name for p in tmp_path.iterdir()] == ["ids.txt"]
+
+
+@pytest.mark.parametrize(
+    ("line", "field", "value"),
+    [
+        ("--backend reference", "backend", "reference"),
+        ("--cuda", "backend", "cuda"),
+        ("-t 3", "threads", 3),
+        ("--activations f32", "activations", "f32"),
+        ("--quality", "activations", "f32"),
+        ("--kv f32", "kv", "f32"),
+        ("--repack off", "repack", "off"),
+        ("--cuda --launch numba", "launch", "numba"),
+        ("--cuda --residency mapped", "residency", "mapped"),
+        ("--cuda --residency-gib 1.5", "residency_gib", 1.5),
+        ("--cuda --device 3", "device", 3),
+    ],
+)
+def test_an_option_reaches_the_engine(ds4, engine, tokens, tmp_path, line, field, value):
+    for more in (line, ""):
+        status, _, err = ds4("logits", "-m", "m", "--tokens", tokens, "--out", tmp_path / "l.npy",
+                             *more.split())  # fmt: skip
+        assert status == 0, err
+    given, bare = engine.opened
+    assert getattr(given, field) == value != getattr(bare, field)
+
+
+def test_nano_chooses_a_bundled_model(ds4, engine, tokens, tmp_path):
+    assert ds4("logits", "--nano", "q8", "--tokens", tokens, "--out", tmp_path / "l.npy")[0] == 0
+    assert engine.opened[-1].path == bundled_model("base", "q8").path
+
+
+def test_files_are_looked_up_in_the_named_folder(ds4, engine, tokens, tmp_path, monkeypatch):
+    monkeypatch.chdir("/")
+    status, _, err = ds4("logits", "-m", "m", "--chdir", tmp_path, "--tokens", tokens.name,
+                         "--out", "l.npy")  # fmt: skip
+    assert status == 0, err
+    assert (tmp_path / "l.npy").exists()
+
+
+def test_warm_weights_reads_the_file_before_it_is_opened(
+    ds4, engine, tokens, tmp_path, monkeypatch
+):
+    read = []
+    monkeypatch.setattr(
+        logits_cmd, "read_through", lambda path: read.append((str(path), len(engine.opened)))
+    )
+    for more in ((), ("--warm-weights",)):
+        ds4("logits", "-m", "m", "--tokens", tokens, "--out", tmp_path / "l.npy", *more)
+    assert read == [("m", 1)]

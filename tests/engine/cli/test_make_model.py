@@ -8,6 +8,11 @@ import pytest
 from click.testing import CliRunner
 
 from engine.cli.make_model_cmd import make_model_command
+from engine.gguf.reader import open_gguf
+from engine.models import stream
+from engine.models.make import trunk_specs
+from engine.models.recipes import formats_of
+from engine.models.shapes import micro
 
 
 def run(*args):
@@ -23,6 +28,32 @@ def test_writes_both_files_and_says_their_hashes(tmp_path):
     for path in (out, mtp):
         assert f"{path.stat().st_size} bytes" in result.stdout
         assert hashlib.sha256(path.read_bytes()).hexdigest() in result.stdout
+
+
+def test_layout_decides_which_names_and_formats_the_file_has(tmp_path):
+    for layout in ("antirez", "llama"):
+        result = run("--shape", "micro", "--recipe", "iq2", "--layout", layout,
+                     "--out", tmp_path / layout)  # fmt: skip
+        assert result.exit_code == 0, result.output
+    found = {}
+    for layout in ("antirez", "llama"):
+        with open_gguf(tmp_path / layout) as file:
+            found[layout] = {t.name: t.format.name for t in file.tensors.values()}
+    for layout, formats in found.items():
+        assert formats == {spec.name: formats_of("iq2", layout)[spec.kind]
+                           for spec in trunk_specs(micro())}  # fmt: skip
+    assert found["antirez"] != found["llama"]
+
+
+def test_quick_repeats_data_and_computes_no_hash(tmp_path, monkeypatch):
+    monkeypatch.setattr(stream, "QUICK_VALUES", 1 << 12)
+    args = ("--shape", "micro", "--recipe", "q8_0", "--out")
+    whole = run(*args, tmp_path / "whole")
+    quick = run(*args, tmp_path / "quick", "--quick")
+    assert "sha256 not computed" in quick.stdout and "not computed" not in whole.stdout
+    sizes = [(tmp_path / name).stat().st_size for name in ("whole", "quick")]
+    assert sizes[0] == sizes[1]
+    assert (tmp_path / "whole").read_bytes() != (tmp_path / "quick").read_bytes()
 
 
 @pytest.mark.parametrize(

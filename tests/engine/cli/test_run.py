@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from engine.models.bundled import BundledModel
-from engine.text import chat
+from engine.text.encoding import ABSOLUTE_MAXIMUM, BEYOND_MAXIMUM
 from tests.engine.text.vocabulary import CONTROL
 
 BOS, EOS, USER, BOT = (
@@ -56,8 +56,20 @@ def test_answer_and_speeds(ds4, engine):
         (["--think-max"], f"{BOS}{SYSTEM}{USER}Hi{BOT}<think>"),
         (
             ["--think-max", "-c", "393216"],
-            f"{BOS}{chat.MAX_EFFORT}{SYSTEM}{USER}Hi{BOT}<think>",
+            f"{BOS}{ABSOLUTE_MAXIMUM}{SYSTEM}{USER}Hi{BOT}<think>",
         ),
+        (["--effort", "high"], f"{BOS}{SYSTEM}{USER}Hi{BOT}<think>"),
+        (["--encoding", "0731"], f"{BOS}{SYSTEM}{USER}Hi{BOT}<think>"),
+        (["--encoding", "0731", "--effort", "low"], f"{BOS}{SYSTEM}{USER}Hi{BOT}<think>"),
+        (
+            ["--encoding", "0731", "--effort", "high"],
+            f"{BOS}{ABSOLUTE_MAXIMUM}{SYSTEM}{USER}Hi{BOT}<think>",
+        ),
+        (
+            ["--encoding", "0731", "--think-max"],
+            f"{BOS}{BEYOND_MAXIMUM}{SYSTEM}{USER}Hi{BOT}<think>",
+        ),
+        (["--encoding", "0731", "--nothink"], f"{BOS}{SYSTEM}{USER}Hi{BOT}</think>"),
     ],
 )
 def test_what_goes_on_the_timeline(ds4, engine, args, expected):
@@ -66,6 +78,7 @@ def test_what_goes_on_the_timeline(ds4, engine, args, expected):
     assert status == 0
     assert prompt_of(engine) == expected
     assert ("--think-max: needs 393216" in err) == (args == ["--think-max"])
+    assert ("encoding: 0731 (--encoding)" in err) == ("0731" in args)
 
 
 @pytest.mark.parametrize("how", ["once", "always", "never"])
@@ -277,6 +290,12 @@ def test_own_template(ds4, engine):
         (["--prompt-file", "/nonexistent/x"], "--prompt-file: expected a readable file"),
         (["-p", "a", "--nothink", "--think-max"], "--think-max: expected without --nothink"),
         (["-p", "a", "--raw", "--nothink"], "--nothink: expected in chat format"),
+        (["-p", "a", "--raw", "--encoding", "0731"], "--encoding: expected in chat format"),
+        (["-p", "a", "--effort", "high", "--nothink"], "--effort: expected without --nothink"),
+        (["-p", "a", "--effort", "high", "--think-max"], "--effort: expected without --think-max"),
+        (["-p", "a", "--effort", "low", "--encoding", "first"], "--effort: expected one of none"),
+        (["-p", "a", "--effort", "ultra"], "--effort: expected low, high or max, found 'ultra'"),
+        (["-p", "a", "--encoding", "v5"], "--encoding: expected first or 0731, found 'v5'"),
         (["-p", "a", "--raw", "--system", "x"], "--system: expected in chat format"),
         (["-p", "a", "--temp", "-1"], "--temp: expected 0 to 100, found -1"),
         (["-p", "a", "--temp", "nan"], "--temp: expected a number, found 'nan'"),

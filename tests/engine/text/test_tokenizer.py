@@ -179,6 +179,21 @@ def test_without_token_types_control_tokens_are_found_by_text():
     assert set(tok.special_ids) == set(CONTROL)
 
 
+@pytest.mark.parametrize("absent", [-1, 2**32 - 1])
+def test_ids_of_minus_one_mean_that_there_is_no_such_token(absent):
+    # llama.cpp's LLAMA_TOKEN_NULL, which converters write signed or unsigned.
+    names = ("bos", "eos", "eot", "eom")
+    found = Tokenizer.from_metadata(metadata(**{f"{name}_token_id": absent for name in names}))
+
+    assert found.bos_id == 0 and found.eos_ids == frozenset({1})  # by their texts
+
+
+@pytest.mark.parametrize("template", [["default", "tool_use"], 3, b"bytes"])
+def test_a_template_that_is_no_text_is_ignored(template):
+    # Files with several templates hold an array; the chats here are rendered without any.
+    assert Tokenizer.from_metadata(metadata(chat_template=template)).chat_template is None
+
+
 def test_ids_by_text_and_by_key(tok):
     assert (tok.bos_id, tok.eos_ids) == (0, frozenset({1}))
     assert tok.special_id("<think>") == tok.n_vocab - 3
@@ -306,12 +321,11 @@ def _bad_vocabularies():
         "merges unknown": ({"merges": [*merges, "zq qz"]}, "merges"),
         "merges to control": ({"merges": ["< think>"]}, "merges"),
         "bos out of range": ({"bos_token_id": n}, "bos_token_id"),
-        "bos negative": ({"bos_token_id": -1}, "bos_token_id"),
+        "bos negative": ({"bos_token_id": -2}, "bos_token_id"),
         "bos float": ({"bos_token_id": 0.0}, "bos_token_id"),
         "bos bool": ({"bos_token_id": True}, "bos_token_id"),
-        "eos out of range": ({"eos_token_id": 2**32 - 1}, "eos_token_id"),
+        "eos out of range": ({"eos_token_id": 2**32 - 2}, "eos_token_id"),
         "eot string": ({"eot_token_id": "1"}, "eot_token_id"),
-        "template number": ({"chat_template": 3}, "chat_template"),
     }
 
 

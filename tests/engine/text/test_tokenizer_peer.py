@@ -7,6 +7,7 @@ import random
 import pytest
 
 from engine.text import chat
+from engine.text.encoding import ENCODINGS
 from engine.text.tokenizer import Tokenizer
 from tests.engine.text.vocabulary import SAMPLES, metadata
 
@@ -55,15 +56,17 @@ def test_random_mixtures(tok, peer):
         assert tok.encode(text).ids == peer(text, False), text
 
 
-@pytest.mark.parametrize("think", chat.THINK_MODES)
-def test_rendered_chat(tok, peer, think):
+@pytest.mark.parametrize(
+    ("encoding", "think"), [(e, mode) for e in ENCODINGS.values() for mode in e.modes]
+)
+def test_rendered_chat(tok, peer, encoding, think):
     messages = [
         chat.Message("system", "Be brief."),
         chat.Message("user", "Čau 12345 <think>?"),
         chat.Message("assistant", "OK"),
         chat.Message("user", SAMPLES[0]),
     ]
-    spans = chat.render_chat(messages, think, 1 << 20)
+    spans = chat.render_chat(messages, think, 1 << 20, encoding=encoding)
     clean = [s.text.replace("<think>?", "think?") if not s.trusted else s.text for s in spans]
     spans_clean = [type(s)(t, s.trusted) for s, t in zip(spans, clean)]
 

@@ -6,10 +6,13 @@ import json
 import os
 import platform
 import subprocess
+from pathlib import Path
 
 import numpy
 
 from engine.tooling.results import environment as module
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_facts_agree_with_their_sources():
@@ -53,3 +56,21 @@ def test_without_git_or_proc_nothing_is_invented(tmp_path, monkeypatch):
 
     assert module.code(tmp_path) == {"commit": "", "dirty": None}
     assert "governor" not in module.cpu()
+
+
+def test_a_system_without_affinity_has_all_its_cores(monkeypatch):
+    """macOS has no os.sched_getaffinity: bench-faults 5."""
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    assert module.usable_cores() == 12
+    assert module.cpu()["usable_cores"] == 12
+
+
+def test_affinity_is_asked_behind_a_guard_only():
+    """Whatever asks for affinity says on the same or the line before that it may be missing."""
+    for folder in ("engine", "ds4bench", "ds4eval"):
+        for file in (ROOT / folder).rglob("*.py"):
+            lines = file.read_text(encoding="utf-8").splitlines()
+            for number, line in enumerate(lines):
+                if "os.sched_getaffinity(" in line:
+                    assert "hasattr(os" in line + lines[number - 1], f"{file}:{number + 1}"

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from engine.errors import OptionError
 from engine.options import CUDA_FIELDS, EngineOptions
 from engine.tooling.options.kernels import KernelChoice, kernel_options
-from engine.tooling.options.model import MODEL, read_through
+from engine.tooling.options.model import MODEL
 
 KERNELS = kernel_options()
 
@@ -89,9 +89,3 @@ def test_quality_is_exact_arithmetic():
 def test_a_model_is_named_once():
     error = opened("--nano", "iq2")["error"]
     assert error == "--nano: expected without -m, found both"
-
-
-def test_warming_reads_every_byte(tmp_path):
-    path = tmp_path / "m.gguf"
-    path.write_bytes(bytes(1000))
-    assert read_through(path, chunk=64) == 1000

@@ -15,7 +15,8 @@ from engine.models.vocab import BOS
 from engine.nano.chat import render_chat
 from engine.nano.items import item
 from engine.spec.protocol import SpecStats
-from engine.training import check as nano_check
+from engine.tooling.diagnose import nano_check
+from engine.tooling.report.wilson import wilson_bounds
 from engine.training.checkpoint import save_parts
 from tests.engine.models import drawn_weights
 
@@ -24,7 +25,8 @@ from tests.engine.models import drawn_weights
 def test_intervals_are_wilson_s(right, n):
     expected = binomtest(right, n).proportion_ci(0.95, "wilson")
 
-    assert nano_check.wilson(right, n) == pytest.approx((expected.low, expected.high), abs=1e-6)
+    found = wilson_bounds(np.float64(right / n), np.float64(n), nano_check._Z)
+    assert tuple(found) == pytest.approx((expected.low, expected.high), abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from engine.errors import OptionError, StoreError
 from engine.tooling.results import publish as module
-from engine.tooling.results.publish import check_output, publish, publish_bytes, remove_stale
+from engine.tooling.results.publish import (
+    check_folder,
+    check_output,
+    make_folder,
+    publish,
+    publish_bytes,
+    remove_stale,
+)
 
 
 def names(folder):
@@ -130,8 +138,6 @@ def _loop(tmp_path):
     ],
 )
 def test_output_paths_that_cannot_work_are_refused(tmp_path, make, words):
-    from pathlib import Path
-
     path = Path(make(tmp_path))
     before = names(tmp_path)
 
@@ -147,3 +153,43 @@ def test_good_paths_pass_and_are_not_made(tmp_path):
     assert names(tmp_path) == []
     (tmp_path / "old").touch()
     check_output(tmp_path / "old", "--csv", replace=True)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        pytest.param(_existing, "expected a folder, found a file '{}/a'", id="file"),
+        pytest.param(lambda t: _existing(t) / "b" / "c", "found a file '{}/a'", id="under a file"),
+        pytest.param(lambda t: "/sys/kernel/b/c", "can be written", id="read-only folder above"),
+        pytest.param(lambda t: t / ("x" * 300) / "b", "expected a", id="name too long"),
+        pytest.param(lambda t: str(t / "a\0b"), "expected a", id="NUL in the name"),
+    ],
+)
+def test_folders_that_cannot_be_made_are_refused(tmp_path, make, words):
+    path = Path(make(tmp_path))
+    before = names(tmp_path)
+
+    with pytest.raises(OptionError) as failure:
+        check_folder(path, "--out")
+
+    assert str(failure.value).startswith("--out: expected")
+    assert words.format(tmp_path) in str(failure.value)
+    assert names(tmp_path) == before
+
+
+def test_folders_are_made_with_those_above_them(tmp_path, monkeypatch):
+    check_folder(tmp_path, "--out")
+    check_folder(tmp_path / "a" / "b" / "c", "--out")
+    assert names(tmp_path) == []
+    monkeypatch.chdir(tmp_path)
+    check_folder(Path("x/y"), "--out")
+    synced = []
+    monkeypatch.setattr(module, "sync_folder", synced.append)
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    # Each new name is safe when the folder that holds it is.
+    assert set(synced[:2]) == {tmp_path, tmp_path / "a"}
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="file/c: expected to make the folder, found Not a dir"):
+        make_folder(tmp_path / "file" / "c")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import mmap
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from engine.errors import MemoryBudgetError, OptionError
+from engine.ops.cuda.device import residency as on_device
 from engine.weights.residency import (
     GAP,
     GIB,
@@ -14,6 +18,7 @@ from engine.weights.residency import (
     Machine,
     Settings,
     Span,
+    gib,
     kind_of,
     merged,
     plan,
@@ -26,7 +31,7 @@ MIB = 1 << 20
 GB10 = Machine(118 * GIB, 115 * GIB, unified=True, register=True, pageable=True)
 H200 = Machine(139 * GIB, 120 * GIB, register=True, read_only_register=True)
 H100 = Machine(78 * GIB, 120 * GIB, register=True, read_only_register=True)
-CARD_24 = Machine(int(23.5 * GIB), 60 * GIB, register=True)
+CARD_24 = Machine(int(23.5 * GIB), 100 * GIB, register=True)
 
 
 def spans_of(tensors, file: int, mtp: bool) -> list[Span]:
@@ -142,6 +147,118 @@ def test_without_registration_a_device_reads_pages_or_copies(both):
 def test_direct_reading_needs_a_device_that_can(both):
     assert plan(both, GB10, Settings(direct=True)).route == "pageable"
     assert plan(both, CARD_24, Settings(direct=True)).route == "registered"
+
+
+Q4 = 164_633_502_304  # bytes of the published Q4 trunk
+PRO = 430 * 10**9  # about what Pro takes at 2 bits
+
+
+def big(n_bytes: int) -> list[Span]:
+    """A model of so many bytes, a tenth of them hot."""
+    hot = min(n_bytes // 10, 8 * GIB)
+    return [Span("hot", 0, 0, hot, "dense"), Span("x_exps.", 0, hot, n_bytes - hot, "experts")]
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "machine"),
+    [
+        (Q4, GB10),
+        (PRO, GB10),
+        (PRO, Machine(24 * GIB, 24 * GIB, unified=True, pageable=True)),
+        (PRO, Machine(24 * GIB, 24 * GIB)),
+        (Q4, H200),
+        (PRO, H100),
+    ],
+)
+def test_a_file_that_the_host_cannot_hold_is_refused_with_the_numbers(n_bytes, machine):
+    """Pinned whole, such files froze a machine until its power was cut."""
+    with pytest.raises(MemoryBudgetError, match="memory: expected at most") as refusal:
+        plan(big(n_bytes), machine, Settings(mode="hybrid"), 2 * GIB)
+    line = str(refusal.value)
+    assert gib(machine.host_room) in line and "2.00 GiB of context" in line
+    assert "of copies" in line and "of mapped weights" in line
+
+
+def test_reading_from_the_disk_is_for_those_who_ask_and_is_warned_of():
+    made = plan(big(Q4), GB10, Settings(mode="mapped"), 2 * GIB)
+    assert made.warning.startswith("WARNING: memory: expected at most 111.00 GiB")
+    assert made.pinnable == 109 * GIB, "all but the reserve, the context and no copies"
+    with pytest.raises(MemoryBudgetError):  # nothing but pinned pages can be read there
+        plan(big(PRO), H200, Settings(mode="mapped"))
+
+
+class FakeDevice:
+    """A device that shares the host's memory and reads pages that nobody registered."""
+
+    unified = True
+
+    def __init__(self):
+        self.attributes = {"host_register": 1, "read_only_register": 0, "pageable_access": 1}
+        self.driver = self
+        self.registered = []
+
+    def free_bytes(self):
+        return 118 * GIB
+
+    def attempt(self, name, start, n_bytes, flags):
+        self.registered.append(n_bytes)
+        return 0, None
+
+    def call(self, name, start, flags):
+        return start + (1 << 40)
+
+    def drop(self, name, host):
+        self.registered.pop()
+
+
+@pytest.mark.parametrize(("free", "registered"), [(1 << 30, True), (1 << 20, False)])
+def test_no_more_is_registered_than_the_host_can_pin(tmp_path, monkeypatch, free, registered):
+    size = 4 << 20
+    (tmp_path / "m").write_bytes(bytes(size))
+    memory = SimpleNamespace(available=free)
+    monkeypatch.setattr(on_device.psutil, "virtual_memory", lambda: memory)
+    with open(tmp_path / "m", "rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    data = np.frombuffer(mapped, np.uint8)
+    tensor = SimpleNamespace(
+        name="blk.0.ffn_up_exps.weight",
+        data=data,
+        n_bytes=size,
+        format=SimpleNamespace(native=True),
+    )
+    device = FakeDevice()
+
+    held = on_device.FileResidency(device, [tensor], Settings(mode="mapped"))
+
+    assert device.registered == [size] * registered
+    assert held.place(tensor).kind == "mapped"
+    address = data.ctypes.data + registered * (1 << 40)
+    assert held.place(tensor).address == address, "unregistered pages are read where they lie"
+    said = " ".join(held.notices())
+    assert ("WARNING: memory: expected at most" in said) is not registered
+    assert ("not registered, since at most" in said) is not registered
+    held.close()
+    assert not device.registered
+
+
+def test_what_fits_is_said_nothing_of(both):
+    for machine in (GB10, H200, H100, CARD_24):
+        assert plan(both, machine, Settings()).warning == ""
+    # Copies and context are the host's only where memory is shared.
+    tight = Machine(139 * GIB, 60 * GIB)
+    assert plan(big(56 * GIB), tight, Settings(mode="mapped"), 20 * GIB).warning == ""
+    with pytest.raises(MemoryBudgetError):
+        shared = dataclasses.replace(tight, unified=True)
+        plan(big(56 * GIB), shared, Settings(mode="mapped"), 20 * GIB)
+
+
+def test_the_plan_says_what_follows_a_refusal_of_the_driver(both):
+    mapped = Settings(mode="mapped")
+    assert any("device reads it unregistered" in r for r in plan(both, GB10, mapped).reasons)
+    assert any("everything is copied" in r for r in plan(both, CARD_24, mapped).reasons)
+    assert not any("refuses" in r for r in plan(both, H200, mapped).reasons)
+    unable = dataclasses.replace(GB10, register=False)
+    assert any("registers no memory" in r for r in plan(both, unable, mapped).reasons)
 
 
 def test_tensors_in_memory_of_their_own_are_always_copied():

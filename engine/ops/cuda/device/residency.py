@@ -183,6 +183,7 @@ class FileResidency:
         self.route = self.plan.route
         self.refusals: list[str] = []
         self._registered: list[int] = []
+        self._pinned = 0
         self._windows: list[tuple[int, int, int]] = []  # host start, host stop, device address
         self._mapped: set[int] = set()
         self.refused_bytes = 0
@@ -229,6 +230,7 @@ class FileResidency:
             + "; ".join(self.plan.reasons)
             + ")"
         ]
+        found += filter(None, [self.plan.warning])
         found += self.refusals
         if self._verbose:
             for word, runs in (
@@ -255,11 +257,19 @@ class FileResidency:
         start = whole.ctypes.data + run.start
         # The last page of a mapping is whole, though the file may end within it.
         stop = whole.ctypes.data + run.stop
-        if self.plan.route == "registered":
+        fits = self._pinned + run.n_bytes <= self.plan.pinnable
+        if self.plan.route == "registered" and fits:
             address = self._register(start, stop - start, machine)
             if address is not None:
+                self._pinned += run.n_bytes
                 self._windows.append((start, stop, address))
                 return
+        elif self.plan.route == "registered":
+            # Pinned pages cannot be taken back: beyond the memory they have frozen machines.
+            self.refusals.append(
+                f"{gib(run.n_bytes)} of mapped weights: not registered, since at most "
+                f"{gib(self.plan.pinnable)} of this host's memory may be pinned"
+            )
         if machine.pageable and (direct or self.plan.route in ("registered", "pageable")):
             self.route = "pageable"
             self._windows.append((start, stop, start))

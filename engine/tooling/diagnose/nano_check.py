@@ -1,4 +1,4 @@
-"""How good a trained nano model is, in minutes: ``python -m engine.training.check PATH``.
+"""Says how good a trained nano model is: ``python -m engine.tooling.diagnose.nano_check PATH``.
 
 PATH is a folder of `engine.training.train` (its weights are written as a file first), or a trunk
 file beside its draft block. Held-out exam items are answered greedily by the engine itself with two
@@ -9,7 +9,6 @@ that nobody was trained on. Intervals are Wilson's at 95 %.
 from __future__ import annotations
 
 import argparse
-import math
 import re
 import sys
 import tempfile
@@ -32,6 +31,7 @@ from engine.nano.tokens import load
 from engine.nano.words import Draw
 from engine.options import EngineOptions
 from engine.spec.protocol import SpecStats
+from engine.tooling.report.wilson import wilson_bounds
 
 _CTX = 16384
 _MAX_ANSWER = 700  # tokens; of 1,500 held-out items the longest worked answer has 184
@@ -42,14 +42,6 @@ _ANSWER = re.compile(r"Answer: *([A-Z]|[0-9]+)\s*$")
 _PROSE_START, _PROSE_TOKENS = 256, 64
 
 Tally = dict[tuple[str, ...], list[bool]]
-
-
-def wilson(right: int, n: int) -> tuple[float, float]:
-    """Bounds of a share, 0 to 1 (Wilson 1927)."""
-    p, z2 = right / n, _Z * _Z
-    middle = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
 def answer_of(text: str) -> str | None:
@@ -143,7 +135,7 @@ def _show(title: str, tally: Tally) -> None:
     print(title)
     for key in sorted(tally):
         n, right = len(tally[key]), sum(tally[key])
-        low, high = wilson(right, n)
+        low, high = map(float, wilson_bounds(np.float64(right / n), np.float64(n), _Z))
         name = "  " * len(key) + " ".join(key[-1:])
         print(f"{name:22} {100 * right / n:5.1f} %  [{100 * low:.1f}, {100 * high:.1f}]  n {n}")
 
@@ -177,7 +169,7 @@ def check(base: Path, mtp: Path | None, args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run; returns the exit status."""
-    p = argparse.ArgumentParser(prog="engine.training.check")
+    p = argparse.ArgumentParser(prog="engine.tooling.diagnose.nano_check")
     p.add_argument("path", type=Path, help="training folder, or trunk file named *-base.gguf")
     p.add_argument("--items", type=int, default=100, help="items per family, thinking")
     p.add_argument("--no-think", type=int, default=0, help="items per family without thinking")
