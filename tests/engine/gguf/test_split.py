@@ -49,6 +49,17 @@ def test_parts_are_merged(folder):
     assert not found.unchanged()
 
 
+def test_identity_of_a_split_model_follows_the_weights_of_every_part(folder):
+    with open_gguf(folder / NAME.format(1, 3)) as file:
+        before = file.identity
+    first, last = before.sampled_sha256(), folder / NAME.format(3, 3)
+    data = last.read_bytes()
+    last.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with open_gguf(folder / NAME.format(1, 3)) as file:
+        assert file.identity.header_sha256 == before.header_sha256
+        assert file.identity.sampled_sha256() != first
+
+
 def test_parts_written_by_the_gguf_package(tmp_path):
     writer = gguf.GGUFWriter(tmp_path / "w.gguf", "deepseek4", split_max_tensors=2)
     for i in range(5):
