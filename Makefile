@@ -49,7 +49,8 @@ bench: $(VENV)/.installed
 
 # No GPU, no network, no torch.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -q -m 'not oracle and not peer and not slow and not cuda and not cudac and not gpu'
+	$(BIN)/python -m pytest -q -n logical --dist loadfile \
+	  -m 'not oracle and not peer and not slow and not cuda and not cudac and not gpu'
 
 # Minutes each: more kills, more bits, more seeds. Nightly in continuous integration.
 test-slow: $(VENV)/.test

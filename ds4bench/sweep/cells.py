@@ -27,6 +27,7 @@ from ds4bench.sweep.disturbed import PASSING, trouble_of
 from ds4bench.sweep.watchdog import FIRST_TIMEOUT_S, Watchdog
 from ds4bench.telemetry.sampler import TelemetrySampler
 from ds4bench.worker.child import Child, ChildDied
+from ds4bench.worker.facts import FileStat
 from ds4bench.worker.messages import (
     Begin,
     Copies,
@@ -34,7 +35,6 @@ from ds4bench.worker.messages import (
     DecodeWindow,
     Encode,
     ExtendTo,
-    FileStat,
     Inspect,
     Load,
     WarmedUp,

@@ -16,7 +16,7 @@ from importlib import metadata
 
 from ds4bench.plan import DEVICE_FIELDS, Cell, SweepPlan
 from ds4bench.records.rows import SpeedRow
-from ds4bench.worker.messages import ModelFacts
+from ds4bench.worker.facts import ModelFacts
 from engine.errors import ContextError, MemoryBudgetError, OptionError
 
 # What turns our sources into machine code; another version is another program.

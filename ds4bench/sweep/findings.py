@@ -11,7 +11,7 @@ from statistics import median
 from ds4bench.plan import SweepPlan
 from ds4bench.records.rows import DISTURBED, SpeedRow
 from ds4bench.telemetry.machines import KnownMachine
-from ds4bench.worker.messages import Bandwidth, ModelFacts, PromptFacts
+from ds4bench.worker.facts import Bandwidth, ModelFacts, PromptFacts
 from engine.tooling.options.speculation import FIRST_DRAFTS, HARDLY_KEPT
 from engine.weights.machine import host_warning
 

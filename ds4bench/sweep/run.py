@@ -44,7 +44,8 @@ from ds4bench.telemetry.machines import KnownMachine
 from ds4bench.telemetry.nvml import Gpu
 from ds4bench.telemetry.sampler import TelemetrySampler
 from ds4bench.worker.child import DEFAULT, Child, ChildDied, Interrupted
-from ds4bench.worker.messages import Encode, Inspect, MeasureBandwidth, ModelFacts, PromptFacts
+from ds4bench.worker.facts import ModelFacts, PromptFacts
+from ds4bench.worker.messages import Encode, Inspect, MeasureBandwidth
 from engine.errors import EngineError, OptionError
 from engine.options import EngineOptions
 from engine.tooling import exits

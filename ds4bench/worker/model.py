@@ -10,16 +10,8 @@ from collections.abc import Sequence
 from ds4bench.plan import DEVICE_FIELDS, Prompt, SweepPlan
 from ds4bench.telemetry.roofline import DecodeBytes, read_bandwidth
 from ds4bench.worker.compiling import CompileCounter
-from ds4bench.worker.messages import (
-    Bandwidth,
-    Copies,
-    DeviceCounters,
-    EngineFacts,
-    FileFacts,
-    FileStat,
-    MemoryNeed,
-    ModelFacts,
-)
+from ds4bench.worker.facts import Bandwidth, FileFacts, FileStat, MemoryNeed, ModelFacts
+from ds4bench.worker.messages import Copies, DeviceCounters, EngineFacts
 from ds4bench.worker.modes import open_mode
 from ds4bench.worker.worker import Worker
 from engine.cache.snapshot import snapshot_bytes

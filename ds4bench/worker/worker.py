@@ -14,10 +14,10 @@ from dataclasses import fields
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from ds4bench.plan import Prompt, SweepPlan
+from ds4bench.worker.facts import Bandwidth, ModelFacts, PromptFacts
 from ds4bench.worker.messages import (
     COMMANDS,
     Answering,
-    Bandwidth,
     Begun,
     Command,
     Copies,
@@ -26,9 +26,7 @@ from ds4bench.worker.messages import (
     EngineFacts,
     Failure,
     Loaded,
-    ModelFacts,
     Prefilled,
-    PromptFacts,
     WarmedUp,
 )
 from ds4bench.worker.protocol import (

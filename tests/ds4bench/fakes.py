@@ -18,16 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ds4bench.plan import Prompt, SweepPlan
-from ds4bench.worker.messages import (
-    Bandwidth,
-    Copies,
-    DeviceCounters,
-    EngineFacts,
-    FileFacts,
-    FileStat,
-    MemoryNeed,
-    ModelFacts,
-)
+from ds4bench.worker.facts import Bandwidth, FileFacts, FileStat, MemoryNeed, ModelFacts
+from ds4bench.worker.messages import Copies, DeviceCounters, EngineFacts
 from ds4bench.worker.worker import Worker
 from engine.errors import DeviceLostError, EngineError, MemoryBudgetError, NonFiniteError
 from engine.options import MODES

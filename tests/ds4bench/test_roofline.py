@@ -13,7 +13,7 @@ from ds4bench.records.rows import SpeedRow
 from ds4bench.sweep.findings import findings, kv_affine, least_seconds, prediction_text
 from ds4bench.telemetry import machines, roofline
 from ds4bench.telemetry.roofline import DecodeBytes, largest_cache, read_bandwidth
-from ds4bench.worker.messages import MemoryNeed, ModelFacts
+from ds4bench.worker.facts import MemoryNeed, ModelFacts
 from engine.errors import OptionError
 from engine.gguf.reader import open_gguf
 from engine.models.shapes import named_shape

@@ -25,7 +25,8 @@ from ds4bench.sweep.checks import (
     fingerprint,
     row_key,
 )
-from ds4bench.worker.messages import Failure, MemoryNeed, ModelFacts, WorkerError
+from ds4bench.worker.facts import MemoryNeed, ModelFacts
+from ds4bench.worker.messages import Failure, WorkerError
 from engine.errors import ContextError, LayoutError, MemoryBudgetError, OptionError
 from engine.options import MODES
 

@@ -15,9 +15,9 @@ import pytest
 from ds4bench.plan import Prompt, Sampling, SweepPlan
 from ds4bench.records.files import read_rows
 from ds4bench.worker import model as worker_model
+from ds4bench.worker.facts import Bandwidth, ModelFacts, PromptFacts
 from ds4bench.worker.messages import (
     COMMANDS,
-    Bandwidth,
     Begun,
     Command,
     Copies,
@@ -26,9 +26,7 @@ from ds4bench.worker.messages import (
     Failure,
     Inspect,
     Loaded,
-    ModelFacts,
     Prefilled,
-    PromptFacts,
     WarmedUp,
     decode_command,
     decode_reply,
