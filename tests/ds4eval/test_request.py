@@ -162,7 +162,7 @@ def test_an_option_of_decoding_reaches_the_settings(request_of, line, field, val
         ("--warm-weights", "model.warm_weights", True),
         ("--ray local", "model.ray", "local"),
         ("--allow-network-fs", "output.allow_network_fs", True),
-        ("--base-url http://a --timeout 9", "model.server.timeout_s", 9.0),
+        ("--base-url http://a --reply-timeout 9", "model.server.reply_timeout_s", 9.0),
         ("--base-url http://a --api-key-env KEY", "model.server.key_env", "KEY"),
     ],
 )
@@ -182,8 +182,9 @@ def test_warm_weights_reads_both_files_before_they_are_opened(monkeypatch, warm)
         raise OptionError("stop here")
 
     monkeypatch.setattr(answering, "open_backend", opened)
+    monkeypatch.setattr(answering, "check_values", lambda options: options)
     options = EngineOptions(Path("m.gguf"), mtp_path=Path("mtp.gguf"))
-    facts = SimpleNamespace(ctx_max=9, ctx=9, think="none")
+    facts = SimpleNamespace(ctx_max=9, ctx=9, think="none", encoding=None)
     model = ModelOptions(warm_weights=warm)
     answerer = answering.EngineAnswerer(options, facts, model)
     with pytest.raises(OptionError), answerer.opened(ReplySettings(), []):
