@@ -192,12 +192,6 @@ def test_models_that_cannot_be_read_are_refused(server, models, said):
         first_model(client, server.options())
 
 
-def test_a_client_waits_as_long_as_a_reply_may_take():
-    with remote.open_client(ServerOptions("http://127.0.0.1:9/v1", timeout_s=7.5)) as client:
-        assert client.timeout.read == client.timeout.write == 7.5
-        assert client.timeout.connect == 10.0, "a server that is not there is known sooner"
-
-
 def test_a_dry_run_asks_nobody(server, tmp_path, monkeypatch, capsys):
     """Neither a server that could answer nor one that is not there, and the name stays open."""
     monkeypatch.chdir(tmp_path)
