@@ -164,7 +164,7 @@ class ReplyOptions:
         Release of the chat format; None takes what the model says of itself.
     """
 
-    think: str = "high"
+    think: str = "on"
     tokens: int | None = None
     soft: int | None = None
     hard: int | None = None

@@ -182,8 +182,9 @@ def test_warm_weights_reads_both_files_before_they_are_opened(monkeypatch, warm)
         raise OptionError("stop here")
 
     monkeypatch.setattr(answering, "open_backend", opened)
+    monkeypatch.setattr(answering, "check_values", lambda options: options)
     options = EngineOptions(Path("m.gguf"), mtp_path=Path("mtp.gguf"))
-    facts = SimpleNamespace(ctx_max=9, ctx=9, think="none")
+    facts = SimpleNamespace(ctx_max=9, ctx=9, think="none", encoding=None)
     model = ModelOptions(warm_weights=warm)
     answerer = answering.EngineAnswerer(options, facts, model)
     with pytest.raises(OptionError), answerer.opened(ReplySettings(), []):
