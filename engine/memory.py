@@ -27,7 +27,6 @@ from engine.ops.memory import (
     values_bytes,
 )
 from engine.options import EngineOptions
-from engine.quant.formats import BY_NAME
 from engine.shape import Shape
 from engine.weights.machine import host_warning
 
@@ -52,7 +51,7 @@ class MemoryPlan:
     mapped : int
         The files: address space of the host, paged in as it is read.
     weights : int
-        What is held beside the files' pages: repacked or converted matrices, copies on a
+        What is held beside the files' pages: repacked matrices, copies on a
         device, and small vectors.
     context : int
         One session's rows of keys and values, when the context is full.
@@ -180,7 +179,7 @@ def plan_weights(
     repacked = cpu.repacked_bytes(stored)
     if _want_repack(options, repacked):
         return WeightPlan(True, repacked, n_vectors)
-    return WeightPlan(False, cpu.converted_bytes(stored), n_vectors)
+    return WeightPlan(False, 0, n_vectors)
 
 
 def _want_repack(options: EngineOptions, need: int) -> bool:
@@ -191,11 +190,9 @@ def _want_repack(options: EngineOptions, need: int) -> bool:
 
 
 def _stored(tensor: Tensor) -> Matrix:
-    """A matrix in the format in which kernels read it."""
+    """A matrix as the file has it."""
     n_expert, rows, cols = (1, *tensor.shape)[-3:]
-    native = tensor.format.native
-    stored = tensor.format if native else BY_NAME["Q8_0"]
-    return Matrix(tensor.name, stored, n_expert, rows, cols, converted=not native)
+    return Matrix(tensor.name, tensor.format, n_expert, rows, cols)
 
 
 def _vector_bytes(weights: ModelWeights, on_device: bool) -> int:

@@ -8,7 +8,7 @@ so that a dry run need not load numba; the CUDA set's answers stand in `engine.o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -44,11 +44,9 @@ class Matrix:
     ----------
     name : str
     format : Format
-        A native one; a tensor of another format is converted before.
+        One that the set has kernels for.
     n_expert, rows, cols : int
         `n_expert` is 1 for a plain matrix.
-    converted : bool
-        Whether it was converted, so that its bytes lie in memory and not in a file.
     """
 
     name: str
@@ -56,7 +54,6 @@ class Matrix:
     n_expert: int
     rows: int
     cols: int
-    converted: bool = False
 
     @property
     def n_bytes(self) -> int:
@@ -147,10 +144,6 @@ class CpuFootprint(HostFootprint):
     def repacked_bytes(self, matrices: Iterable[Matrix]) -> int:
         """Of the interleaved copies of all matrices."""
         return sum(map(panels_bytes, matrices))
-
-    def converted_bytes(self, matrices: Sequence[Matrix]) -> int:
-        """Of those that were converted and are not copied again."""
-        return sum(m.n_bytes for m in matrices if m.converted)
 
 
 def panels_bytes(m: Matrix) -> int:

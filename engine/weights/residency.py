@@ -36,8 +36,8 @@ class Span:
     ----------
     name : str
     file : int
-        Number of the mapping it lies in; -1 for a tensor that lies in memory of its own (it was
-        converted), which cannot be left mapped.
+        Number of the mapping it lies in; -1 for a tensor that lies in memory of its own, which
+        cannot be left mapped.
     offset : int
         Byte in that mapping.
     n_bytes : int

@@ -14,7 +14,7 @@ from engine import memory as memory_module
 from engine.errors import MemoryBudgetError
 from engine.memory import MemoryPlan, check_memory, plan_memory, plan_weights
 from engine.models import recipes
-from engine.ops.memory import CpuFootprint, experts_bytes, panels_bytes, product_bytes
+from engine.ops.memory import experts_bytes, panels_bytes, product_bytes
 from engine.spec.mtp import Drafter
 from engine.weights.files import open_files
 from tests.engine.models import model_file
@@ -174,17 +174,6 @@ def _values(holder):
             yield value.values.nbytes
         elif type(value).__module__ in HOLDERS and name not in ("layers", "head"):
             yield from _values(value)
-
-
-def test_a_format_without_a_kernel_counts_as_it_is_converted(model_folder, monkeypatch):
-    options = options_for(model_folder, CASES[0], "cpu")
-    with open_files(options.path) as files:
-        tensor = files.weights.trunk.output
-        stored = memory_module._stored(tensor)
-        foreign = dataclasses.replace(tensor.format, name="Q3_K", native=False)
-        converted = memory_module._stored(dataclasses.replace(tensor, format=foreign))
-    assert CpuFootprint().converted_bytes([stored]) == 0
-    assert CpuFootprint().converted_bytes([converted]) == converted.n_bytes == stored.n_bytes
 
 
 def test_formulas_are_the_cpu_set_s_own(model_folder):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from typing import Any
 
 from engine.ops.cuda.attention.attention import SPLIT_BYTES, SPLIT_ROWS
@@ -22,7 +21,6 @@ from engine.ops.cuda.products.act import padded
 from engine.ops.cuda.products.experts_kernels import WIDTH
 from engine.ops.cuda.products.pack import IN_FILE_ORDER, repack_bytes
 from engine.ops.memory import F32
-from engine.quant.formats import BY_NAME
 from engine.shape import Shape
 from engine.weights.bind import LayerWeights, TrunkWeights
 from engine.weights.residency import plan, settings_from
@@ -134,8 +132,6 @@ def _form_bytes(kind: str, cols: int) -> int:
 
 def copy_bytes(tensor: Tensor) -> int:
     """Bytes of a copy on the device: tiled, or row by row where rows are only looked up."""
-    if not tensor.format.native:
-        tensor = replace(tensor, format=BY_NAME["Q8_0"])  # as it will be converted
     if tensor.name in IN_FILE_ORDER:
         return math.prod(tensor.shape[:-1]) * tensor.format.row_bytes(tensor.shape[-1])
     return repack_bytes(tensor)

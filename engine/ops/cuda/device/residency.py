@@ -121,8 +121,7 @@ def spans_of(
     mappings: list[np.ndarray] = []
     spans = []
     for tensor in tensors:
-        # A format without a kernel is converted, so that its bytes are never read in place.
-        whole = mapping_of(tensor.data) if tensor.format.native else None
+        whole = mapping_of(tensor.data)
         file, offset = -1, 0
         if whole is not None:
             base = whole.ctypes.data
@@ -157,7 +156,7 @@ class FileResidency:
     ----------
     device : CudaDevice
     tensors : sequence of Tensor
-        Every matrix that will be asked for; those converted later count as copies.
+        Every matrix that will be asked for.
     settings : Settings
     drafts : collection of str
         Names of the MTP block's tensors.
