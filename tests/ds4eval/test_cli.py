@@ -74,7 +74,7 @@ def test_every_command_has_help(name, capsys):
         pytest.param(["--quality", "--activations", "int8"], "--quality", id="quality of int8"),
         pytest.param(["--mode", "mtp-strict", "--draft", "9"], "--mtp-draft: expected 1 to 4",
                      id="draft too deep, by its former name"),
-        pytest.param(["--draft", "2"], "--mtp-draft: expected with", id="draft without a mode"),
+        pytest.param(["--draft", "2"], "--mtp-draft: expected a --mode", id="draft without a mode"),
         pytest.param(["--device", "1"], "--device: expected with --backend cuda", id="no device"),
         pytest.param(["-t", "5000"], "-t/--threads: expected 1 to 1024", id="too many threads"),
         pytest.param(["-m", "x", "--nano", "iq2"], "--nano: expected without -m", id="two models"),

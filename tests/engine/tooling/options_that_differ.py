@@ -23,6 +23,7 @@ OWN_WORDS = {
     "--json": "JSON to a file beside the table, or in place of it",
     "--plot": "what is drawn",
     "--force": "what is replaced, or moved aside",
+    "--ctx": "of a session; `ds4-bench residency` plans for it",
     "--ctx-max": "the sweep of ds4-bench gpu begins at 2048",
     "--repeats": "of a sweep, of a question",
     "--dry-run": "what is said",
