@@ -110,6 +110,9 @@ def test_derived_rates():
     assert one.first_token_s == 0.2
     assert one.steady_tps == pytest.approx(10)
     assert one.bandwidth == 4e9
+    assert one.gen_joules_per_token is None, "nobody measured energy"
+    metered = row(steps=2, telemetry=Telemetry(gen_energy_j=6.0))
+    assert metered.gen_joules_per_token == 6.0 / metered.gen_tokens
 
 
 @pytest.mark.parametrize("gen_s", [None, 0.0, float("nan"), float("inf")])
