@@ -128,18 +128,18 @@ def _kernel(tiles: int, split: bool) -> Kernel:
         if not split and thread < cells and mine_head < args.n_head:
             m = args.sinks[mine_head]
         dots_key0, rows_key0 = dots_key(lane), rows_key(lane)
-        parity = u32(0)
 
         for start in range(begin, stop, CHUNK):
             # Start copying the next chunk's rows; wait for this one's.
+            # Chunks take the two buffers in turns; a part has one chunk and one buffer.
+            parity = u32(0) if split else (u32(start) // u32(CHUNK)) & u32(1)
             here = u32(tile + parity * u32(TILE))
             if split:
                 cp_async_wait0()
             else:
-                parity = u32(parity ^ u32(1))
                 ahead = u32(start + CHUNK)
                 if active and ahead < total:
-                    fetch(args, seen, first, me, u32(tile + parity * u32(TILE)), ahead)
+                    fetch(args, seen, first, me, u32(tile + (parity ^ u32(1)) * u32(TILE)), ahead)
                 cp_async_commit()
                 cp_async_wait1()
             cuda.syncwarp()
