@@ -175,8 +175,9 @@ def plan_weights(
     stored = [_stored(t) for t in tensors]
     if options.backend == "reference":
         return WeightPlan(False, ReferenceFootprint().weight_bytes(stored), n_vectors)
-    cpu = CpuFootprint()
-    repacked = cpu.repacked_bytes(stored)
+    if options.activations != "int8" or options.repack == "off":
+        return WeightPlan(False, 0, n_vectors)
+    repacked = CpuFootprint().repacked_bytes(stored)
     if _want_repack(options, repacked):
         return WeightPlan(True, repacked, n_vectors)
     return WeightPlan(False, 0, n_vectors)
@@ -184,8 +185,6 @@ def plan_weights(
 
 def _want_repack(options: EngineOptions, need: int) -> bool:
     """Whether to make the interleaved copy; 'auto' makes it within half of the free memory."""
-    if options.activations != "int8" or options.repack == "off":
-        return False
     return options.repack == "on" or need <= free_bytes(None) // 2
 
 
