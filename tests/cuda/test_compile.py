@@ -100,7 +100,7 @@ def test_a_kernel_is_built_once(cache, builds, monkeypatch):
 
 def test_a_damaged_file_is_built_again(cache, builds, monkeypatch):
     image = compile.compile_kernel(_fused, (9, 0)).image
-    (path,) = store.folder().glob("*.cubin")
+    (path,) = store.folder().path.glob("*.cubin")
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     monkeypatch.setattr(compile, "_held", {})
     assert compile.compile_kernel(_fused, (9, 0)).image == image
@@ -108,11 +108,13 @@ def test_a_damaged_file_is_built_again(cache, builds, monkeypatch):
 
 
 def test_a_folder_that_others_can_write_is_left_alone(cache):
-    folder = store.folder()
+    folder = store.folder().path
     folder.chmod(0o777)
     store._folder.cache_clear()
-    assert store.folder() != folder
+    found = store.folder()
     store._folder.cache_clear()
+    assert found.path != folder and not found.lasts
+    assert f"{folder}, which others can write" in found.notice
 
 
 @pytest.fixture

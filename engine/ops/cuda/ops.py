@@ -16,6 +16,7 @@ import numpy as np
 from engine.errors import NonFiniteError
 from engine.ops.composed import ComposedOps
 from engine.ops.cuda.attention import attention, attention_rows, indexer, select
+from engine.ops.cuda.device import store
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
 from engine.ops.cuda.device.residency import open_residency
@@ -205,7 +206,8 @@ class CudaOps(ComposedOps):
 
     def notices(self) -> list[str]:
         placed = self.residency.notices() if self.residency is not None else []
-        return self.ctx.device.notices() + placed
+        cache = [notice] if (notice := store.folder().notice) else []
+        return self.ctx.device.notices() + placed + cache
 
     def close(self) -> None:
         """Drop recorded passes; device memory follows as arrays are dropped."""

@@ -7,7 +7,7 @@ import llvmlite.binding
 import numba
 
 from engine.ops.cpu.runtime import jit
-from engine.ops.cpu.runtime.kernel_cache import is_cold
+from engine.ops.cpu.runtime.kernel_cache import is_cold, unwritten
 from engine.ops.cpu.simd.ir import isa
 
 
@@ -26,13 +26,18 @@ def facts() -> dict[str, str | int]:
         "numba": numba.__version__,
         "llvmlite": llvmlite.__version__,
         "threading_layer": layer,
-        "kernel_cache": jit.numba_config.CACHE_DIR.rsplit("/", 1)[-1],
+        "kernel_cache": jit.FOLDER.path.name if jit.FOLDER.path and jit.FOLDER.lasts else "",
     }
 
 
 def notices() -> list[str]:
     """What a user should know before the first kernel runs."""
-    if is_cold(jit.numba_config.CACHE_DIR):
+    folder = jit.FOLDER
+    if folder.notice:
+        return [folder.notice]
+    if unwritten:
+        return [f"kernels: compiled, but not kept for later runs: {unwritten[0]}"]
+    if folder.path is not None and is_cold(folder.path):
         return [
             "kernels: compiled as they are first used, about a minute in all; later runs are quick"
         ]

@@ -38,11 +38,13 @@ if not _preload_tbb():
 import numba  # noqa: E402
 from numba import config  # noqa: E402
 
-from engine.ops.cpu.runtime.kernel_cache import cache_dir, seal  # noqa: E402
+from engine.ops.cpu.runtime.kernel_cache import cache_folder, seal  # noqa: E402
 
 seal()
 numba_config: Any = config  # its attributes come from the environment at import
-numba_config.CACHE_DIR = str(cache_dir())
+FOLDER = cache_folder()
+numba_config.CACHE_DIR = str(FOLDER.path or "")
+KEEP = FOLDER.path is not None  # else every process compiles its kernels anew
 numba_config.THREADING_LAYER_PRIORITY = ["tbb", "omp", "workqueue"]
 
 prange = numba.prange
@@ -50,19 +52,19 @@ prange = numba.prange
 
 def kernel(signature_or_function=None, **extra):
     """njit for code inside one thread: no GIL, NumPy's division rules, cached on disk."""
-    return numba.njit(signature_or_function, nogil=True, cache=True, error_model="numpy", **extra)
+    return numba.njit(signature_or_function, nogil=True, cache=KEEP, error_model="numpy", **extra)
 
 
 def parallel_kernel(signature_or_function=None, **extra):
     """njit whose `prange` loops run on the worker threads; reductions in prange are forbidden."""
     return numba.njit(
-        signature_or_function, nogil=True, cache=True, parallel=True, error_model="numpy", **extra
+        signature_or_function, nogil=True, cache=KEEP, parallel=True, error_model="numpy", **extra
     )
 
 
 def inline_kernel(function):
     """njit inlined by LLVM into its callers (small per-element rules)."""
-    return numba.njit(function, nogil=True, cache=True, error_model="numpy", forceinline=True)
+    return numba.njit(function, nogil=True, cache=KEEP, error_model="numpy", forceinline=True)
 
 
 def set_threads(n: int | None) -> int:

@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from engine.ops.cpu.runtime import jit  # noqa: F401  sets numba up before anything is compiled
+from engine.ops.cpu.runtime import jit  # sets numba up before anything is compiled
 
 _I64 = ir.IntType(64)
 
@@ -28,7 +28,7 @@ class Leaf:
     @cached_property
     def _compiled(self):
         signature = types.void(*[types.int64] * self._n_args)
-        return numba.cfunc(signature, cache=True, error_model="numpy")(self._function)
+        return numba.cfunc(signature, cache=jit.KEEP, error_model="numpy")(self._function)
 
     @property
     def address(self) -> int:

@@ -9,18 +9,16 @@ one that does not fit is made again.
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import importlib.metadata
 import os
-import stat
 import sys
 import tempfile
 from functools import cache
 from pathlib import Path
 
-import platformdirs
-
-from engine.errors import BackendError
+from engine.files.private import ENVIRONMENT, PrivateFolder, kernel_folder
 from engine.ops.cuda.build.kernel import Kernel
 
 ROOT = Path(__file__).resolve().parents[4]  # where the package `engine` lies
@@ -91,43 +89,44 @@ def kernel_digest(kernel: Kernel) -> str:
 
 
 @cache
-def _folder(base: str | None) -> Path:
-    """Private folder of these compilers; one that others could write is left alone."""
-    root = Path(base) if base else Path(platformdirs.user_cache_dir("ds4bench")) / "kernels"
+def _folder(base: str | None) -> PrivateFolder:
     key = hashlib.sha256(repr(sorted(versions().items())).encode()).hexdigest()[:16]
-    for attempt in range(8):
-        folder = root / (f"cuda-{key}" if attempt == 0 else f"cuda-{key}-{attempt}")
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        info = folder.stat()
-        ours = not hasattr(os, "getuid") or info.st_uid == os.getuid()
-        if ours and not info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            return folder
-    raise BackendError(f"{root}: expected a folder that only this user can write, found others")
+    return kernel_folder(f"cuda-{key}")
 
 
-def folder() -> Path:
+def folder() -> PrivateFolder:
     """The store's folder, made if missing; DS4_KERNEL_CACHE names another place.
 
-    Raises
-    ------
-    BackendError
-        No private folder can be made.
+    One that other users could change is left alone, and its notice says so (see
+    `engine.files.private`).
     """
-    return _folder(os.environ.get("DS4_KERNEL_CACHE"))
+    return _folder(os.environ.get(ENVIRONMENT))
+
+
+n_asked = 0  # how often this process looked for something: each time it loads or makes code
 
 
 def get(name: str) -> bytes | None:
     """What `put` stored under a name, or None: nothing, or bytes that do not fit their checksum."""
+    global n_asked
+    n_asked += 1
+    path = folder().path
+    if path is None:
+        return None
     try:
-        stored = (folder() / name).read_bytes()
-    except FileNotFoundError:
+        stored = (path / name).read_bytes()
+    except OSError:
         return None
     data = stored[32:]
     return data if hashlib.sha256(data).digest() == stored[:32] else None
 
 
 def put(name: str, data: bytes) -> None:
-    write(folder() / name, hashlib.sha256(data).digest() + data)
+    """Keep bytes for a later run; where nothing can be written, the later run makes them anew."""
+    path = folder().path
+    if path is not None:
+        with contextlib.suppress(OSError):
+            write(path / name, hashlib.sha256(data).digest() + data)
 
 
 def write(path: Path, data: bytes) -> None:
