@@ -36,6 +36,7 @@ from pathlib import Path
 
 from engine.cache.snapshot import HEADER_WORDS, Snapshot, header
 from engine.errors import SnapshotError
+from engine.files.regular import kind_of
 from engine.gguf.identity import FileIdentity
 
 TAIL = b"DS4SESS1"
@@ -260,9 +261,9 @@ def _free_name(path: Path) -> Path:
 def _open(path: Path) -> FileIO:
     """A regular file, open; others would block, or end never."""
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
+    if not stat.S_ISREG(mode := os.fstat(handle).st_mode):
         os.close(handle)
-        raise OSError(errno.EINVAL, "not a regular file")
+        raise OSError(errno.EINVAL, f"not a regular file but {kind_of(mode)}")
     return FileIO(handle, "rb")
 
 

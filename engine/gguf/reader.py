@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.errors import GGUFError
+from engine.files.regular import kind_of
 from engine.gguf.identity import FileIdentity, join_identities
 from engine.gguf.parse import MIN_SIZE, Header, parse
 from engine.gguf.tensor import Tensor
@@ -140,7 +141,7 @@ def _open_part(path: Path) -> _Part:
     try:
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode):
-            raise _error(path, "expected a regular file", _kind(info.st_mode))
+            raise _error(path, "expected a regular file", kind_of(info.st_mode))
         if info.st_size < MIN_SIZE:
             raise _error(path, f"expected a GGUF file of {MIN_SIZE} bytes or more",
                          f"{info.st_size} bytes")  # fmt: skip
@@ -159,18 +160,6 @@ def _open_part(path: Path) -> _Part:
     stat_facts = (info.st_size, info.st_mtime_ns, info.st_dev, info.st_ino)
     identity = FileIdentity(path, *stat_facts, digest, spans=spans)
     return _Part(mapping, header, identity)
-
-
-def _kind(mode: int) -> str:
-    for test, name in (
-        (stat.S_ISDIR, "a directory"),
-        (stat.S_ISFIFO, "a FIFO"),
-        (stat.S_ISCHR, "a character device"),
-        (stat.S_ISBLK, "a block device"),
-    ):
-        if test(mode):
-            return name
-    return "a special file"
 
 
 def _split_number(part: _Part, key: str, default: int) -> int:

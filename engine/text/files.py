@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.errors import OptionError, TextError
+from engine.errors import TextError
+from engine.files.regular import read_regular
 
 MAX_BYTES = 64 << 20
 
@@ -12,7 +13,7 @@ MAX_BYTES = 64 << 20
 def read_text(path: str | Path, option: str = "file", max_bytes: int = MAX_BYTES) -> str:
     """Text of a UTF-8 file, a leading byte order mark removed.
 
-    Line endings stay as they are. Pipes can be read; devices without an end run into the limit.
+    Line endings stay as they are.
 
     Parameters
     ----------
@@ -24,19 +25,11 @@ def read_text(path: str | Path, option: str = "file", max_bytes: int = MAX_BYTES
     Raises
     ------
     OptionError
-        If the file cannot be read or is larger than the limit.
+        If it is no regular file, cannot be read, or is larger than the limit.
     TextError
         If it is not UTF-8; names the file, the line and the byte offset.
     """
-    try:
-        with open(path, "rb") as file:
-            raw = file.read(max_bytes + 1)
-    except OSError as error:
-        raise OptionError(
-            f"{option}: expected a readable file, found {str(path)!r}: {error.strerror}"
-        ) from None
-    if len(raw) > max_bytes:
-        raise OptionError(f"{option}: expected at most {max_bytes} bytes, found more in {path!s}")
+    raw = read_regular(path, max_bytes, option)
     return decode_text(raw, str(path))
 
 

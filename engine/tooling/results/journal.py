@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import StoreError
+from engine.files.regular import kind_of, read_regular
 from engine.tooling.results import locks
 from engine.tooling.results.publish import free_bytes, sync_folder
 
 Record = dict[str, Any]
+MOST_BYTES = 4 << 30  # of a journal; a larger file is none of ours
 
 
 def encode(record: Record) -> bytes:
@@ -83,10 +85,7 @@ def read_journal(path: Path, schema: str, version: int) -> Contents:
     StoreError
         If it cannot be read, is empty, or is of another schema or a newer version.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise StoreError(f"{path}: expected a readable journal, found {error.strerror}") from error
+    data = read_regular(path, MOST_BYTES, error=StoreError)
     records, good = scan(data)
     if not records:
         raise StoreError(f"{path}: expected a journal, found no good record in {len(data)} bytes")
@@ -157,8 +156,8 @@ class Journal:
                 f"{path}: expected a journal that can be written, found {error.strerror}"
             ) from error
         try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise StoreError(f"{path}: expected a regular file, found something else")
+            if not stat.S_ISREG(mode := os.fstat(fd).st_mode):
+                raise StoreError(f"{path}: expected a regular file, found {kind_of(mode)}")
             locks.lock(fd, path)
         except BaseException:
             os.close(fd)

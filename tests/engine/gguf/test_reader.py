@@ -170,10 +170,11 @@ def test_things_that_are_no_regular_files(tmp_path):
 def test_sockets_and_block_devices_are_named(tmp_path, monkeypatch):
     import stat
 
-    from engine.gguf import reader
+    from engine.files.regular import kind_of
 
-    assert reader._kind(stat.S_IFBLK) == "a block device"
-    assert reader._kind(stat.S_IFSOCK) == "a special file"
+    assert kind_of(stat.S_IFBLK) == "a block device"
+    assert kind_of(stat.S_IFSOCK) == "a socket"
+    assert kind_of(0) == "a special file"
     monkeypatch.chdir(tmp_path)  # a socket's path may have only 108 bytes
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind("s.gguf")
