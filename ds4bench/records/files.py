@@ -23,7 +23,7 @@ from ds4bench.records.rows import (
     latest,
     stamped,
 )
-from engine.errors import EngineError, StoreError
+from engine.errors import EngineError
 from engine.tooling.report.labels import clean_label
 from engine.tooling.results.journal import Record, is_journal, read_journal
 from engine.tooling.results.publish import publish, publish_bytes
@@ -83,12 +83,13 @@ def rows_of(records: list[Record], where: str) -> list[SpeedRow]:
     Raises
     ------
     StoreError
-        If one lacks a field.
+        If a field is missing or wrong; the message names record and field.
     """
-    try:
-        return [SpeedRow.from_record(r) for r in records if r.get("kind") == "row"]
-    except (TypeError, ValueError, AttributeError) as error:
-        raise StoreError(f"{where}: expected a complete row, found {error}") from error
+    return [
+        SpeedRow.from_record(record, f"{where}: record {n}")
+        for n, record in enumerate(records, 2)  # the header is the first
+        if record.get("kind") == "row"
+    ]
 
 
 def environment_of(header: Record, records: list[Record]) -> dict[str, Any]:
@@ -220,10 +221,10 @@ def _from_parquet(path: Path) -> SweepResult:
     rows = []
     try:
         environment = json.loads(metadata.get("environment", b"{}"))
-        for cells in table.to_pylist():
+        for n, cells in enumerate(table.to_pylist(), 1):
             given = {k: v for k, v in cells.items() if v is not None}
             state = {k: given.pop(k) for k in list(given) if k in names}
-            rows.append(SpeedRow.from_record({**given, "telemetry": state}))
+            rows.append(SpeedRow.from_record({**given, "telemetry": state}, f"{path}: row {n}"))
     except (TypeError, ValueError) as error:
         raise EngineError(f"{path}: expected complete rows, found {error}") from error
     return SweepResult(tuple(latest(rows)), environment, path)

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from engine.options import MODES
+from engine.tooling.results.typed import HEX, NAME, Rules, typed
 
 SCHEMA = "ds4bench.sweep"
 SCHEMA_VERSION = 1
@@ -222,21 +223,35 @@ class SpeedRow:
         return {k: v for k, v in flat.items() if v is not None and v != () and v != {}}
 
     @classmethod
-    def from_record(cls, record: Mapping[str, object]) -> SpeedRow:
+    def from_record(cls, record: Mapping[str, object], where: str = "row") -> SpeedRow:
         """The row of a journal record; unknown fields of later minor versions are ignored.
+
+        Parameters
+        ----------
+        record : mapping
+        where : str
+            File and record, for the message.
 
         Raises
         ------
-        TypeError, ValueError
-            If a required field is missing or a value cannot be of its type.
+        StoreError
+            If a field is missing, or a value is not of its type, range or vocabulary.
         """
-        known = {f.name for f in fields(cls)}
-        given: dict[str, Any] = {k: v for k, v in record.items() if k in known}
-        names = {f.name for f in fields(Telemetry)}
-        state = {k: v for k, v in given.pop("telemetry", {}).items() if k in names}
-        for name in LISTS:
-            given[name] = tuple(given.get(name, ()))
-        return cls(**given, telemetry=Telemetry(**state))
+        return typed(cls, record, RULES, where)
+
+
+# What a row's annotations do not say; see `engine.tooling.results.typed`.
+RULES = Rules(
+    words={"mode": MODES, "status": STATUSES},
+    patterns={
+        "token_hash": HEX,
+        "key": NAME,
+        "gpu_throttle": NAME,
+        "energy_source": NAME,
+    },
+    text={"message": 4000},
+    signed=("cpu_temp_c", "gpu_temp_c"),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 
 from ds4bench.plan import GIVE_UP_AFTER, PARK_AFTER, Cell, SweepPlan
+from ds4bench.records.files import rows_of
 from ds4bench.records.rows import DISTURBED, SpeedRow
 from ds4bench.sweep.attempts import (
     Attempt,
@@ -41,7 +42,7 @@ from ds4bench.worker.messages import (
     WarmUp,
 )
 from engine.errors import DeviceLostError, EngineError, MemoryBudgetError, NonFiniteError
-from engine.tooling.results.journal import Journal, Record
+from engine.tooling.results.journal import Journal
 
 # How often a row is measured when something disturbs it: once more.
 TRIES = 2
@@ -100,11 +101,10 @@ class Runner:
         self._disturbed: dict[str, int] = {}  # rows by key that something disturbed
         self._position: tuple[int, int] | None = None  # (run, tokens) of the worker's timeline
         self._ready = False
-        self._learn_from(journal.records, retry_failed)
+        self._learn_from(rows_of(journal.records, str(journal.path)), retry_failed)
 
-    def _learn_from(self, records: list[Record], retry_failed: bool) -> None:
+    def _learn_from(self, found: list[SpeedRow], retry_failed: bool) -> None:
         """Learn from earlier rows what is done, parked, and already prefilled."""
-        found = [SpeedRow.from_record(r) for r in records if r.get("kind") == "row"]
         self.rows.extend(found)
         crashes: dict[str, int] = {}
         self.done: set[str] = set()

@@ -12,18 +12,20 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import TypedDict
 
 from ds4eval.documents import Document
 from ds4eval.plan import Selected
 from ds4eval.records.entries import merge_selection
 from engine.errors import StoreError
+from engine.tooling.results.typed import HEX, NAME, Rules, typed
 
 SCHEMA = "ds4eval.samples"
 SCHEMA_VERSION = 1
 JOURNAL, MANIFEST = "samples.jsonl", "manifest.json"
 CSV, PARQUET, REPORT = "results.csv", "results.parquet", "report.txt"
 
+GRADERS = ("", "lenient_", "classic_")  # prefixes of their fields; the headline has none
 # How generation ended.
 EOS, LIMIT, STOPPED, SKIPPED, ERROR = "eos", "limit", "stopped", "skipped", "error"
 # A server withheld the answer, or its model called a tool in place of answering.
@@ -223,19 +225,39 @@ def state_of(stop: str, verdict: str) -> str:
     return "TRUNCATED" if stop == LIMIT else "INCOMPLETE"
 
 
-def sample_from(record: Document) -> Sample:
+RULES = Rules(
+    words={
+        "stop": (EOS, LIMIT, STOPPED, SKIPPED, ERROR, FILTERED, CALLED),
+        "state": (
+            "PASSED", "FAILED", "TRUNCATED", "INCOMPLETE",
+            "SKIPPED", "STOPPED", "ERROR", "FILTERED", "TOOL_CALL",
+        ),
+        "close": (NATURAL, SOFT, HARD, NOT_CLOSED),
+        "thinking": ("", "none", "closed", "open"),
+        **{f"{grader}verdict": ("", "pass", "fail", "none") for grader in GRADERS},
+    },
+    patterns={
+        "kind": NAME, "question_sha256": HEX, "prompt_sha256": HEX,
+        "output_sha256": HEX,
+    },
+    # Texts of questions, of replies and of errors are anything; sinks clean them.
+    text={
+        "question": 1 << 24, "output": 1 << 28, "error": 1 << 16, "notes": 1 << 16,
+        "expected": 1 << 20, "strata": 1 << 12, "domain": 1 << 12, "id": 1 << 12,
+        **{f"{grader}given": 1 << 20 for grader in GRADERS},
+    },
+)  # fmt: skip
+
+
+def sample_from(record: Document, where: str = "sample") -> Sample:
     """A sample from its journal record; fields that a later version added are dropped.
 
     Raises
     ------
     StoreError
-        If a field that every version has is missing.
+        If a field is missing, or a value is not of its type, range or vocabulary.
     """
-    try:
-        fields: dict[str, Any] = {name: record[name] for name in FIELDS if name in record}
-        return Sample(**fields)
-    except TypeError as error:
-        raise StoreError(f"sample: expected every field of version 1, found {error}") from None
+    return typed(Sample, record, RULES, where)
 
 
 def comparable(sample: Sample) -> Document:
@@ -277,20 +299,24 @@ class Replay:
     selected: list[Selected] = field(default_factory=list)
     sessions: int = 0
 
-    def take(self, record: Document) -> None:
-        """One record more; kinds that a later version added are passed over."""
+    def take(self, record: Document, where: str = "record") -> None:
+        """One record more; kinds that a later version added are passed over.
+
+        Raises
+        ------
+        StoreError
+            If the record is not what it says; the message begins with `where`.
+        """
         kind = record.get("type")
         if kind == "sample":
-            self.add(sample_from(record))
+            self.add(sample_from(record, where))
         elif kind == "grade":
             sample = self.samples.get(str(record.get("key", "")))
             if sample is not None:
-                changed: dict[str, Any] = {
-                    name: record[name] for name in GRADE_FIELDS if name in record
-                }
-                self.samples[sample.key] = dataclasses.replace(sample, **changed)
+                changed = {name: record[name] for name in GRADE_FIELDS if name in record}
+                self.samples[sample.key] = sample_from({**_shallow(sample), **changed}, where)
         elif kind == "selection":
-            self.selected = merge_selection(self.selected, _selected(record))
+            self.selected = merge_selection(self.selected, _selected(record, where))
         elif kind == "session":
             self.sessions += 1
 
@@ -305,10 +331,22 @@ class Replay:
         return sorted(self.samples.values(), key=lambda s: place.get(s.key, len(place)))
 
 
-def _selected(record: Document) -> list[Selected]:
-    """Rows of a `selection` record; the journal's checksum vouches for their form."""
-    rows: list[Selected] = cast("list[Selected]", record.get("questions", []))
-    return rows
+def _selected(record: Document, where: str) -> list[Selected]:
+    """Rows of a `selection` record.
+
+    Raises
+    ------
+    StoreError
+        If one lacks a field, or holds what no selection can.
+    """
+    rows = record.get("questions", [])
+    if not isinstance(rows, list):
+        raise StoreError(f"{where}: questions: expected a list, found {type(rows).__name__}")
+    return [typed(Selected, row, RULES, f"{where}: question {n}") for n, row in enumerate(rows, 1)]
+
+
+def _shallow(sample: Sample) -> Document:
+    return {name: getattr(sample, name) for name in FIELDS}
 
 
 def grade_record(sample: Sample) -> Document:
@@ -364,8 +402,8 @@ def read_run(path: Path) -> Run:
     journal = journal_path(path)
     contents = read_journal(journal, SCHEMA, SCHEMA_VERSION)
     replay = Replay()
-    for record in contents.records:
-        replay.take(record)
+    for n, record in enumerate(contents.records, 2):  # the header is the first
+        replay.take(record, f"{journal}: record {n}")
     try:
         manifest = json.loads(journal.with_name(MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -67,8 +67,8 @@ class RunStore:
         self.run_id = str(journal.header.get("run_id", ""))
         self.config: Document = section(journal.header, "config")
         self._replay = records.Replay()
-        for record in journal.records:
-            self._replay.take(record)
+        for n, record in enumerate(journal.records, 2):  # the header is the first
+            self._replay.take(record, f"{journal.path}: record {n}")
         self.session = self._replay.sessions + 1
         self.manifest: Document = {}
         self._published = 0.0

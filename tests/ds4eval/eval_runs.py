@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ CONFIG: dict[str, Any] = {
 }
 
 
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def sample(source: str, number: int, verdict: str, repeat: int = 0, **changes: Any) -> Sample:
     """A sample whose key says which it is; `verdict` is 'pass', 'fail', 'none' or ''."""
     stop = changes.pop("stop", "eos")
@@ -37,7 +42,7 @@ def sample(source: str, number: int, verdict: str, repeat: int = 0, **changes: A
         "stop": stop,
         "state": state_of(stop, verdict),
         "expected": "A",
-        "question_sha256": f"{source}{number}",
+        "question_sha256": digest(f"{source}{number}"),
         "prompt_tokens": 100,
         "gen_tokens": 200 + 10 * number + repeat,
         "think_tokens": 150,
@@ -50,7 +55,7 @@ def sample(source: str, number: int, verdict: str, repeat: int = 0, **changes: A
         "classic_given": given,
         "classic_verdict": verdict,
         "grader_version": "1",
-        "output_sha256": f"{given}{number}",
+        "output_sha256": digest(f"{given}{number}"),
         "output": f"thought {number} {repeat}</think>\nAnswer: {given}",
         "prefill_s": 0.5,
         "decode_s": 2.0 + number / 10,

@@ -77,7 +77,7 @@ class FakeBackend:
 
     def _answer(self, job: Job, output: str, stop: str, n: int) -> Answer:
         digest = hashlib.sha256(output.encode()).hexdigest()
-        return Answer(stop, output=output, prompt_sha256="p", output_sha256=digest,
+        return Answer(stop, output=output, prompt_sha256="0a", output_sha256=digest,
                       prompt_tokens=3, gen_tokens=n, think_tokens=2, limit_tokens=99, opened=True,
                       prefill_s=0.1, decode_s=self.seconds * n, prefill_tokens=3)  # fmt: skip
 

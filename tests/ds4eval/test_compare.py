@@ -18,7 +18,7 @@ from ds4eval.compare.pairs import FIELDS, check_by, common_prefix, first_diverge
 from ds4eval.compare.result import RunVerdict
 from ds4eval.grading.grade import GRADERS
 from engine.errors import EngineError, OptionError, StoreError
-from tests.ds4eval.eval_runs import paired_samples, sample, verdicts, write_run
+from tests.ds4eval.eval_runs import digest, paired_samples, sample, verdicts, write_run
 from tests.ds4eval.test_stats_paired import PUBLISHED
 
 SOURCES = ("GPQA", "SuperGPQA", "AIME", "COMPSEC")
@@ -91,8 +91,8 @@ def run_pair(tmp_path, changes=(), config=None, **common):
 @pytest.mark.parametrize(
     "field,changes,config,detail",
     [
-        ("question", {"question_sha256": "other"}, None, "question of s/q000: expected s0"),
-        ("permutation", {"permutation": [1, 0], "question_sha256": "x"}, None, "found [1, 0]"),
+        ("question", {"question_sha256": digest("other")}, None, "question of s/q000: expected "),
+        ("permutation", {"permutation": [1, 0], "question_sha256": digest("x")}, None, "found [1, 0]"),
         ("prompt_version", {}, {"prompt_version": "2"}, "prompt_version: expected 1, found 2"),
         ("sampling", {}, {"sampling": {"temp": 1.0}}, "sampling.temp: expected 0.0, found 1.0"),
         ("think", {}, {"think": "none"}, "think: expected high, found none"),
@@ -282,7 +282,7 @@ def test_exit_status(tmp_path, losses, options, status):
 def test_missing_and_empty_runs_are_missing_data(tmp_path):
     whole = lossy(tmp_path, 0)
     done = CliRunner().invoke(compare_command, [whole[0], str(tmp_path / "none")])
-    assert done.exit_code == 3 and "expected a readable journal" in done.output
+    assert done.exit_code == 3 and "expected a readable file" in done.output
     empty = write_run(tmp_path / "empty", [], None, [sample("s", 0, "pass")])
     with pytest.raises(StoreError, match="expected at least one answered question, found none"):
         load_arms([empty])

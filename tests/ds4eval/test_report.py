@@ -240,8 +240,9 @@ def test_page_can_be_read_without_eyes(tmp_path):
 
 
 def test_untrusted_text_cannot_act(tmp_path):
+    seen = HOSTILE.replace("\x1b", "").replace("\u202e", "")  # a source with more is refused
     samples = [
-        sample(f"src{HOSTILE.replace(chr(27), '')}", i, v, given=HOSTILE, id=f"q{i}{HOSTILE}",
+        sample(f"src{seen}", i, v, given=HOSTILE, id=f"q{i}{HOSTILE}",
                question={"user": "SECRET QUESTION"}, output="SECRET REPLY", domain=HOSTILE)
         for i, v in enumerate(verdicts([1, 0, 1]))
     ]  # fmt: skip
@@ -314,7 +315,7 @@ def test_exit_status(tmp_path, arguments, status):
 def test_no_run_and_no_such_run(tmp_path):
     assert invoke().exit_code == 2
     done = invoke(tmp_path / "none")
-    assert done.exit_code == 3 and "expected a readable journal" in done.output
+    assert done.exit_code == 3 and "expected a readable file" in done.output
 
 
 def test_durations():
