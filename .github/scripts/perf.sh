@@ -19,7 +19,7 @@ root=$(git rev-parse --show-toplevel)
 cd "$root"
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
-rm -rf "$out/ab" "$out/head" "$out/report" "$out/summary.md" "$out/status"
+rm -rf "$out"/{ab,ab.md,ab.json,ab.xml,head,report,summary.md,status}
 tree=$out/base-tree
 git worktree remove --force "$tree" 2>/dev/null || true
 git worktree add --force --detach "$tree" "$base_ref" >&2

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ds4bench.commands.force import FORCE
 from engine.errors import OptionError
 from engine.options import CUDA_FIELDS
 from engine.tooling.options.group import option, options
@@ -106,21 +107,23 @@ common_options = options(
         type=click.Path(path_type=Path),
         help="Write it as JUnit XML too: a case for each judged effect.",
     ),
+    FORCE,
 )
 
 
-def check_outputs(markdown: Path | None, json_out: Path | None, junit: Path | None = None) -> None:
-    """Refuse output paths that cannot be written, before anything is read.
+def check_outputs(
+    markdown: Path | None, json_out: Path | None, junit: Path | None, *, force: bool
+) -> None:
+    """Refuse output paths that cannot be written or are there, before anything is read.
 
     Raises
     ------
     OptionError
     """
-    from engine.tooling.results.publish import check_output
+    from ds4bench.records.outputs import check_new
 
-    for path, name in ((markdown, "--markdown"), (json_out, "--json"), (junit, "--junit")):
-        if path is not None:
-            check_output(path, name, replace=True)
+    files = (("--markdown", markdown), ("--json", json_out), ("--junit", junit))
+    check_new(files, force=force)
 
 
 def show(
@@ -140,8 +143,10 @@ def show(
         If a file cannot be written.
     """
     from ds4bench.compare import view
+    from ds4bench.records.outputs import set_aside
     from engine.tooling.results.publish import publish_bytes
 
+    set_aside((markdown, json_out, junit))
     if markdown is not None:
         publish_bytes(markdown, view.to_markdown(result, every_cell=every_cell).encode())
     if json_out is not None:
@@ -177,6 +182,7 @@ def compare_command(
     markdown: Path | None,
     json_out: Path | None,
     junit: Path | None,
+    force: bool,
 ) -> int:
     """Judge whether HEAD is slower than BASE.
 
@@ -185,7 +191,7 @@ def compare_command(
     measures in turns and sees smaller effects.
     """
     limits = parse_tolerances(tolerances)
-    check_outputs(markdown, json_out, junit)
+    check_outputs(markdown, json_out, junit, force=force)
     # scipy takes a good part of a second; bad options must not pay it.
     from ds4bench.ab import noise as calibrate
     from ds4bench.compare.judge import compare

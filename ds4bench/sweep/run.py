@@ -329,7 +329,8 @@ class _Sweep:
             return
         from ds4bench.report.draw import draw  # matplotlib: only where a plot was asked for
 
-        draw((self.journal.path,), None, (plot,), dark=False, title="")
+        # A sweep's own figure follows its rows; whatever was there was asked about at the start.
+        draw((self.journal.path,), None, (plot,), replace=True)
 
     def _status(self, rows: list[SpeedRow], finished: bool) -> int:
         if self.signals.exit_code is not None:

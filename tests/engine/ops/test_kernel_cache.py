@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from engine.errors import BackendError
+from engine.ops.cpu.runtime.kernel_cache import cache_dir
+
 SCRIPT = """
 from engine.ops.cpu.runtime import jit
 
@@ -66,3 +69,12 @@ def test_folder_that_others_can_write_is_not_used(script, tmp_path):
     folder.chmod(0o777)
     assert run(script, cache) == "hits 0"
     assert len(list(cache.iterdir())) == 2
+
+
+def test_folder_that_cannot_be_written_is_one_line_that_names_the_variable(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    for bad in (tmp_path / "file", tmp_path / "file" / "deeper", "/proc/nowhere"):
+        monkeypatch.setenv("DS4_KERNEL_CACHE", str(bad))
+        with pytest.raises(BackendError, match="DS4_KERNEL_CACHE: expected a folder") as failure:
+            cache_dir()
+        assert str(bad) in str(failure.value)

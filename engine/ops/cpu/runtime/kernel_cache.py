@@ -13,11 +13,14 @@ import importlib.metadata
 import os
 import stat
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 from numba.core import caching
+
+from engine.errors import BackendError
 
 _DIGEST_BYTES = 32
 
@@ -44,20 +47,30 @@ def cache_dir() -> Path:
 
     Raises
     ------
-    OSError
-        If no private folder can be made (DS4_KERNEL_CACHE names another place).
+    BackendError
+        If no private folder can be made or written (DS4_KERNEL_CACHE names another place).
     """
     base = os.environ.get("DS4_KERNEL_CACHE")
     root = Path(base) if base else Path(platformdirs.user_cache_dir("ds4bench")) / "kernels"
     path = root / source_digest()
     for attempt in range(8):
         candidate = path if attempt == 0 else path.with_name(f"{path.name}-{attempt}")
-        candidate.mkdir(parents=True, exist_ok=True, mode=0o700)
-        info = candidate.stat()
+        try:
+            candidate.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # numba keeps nothing in a folder in which this does not work.
+            with tempfile.TemporaryFile(dir=candidate):
+                info = candidate.stat()
+        except OSError as error:
+            raise BackendError(
+                f"DS4_KERNEL_CACHE: expected a folder for compiled kernels that can be written, "
+                f"found {error.strerror}: {str(candidate)!r} (the variable may name another place)"
+            ) from None
         ours = not hasattr(os, "getuid") or info.st_uid == os.getuid()
         if ours and not info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             return candidate
-    raise OSError(f"{path}: expected a folder that only this user can write")
+    raise BackendError(
+        f"DS4_KERNEL_CACHE: expected a folder that only this user can write, found {str(path)!r}"
+    )
 
 
 def is_cold(folder: str) -> bool:
