@@ -29,6 +29,7 @@ ALLOWABLE = (
     "validity",  # of `ab`: pairs that throttling, swap or other load disturbed
 )
 TOLERABLE = ("prefill", "decode", "decode_mtp", "steps")
+LATENCIES = ("first_token", "itl_p99")  # judged only where they are named
 
 
 def parse_tolerances(given: Sequence[str]) -> dict[str, float]:
@@ -42,8 +43,9 @@ def parse_tolerances(given: Sequence[str]) -> dict[str, float]:
     found: dict[str, float] = {}
     for text in given:
         name, equals, number = text.rpartition("=")
-        if equals and name not in TOLERABLE:
-            raise OptionError(f"--tolerance: expected {', '.join(TOLERABLE)}, found {name!r}")
+        if equals and name not in (*TOLERABLE, *LATENCIES):
+            known = ", ".join((*TOLERABLE, *LATENCIES))
+            raise OptionError(f"--tolerance: expected {known}, found {name!r}")
         try:
             value = float(number.rstrip("%"))
         except ValueError:
@@ -62,8 +64,9 @@ tolerance_options = options(
         section="Judging",
         multiple=True,
         metavar="[METRIC=]PERCENT",
-        help="Loss that is still fine; METRIC is prefill, decode, decode_mtp or steps. May be "
-        "given again.",
+        help="Loss that is still fine; METRIC is prefill, decode, decode_mtp or steps, or "
+        "first_token or itl_p99 (time to the first token, 99th percentile between tokens), which "
+        "are judged only where they are named. May be given again.",
         default_text="3, 2, 5, 2; twice that without pairs",
     ),
     option(

@@ -23,6 +23,7 @@ from ds4bench.compare.outputs import (
     token_notes,
 )
 from ds4bench.compare.samples import (
+    LATENCIES,
     Arm,
     Difference,
     Key,
@@ -216,6 +217,10 @@ class _Rules:
     paired: bool
     share: float = 1.0
 
+    def judges(self, key: Key) -> bool:
+        """Latencies are judged where a tolerance asks for it; more curves need more pairs."""
+        return key.metric not in LATENCIES or key.metric in self.given
+
     def judged(self, effects: Sequence[_Effect], share: float) -> list[Judgement]:
         kinds = [(e.keys[0].metric, e.keys[0].mode) for e in effects]
         return stats.judge(
@@ -230,6 +235,10 @@ class _Rules:
 def _compared(
     base: Arm, head: Arm, ours: Sequence[Sample], theirs: Sequence[Sample], rules: _Rules
 ) -> Comparison:
+    ours, theirs = (
+        [{key: rate for key, rate in sample.items() if rules.judges(key)} for sample in arm]
+        for arm in (ours, theirs)
+    )
     result = Comparison(
         base.label,
         head.label,

@@ -25,7 +25,8 @@ DRAFTING = ("mtp_draft", "mtp_adaptive", "mtp_margin")  # no matter to plain row
 TREATMENT = ("threads", "activations", "kv", "repack", "switches", *DRAFTING)
 # Of a sweep on a device; absent from the record of one on the processor.
 ON_DEVICE = ("backend", *(f for f in CUDA_FIELDS if f != "device"), "residency_route")
-METRICS = ("prefill", "decode", "steps")
+METRICS = ("prefill", "decode", "steps", "first_token", "itl_p99")
+LATENCIES = ("first_token", "itl_p99")  # as their inverses: less is slower, as with rates
 # Fields that two runs must share, each with where it stands in the environment record.
 FIELDS = (
     "cpu",
@@ -276,12 +277,18 @@ def row_logs(row: SpeedRow) -> Sample:
         "decode": row.gen_tps,
         # In plain mode a step is a token: no second fact.
         "steps": row.steps_per_s if row.steps != row.gen_tokens else None,
+        "first_token": _inverse(row.first_token_s),
+        "itl_p99": _inverse(row.itl_s(99)),
     }
     return {
         Key(metric, row.mode, row.ctx_tokens, row.prefill_tokens): math.log(rate)
         for metric, rate in rates.items()
         if rate
     }
+
+
+def _inverse(seconds: float | None) -> float | None:
+    return 1 / seconds if seconds and math.isfinite(1 / seconds) else None
 
 
 def sample_of(rows: Iterable[SpeedRow]) -> Sample:

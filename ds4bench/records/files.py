@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
+from statistics import median
 from typing import Any, BinaryIO
 
 from ds4bench.records.csv_text import from_csv, to_csv
@@ -30,6 +31,8 @@ from engine.errors import EngineError, StoreError
 from engine.tooling.report.labels import clean_label, unique_labels
 from engine.tooling.results.journal import Record, is_journal, read_journal
 from engine.tooling.results.publish import publish, publish_bytes
+
+UNSTEADY = 0.2  # of the best pass's rate; passes of an idle machine differ by a twentieth
 
 # By the last word of a field's name; a field without an entry here or below is a text or a flag.
 _UNITS_BY_WORD = {
@@ -179,9 +182,35 @@ def is_greedy(environment: dict[str, Any]) -> bool:
 
 
 def machine_bandwidth(environment: dict[str, Any]) -> float | None:
-    """Bytes per second that the tool measured on this machine, if it did."""
-    value = (environment.get("bandwidth") or {}).get("read_bytes_per_s")
-    return float(value) if isinstance(value, (int, float)) and value > 0 else None
+    """Bytes per second that the tool measured on this machine, if it did and its passes agree.
+
+    A share of a rate that other work had halved would be a figure about that work.
+    """
+    rates = bandwidth_rates(environment)
+    return None if not rates or unsteady(rates) else max(rates)
+
+
+def bandwidth_rates(environment: dict[str, Any]) -> list[float]:
+    """Bytes per second of each pass; earlier versions kept the best one only."""
+    found = environment.get("bandwidth") or {}
+    rates = found.get("passes_bytes_per_s") or [found.get("read_bytes_per_s")]
+    return [float(rate) for rate in rates if isinstance(rate, (int, float)) and rate > 0]
+
+
+def unsteady(rates: Sequence[float]) -> bool:
+    """Whether the usual pass is so far below the best one that neither can be trusted."""
+    return bool(rates) and median(rates) < (1 - UNSTEADY) * max(rates)
+
+
+def bandwidth_text(rates: Sequence[float]) -> str:
+    """Best rate with the usual and the lowest one beside it."""
+    text = f"{max(rates) / 1e9:.1f} GB/s"
+    if len(rates) > 1:
+        text += (
+            f" (best of {len(rates)} passes; median {median(rates) / 1e9:.1f}, "
+            f"lowest {min(rates) / 1e9:.1f})"
+        )
+    return text + (", unsteady: shares of it are left out" if unsteady(rates) else "")
 
 
 def write_parquet(file: BinaryIO, rows: list[SpeedRow], environment: dict[str, Any]) -> None:

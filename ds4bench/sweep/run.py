@@ -19,11 +19,13 @@ import psutil
 from ds4bench.plan import SweepPlan
 from ds4bench.records import csv_text as records_csv
 from ds4bench.records.files import (
+    bandwidth_text,
     environment_of,
     is_greedy,
     machine_bandwidth,
     publish_views,
     rows_of,
+    unsteady,
 )
 from ds4bench.records.rows import SCHEMA, SCHEMA_VERSION, SpeedRow, stamped
 from ds4bench.sweep.cells import Runner
@@ -129,6 +131,8 @@ def execute(request: SweepRequest) -> int:
             check_prompt(plan, prompt.n_tokens)
             if request.dry_run:
                 bandwidth = child.request(limit, MeasureBandwidth())
+                # Once more: a burst of other work is short, and a plan is in no hurry.
+                bandwidth = bandwidth.joined(child.request(limit, MeasureBandwidth()))
                 print(dry_run_text(plan, facts, prompt, bandwidth, request.predict, free))
                 return exits.OK
             machine = _machine(plan, gpu)
@@ -263,6 +267,11 @@ class _Sweep:
         limit = self.request.row_timeout_s or FIRST_TIMEOUT_S
         bandwidth = self.child.request(limit, MeasureBandwidth())
         engine = self.runner.prepare()
+        # Loading and warming up took a while: what disturbed the first passes may be over.
+        bandwidth = bandwidth.joined(self.child.request(limit, MeasureBandwidth()))
+        if unsteady(bandwidth.passes_bytes_per_s):
+            rates = bandwidth.passes_bytes_per_s
+            self.screen.note(f"warning: memory bandwidth: {bandwidth_text(rates)}")
         record = {
             **environment(),
             "gpu": self.gpu.facts(),
