@@ -25,6 +25,8 @@ ALLOWABLE = (
     # Which of several devices computed does not matter by itself: its name is compared.
     *("backend", *(name for name in CUDA_FIELDS if name != "device"), "residency_route"),
     *("modes", "sweep", "prefill_tokens", "gen_tokens"),
+    # What `ds4-bench doctor` found; `ds4bench.compare.conditions` says where.
+    *("firmware", "power_limit", "cpu_quota", "governor", "power_source", "huge_pages"),
     "outputs",  # other tokens than base's
     "validity",  # of `ab`: pairs that throttling, swap or other load disturbed
 )

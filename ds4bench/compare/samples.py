@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ds4bench.compare.conditions import differing
 from ds4bench.compare.models import names_of, same_headers
 from ds4bench.records.files import label_of, read_rows
 from ds4bench.records.rows import SpeedRow, SweepResult, mode_rank
@@ -150,6 +151,7 @@ def unlike(base: Arm, head: Arm) -> list[Difference]:
     ]
     if _same_model(base, head, ours.get("model"), theirs.get("model")):
         found = [difference for difference in found if difference.name != "model"]
+    found += [Difference(*one) for one in differing(base.environment, head.environment)]
     return found + _unlike_shape(base, head)
 
 

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from ds4bench.sweep.checks import (
     digest,
     fingerprint,
 )
+from ds4bench.sweep.circumstances import doctor_warnings, other_work, start_record
 from ds4bench.sweep.files import set_aside, write_stdout
 from ds4bench.sweep.findings import dry_run_text, findings, prediction_text
 from ds4bench.sweep.progress import ProgressScreen
@@ -52,7 +53,7 @@ from engine.errors import EngineError, OptionError
 from engine.options import EngineOptions
 from engine.tooling import exits
 from engine.tooling.check_values import check_values
-from engine.tooling.results.environment import command_line, cpu, environment, sources_sha256
+from engine.tooling.results.environment import cpu, sources_sha256
 from engine.tooling.results.journal import Journal
 from engine.tooling.results.publish import check_folder, check_output, make_folder, remove_stale
 
@@ -205,6 +206,7 @@ class _Sweep:
         self.gpu = gpu
         self.signals = signals
         self.published_at = time.monotonic()
+        self.busy = other_work()  # the worker waits for us now
         self.to_stdout = request.outputs.csv is None and request.outputs.journal is None
         plan = request.plan
         self.runner = Runner(
@@ -272,17 +274,11 @@ class _Sweep:
         if unsteady(bandwidth.passes_bytes_per_s):
             rates = bandwidth.passes_bytes_per_s
             self.screen.note(f"warning: memory bandwidth: {bandwidth_text(rates)}")
-        record = {
-            **environment(),
-            "gpu": self.gpu.facts(),
-            "bandwidth": asdict(bandwidth),
-            "engine": engine,
-            "model": [asdict(file) for file in self.facts.files],
-            "model_name": self.facts.name,
-            "prompt_tokens_sha256": self.prompt.tokens_sha256,
-            "memory": asdict(self.facts.memory),
-            "command": command_line(),
-        }
+        record = start_record(
+            self.request.plan, self.facts, self.prompt, engine, bandwidth, self.gpu, self.busy
+        )
+        for line in doctor_warnings(record):
+            self.screen.note(f"warning: {line}")
         self.journal.append({"kind": "start", "at": time.time(), "environment": record})
 
     def _on_row(self, row: SpeedRow) -> None:

@@ -189,7 +189,7 @@ class TelemetrySampler:
             self.phase,
             cpu_load_pct=_guard(psutil.cpu_percent),
             cpu_mhz=(frequency.current or None) if frequency else None,
-            cpu_temp_c=_guard(_hottest),
+            cpu_temp_c=_guard(hottest),
             mem_available_bytes=memory.available if memory else None,
             swap_used_bytes=swap.used if swap else None,
             child_rss_bytes=process,
@@ -197,7 +197,8 @@ class TelemetrySampler:
         )
 
 
-def _hottest() -> float | None:
+def hottest() -> float | None:
+    """Highest temperature of the processor's sensors in degrees Celsius; None without one."""
     sensors: dict[str, Any] = getattr(psutil, "sensors_temperatures", dict)()
     known = [
         float(entry.current)
