@@ -231,5 +231,5 @@ def show(findings: Sequence[Finding], verdict: str) -> None:
         detail += [finding.advice] if finding.advice else []
         detail += [f"source: {finding.source}"] if finding.source else []
         for text in detail:
-            console.print(Padding(Text(text, style="dim"), (0, 0, 0, 30)))
+            console.print(Padding(Text(text, style="dim"), (0, 0, 0, 30), expand=False))
     console.print(Text(f"this machine: {verdict}", style=STYLES[verdict]))
