@@ -17,7 +17,7 @@ import json
 import math
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from statistics import median
@@ -273,8 +273,10 @@ def started_at(run: SweepResult) -> float:
         return 0.0
 
 
-def series(connection: sqlite3.Connection, setup: str) -> list[Series]:
-    """Every cell of one set-up over time, with change points; dirty trees are left out."""
+def series(
+    connection: sqlite3.Connection, setup: str, keep: Callable[[Key], bool] = lambda key: True
+) -> list[Series]:
+    """Cells of one set-up over time, with change points; dirty trees are left out."""
     rows = connection.execute(
         "SELECT p.metric, p.mode, p.ctx_tokens, p.prefill_tokens, r.commit_id, r.at, p.rate "
         "FROM points p JOIN runs r ON r.id = p.run_id "
@@ -285,7 +287,7 @@ def series(connection: sqlite3.Connection, setup: str) -> list[Series]:
     for metric, mode, ctx, prefill, commit, at, rate in rows:
         cells[Key(metric, mode, ctx, prefill)].append(Past(commit, at, rate))
     out = []
-    for key in sorted(cells, key=lambda k: (k.order, k.prefill_tokens)):
+    for key in sorted(filter(keep, cells), key=lambda k: (k.order, k.prefill_tokens)):
         points = _per_commit(cells[key])
         found = changes([p.rate for p in points])
         out.append(Series(key, tuple(points), tuple(found)))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ds4bench.compare.history import Series, series
-from ds4bench.compare.samples import LATENCIES
+from ds4bench.compare.samples import LATENCIES, Key
 from engine.errors import OptionError
 
 # What a series' rate means: latencies are stored as their inverses.
@@ -134,13 +134,15 @@ def wanted(
     contexts: Sequence[int],
 ) -> list[Series]:
     """Series of a set-up, of all metrics, modes and contexts where none is named."""
-    return [
-        s
-        for s in series(connection, setup)
-        if (not metrics or s.key.metric in metrics)
-        and (not modes or s.key.mode in modes)
-        and (not contexts or s.key.ctx_tokens in contexts)
-    ]
+
+    def keep(key: Key) -> bool:
+        return (
+            (not metrics or key.metric in metrics)
+            and (not modes or key.mode in modes)
+            and (not contexts or key.ctx_tokens in contexts)
+        )
+
+    return series(connection, setup, keep)
 
 
 def name_of(one: Series) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -65,7 +66,7 @@ def _panel(axes: Axes, one: Series, theme: str) -> None:
     places = range(len(values))
     axes.plot(places, values, color=colours[0], marker="o", markersize=3.5, linewidth=1)
     edges = [0, *(change.index for change in one.changes), len(values)]
-    for start, stop in zip(edges, edges[1:]):
+    for start, stop in pairwise(edges):
         level = median(values[start:stop])
         axes.plot([start - 0.4, stop - 0.6], [level] * 2, color=colours[1], linewidth=2, zorder=4)
     low, high = min(values), max(values)

@@ -23,7 +23,7 @@ BMF = {
     "type": "object",
     "patternProperties": {".+": {"type": "object", "patternProperties": {".+": {
         "type": "object",
-        "properties": {name: {"type": "number"} for name in ("value", "lower_value", "upper_value")},
+        "properties": {n: {"type": "number"} for n in ("value", "lower_value", "upper_value")},
         "required": ["value"],
     }}}},
 }  # fmt: skip
@@ -124,8 +124,11 @@ def test_history_draws_its_series(database, tmp_path):
 def test_history_exports_what_bencher_reads(database, tmp_path):
     assert run("trend", database, "--bencher", "b.json").exit_code == exits.OK
     data = json.loads((tmp_path / "b.json").read_text())
-    jsonschema = pytest.importorskip("jsonschema")
-    jsonschema.validate(data, BMF)
+    assert all(
+        set(metric) <= {"value", "lower_value", "upper_value"} and "value" in metric
+        for measures in data.values()
+        for metric in measures.values()
+    )
     assert set(data["decode plain at 2048"]) == {"throughput"}
     point = data["decode plain at 2048"]["throughput"]
     assert point["lower_value"] <= point["value"] <= point["upper_value"] < 13
@@ -134,10 +137,17 @@ def test_history_exports_what_bencher_reads(database, tmp_path):
 
 def test_history_exports_what_otava_reads(database, tmp_path):
     assert run("trend", database, "--otava", "o.csv", "--metric", "decode").exit_code == exits.OK
-    rows = list(csv.DictReader((tmp_path / "o.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "o.csv").read_text().splitlines()))
     assert [r["commit"] for r in rows] == [f"c{i}" for i in range(16)]
     assert rows[0]["time"] == "2025-12-01T00:00:00+00:00"
     assert "direction: 1" in (tmp_path / "o.yaml").read_text()
+
+
+def test_bencher_has_a_schema(stored):
+    jsonschema = pytest.importorskip("jsonschema", reason="pip install jsonschema")
+    with history.open_history(stored) as db:
+        found = wanted(db, history.setup_of(result_of(sweep(ctx=(2048,)))), [], [], [])
+    jsonschema.validate(bencher(found), BMF)
 
 
 def test_otava_finds_the_same_change(stored, tmp_path):

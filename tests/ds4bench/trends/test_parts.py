@@ -76,7 +76,7 @@ def test_a_history_of_the_first_version_goes_on(tmp_path):
 
 
 def test_a_resumed_sweep_knows_when_it_was_begun(bench):
-    line = "--ctx-start 100 --step-incr 100 -n 4 --out o".split()
+    line = ("--ctx-start", "100", "--step-incr", "100", "-n", "4", "--out", "o")
     assert bench(*line, "--ctx-max", "100").exit_code == exits.OK
     before = read_rows(bench.folder / "o").environment["started_at"]
     assert bench(*line, "--ctx-max", "200", "--resume").exit_code == exits.OK
