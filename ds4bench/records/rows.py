@@ -71,7 +71,7 @@ class Telemetry:
     gpu_other_processes: int | None = None
     prefill_energy_j: float | None = None
     gen_energy_j: float | None = None
-    energy_source: str | None = None  # nvml-counter, nvml-power
+    energy_source: str | None = None  # nvml-counter, nvml-power, rapl (packages and memory)
     suspended_s: float | None = None  # seconds that the machine slept during the row
     stopped_s: float | None = None  # seconds that a process of the sweep was seen not to run
 

@@ -10,10 +10,20 @@ from ds4bench.doctor.judge import Verdict, judge
 from ds4bench.doctor.probe import busy_pct, read_facts
 from ds4bench.plan import SweepPlan
 from ds4bench.telemetry.nvml import Gpu
+from ds4bench.telemetry.powercap import PowerCap
+from ds4bench.telemetry.sampler import TelemetrySampler
 from ds4bench.worker.facts import Bandwidth, ModelFacts, PromptFacts
 from engine.tooling.results.environment import command_line, environment
 
 LOOK_S = 0.3  # at other work, while nothing of ours runs
+
+
+def sampler_of(plan: SweepPlan, gpu: Gpu, interval_s: float) -> TelemetrySampler:
+    """Sensors of what computes: the device's, or the processor's with its energy."""
+    if plan.backend == "cuda":
+        return TelemetrySampler(gpu, interval_s=interval_s)
+    power = PowerCap()
+    return TelemetrySampler(None, interval_s=interval_s, power=power if power.present else None)
 
 
 def other_work() -> float | None:

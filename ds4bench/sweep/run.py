@@ -37,7 +37,12 @@ from ds4bench.sweep.checks import (
     digest,
     fingerprint,
 )
-from ds4bench.sweep.circumstances import doctor_warnings, other_work, start_record
+from ds4bench.sweep.circumstances import (
+    doctor_warnings,
+    other_work,
+    sampler_of,
+    start_record,
+)
 from ds4bench.sweep.files import set_aside, write_stdout
 from ds4bench.sweep.findings import dry_run_text, findings, prediction_text
 from ds4bench.sweep.progress import ProgressScreen
@@ -115,9 +120,7 @@ def execute(request: SweepRequest) -> int:
     _check_outputs(request)
     with SweepSignals() as signals, contextlib.ExitStack() as stack:
         gpu = Gpu(ordinal=plan.device)
-        sampler = TelemetrySampler(
-            gpu if plan.backend == "cuda" else None, interval_s=request.telemetry_s
-        )
+        sampler = sampler_of(plan, gpu, request.telemetry_s)
         child = stack.enter_context(
             Child(request.worker, tick=sampler.tick, stop_now=lambda: signals.now)
         )
