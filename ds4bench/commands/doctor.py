@@ -55,7 +55,7 @@ STYLES = {"good": "green", "not known": "dim", "suspect": "yellow", "unfit": "bo
     "--facts",
     "facts_file",
     section="Judging",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path),
     metavar="FILE",
     help="Judge facts that --json printed, or those of a sweep's folder, instead of reading any.",
 )

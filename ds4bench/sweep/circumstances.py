@@ -15,7 +15,7 @@ from ds4bench.telemetry.sampler import TelemetrySampler
 from ds4bench.worker.facts import Bandwidth, ModelFacts, PromptFacts
 from engine.tooling.results.environment import command_line, environment
 
-LOOK_S = 0.3  # at other work, while nothing of ours runs
+LOOK_S = 0.1  # at other work, while nothing of ours runs
 
 
 def sampler_of(plan: SweepPlan, gpu: Gpu, interval_s: float) -> TelemetrySampler:
