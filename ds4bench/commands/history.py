@@ -140,10 +140,10 @@ def history_command(ctx: click.Context, /, action: str, file: Path, **values: An
     list: its runs. show: one of them. prune: remove some. trend: every series with the commits at
     which its level changed.
     """
-    for name, actions in BELONGS.items():
+    for name, owners in BELONGS.items():
         given = ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-        if given and action not in actions:
-            raise OptionError(f"--{_spelled(name)}: expected history {actions[0]}, found {action}")
+        if given and action not in owners:
+            raise OptionError(f"--{_spelled(name)}: expected history {owners[0]}, found {action}")
     if not file.exists():
         raise OptionError(f"history: expected a file, found none at {str(file)!r}")
     outputs = _outputs(values)

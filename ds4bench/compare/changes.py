@@ -133,7 +133,7 @@ def without_outliers(x: np.ndarray) -> np.ndarray:
     differences = np.abs(np.diff(x))
     # 1.4826 makes a median a standard deviation; a difference has the noise of two points.
     noise = 1.4826 * float(np.median(differences)) / math.sqrt(2)
-    out = x.copy()
+    out: np.ndarray = x.copy()
     for i in range(x.size):
         start = min(max(i - 2, 0), x.size - 5)
         near = np.delete(x[start : start + 5], i - start)
