@@ -6,7 +6,9 @@ import pytest
 from click.testing import CliRunner
 
 from ds4bench import cli
+from ds4bench.commands import ab, gpu
 from ds4bench.records.csv_text import to_csv
+from engine.errors import OptionError
 from engine.tooling import exits
 from tests.ds4bench.speed_rows import sweep, write_journal
 
@@ -74,3 +76,25 @@ def test_the_report_of_one_run_is_refused_twice(folder):
     again = run("report", "head")
     assert again.exit_code == exits.USAGE and "--force" in again.stderr
     assert run("report", "head", "--force").exit_code == exits.OK
+
+
+def test_force_lets_gpu_measure_over_what_is_there(folder, monkeypatch):
+    reached = []
+    monkeypatch.setattr(gpu, "_run", lambda *arguments: reached.append(arguments))
+    (folder / "g").mkdir()
+    (folder / "g" / "steps.json").write_text("mine")
+    assert run("gpu", "--out", "g", "--force").exit_code == exits.OK and len(reached) == 1
+    assert (folder / "g" / "steps.json").read_text() == "mine", "set aside when there is a new one"
+
+
+@pytest.mark.parametrize("option", ["--force", "--resume"])
+def test_force_lets_ab_write_its_verdict_again(folder, monkeypatch, option):
+    reached = []
+
+    def opened(*arguments, **options):
+        reached.append(arguments)
+        raise OptionError("ab: no session here")
+
+    monkeypatch.setattr(ab, "open_session", opened)
+    (folder / "x.xml").write_text("mine")
+    assert "no session here" in run("ab", "--junit", "x.xml", option).stderr and len(reached) == 1
