@@ -216,6 +216,9 @@ def test_first_token_and_itl_are_judged_where_a_tolerance_names_them(tmp_path):
     assert judged.exit_code == exits.REGRESSION, judged.output
     curves = {c["metric"]: c["verdict"] for c in json.loads(judged.stdout)["curves"]}
     assert curves["itl_p99"] == "regressed" and curves["first_token"] == "fine"
+    table = invoke(cli.main, line).stdout
+    [shown] = [row for row in table.splitlines() if row.split()[:1] == ["itl_p99"]][:1]
+    assert shown.rstrip().endswith("ms") and "10.00 ms" in shown
     gate = ["report", head, "--base", base, "--gate", "--tolerance", "itl_p99=20"]
     assert invoke(cli.main, [*gate, "--out", str(tmp_path / "r")]).exit_code == exits.REGRESSION
     assert read_rows(tmp_path / "base").rows[0].itl_s(99) == pytest.approx(0.01)
