@@ -11,7 +11,7 @@ from typing import Any
 
 # Names that `--allow` takes, each with where the fact stands.
 CONDITIONS: dict[str, tuple[tuple[str, str], ...]] = {
-    "firmware": (("board", "bios"), ("board", "ec"), ("device", "vbios")),
+    "firmware": (("board", "bios"), ("board", "ec"), ("board", "capsules"), ("device", "vbios")),
     "power_limit": (("device", "power_limit_w"),),
     "cpu_quota": (("processor", "quota_cores"),),
     "governor": (("processor", "governor"),),

@@ -27,6 +27,7 @@ class Board:
     bios: str | None = None
     bios_date: str | None = None
     ec: str | None = None  # embedded controller
+    capsules: tuple[str, ...] = ()  # versions of /sys/firmware/efi/esrt, as 0x and eight digits
     on_battery: bool | None = None
 
 

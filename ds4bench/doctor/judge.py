@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -116,42 +116,51 @@ def _machine(facts: Facts, profile: Profile | None) -> Iterator[Finding]:
 
 
 def _firmware(facts: Facts, profile: Profile | None) -> Iterator[Finding]:
-    device = facts.device
-    versions = {
-        "bios": facts.board.bios,
-        "ec": facts.board.ec,
-        "vbios": device.vbios if device else None,
-    }
-    known = {part: version for part, version in versions.items() if version}
+    board, device = facts.board, facts.device
+    versions = [
+        ("bios", board.bios),
+        ("ec", board.ec),
+        ("vbios", device.vbios if device else None),
+        *(("capsule", version) for version in board.capsules),
+    ]
+    known = [(part, version) for part, version in versions if version]
     if not known:
         yield Finding(
             "firmware", Verdict.UNKNOWN, "no version readable", "",
             "run once with the right to read /sys/class/dmi/id, and keep the figures apart",
         )  # fmt: skip
-        return
-    baselines = {} if profile is None else {b.part: b for b in profile.firmware}
-    for part, version in known.items():
-        shown = f"{version} ({facts.board.bios_date})" if part == "bios" else version
-        if part == "bios" and not facts.board.bios_date:
-            shown = version
-        baseline = baselines.get(part)
-        holds = None if baseline is None else baseline.holds(version)
-        if baseline is None or holds:
-            yield Finding(part, Verdict.GOOD, shown)
-            continue
-        source = profile.sources.get("firmware", "") if profile else ""
-        if holds is None:
-            yield Finding(
-                part, Verdict.UNKNOWN, shown, f"a version like {baseline.shown}",
-                "no baseline is known for this vendor's numbers: make sure that every update is "
-                "installed (fwupdmgr get-updates)", source,
-            )  # fmt: skip
-        else:
-            yield Finding(
-                part, Verdict.UNFIT, shown, f"{baseline.shown} or later",
+    for part, version in known:
+        found = _version(part, version, profile)
+        if part == "bios" and board.bios_date:
+            found = replace(found, found=f"{version} ({board.bios_date})")
+        # Capsules of parts that nobody has described would be lines of numbers.
+        if part != "capsule" or found.expected:
+            yield found
+
+
+def _version(part: str, version: str, profile: Profile | None) -> Finding:
+    """One version beside the baselines of its part; several parts may be counted by one name."""
+    baselines = [b for b in profile.firmware if b.part == part] if profile else []
+    source = profile.sources.get("firmware", "") if profile else ""
+    judged = [(b, b.holds(version)) for b in baselines]
+    for baseline, holds in judged:
+        if holds is False:
+            return Finding(
+                baseline.name or part, Verdict.UNFIT, version, f"{baseline.shown} or later",
                 "update it (fwupdmgr update), then measure again. "
                 + (profile.note if profile else ""), source,
             )  # fmt: skip
+    for baseline, holds in judged:
+        if holds:
+            expected = f"{baseline.shown} or later" if part == "capsule" else ""
+            return Finding(baseline.name or part, Verdict.GOOD, version, expected)
+    if not baselines or part == "capsule":
+        return Finding(part, Verdict.GOOD, version)
+    return Finding(
+        part, Verdict.UNKNOWN, version, f"a version like {baselines[0].shown}",
+        "no baseline is known for this vendor's numbers: make sure that every update is "
+        "installed (fwupdmgr get-updates)", source,
+    )  # fmt: skip
 
 
 def _processor(facts: Facts) -> Iterator[Finding]:

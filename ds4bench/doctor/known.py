@@ -20,7 +20,7 @@ class Baseline:
     Attributes
     ----------
     part : str
-        'bios', 'ec' or 'vbios'.
+        'bios', 'ec', 'vbios' or 'capsule'.
     pattern : str
         Regular expression of the vendor's versions; its groups compare as numbers of `base`.
     least : tuple of int
@@ -28,6 +28,8 @@ class Baseline:
         10 or 16.
     shown : str
         The least version as its vendor writes it.
+    name : str
+        Of the line in the table, where it is not the part's.
     """
 
     part: str
@@ -35,6 +37,7 @@ class Baseline:
     least: tuple[int, ...]
     base: int
     shown: str
+    name: str = ""
 
     def holds(self, version: str) -> bool | None:
         """Whether a version is at least the baseline; None where it is of another vendor."""
@@ -91,6 +94,9 @@ PROFILES = (
                 "9A.0B.25",
             ),
             Baseline("ec", r"0x([0-9a-f]+)$", (0x02000006,), 16, "0x02000006"),
+            # As the firmware's own table of updates counts its parts.
+            Baseline("capsule", r"0x02([0-9a-f]{6})$", (6,), 16, "0x02000006", "ec update"),
+            Baseline("capsule", r"0x03([0-9a-f]{6})$", (7,), 16, "0x03000007", "SoC update"),
         ),
         sources={
             "firmware": _GB10_SOURCE,

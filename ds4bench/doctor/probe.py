@@ -76,8 +76,16 @@ def board(root: Path = ROOT) -> Board:
         bios=_text(dmi / "bios_version"),
         bios_date=_text(dmi / "bios_date"),
         ec=_text(dmi / "ec_firmware_release"),
+        capsules=capsules(root),
         on_battery=None if not (battery and online) else "1" not in online,
     )
+
+
+def capsules(root: Path = ROOT) -> tuple[str, ...]:
+    """Versions of what can be updated, by UEFI's table of system resources; most need root."""
+    entries = (root / "sys/firmware/efi/esrt/entries").glob("entry*")
+    found = [_text(entry / "fw_version") for entry in entries]
+    return tuple(sorted(f"0x{int(text):08x}" for text in found if text and text.isdecimal()))
 
 
 def processor(root: Path = ROOT) -> Processor:

@@ -10,7 +10,7 @@ import pytest
 
 from ds4bench.commands.doctor import MACHINES, load_facts
 from ds4bench.doctor import known
-from ds4bench.doctor.facts import Device, Facts, Memory, Processor, Warming
+from ds4bench.doctor.facts import Board, Device, Facts, Memory, Processor, Warming
 from ds4bench.doctor.judge import Verdict, judge, worst
 from engine.errors import EngineError
 
@@ -84,6 +84,22 @@ def test_every_bad_line_says_what_was_expected_and_what_to_do():
         for finding in judge(load_facts(path)):
             if finding.verdict in (Verdict.SUSPECT, Verdict.UNFIT):
                 assert finding.expected and finding.advice, (path.name, finding)
+
+
+@pytest.mark.parametrize(
+    ("capsules", "expected"),
+    [
+        (("0x02000005", "0x03000006"), {"ec update": "unfit", "SoC update": "unfit"}),
+        (("0x02000006", "0x03000008"), {"ec update": "good", "SoC update": "good"}),
+        (("0x11112222",), {}),
+    ],
+)
+def test_capsules_of_gb10_are_told_by_their_numbers(capsules, expected):
+    facts = Facts(
+        board=Board(bios="5.36_0ACUM018", capsules=capsules), device=Device("NVIDIA GB10")
+    )
+    found = {f.name: str(f.verdict) for f in judge(facts)}
+    assert {name: found[name] for name in found if name.endswith("update")} == expected
 
 
 def test_firmware_of_a_vendor_without_a_baseline_is_no_verdict():

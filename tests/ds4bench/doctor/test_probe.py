@@ -29,11 +29,14 @@ def test_the_board_is_read_from_dmi(tmp_path):
         dmi + "sys_vendor": "ASUSTeK COMPUTER INC.\n", dmi + "product_name": "GX10\n",
         dmi + "bios_version": "GX10DGX.0104.2026.0326\n", dmi + "bios_date": "03/26/2026\n",
         dmi + "ec_firmware_release": "3.3\n",
+        "sys/firmware/efi/esrt/entries/entry0/fw_version": "50331654\n",
+        "sys/firmware/efi/esrt/entries/entry1/fw_version": "33554437\n",
     })  # fmt: skip
     board = probe.board(root)
     assert (board.vendor, board.bios, board.ec) == (
         "ASUSTeK COMPUTER INC.", "GX10DGX.0104.2026.0326", "3.3",
     )  # fmt: skip
+    assert board.capsules == ("0x02000005", "0x03000006")
     assert probe.board(tmp_path / "nothing").bios is None
 
 
