@@ -6,7 +6,7 @@ none: only what both sides know can differ.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 # Names that `--allow` takes, each with where the fact stands.
@@ -34,14 +34,30 @@ def differing(base: Mapping[str, Any], head: Mapping[str, Any]) -> Iterable[tupl
                 break
 
 
-def unfit_lines(environment: Mapping[str, Any]) -> list[str]:
-    """What the doctor called unfit when the sweep began."""
-    found = _part(environment, "doctor").get("findings")
+def unfit_notes(label: str, environments: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the doctor called unfit when the sweeps of an arm began."""
+    found = [_unfit(environment) for environment in environments]
+    if len(found) == 1:
+        return [
+            f"{label}: the machine was unfit: {name}: {text}" for name, text in found[0].items()
+        ]
+    names = sorted({name for one in found for name in one})
+    if not names:
+        return []
+    count = sum(bool(one) for one in found)
     return [
-        f"{finding.get('name')}: {finding.get('found')}"
-        for finding in (found if isinstance(found, list) else [])
-        if isinstance(finding, dict) and finding.get("verdict") == "unfit"
+        f"{label}: the machine was unfit in {count} of {len(found)} sweeps: {', '.join(names)} "
+        "(ds4-bench doctor --facts DIR says more)"
     ]
+
+
+def _unfit(environment: Mapping[str, Any]) -> dict[str, str]:
+    findings = _part(environment, "doctor").get("findings")
+    return {
+        str(finding.get("name")): str(finding.get("found"))
+        for finding in (findings if isinstance(findings, list) else [])
+        if isinstance(finding, dict) and finding.get("verdict") == "unfit"
+    }
 
 
 def _facts(environment: Mapping[str, Any]) -> dict[str, Any]:

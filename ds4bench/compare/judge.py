@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ds4bench.compare import grid, stats
-from ds4bench.compare.conditions import unfit_lines
+from ds4bench.compare.conditions import unfit_notes
 from ds4bench.compare.models import header_only
 from ds4bench.compare.outputs import (
     TokensLine,
@@ -199,8 +199,7 @@ def _refuse(result: Comparison, base: Arm, head: Arm, allow: Sequence[str]) -> N
     for difference in unlike(base, head):
         (result.allowed if difference.name in allow else result.unlike).append(difference)
     for arm in (base, head):
-        lines = sorted({line for run in arm.runs for line in unfit_lines(run.environment)})
-        result.notes.extend(f"{arm.label}: the machine was unfit: {line}" for line in lines)
+        result.notes.extend(unfit_notes(arm.label, [run.environment for run in arm.runs]))
     outputs = compare_outputs(base, head)
     result.notes.extend(outputs.notes)
     if outputs.differing and "outputs" in allow:

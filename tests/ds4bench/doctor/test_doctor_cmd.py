@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from ds4bench import cli
 from ds4bench.commands import doctor as command
+from ds4bench.compare.conditions import unfit_notes
 from ds4bench.doctor import probe
 from ds4bench.doctor.facts import Facts
 from ds4bench.doctor.judge import judge
@@ -166,3 +167,8 @@ def test_compare_says_that_a_machine_was_unfit(tmp_path):
     assert "base: the machine was unfit: other work: 90 % of all cores" in " ".join(
         result.stdout.split()
     )
+    quiet = {"doctor": {"findings": [{"name": "swap", "verdict": "suspect"}]}}
+    bad = {"doctor": {"findings": [{"name": "other work", "verdict": "unfit", "found": "x"}]}}
+    assert unfit_notes("a", [quiet, {}]) == unfit_notes("a", [quiet]) == []
+    [note] = unfit_notes("a", [bad, quiet, bad])
+    assert note.startswith("a: the machine was unfit in 2 of 3 sweeps: other work (")
