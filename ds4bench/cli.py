@@ -23,6 +23,14 @@ COMMANDS = {
         "ds4bench.commands.report:report_command",
         "Write one HTML page and a Markdown summary of results.",
     ),
+    "doctor": (
+        "ds4bench.commands.doctor:doctor_command",
+        "Say what this machine's figures depend on, and whether it is fit to measure.",
+    ),
+    "history": (
+        "ds4bench.commands.history:history_command",
+        "List, prune and draw the runs that a history file keeps.",
+    ),
     "peer": (
         "ds4bench.peer.run:peer_command",
         "Measure our engine and llama.cpp on the same file and tokens.",

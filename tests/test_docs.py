@@ -7,10 +7,12 @@ options of those commands are parsed as they stand.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 from itertools import chain
@@ -29,7 +31,8 @@ OURS = [c for c in COMMANDS if c.program in docs.OURS]
 RUN = [c for c in OURS if c.bare not in docs.NOT_HERE]
 # Statuses that say "measured, no verdict": pairs of tiny sweeps on a busy machine.
 # A tiny sweep has fewer samples than a gate takes, and shorter ones than a verdict needs.
-NO_VERDICT = {"ab": {0, 7, 8}, "calibrate": {0, 8}, "compare": {0, 7, 8}, "report": {0, 7}}
+NO_VERDICT = {"ab": {0, 7, 8}, "calibrate": {0, 8}, "compare": {0, 7, 8}, "report": {0, 7},
+              "doctor": {0, 8}}  # fmt: skip
 
 
 def _id(command: Command) -> str:
@@ -80,6 +83,9 @@ def prepared(tmp_path_factory) -> Path:
     _ok(run("ds4-bench", [*sweep, *docs.SWEEP], folder), {0})
     for name in ("runs/gb10", "runs/old", "runs/new", "base", "head"):
         shutil.copytree(folder / "runs/mine", folder / name)
+    kept = run("ds4-bench", ["report", "head", "--history", "history.db", "--out", "r"], folder)
+    _ok(kept, {0})
+    _two_commits(folder / "history.db")
     for suite, names in {
         "aime25": ("aime", "a", "b"),
         "gpqa-diamond": ("gpqa",),
@@ -91,6 +97,20 @@ def prepared(tmp_path_factory) -> Path:
         for name in names[1:]:
             shutil.copytree(folder / "runs" / names[0], folder / "runs" / name)
     return folder
+
+
+def _two_commits(path: Path) -> None:
+    """Store the only run of a history once more, a day later, as that of another commit."""
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE runs SET dirty = 0")
+        database.execute(
+            "INSERT INTO runs (digest, setup, commit_id, dirty, at, facts, source) "
+            "SELECT 'other', setup, 'other', 0, at + 86400, facts, source FROM runs"
+        )
+        database.execute(
+            "INSERT INTO points SELECT (SELECT max(id) FROM runs), metric, mode, ctx_tokens, "
+            "prefill_tokens, rate, samples FROM points"
+        )
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@
 #     .github/scripts/perf.sh origin/main out/perf
 #
 # Leaves OUT/summary.md (job page and comment), OUT/report/ and OUT/status (ds4-bench's exit
-# status). Exits 1 on a regression, on other tokens than base's, or on an error, 0 otherwise: a
+# status); with PERF_HISTORY=FILE in the environment head is added to that history, and
+# OUT/trend.txt says how speed changed over it. Exits 1 on a regression, on other tokens than base's, or on an error, 0 otherwise: a
 # runner that is too noisy for a verdict says so in the summary and fails nobody's change.
 set -euo pipefail
 
@@ -19,7 +20,7 @@ root=$(git rev-parse --show-toplevel)
 cd "$root"
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
-rm -rf "$out/ab" "$out/head" "$out/report" "$out/summary.md" "$out/status"
+rm -rf "$out"/{ab,ab.md,ab.json,ab.xml,head,report,summary.md,status,history.db,trend.svg,trend.txt}
 tree=$out/base-tree
 git worktree remove --force "$tree" 2>/dev/null || true
 git worktree add --force --detach "$tree" "$base_ref" >&2
@@ -50,12 +51,24 @@ case $status in
 esac
 
 bench -m "$model" "${sweep[@]}" --repeats 3 --out "$out/head" >&2
-bench report "$out/head" --out "$out/report"
+history=()
+if [ -n "${PERF_HISTORY:-}" ]; then
+  mkdir -p "$(dirname "$PERF_HISTORY")"
+  history=(--history "$PERF_HISTORY")
+fi
+bench report "$out/head" --out "$out/report" "${history[@]}"
 {
   cat "$out/ab.md"
   echo
   cat "$out/report/summary.md"
 } >"$out/summary.md"
+if [ -n "${PERF_HISTORY:-}" ]; then
+  cp "$PERF_HISTORY" "$out/history.db"
+  # A history of one commit has no trend to draw.
+  bench history trend "$PERF_HISTORY" --metric prefill --metric decode --plot "$out/trend.svg" \
+    >"$out/trend.txt" || bench history trend "$PERF_HISTORY" >"$out/trend.txt"
+  { printf '\n```text\n'; head -n 40 "$out/trend.txt"; printf '```\n'; } >>"$out/summary.md"
+fi
 
 case $status in
   6)

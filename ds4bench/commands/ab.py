@@ -103,6 +103,7 @@ def ab_command(
     markdown: Path | None,
     json_out: Path | None,
     junit: Path | None,
+    force: bool,
 ) -> int:
     """Measure A and B in turns and judge whether B is slower.
 
@@ -133,8 +134,9 @@ def ab_command(
 
     def body(signals: SessionSignals) -> int:
         limits = parse_tolerances(tolerances)
-        check_outputs(markdown, json_out, junit)
-        folder = out or Path(time.strftime("ab-%Y%m%dT%H%M%S"))
+        # A resumed session may write its verdict again.
+        check_outputs(markdown, json_out, junit, force=force or resume)
+        folder = out or Path(time.strftime("ab-%Y%m%dT%H%M%SZ", time.gmtime()))
         session = open_session(folder, build, seed, signals, resume=resume)
         session.tolerances, session.allow = limits, allow
         session.check = lambda arm: _refuse_below_floor(limits, arm, max_pairs)

@@ -80,7 +80,7 @@ def calibrate_command(
             return show_stored()
         if options and not options[0].startswith("-"):
             raise OptionError(f"calibrate: expected sweep options, found {options[0]!r}")
-        folder = out or Path(time.strftime("calibrate-%Y%m%dT%H%M%S"))
+        folder = out or Path(time.strftime("calibrate-%Y%m%dT%H%M%SZ", time.gmtime()))
         session = open_session(folder, build, seed, signals, resume=resume)
         result = session.run(resume=resume)
         if result.unlike:
@@ -112,7 +112,7 @@ def show_stored() -> int:
     for path in found:
         stored = calibrate.load(path.stem)
         if stored is not None:
-            when = time.strftime("%Y-%m-%d %H:%M", time.localtime(stored.at))
+            when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(stored.at))
             click.echo(f"machine {stored.machine}, {when}, options: {stored.command or '(none)'}")
             click.echo(table(stored), nl=False)
     if not found:

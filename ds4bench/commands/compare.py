@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ds4bench.commands.force import FORCE
 from engine.errors import OptionError
 from engine.options import CUDA_FIELDS
 from engine.tooling.options.group import option, options
@@ -24,10 +25,13 @@ ALLOWABLE = (
     # Which of several devices computed does not matter by itself: its name is compared.
     *("backend", *(name for name in CUDA_FIELDS if name != "device"), "residency_route"),
     *("modes", "sweep", "prefill_tokens", "gen_tokens"),
+    # What `ds4-bench doctor` found; `ds4bench.compare.conditions` says where.
+    *("firmware", "power_limit", "cpu_quota", "governor", "power_source", "huge_pages"),
     "outputs",  # other tokens than base's
     "validity",  # of `ab`: pairs that throttling, swap or other load disturbed
 )
 TOLERABLE = ("prefill", "decode", "decode_mtp", "steps")
+LATENCIES = ("first_token", "itl_p99")  # judged only where they are named
 
 
 def parse_tolerances(given: Sequence[str]) -> dict[str, float]:
@@ -41,8 +45,9 @@ def parse_tolerances(given: Sequence[str]) -> dict[str, float]:
     found: dict[str, float] = {}
     for text in given:
         name, equals, number = text.rpartition("=")
-        if equals and name not in TOLERABLE:
-            raise OptionError(f"--tolerance: expected {', '.join(TOLERABLE)}, found {name!r}")
+        if equals and name not in (*TOLERABLE, *LATENCIES):
+            known = ", ".join((*TOLERABLE, *LATENCIES))
+            raise OptionError(f"--tolerance: expected {known}, found {name!r}")
         try:
             value = float(number.rstrip("%"))
         except ValueError:
@@ -61,8 +66,9 @@ tolerance_options = options(
         section="Judging",
         multiple=True,
         metavar="[METRIC=]PERCENT",
-        help="Loss that is still fine; METRIC is prefill, decode, decode_mtp or steps. May be "
-        "given again.",
+        help="Loss that is still fine; METRIC is prefill, decode, decode_mtp or steps, or "
+        "first_token or itl_p99 (time to the first token, 99th percentile between tokens), which "
+        "are judged only where they are named. May be given again.",
         default_text="3, 2, 5, 2; twice that without pairs",
     ),
     option(
@@ -106,21 +112,23 @@ common_options = options(
         type=click.Path(path_type=Path),
         help="Write it as JUnit XML too: a case for each judged effect.",
     ),
+    FORCE,
 )
 
 
-def check_outputs(markdown: Path | None, json_out: Path | None, junit: Path | None = None) -> None:
-    """Refuse output paths that cannot be written, before anything is read.
+def check_outputs(
+    markdown: Path | None, json_out: Path | None, junit: Path | None, *, force: bool
+) -> None:
+    """Refuse output paths that cannot be written or are there, before anything is read.
 
     Raises
     ------
     OptionError
     """
-    from engine.tooling.results.publish import check_output
+    from ds4bench.records.outputs import check_new
 
-    for path, name in ((markdown, "--markdown"), (json_out, "--json"), (junit, "--junit")):
-        if path is not None:
-            check_output(path, name, replace=True)
+    files = (("--markdown", markdown), ("--json", json_out), ("--junit", junit))
+    check_new(files, force=force)
 
 
 def show(
@@ -140,8 +148,10 @@ def show(
         If a file cannot be written.
     """
     from ds4bench.compare import view
+    from ds4bench.records.outputs import set_aside
     from engine.tooling.results.publish import publish_bytes
 
+    set_aside((markdown, json_out, junit))
     if markdown is not None:
         publish_bytes(markdown, view.to_markdown(result, every_cell=every_cell).encode())
     if json_out is not None:
@@ -177,6 +187,7 @@ def compare_command(
     markdown: Path | None,
     json_out: Path | None,
     junit: Path | None,
+    force: bool,
 ) -> int:
     """Judge whether HEAD is slower than BASE.
 
@@ -185,7 +196,7 @@ def compare_command(
     measures in turns and sees smaller effects.
     """
     limits = parse_tolerances(tolerances)
-    check_outputs(markdown, json_out, junit)
+    check_outputs(markdown, json_out, junit, force=force)
     # scipy takes a good part of a second; bad options must not pay it.
     from ds4bench.ab import noise as calibrate
     from ds4bench.compare.judge import compare

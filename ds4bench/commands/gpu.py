@@ -15,16 +15,21 @@ from typing import Any
 
 import click
 
+from ds4bench.commands.force import FORCE
+from ds4bench.records.outputs import check_new, set_aside
 from engine.errors import EngineError, OptionError
 from engine.tooling.options.group import option
 from engine.tooling.options.kernels import kernel_options
 from engine.tooling.options.types import Whole
 from engine.tooling.program import Command
+from engine.tooling.results.publish import check_folder, publish_bytes
 
 LAYER_BYTES = 2_050_000_000  # one layer of the iq2 recipe, experts included
 FIXED_BYTES = 1_700_000_000  # embedding and output matrix
 BYTES_PER_S = 1.2e9  # making, reading and copying a file, end to end; slow machines set --layers
 CONTEXTS = (2048, 65536)
+STEPS = ("steps.json", "steps.md")
+SWEEP = ("sweep/rows.jsonl", "sweep/sweep.csv", "sweep/sweep.parquet", "sweep.svg")
 
 
 @click.command("gpu", cls=Command)
@@ -81,9 +86,11 @@ CONTEXTS = (2048, 65536)
     metavar="DIR",
     help="Folder of the results.",
 )
+@FORCE
 @kernel_options(backends=("cuda",)).only("device")
 def gpu_command(
     out: Path,
+    force: bool,
     work: Path | None,
     model: Path | None,
     mtp: Path | None,
@@ -94,11 +101,16 @@ def gpu_command(
     device: int | None,
 ) -> None:
     """Measure the CUDA backend at full size: steps, bytes, kernels, all decode modes."""
+    files = [out / name for name in (*STEPS, *(() if skip_sweep else SWEEP))]
+    check_folder(out, "--out")
+    if out.is_dir():
+        there = [path for path in files if path.parent.is_dir()]
+        check_new([("--out", path) for path in there], force=force)
     _run(out, work or out, model, mtp, layers, seconds, ctx_max, skip_sweep, device or 0)
 
 
 def _say(text: str) -> None:
-    click.echo(f"[{time.strftime('%H:%M:%S')}] {text}", err=True)
+    click.echo(f"[{time.strftime('%H:%M:%SZ', time.gmtime())}] {text}", err=True)
 
 
 def _run(
@@ -126,9 +138,10 @@ def _run(
             raise OptionError("--mtp: expected a file for the speculative modes, found none")
         contexts = [n for n in CONTEXTS if n <= ctx_max] or [ctx_max]
         result = measure(model, contexts, _say, device=device)
-        (out / "steps.json").write_text(json.dumps(result, indent=1) + "\n")
         text = summary(result)
-        (out / "steps.md").write_text(text)
+        set_aside(out / name for name in STEPS)
+        for name, content in zip(STEPS, (json.dumps(result, indent=1) + "\n", text)):
+            publish_bytes(out / name, content.encode())
         click.echo(text)
         if not skip_sweep:
             _sweep(model, mtp, ctx_max, out, device)

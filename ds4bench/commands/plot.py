@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ds4bench.commands.force import FORCE
 from engine.tooling.options.group import option
 from engine.tooling.program import Command
 
@@ -16,13 +17,23 @@ from engine.tooling.program import Command
 @option("--list", "list_curves", is_flag=True, help="List the published curves and end.")
 @option(
     "-o",
-    "--out",
+    "--figure",
     "outputs",
+    section="Output",
     multiple=True,
     type=click.Path(path_type=Path),
     help="SVG or PNG file, told by its ending. May be given again.",
     default_text="the first file's name with .svg",
 )
+@option(
+    # Elsewhere --out is a folder; scripts that know it as this file go on to work.
+    "--out",
+    "more_outputs",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    hidden=True,
+)
+@FORCE
 @option("--dark", is_flag=True, help="Draw light on dark.")
 @option("--title", default="", help="Heading above the panels.")
 def plot_command(
@@ -30,6 +41,8 @@ def plot_command(
     vs: str | None,
     list_curves: bool,
     outputs: tuple[Path, ...],
+    more_outputs: tuple[Path, ...],
+    force: bool,
     dark: bool,
     title: str,
 ) -> None:
@@ -42,4 +55,4 @@ def plot_command(
         for curve in reference.CURVES.values():
             click.echo(f"{curve.name:14} {curve.label:16} {curve.source} ({curve.date})")
         return
-    draw(files, vs, outputs, dark=dark, title=title)
+    draw(files, vs, outputs + more_outputs, dark=dark, title=title, force=force)

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from ds4bench.commands.compare import parse_tolerances, tolerance_options
+from ds4bench.commands.force import FORCE
 from engine.errors import OptionError
 from engine.tooling import exits
 from engine.tooling.options.group import option
@@ -39,6 +40,7 @@ FILES = ("report.html", "summary.md", "junit.xml", "benchmark.json", "rows.csv")
     help="Folder of the report.",
     default_text="reports/RUN",
 )
+@FORCE
 @option(
     "--vs", section="Output", metavar="NAME,...", help="Overlay published curves, e.g. gb10,m4_max."
 )
@@ -58,6 +60,7 @@ def report_command(
     tolerances: tuple[str, ...],
     allow: tuple[str, ...],
     gate: bool,
+    force: bool,
 ) -> int:
     """Write a report of RUNS (journal, CSV, Parquet, or the folder of a run).
 
@@ -68,7 +71,10 @@ def report_command(
         raise OptionError("report: expected results files, found none")
     if gate and base is None:
         raise OptionError("--gate: expected --base, found none")
-    code = write(runs, base, vs, out, history, parse_tolerances(tolerances), allow)
+    limits = parse_tolerances(tolerances)
+    if out is not None:
+        check_folder_of_report(out, force)
+    code = write(runs, base, vs, out, history, limits, allow, force=force)
     return code if gate else exits.OK
 
 
@@ -80,6 +86,8 @@ def write(
     history: Path | None,
     tolerances: dict[str, float],
     allow: tuple[str, ...],
+    *,
+    force: bool = False,
 ) -> int:
     """Read, judge and publish; returns the worst exit status of the comparisons.
 
@@ -93,15 +101,15 @@ def write(
     from ds4bench.compare.judge import compare
     from ds4bench.compare.samples import load_arm
     from ds4bench.records import reference
-    from ds4bench.records.files import label_of, read_rows
+    from ds4bench.records.files import labels_of, read_rows
+    from ds4bench.records.outputs import set_aside
     from ds4bench.report import curves as plot_data
     from ds4bench.report import exports as junit
     from ds4bench.report import page as report
-    from engine.tooling.report.labels import unique_labels
     from engine.tooling.results.publish import publish_bytes
 
     names = reference.parse_names(vs)
-    labels = unique_labels([label_of(path) for path in runs])
+    labels = labels_of(runs)
     sources = [plot_data.Source(label, read_rows(path)) for label, path in zip(labels, runs)]
     published = [
         plot_data.Source(reference.CURVES[name].label, reference.load(name), published=True)
@@ -125,6 +133,7 @@ def write(
     name = report.run_id(sources[0].run)
     page = report.Report(name, sources, published, comparisons, series)
     folder = out or Path("reports") / name
+    check_folder_of_report(folder, force)
     contents = (
         report.to_html(page).encode(),
         report.to_summary(page).encode(),
@@ -138,10 +147,24 @@ def write(
         raise OptionError(
             f"--out: expected a folder that can be made, found {error.strerror}: {str(folder)!r}"
         ) from error
+    set_aside(folder / file for file in FILES)
     for file, content in zip(FILES, contents):
         publish_bytes(folder / file, content)
     click.echo(f"wrote {folder}/: {', '.join(FILES)}", err=True)
     return worst([c.exit_code(gate=True) for c in comparisons])
+
+
+def check_folder_of_report(folder: Path, force: bool) -> None:
+    """Refuse a folder that holds a report already, and a place that takes none.
+
+    Raises
+    ------
+    OptionError
+    """
+    from ds4bench.records.outputs import check_new
+
+    if folder.is_dir():
+        check_new([("--out", folder / file) for file in FILES], force=force)
 
 
 def worst(codes: Sequence[int]) -> int:

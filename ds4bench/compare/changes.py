@@ -7,6 +7,7 @@ neighbours; a series shows it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,7 +18,11 @@ WINDOW = 50  # latest points that are looked at
 P_VALUE = 0.001
 MIN_EFFECT = 0.01  # of the median
 MIN_SIZE = 3  # points on each side
-PERMUTATIONS = 4999  # at p 0.001 four chance hits are allowed, so one more does not decide
+# At p 0.001 four chance hits are allowed, so one more does not decide. Of a short series the best
+# split itself comes up three times in 4999 shuffles, so chance would decide; it gets more.
+PERMUTATIONS = 4999
+SHORT, SHORT_PERMUTATIONS = 24, 19999
+OUTLIER = 4.0  # robust standard deviations of noise beyond the neighbours
 _BATCH = 250  # permutations at once: 250 x 50 x 50 float64 are 5 MB
 
 
@@ -103,11 +108,40 @@ def changes(
     if not (np.isfinite(raw) & (raw > 0)).all():
         raise ValueError("changes: expected positive finite values, found others")
     first = max(0, raw.size - window)
-    x = np.log(raw[first:])
+    x = without_outliers(np.log(raw[first:]))
     rng = np.random.default_rng(seed)
     found: dict[int, float] = {}
     _divide(x, 0, x.size, p_value, min_size, rng, found)
     return _merged(raw[first:], found, first, min_effect)
+
+
+def without_outliers(x: np.ndarray) -> np.ndarray:
+    """The series with lone outliers moved to the nearest of their neighbours' values.
+
+    One commit that was measured beside a backup must not hide a step, nor be one. A point counts
+    as an outlier where it lies outside its four nearest neighbours by several times the noise,
+    which is told from first differences, so that steps and creep do not count as noise. A step has
+    neighbours on its own level, and three points of it are a level.
+
+    Parameters
+    ----------
+    x : float64 array of shape (n,)
+        Logarithms.
+    """
+    if x.size < 6:
+        return x
+    differences = np.abs(np.diff(x))
+    # 1.4826 makes a median a standard deviation; a difference has the noise of two points.
+    noise = 1.4826 * float(np.median(differences)) / math.sqrt(2)
+    out: np.ndarray = x.copy()
+    for i in range(x.size):
+        start = min(max(i - 2, 0), x.size - 5)
+        near = np.delete(x[start : start + 5], i - start)
+        low, high = float(near.min()), float(near.max())
+        margin = max(OUTLIER * noise, MIN_EFFECT)
+        if x[i] < low - margin or x[i] > high + margin:
+            out[i] = min(max(x[i], low), high)
+    return out
 
 
 def _divide(
@@ -139,14 +173,15 @@ def _p_value(
     """Share of shuffled series that split as well; once beyond `limit`, some value beyond it."""
     n = distance.shape[0]
     as_high = 0
-    for done in range(0, PERMUTATIONS, _BATCH):
-        count = min(_BATCH, PERMUTATIONS - done)
+    shuffles = SHORT_PERMUTATIONS if n <= SHORT else PERMUTATIONS
+    for done in range(0, shuffles, _BATCH):
+        count = min(_BATCH, shuffles - done)
         order = rng.permuted(np.tile(np.arange(n), (count, 1)), axis=1)
         shuffled = distance[order[:, :, None], order[:, None, :]]
         highest = split_scores(shuffled, min_size).max(axis=1)
         # A tie is as extreme; rounding must not make it less.
         as_high += int((highest >= score * (1 - 1e-12)).sum())
-        p = (as_high + 1) / (PERMUTATIONS + 1)
+        p = (as_high + 1) / (shuffles + 1)
         if p > limit:
             break
     return p

@@ -1,10 +1,12 @@
 """Keeps results of many sweeps in one SQLite file, and reads them as series over commits.
 
-A sweep is stored once, however often it is added; of each cell the median is kept. Who judges a
-series is `ds4bench.compare.changes`.
+A sweep is stored once, however often it is added and in how many parts; of each cell the median is
+kept. Who judges a series is `ds4bench.compare.changes`; who lists and prunes, `trends`.
 
 user_version history:
     1  runs and points
+    2  runs.sweep: when the sweep's journal was begun, so that a run that was completed later takes
+       the place of its earlier part
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import json
 import math
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from statistics import median
@@ -49,6 +51,7 @@ MIGRATIONS = (
         PRIMARY KEY (run_id, metric, mode, ctx_tokens, prefill_tokens)
     ) WITHOUT ROWID;
     """,
+    "ALTER TABLE runs ADD COLUMN sweep REAL",
 )
 APPLICATION_ID = 0x64733462  # "ds4b": another program's database is not ours to migrate
 
@@ -149,7 +152,9 @@ def setup_of(run: SweepResult) -> str:
 
 
 def add(connection: sqlite3.Connection, run: SweepResult) -> bool:
-    """Store a run; False if it is there already.
+    """Store a run; False if it is there already, alone or as part of a longer one.
+
+    A sweep that was resumed takes the place of what was stored of it before.
 
     Raises
     ------
@@ -165,19 +170,24 @@ def add(connection: sqlite3.Connection, run: SweepResult) -> bool:
         raise EngineError(f"{run.source}: expected at least one finished row, found none")
     code = run.environment.get("code") or {}
     dirty = code.get("dirty")
+    stored = Stored(setup, str(code.get("commit") or ""), started_at(run), _begun(run), rates)
     connection.execute("BEGIN IMMEDIATE")
     try:
+        if not stored.make_room(connection, digest(run)):
+            connection.execute("ROLLBACK")
+            return False
         cursor = connection.execute(
-            "INSERT INTO runs (digest, setup, commit_id, dirty, at, facts, source) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO NOTHING",
+            "INSERT INTO runs (digest, setup, commit_id, dirty, at, facts, source, sweep) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO NOTHING",
             (
                 digest(run),
                 setup,
-                str(code.get("commit") or ""),
+                stored.commit,
                 None if dirty is None else int(dirty),
-                started_at(run),
+                stored.at,
                 json.dumps(facts(run.environment), sort_keys=True),
                 str(run.source),
+                stored.sweep,
             ),
         )
         added = cursor.rowcount == 1
@@ -196,6 +206,62 @@ def add(connection: sqlite3.Connection, run: SweepResult) -> bool:
     return added
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A run that is to be stored, beside what may be stored of the same sweep already.
+
+    Attributes
+    ----------
+    setup, commit : str
+    at : float
+        Of its earliest row, seconds since 1970.
+    sweep : float or None
+        When its journal was begun; None where the record does not say.
+    rates : dict
+        Rates of every cell.
+    """
+
+    setup: str
+    commit: str
+    at: float
+    sweep: float | None
+    rates: dict[Key, list[float]]
+
+    def make_room(self, connection: sqlite3.Connection, new_digest: str) -> bool:
+        """Remove earlier parts of this sweep; False where a longer part is there."""
+        earlier = connection.execute(
+            "SELECT id, digest, sweep FROM runs WHERE setup = ? AND commit_id = ? "
+            "AND (at = ? OR sweep = ?)",
+            (self.setup, self.commit, self.at, self.sweep),
+        ).fetchall()
+        for run_id, known, sweep in earlier:
+            if known == new_digest:
+                continue
+            points = {
+                Key(*key): samples
+                for *key, samples in connection.execute(
+                    "SELECT metric, mode, ctx_tokens, prefill_tokens, samples FROM points "
+                    "WHERE run_id = ?",
+                    (run_id,),
+                )
+            }
+            mine = {key: len(values) for key, values in self.rates.items()}
+            if _within(points, mine) and (points != mine or sweep == self.sweep is not None):
+                connection.execute("DELETE FROM runs WHERE id = ?", (run_id,))
+            elif _within(mine, points) and points != mine:
+                return False
+        return True
+
+
+def _within(part: dict[Key, int], whole: dict[Key, int]) -> bool:
+    return all(count <= whole.get(key, 0) for key, count in part.items())
+
+
+def _begun(run: SweepResult) -> float | None:
+    value = run.environment.get("started_at")
+    return float(value) if isinstance(value, (int, float)) else None
+
+
 def started_at(run: SweepResult) -> float:
     """When a run began: its earliest row, else the time of its file."""
     times = [row.started_at for row in run.rows if row.started_at is not None]
@@ -207,8 +273,10 @@ def started_at(run: SweepResult) -> float:
         return 0.0
 
 
-def series(connection: sqlite3.Connection, setup: str) -> list[Series]:
-    """Every cell of one set-up over time, with change points; dirty trees are left out."""
+def series(
+    connection: sqlite3.Connection, setup: str, keep: Callable[[Key], bool] = lambda key: True
+) -> list[Series]:
+    """Cells of one set-up over time, with change points; dirty trees are left out."""
     rows = connection.execute(
         "SELECT p.metric, p.mode, p.ctx_tokens, p.prefill_tokens, r.commit_id, r.at, p.rate "
         "FROM points p JOIN runs r ON r.id = p.run_id "
@@ -219,7 +287,7 @@ def series(connection: sqlite3.Connection, setup: str) -> list[Series]:
     for metric, mode, ctx, prefill, commit, at, rate in rows:
         cells[Key(metric, mode, ctx, prefill)].append(Past(commit, at, rate))
     out = []
-    for key in sorted(cells, key=lambda k: (k.order, k.prefill_tokens)):
+    for key in sorted(filter(keep, cells), key=lambda k: (k.order, k.prefill_tokens)):
         points = _per_commit(cells[key])
         found = changes([p.rate for p in points])
         out.append(Series(key, tuple(points), tuple(found)))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ds4bench.compare import grid, stats
+from ds4bench.compare.conditions import unfit_notes
 from ds4bench.compare.models import header_only
 from ds4bench.compare.outputs import (
     TokensLine,
@@ -23,6 +24,7 @@ from ds4bench.compare.outputs import (
     token_notes,
 )
 from ds4bench.compare.samples import (
+    LATENCIES,
     Arm,
     Difference,
     Key,
@@ -196,6 +198,8 @@ def _refuse(result: Comparison, base: Arm, head: Arm, allow: Sequence[str]) -> N
     """Say in what the arms differ, and which of it forbids a verdict."""
     for difference in unlike(base, head):
         (result.allowed if difference.name in allow else result.unlike).append(difference)
+    for arm in (base, head):
+        result.notes.extend(unfit_notes(arm.label, [run.environment for run in arm.runs]))
     outputs = compare_outputs(base, head)
     result.notes.extend(outputs.notes)
     if outputs.differing and "outputs" in allow:
@@ -216,6 +220,10 @@ class _Rules:
     paired: bool
     share: float = 1.0
 
+    def judges(self, key: Key) -> bool:
+        """Latencies are judged where a tolerance asks for it; more curves need more pairs."""
+        return key.metric not in LATENCIES or key.metric in self.given
+
     def judged(self, effects: Sequence[_Effect], share: float) -> list[Judgement]:
         kinds = [(e.keys[0].metric, e.keys[0].mode) for e in effects]
         return stats.judge(
@@ -230,6 +238,10 @@ class _Rules:
 def _compared(
     base: Arm, head: Arm, ours: Sequence[Sample], theirs: Sequence[Sample], rules: _Rules
 ) -> Comparison:
+    ours, theirs = (
+        [{key: rate for key, rate in sample.items() if rules.judges(key)} for sample in arm]
+        for arm in (ours, theirs)
+    )
     result = Comparison(
         base.label,
         head.label,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ds4bench.compare.conditions import differing
 from ds4bench.compare.models import names_of, same_headers
 from ds4bench.records.files import label_of, read_rows
 from ds4bench.records.rows import SpeedRow, SweepResult, mode_rank
@@ -25,7 +26,8 @@ DRAFTING = ("mtp_draft", "mtp_adaptive", "mtp_margin")  # no matter to plain row
 TREATMENT = ("threads", "activations", "kv", "repack", "switches", *DRAFTING)
 # Of a sweep on a device; absent from the record of one on the processor.
 ON_DEVICE = ("backend", *(f for f in CUDA_FIELDS if f != "device"), "residency_route")
-METRICS = ("prefill", "decode", "steps")
+METRICS = ("prefill", "decode", "steps", "first_token", "itl_p99")
+LATENCIES = ("first_token", "itl_p99")  # as their inverses: less is slower, as with rates
 # Fields that two runs must share, each with where it stands in the environment record.
 FIELDS = (
     "cpu",
@@ -149,6 +151,7 @@ def unlike(base: Arm, head: Arm) -> list[Difference]:
     ]
     if _same_model(base, head, ours.get("model"), theirs.get("model")):
         found = [difference for difference in found if difference.name != "model"]
+    found += [Difference(*one) for one in differing(base.environment, head.environment)]
     return found + _unlike_shape(base, head)
 
 
@@ -276,12 +279,18 @@ def row_logs(row: SpeedRow) -> Sample:
         "decode": row.gen_tps,
         # In plain mode a step is a token: no second fact.
         "steps": row.steps_per_s if row.steps != row.gen_tokens else None,
+        "first_token": _inverse(row.first_token_s),
+        "itl_p99": _inverse(row.itl_s(99)),
     }
     return {
         Key(metric, row.mode, row.ctx_tokens, row.prefill_tokens): math.log(rate)
         for metric, rate in rates.items()
         if rate
     }
+
+
+def _inverse(seconds: float | None) -> float | None:
+    return 1 / seconds if seconds and math.isfinite(1 / seconds) else None
 
 
 def sample_of(rows: Iterable[SpeedRow]) -> Sample:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ds4bench.compare.judge import Comparison, Line
+from ds4bench.compare.samples import LATENCIES
 from ds4bench.compare.stats import ASSUMED_SIGMA, FAR_TIMES, Judgement, Verdict
 from engine.tooling.report.intervals import UNKNOWN, Interval, bounds_text, signed
 from engine.tooling.report.tables import (
@@ -106,9 +107,14 @@ def cells_of(line: Line) -> tuple[str, ...]:
         verdict_text(line),
         interval_text(line.judgement.interval),
         f"{100 * mde:.2f} %" if math.isfinite(mde) else "-",
-        f"{line.base_rate:.2f}",
-        f"{line.head_rate:.2f}",
+        rate_text(line.metric, line.base_rate),
+        rate_text(line.metric, line.head_rate),
     )
+
+
+def rate_text(metric: str, rate: float) -> str:
+    """A rate per second; of a latency, which is judged by its inverse, milliseconds."""
+    return f"{1e3 / rate:.2f} ms" if metric in LATENCIES else f"{rate:.2f}"
 
 
 def headline(result: Comparison) -> str:

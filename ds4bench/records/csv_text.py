@@ -6,15 +6,19 @@ hold (raw seconds, the environment) is in the journal and in the Parquet file.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ds4bench.records.rows import SpeedRow, SweepResult, in_order, latest
+from ds4bench.records.rows import SpeedRow, SweepResult, checked, in_order, latest
 from engine.errors import EngineError
+from engine.tooling.report.labels import clean_label
 
 # Names, order and two decimals as ds4_bench.c prints them.
 UPSTREAM = (
@@ -46,6 +50,18 @@ def _flag(value: bool | None) -> str:
 def _pairs(kept: tuple[int, ...], of: tuple[int, ...]) -> str:
     padded = kept + (0,) * (len(of) - len(kept))
     return " ".join(f"{a}/{b}" for a, b in zip(padded, of))
+
+
+def safe_cell(text: str) -> str:
+    """Text that no spreadsheet takes for a formula: such beginnings get an apostrophe."""
+    return "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r", "\n") else text
+
+
+def _message(text: str) -> str:
+    """One line of ASCII, which every terminal and every table takes, quoted where it must be."""
+    line = clean_label(text, 300).encode("ascii", "backslashreplace").decode()
+    quoted = safe_cell(line).replace('"', '""')
+    return f'"{quoted}"' if set(quoted) & set(',;"') else quoted
 
 
 def _share(row: SpeedRow, machine_bytes_per_s: float | None) -> float | None:
@@ -95,6 +111,8 @@ COLUMNS: dict[str, CellText] = {
     "prefill_h2d_copies": lambda r, _: _whole(r.prefill_h2d_copies),
     "gen_h2d_bytes": lambda r, _: _whole(r.gen_h2d_bytes),
     "gen_h2d_copies": lambda r, _: _whole(r.gen_h2d_copies),
+    "resumed": lambda r, _: _flag(r.resumed),
+    "message": lambda r, _: _message(r.message),
 }
 
 
@@ -106,7 +124,7 @@ def header(upstream_only: bool) -> str:
 def line(row: SpeedRow, upstream_only: bool, machine_bytes_per_s: float | None = None) -> str:
     """One row as CSV text with LF."""
     names = UPSTREAM if upstream_only else tuple(COLUMNS)
-    # Every cell is a number, an enumerated word or hex; nothing needs quoting.
+    # Every cell but the last is a number, an enumerated word or hex, which need no quoting.
     return ",".join(COLUMNS[name](row, machine_bytes_per_s) for name in names) + "\n"
 
 
@@ -129,56 +147,109 @@ def to_csv(
     return text.encode("ascii")
 
 
-def from_csv(path: Path) -> SweepResult:
-    """Read upstream's 6 or 9 columns or ours; BOM, CRLF and kvcache_bytes 0 are understood.
+@dataclass(frozen=True, slots=True)
+class _Sheet:
+    """A header and the lines under it, each with its number in the file."""
 
-    Seconds are derived from rates of two decimals, so the run is marked as not exact.
+    names: tuple[str, ...]
+    decimal: str
+    lines: list[tuple[int, list[str]]]
+
+
+def from_csv(path: Path) -> SweepResult:
+    """Read upstream's 6 or 9 columns or ours, as ds4_bench.c or a spreadsheet writes them.
+
+    Understood are UTF-8 and UTF-16, byte order marks, CRLF, commas, semicolons or tabs between
+    cells, decimal commas where cells are not divided by them, kvcache_bytes 0, and several files
+    one behind the other. Where there is no column `run`, each repetition of a context in a mode is
+    a further run. Seconds are derived from rates of two decimals, so the run is not exact.
 
     Raises
     ------
     EngineError
         If it is not such a file: the message names line and column.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise EngineError(f"{path}: expected a readable CSV, found {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise EngineError(f"{path}: expected UTF-8, found bad byte at {error.start}") from error
-    reader = csv.reader(io.StringIO(text, newline=""))
-    try:
-        lines = [(reader.line_num, cells) for cells in reader if cells]
-    except csv.Error as error:
-        raise EngineError(f"{path}: expected CSV, found {error}") from error
-    if not lines:
-        raise EngineError(f"{path}: expected a header line, found an empty file")
-    names = [name.strip() for name in lines[0][1]]
-    missing = [name for name in UPSTREAM[:5] if name not in names]
-    if missing:
-        raise EngineError(
-            f"{path}: expected column {missing[0]!r}, found {', '.join(names)[:200]!r}"
-        )
-    if len(set(names)) != len(names):
-        raise EngineError(f"{path}: expected unique column names, found {', '.join(names)[:200]!r}")
-    rows = []
-    for number, cells in lines[1:]:
-        if len(cells) != len(names):
-            raise EngineError(
-                f"{path}:{number}: expected {len(names)} cells, found {len(cells)}"
-                + (" (decimal commas?)" if len(cells) > len(names) else "")
-            )
-        rows.append(_row(dict(zip(names, cells)), f"{path}:{number}"))
+    rows: list[SpeedRow] = []
+    for sheet in _sheets(path):
+        rows += _rows(sheet, path, max((row.run for row in rows), default=0))
     kept = latest(rows)
     return SweepResult(tuple(kept), {}, path, exact=False, dropped=len(rows) - len(kept))
 
 
-def _row(cell: dict[str, str], where: str) -> SpeedRow:
+def _text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise EngineError(f"{path}: expected a readable CSV, found {error.strerror}") from error
+    wide = data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    encoding = "utf-16" if wide else "utf-8-sig"
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        name = "UTF-16" if wide else "UTF-8"
+        raise EngineError(f"{path}: expected {name}, found bad byte at {error.start}") from error
+
+
+def _sheets(path: Path) -> list[_Sheet]:
+    """The parts of a file: each begins with a line of column names."""
+    text = _text(path)
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    if not first:
+        raise EngineError(f"{path}: expected a header line, found an empty file")
+    divider = max(",;\t", key=first.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=divider)
+    sheets: list[_Sheet] = []
+    try:
+        for cells in reader:
+            names = tuple(name.strip().lstrip("\ufeff") for name in cells)
+            if not any(names):
+                continue
+            if not sheets or UPSTREAM[0] in names:
+                _check_names(names, path)
+                sheets.append(_Sheet(names, "." if divider == "," else ",", []))
+            else:
+                sheets[-1].lines.append((reader.line_num, cells))
+    except csv.Error as error:
+        raise EngineError(f"{path}: expected CSV, found {error}") from error
+    return sheets
+
+
+def _check_names(names: Sequence[str], path: Path) -> None:
+    shown = ", ".join(names)[:200]
+    missing = [name for name in UPSTREAM[:5] if name not in names]
+    if missing:
+        raise EngineError(f"{path}: expected column {missing[0]!r}, found {shown!r}")
+    if len(set(names)) != len(names):
+        raise EngineError(f"{path}: expected unique column names, found {shown!r}")
+
+
+def _rows(sheet: _Sheet, path: Path, before: int) -> list[SpeedRow]:
+    """Rows of one part; their runs are counted on from `before`."""
+    seen: Counter[tuple[str, int]] = Counter()
+    rows = []
+    for number, cells in sheet.lines:
+        where = f"{path}:{number}"
+        if len(cells) != len(sheet.names):
+            raise EngineError(
+                f"{where}: expected {len(sheet.names)} cells, found {len(cells)}"
+                + (" (decimal commas?)" if len(cells) > len(sheet.names) else "")
+            )
+        row = _row(dict(zip(sheet.names, cells)), where, sheet.decimal)
+        run = row.run
+        if "run" not in sheet.names:
+            seen[row.mode, row.ctx_tokens] += 1
+            run = seen[row.mode, row.ctx_tokens]
+        rows.append(checked(replace(row, run=before + run), where))
+    return rows
+
+
+def _row(cell: dict[str, str], where: str, decimal: str) -> SpeedRow:
     def number(name: str, scale: float = 1.0) -> float | None:
         text = cell.get(name, "").strip()
         if not text:
             return None
         try:
-            value = float(text)
+            value = float(text.replace(decimal, "."))
         except ValueError:
             raise EngineError(
                 f"{where}: expected a number in {name}, found {text[:40]!r}"
@@ -223,6 +294,8 @@ def _row(cell: dict[str, str], where: str) -> SpeedRow:
         mode=mode,
         run=whole("run") or 1,
         status=status,
+        message=cell.get("message") or "",
+        resumed=bool(whole("resumed")),
         steps=gen if steps is None and mode == "plain" and gen else steps,
         drafted=whole("drafted"),
         accepted=whole("accepted"),

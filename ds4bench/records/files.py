@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import fields
+from datetime import datetime
 from pathlib import Path
+from statistics import median
 from typing import Any, BinaryIO
 
 from ds4bench.records.csv_text import from_csv, to_csv
@@ -19,16 +22,20 @@ from ds4bench.records.rows import (
     SpeedRow,
     SweepResult,
     Telemetry,
+    checked,
     in_order,
     latest,
     stamped,
 )
 from engine.errors import EngineError
-from engine.tooling.report.labels import clean_label
+from engine.tooling.report.labels import clean_label, unique_labels
 from engine.tooling.results.journal import Record, is_journal, read_journal
 from engine.tooling.results.publish import publish, publish_bytes
 
-_PARQUET_UNITS = {
+UNSTEADY = 0.2  # of the best pass's rate; passes of an idle machine differ by a twentieth
+
+# By the last word of a field's name; a field without an entry here or below is a text or a flag.
+_UNITS_BY_WORD = {
     "mhz": "MHz",
     "c": "degrees Celsius",
     "w": "watts",
@@ -37,7 +44,19 @@ _PARQUET_UNITS = {
     "bytes": "bytes",
     "tokens": "tokens",
     "pct": "percent",
-    "at": "seconds since 1970-01-01 UTC",
+    "copies": "copies",
+    "samples": "samples",
+    "processes": "processes",
+    "steps": "steps",
+}
+_UNITS = {
+    "bytes_per_step": "bytes per step",
+    "run": "number from 1",
+    "drafted": "tokens",
+    "accepted": "tokens",
+    "drafted_by_depth": "tokens",
+    "accepted_by_depth": "tokens",
+    "started_at": "UTC",
 }
 
 
@@ -77,6 +96,34 @@ def label_of(path: Path) -> str:
     return clean_label(name or str(path))
 
 
+def labels_of(paths: Sequence[Path]) -> list[str]:
+    """Labels of several files: equal names get as many folders in front as tell them apart.
+
+    One file that is named twice is numbered.
+    """
+    names = [label_of(path) for path in paths]
+    places = [Path(os.path.abspath(path)) for path in paths]
+    whole = [place.parent if place.name == "rows.jsonl" else place for place in places]
+    depth = [0] * len(names)
+
+    def label(i: int) -> str:
+        folders = whole[i].parent.parts
+        return "/".join([*folders[len(folders) - depth[i] :], names[i]])
+
+    while True:
+        labels = [label(i) for i in range(len(names))]
+        alike = [
+            i
+            for i, text in enumerate(labels)
+            if depth[i] < len(whole[i].parent.parts) - 1
+            and any(other == text and whole[j] != whole[i] for j, other in enumerate(labels))
+        ]
+        if not alike:
+            return unique_labels([clean_label(text) for text in labels])
+        for i in alike:
+            depth[i] += 1
+
+
 def rows_of(records: list[Record], where: str) -> list[SpeedRow]:
     """The row records of a journal as rows, in the order in which they were written.
 
@@ -86,7 +133,7 @@ def rows_of(records: list[Record], where: str) -> list[SpeedRow]:
         If a field is missing or wrong; the message names record and field.
     """
     return [
-        SpeedRow.from_record(record, f"{where}: record {n}")
+        checked(SpeedRow.from_record(record, f"{where}: record {n}"), f"{where}: record {n}")
         for n, record in enumerate(records, 2)  # the header is the first
         if record.get("kind") == "row"
     ]
@@ -99,6 +146,9 @@ def environment_of(header: Record, records: list[Record]) -> dict[str, Any]:
     environment["plan"] = header.get("plan", {})
     environment["fingerprint"] = header.get("fingerprint", "")
     environment["starts"] = len(starts)
+    first = next((r.get("at") for r in records if r.get("kind") == "start"), None)
+    if first is not None:
+        environment["started_at"] = first
     return environment
 
 
@@ -132,9 +182,35 @@ def is_greedy(environment: dict[str, Any]) -> bool:
 
 
 def machine_bandwidth(environment: dict[str, Any]) -> float | None:
-    """Bytes per second that the tool measured on this machine, if it did."""
-    value = (environment.get("bandwidth") or {}).get("read_bytes_per_s")
-    return float(value) if isinstance(value, (int, float)) and value > 0 else None
+    """Bytes per second that the tool measured on this machine, if it did and its passes agree.
+
+    A share of a rate that other work had halved would be a figure about that work.
+    """
+    rates = bandwidth_rates(environment)
+    return None if not rates or unsteady(rates) else max(rates)
+
+
+def bandwidth_rates(environment: dict[str, Any]) -> list[float]:
+    """Bytes per second of each pass; earlier versions kept the best one only."""
+    found = environment.get("bandwidth") or {}
+    rates = found.get("passes_bytes_per_s") or [found.get("read_bytes_per_s")]
+    return [float(rate) for rate in rates if isinstance(rate, (int, float)) and rate > 0]
+
+
+def unsteady(rates: Sequence[float]) -> bool:
+    """Whether the usual pass is so far below the best one that neither can be trusted."""
+    return bool(rates) and median(rates) < (1 - UNSTEADY) * max(rates)
+
+
+def bandwidth_text(rates: Sequence[float]) -> str:
+    """Best rate with the usual and the lowest one beside it."""
+    text = f"{max(rates) / 1e9:.1f} GB/s"
+    if len(rates) > 1:
+        text += (
+            f" (best of {len(rates)} passes; median {median(rates) / 1e9:.1f}, "
+            f"lowest {min(rates) / 1e9:.1f})"
+        )
+    return text + (", unsteady: shares of it are left out" if unsteady(rates) else "")
 
 
 def write_parquet(file: BinaryIO, rows: list[SpeedRow], environment: dict[str, Any]) -> None:
@@ -149,9 +225,10 @@ def write_parquet(file: BinaryIO, rows: list[SpeedRow], environment: dict[str, A
         cells = [getattr(row if owner is SpeedRow else row.telemetry, name) for row in rows]
         if pa.types.is_list(kind):
             cells = [list(cell) for cell in cells]
-        unit = _PARQUET_UNITS.get(name.rpartition("_")[2])
-        meta = {"unit": unit} if unit else None
-        columns.append((pa.field(name, kind, metadata=meta), pa.array(cells, kind)))
+        elif pa.types.is_timestamp(kind):
+            cells = [None if at is None else round(at * 1e6) for at in cells]
+        field = pa.field(name, kind, metadata={"unit": _unit(name, pa.types.is_boolean(kind))})
+        columns.append((field, pa.array(cells, kind)))
     metadata = {
         "schema": SCHEMA,
         "version": str(SCHEMA_VERSION),
@@ -160,6 +237,11 @@ def write_parquet(file: BinaryIO, rows: list[SpeedRow], environment: dict[str, A
     schema = pa.schema([f for f, _ in columns], metadata=metadata)
     table = pa.Table.from_arrays([array for _, array in columns], schema=schema)
     pq.write_table(table, file, compression="zstd")
+
+
+def _unit(name: str, flag: bool) -> str:
+    known = _UNITS.get(name) or _UNITS_BY_WORD.get(name.rpartition("_")[2])
+    return known or ("flag" if flag else "text")
 
 
 def _shareable(value: Any) -> Any:
@@ -188,7 +270,9 @@ def _parquet_types(pa: Any) -> dict[str, Any]:
                 "str": pa.string(),
                 "bool": pa.bool_(),
             }
-            types[f.name] = lists.get(f.name) or plain[word]
+            # Parquet knows no UTC time in floats; microseconds are what readers agree on.
+            at = pa.timestamp("us", tz="UTC") if f.name == "started_at" else None
+            types[f.name] = at or lists.get(f.name) or plain[word]
     return types
 
 
@@ -224,7 +308,11 @@ def _from_parquet(path: Path) -> SweepResult:
         for n, cells in enumerate(table.to_pylist(), 1):
             given = {k: v for k, v in cells.items() if v is not None}
             state = {k: given.pop(k) for k in list(given) if k in names}
-            rows.append(SpeedRow.from_record({**given, "telemetry": state}, f"{path}: row {n}"))
+            at = given.get("started_at")
+            if isinstance(at, datetime):  # the first version wrote seconds since 1970
+                given["started_at"] = at.timestamp()
+            where = f"{path}: row {n}"
+            rows.append(checked(SpeedRow.from_record({**given, "telemetry": state}, where), where))
     except (TypeError, ValueError) as error:
         raise EngineError(f"{path}: expected complete rows, found {error}") from error
     return SweepResult(tuple(latest(rows)), environment, path)

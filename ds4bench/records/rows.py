@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from engine.errors import EngineError
 from engine.options import MODES
 from engine.tooling.results.typed import HEX, NAME, Rules, typed
 
@@ -45,6 +46,10 @@ STATUSES = (
 )
 DISTURBED = ("compiled", "stalled", "suspended", "throttled")
 
+# Beyond any machine, and far enough below the largest float that nothing derived overflows.
+MOST_TOKENS = 2**31
+MOST = 1e18
+
 
 @dataclass(frozen=True, slots=True)
 class Telemetry:
@@ -67,7 +72,7 @@ class Telemetry:
     gpu_other_processes: int | None = None
     prefill_energy_j: float | None = None
     gen_energy_j: float | None = None
-    energy_source: str | None = None  # nvml-counter, nvml-power
+    energy_source: str | None = None  # nvml-counter, nvml-power, rapl (packages and memory)
     suspended_s: float | None = None  # seconds that the machine slept during the row
     stopped_s: float | None = None  # seconds that a process of the sweep was seen not to run
 
@@ -284,6 +289,32 @@ class SweepResult:
     @property
     def good(self) -> tuple[SpeedRow, ...]:
         return tuple(row for row in self.rows if row.ok)
+
+
+def checked(row: SpeedRow, where: str) -> SpeedRow:
+    """The row, if its numbers can be those of a measurement.
+
+    Parameters
+    ----------
+    where : str
+        File and line, for the message.
+
+    Raises
+    ------
+    EngineError
+        Naming the field and its value.
+    """
+    for name, least in (("ctx_tokens", 1), ("prefill_tokens", 0), ("gen_tokens", 0), ("run", 1)):
+        value = getattr(row, name)
+        if not isinstance(value, int) or not least <= value <= MOST_TOKENS:
+            raise EngineError(f"{where}: expected {name} from {least} to 2^31, found {value!r}")
+    times = [("prefill_s", row.prefill_s), ("gen_s", row.gen_s)]
+    rates = [("prefill_tps", row.prefill_tps), ("gen_tps", row.gen_tps)]
+    steps = [("step_s", seconds) for seconds in row.step_s]
+    for name, value in [*times, *rates, *steps]:
+        if value is not None and not 0 <= value <= MOST:  # false for NaN too
+            raise EngineError(f"{where}: expected a {name} from 0 to {MOST:g}, found {value!r}")
+    return row
 
 
 def mode_rank(mode: str) -> int:

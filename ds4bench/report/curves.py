@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePath
+from typing import Any
 
 import numpy as np
 
 from ds4bench.records.rows import SpeedRow, SweepResult, mode_rank
+from engine.tooling.report.labels import clean_label
 
 Points = dict[int, list[float]]  # values of one mode by context length
 Metric = Callable[[SpeedRow], "float | None"]
@@ -50,6 +53,67 @@ class Source:
     run: SweepResult
     published: bool = False
 
+    @property
+    def about(self) -> str:
+        """Machine and model, as far as the record says; '' for bare rates."""
+        env = self.run.environment
+        gpu, cpu, engine = (_part(env, name) for name in ("gpu", "cpu", "engine"))
+        plan = _part(env, "fingerprint") or _part(env, "plan")
+        on_device = plan.get("backend", "cpu") == "cuda"
+        machine = (gpu.get("name") or engine.get("device_name")) if on_device else None
+        threads = engine.get("threads") or plan.get("threads") or cpu.get("usable_cores")
+        if machine is None and cpu.get("name"):
+            machine = f"{cpu['name']}" + (f", {threads} threads" if threads else "")
+        files = env.get("model")
+        first = files[0] if isinstance(files, list) and files else {}
+        path = str(first.get("path") or "") if isinstance(first, dict) else ""
+        model = PurePath(path).name or env.get("model_name")
+        return clean_label("; ".join(str(part) for part in (machine, model) if part), 90)
+
+
+def _part(environment: dict[str, Any], name: str) -> dict[str, Any]:
+    value = environment.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def steps(source: Source) -> dict[int, set[int]]:
+    """Tokens that prefills added, by context length."""
+    found: dict[int, set[int]] = defaultdict(set)
+    for row in source.run.good:
+        found[row.ctx_tokens].add(row.prefill_tokens)
+    return dict(found)
+
+
+def like(source: Source, own: Sequence[Source]) -> Source:
+    """A published source with the rows whose prefill added as many tokens as own runs' do.
+
+    The rate of the last 2048 tokens of 8192 and that of 8192 from nothing are two experiments. At a
+    context that no own run has, a row counts where all own prefills are of one size, which is its.
+    """
+    mine: dict[int, set[int]] = defaultdict(set)
+    for one in own:
+        for ctx, sizes in steps(one).items():
+            mine[ctx] |= sizes
+    if not mine:
+        return source
+    everywhere = set().union(*mine.values())
+    rows = tuple(
+        row
+        for row in source.run.rows
+        if row.prefill_tokens
+        in mine.get(row.ctx_tokens, everywhere if len(everywhere) == 1 else set())
+    )
+    return replace(source, run=replace(source.run, rows=rows))
+
+
+def steps_differ(own: Sequence[Source]) -> bool:
+    """Whether prefills of some context are not of one size in all runs."""
+    mine: dict[int, set[int]] = defaultdict(set)
+    for one in own:
+        for ctx, sizes in steps(one).items():
+            mine[ctx] |= sizes
+    return any(len(sizes) > 1 for sizes in mine.values())
+
 
 def prefill(row: SpeedRow) -> float | None:
     """Prefill rate in tokens per second; a shared measurement counts once, with its owner."""
@@ -59,6 +123,11 @@ def prefill(row: SpeedRow) -> float | None:
 def decode(row: SpeedRow) -> float | None:
     """Decode rate in tokens per second."""
     return row.gen_tps
+
+
+def joules(row: SpeedRow) -> float | None:
+    """Energy of a decoded token."""
+    return row.gen_joules_per_token
 
 
 def acceptance(row: SpeedRow) -> float | None:

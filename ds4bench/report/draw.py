@@ -9,12 +9,12 @@ from pathlib import Path
 
 import click
 
+from ds4bench.records import outputs as places
 from ds4bench.records import reference
-from ds4bench.records.files import label_of, read_rows
+from ds4bench.records.files import label_of, labels_of, read_rows
 from ds4bench.report import curves as plot_data
 from engine.errors import OptionError
-from engine.tooling.report.labels import unique_labels
-from engine.tooling.results.publish import check_output, publish_bytes
+from engine.tooling.results.publish import publish_bytes
 
 KINDS = {".svg": "svg", ".png": "png"}
 
@@ -24,10 +24,26 @@ def draw(
     vs: str | None,
     outputs: tuple[Path, ...],
     *,
-    dark: bool,
-    title: str,
+    dark: bool = False,
+    title: str = "",
+    force: bool = False,
+    replace: bool = False,
 ) -> None:
     """Read, draw and publish; outputs are checked before anything is read.
+
+    Parameters
+    ----------
+    files : tuple of Path
+    vs : str or None
+        Names of published curves.
+    outputs : tuple of Path
+        Empty: the first file's name with .svg.
+    dark : bool
+    title : str
+    force : bool
+        Set aside what is there.
+    replace : bool
+        Replace what is there.
 
     Raises
     ------
@@ -42,9 +58,9 @@ def draw(
         outputs = (Path(f"{first}.svg"),)
     for out in outputs:
         if out.suffix.lower() not in KINDS:
-            raise OptionError(f"--out: expected a name ending in .svg or .png, found {str(out)!r}")
-        check_output(out, "--out", replace=True)
-    labels = unique_labels([label_of(f) for f in files])
+            raise OptionError(f"-o: expected a name ending in .svg or .png, found {str(out)!r}")
+    places.check_new([("-o", out) for out in outputs], force=force or replace)
+    labels = labels_of(files)
     sources = [plot_data.Source(label, read_rows(path)) for label, path in zip(labels, files)] + [
         plot_data.Source(reference.CURVES[name].label, reference.load(name), published=True)
         for name in names
@@ -54,6 +70,8 @@ def draw(
 
     theme = "dark" if dark else "light"
     fig = plot.figure(sources, theme, title)
+    if not replace:
+        places.set_aside(outputs)
     for out in outputs:
         publish_bytes(out, plot.render(fig, KINDS[out.suffix.lower()], theme))
         click.echo(f"wrote {out}", err=True)

@@ -12,7 +12,7 @@ from typing import Any
 from ds4bench.compare.judge import Comparison, Line
 from ds4bench.compare.stats import Verdict
 from ds4bench.compare.view import headline, interval_text, percent
-from ds4bench.records.csv_text import COLUMNS
+from ds4bench.records.csv_text import COLUMNS, safe_cell
 from ds4bench.records.files import machine_bandwidth
 from ds4bench.report import curves as plot_data
 from ds4bench.report.curves import Source
@@ -127,20 +127,16 @@ def benchmark_json(sources: Sequence[Source]) -> bytes:
     return text.encode() + b"\n"
 
 
-def safe_cell(text: str) -> str:
-    """Text that no spreadsheet takes for a formula: such beginnings get an apostrophe."""
-    return "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r", "\n") else text
-
-
 def rows_csv(sources: Sequence[Source]) -> bytes:
     """Every row of every run with its label in front, for spreadsheets."""
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["label", *COLUMNS, "message"])
+    names = [name for name in COLUMNS if name != "message"]
+    writer.writerow(["label", *names, "message"])
     for source in sources:
         bandwidth = machine_bandwidth(source.run.environment)
         for row in source.run.rows:
-            cells = [cell(row, bandwidth) for cell in COLUMNS.values()]
+            cells = [COLUMNS[name](row, bandwidth) for name in names]
             writer.writerow(
                 [safe_cell(source.label), *cells, safe_cell(clean_label(row.message, 300))]
             )

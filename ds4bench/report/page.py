@@ -21,7 +21,12 @@ from ds4bench.compare.view import (
     table_of,
     to_markdown,
 )
-from ds4bench.records.files import label_of, machine_bandwidth
+from ds4bench.records.files import (
+    bandwidth_rates,
+    bandwidth_text,
+    label_of,
+    machine_bandwidth,
+)
 from ds4bench.records.rows import SpeedRow, SweepResult, mode_rank
 from ds4bench.report import curves as plot_data
 from ds4bench.report import plot
@@ -197,7 +202,7 @@ def circumstances(run: SweepResult) -> list[tuple[str, str]]:
     model = env.get("model")
     first = model[0] if isinstance(model, list) and model and isinstance(model[0], dict) else {}
     commit = str(code.get("commit") or "")
-    speed = machine_bandwidth(env)
+    rates = bandwidth_rates(env)
     rows: list[tuple[str, Any]] = [
         # Folders say more of their owner than of the run.
         ("Results", label_of(run.source)),
@@ -206,7 +211,7 @@ def circumstances(run: SweepResult) -> list[tuple[str, str]]:
         ("Cores used", engine.get("threads") or cpu.get("usable_cores")),
         ("GPU", gpu.get("name")),
         ("Driver", gpu.get("driver")),
-        ("Memory bandwidth, measured", speed and f"{speed / 1e9:.1f} GB/s"),
+        ("Memory bandwidth, measured", rates and bandwidth_text(rates)),
         ("System", env.get("system")),
         ("Model", env.get("model_name")),
         ("Model file", PurePath(str(first.get("path") or "")).name),

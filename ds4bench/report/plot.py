@@ -24,11 +24,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-_MARKERS = ("o", "s", "^", "D", "v", "P")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 _DASHES = ((4, 1.6), (1.2, 1.4), (6, 1.5, 1.2, 1.5), (2.5, 1), (8, 2), (3, 1, 1, 1, 1, 1), (1, 3))
 _WIDTH, _ROW_HEIGHT = 8.0, 3.05  # inches at 100 dpi
+_LEGEND_LINE = 0.19  # inches
 _BAND_ALPHA = 0.22
 _SPEED_UP = "Decode speed-up over plain"
+# More files in several modes get a panel for each mode, so that colours can tell the files.
+_MOST_FILES = 4
+# More bands over one another are mud; whiskers stand side by side.
+_MOST_BANDS = 3
 
 
 # Place in the legend, and the line to show there.
@@ -38,8 +43,9 @@ Entry = tuple[tuple[int, int, int], "Line2D"]
 class _Styles:
     """Which colour, marker and dash a curve has, the same in every panel.
 
-    Colour and marker tell the mode and dashes the file, or colour the file where all have one
-    mode. Published curves are grey beside own ones, and coloured where they stand alone.
+    Colour and marker tell the mode and dashes the file where there are few files; where there are
+    many, or only one mode, colour tells the file, and marker and dash tell files of one colour
+    apart. Published curves are grey beside own ones, and coloured where they stand alone.
     """
 
     def __init__(self, sources: Sequence[Source], theme: str) -> None:
@@ -47,7 +53,9 @@ class _Styles:
         self.own = [s.label for s in sources if not s.published]
         found = {row.mode for s in sources if not s.published for row in s.run.good}
         self.modes = sorted(found, key=lambda mode: (mode_rank(mode), mode))
-        self._by_file = len(self.modes) == 1
+        self.by_mode = len(self.modes) > 1 and len(self.own) > _MOST_FILES
+        self._by_file = len(self.modes) == 1 or self.by_mode
+        self._n_colours = len(palette)
         self._colour = dict(zip(self.own if self._by_file else self.modes, cycle(palette)))
         self._marker = dict(zip(self.modes, cycle(_MARKERS)))
         published = [s.label for s in sources if s.published]
@@ -55,6 +63,9 @@ class _Styles:
         grey = [CONTEXT[theme]]
         self._published = dict(zip(published, cycle(grey if self.own else palette)))
         self._paper = figures.colour(theme, "axes.facecolor")
+        # Where several machines or models are drawn, each label says its own.
+        self._about = {s.label: s.about for s in sources if not s.published}
+        self.several = len({text for text in self._about.values() if text}) > 1
 
     def line(self, curve: Curve) -> dict[str, Any]:
         if curve.published:
@@ -65,22 +76,29 @@ class _Styles:
                 "zorder": 2,
             }
         place = self.own.index(curve.source)
+        marker, dash = self._marker[curve.mode], place
+        if self._by_file:
+            # With as many colours, markers and dashes as coprime counts, 462 files differ.
+            dash = place // self._n_colours
+            marker = _MARKERS[dash % len(_MARKERS)]
         style = {
             "color": self._colour[curve.source if self._by_file else curve.mode],
-            "marker": self._marker[curve.mode],
+            "marker": marker,
             # Markers on a dense sweep merge into a rope.
             "markevery": max(1, math.ceil(len(curve.ctx) / 14)),
             "zorder": 3,
         }
-        if place:
-            style["dashes"] = _DASHES[(place - 1) % len(_DASHES)]
+        if dash:
+            style["dashes"] = _DASHES[(dash - 1) % len(_DASHES)]
             style["markerfacecolor"] = self._paper
         return style
 
     def label(self, curve: Curve) -> str:
+        about = self._about.get(curve.source, "")
+        name = f"{curve.source} ({about})" if self.several and about else curve.source
         if curve.published or (self._by_file and len(self.own) > 1):
-            return curve.source
-        return f"{curve.source}: {curve.mode}" if len(self.own) > 1 else curve.mode
+            return name
+        return f"{name}: {curve.mode}" if len(self.own) > 1 else curve.mode
 
     def legend_order(self, curve: Curve) -> tuple[int, int, int]:
         if curve.published:
@@ -107,42 +125,66 @@ def figure(sources: Sequence[Source], theme: str = "light", title: str = "") -> 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    panels = _panels(sources)
     with matplotlib.rc_context(figures.style(theme)):
+        styles = _Styles(sources, theme)
+        panels = _panels(sources, styles)
         n_rows = math.ceil(len(panels) / 2)
         n_cols = min(2, len(panels))
         fig = Figure(figsize=(_WIDTH, _ROW_HEIGHT * n_rows + 0.75), layout="constrained")
         FigureCanvasAgg(fig)
-        styles = _Styles(sources, theme)
         grid = fig.subplots(n_rows, n_cols, squeeze=False)
         entries: dict[str, Entry] = {}
         for axes, (name, unit, curves) in zip(grid.flat, panels):
             _panel(axes, name, unit, curves, styles, entries)
         for axes in list(grid.flat)[len(panels) :]:
             axes.set_axis_off()
-        if title:
-            fig.suptitle(clean_label(title, 90), fontsize=11.5, x=0.012, ha="left")
-        _legend(fig, entries, _note(panels, bool(styles.own)))
+        heading = _heading(sources, styles, title)
+        if heading:
+            fig.suptitle(heading, fontsize=10, x=0.012, ha="left")
+        lines = _legend(fig, entries, _note(sources, panels, bool(styles.own)))
+        # A legend of many lines must not take its room from the panels.
+        fig.set_figheight(fig.get_figheight() + _LEGEND_LINE * max(0, lines - 3))
     return fig
 
 
-def _panels(sources: Sequence[Source]) -> list[tuple[str, str, list[Curve]]]:
+def _heading(sources: Sequence[Source], styles: _Styles, title: str) -> str:
+    """The title, and under it machine and model where all runs share them."""
+    about = {s.about for s in sources if not s.published and s.about}
+    shared = next(iter(about)) if len(about) == 1 and not styles.several else ""
+    return "\n".join(part for part in (clean_label(title, 90), shared) if part)
+
+
+def _panels(sources: Sequence[Source], styles: _Styles) -> list[tuple[str, str, list[Curve]]]:
     own = [s for s in sources if not s.published]
+    comparable = [plot_data.like(s, own) if s.published else s for s in sources]
 
     def all_of(metric: plot_data.Metric, of: Sequence[Source]) -> list[Curve]:
         return [curve for source in of for curve in plot_data.curves(source, metric)]
 
     wanted = [
-        ("Prefill", "tokens/s", all_of(plot_data.prefill, sources)),
-        ("Decode", "tokens/s", all_of(plot_data.decode, sources)),
-        (_SPEED_UP, "times plain", [c for s in own for c in plot_data.speedups(s)]),
-        ("Draft tokens kept", "% of drafted", all_of(plot_data.acceptance, own)),
-    ]
+        ("Prefill", "tokens/s", all_of(plot_data.prefill, comparable)),
+        *_split("Decode", "tokens/s", all_of(plot_data.decode, sources), styles),
+        *_split(_SPEED_UP, "times plain; dotted: break-even",
+                [c for s in own for c in plot_data.speedups(s)], styles),
+        *_split("Draft tokens kept", "% of drafted", all_of(plot_data.acceptance, own), styles),
+        *_split("Energy of decoding", "J/token", all_of(plot_data.joules, own), styles),
+    ]  # fmt: skip
     panels = [panel for panel in wanted if panel[2]]
     if not panels:
         names = ", ".join(s.label for s in sources) or "nothing"
         raise EngineError(f"plot: expected at least one finished row, found none in {names}")
     return panels
+
+
+def _split(
+    name: str, unit: str, curves: list[Curve], styles: _Styles
+) -> list[tuple[str, str, list[Curve]]]:
+    """One panel, or one for each mode where there are many files."""
+    if not styles.by_mode:
+        return [(name, unit, curves)]
+    modes = sorted({curve.mode for curve in curves}, key=lambda mode: (mode_rank(mode), mode))
+    name = name.removeprefix("Decode ").capitalize()  # a panel's title has room for one line
+    return [(f"{name}, {mode}", unit, [c for c in curves if c.mode == mode]) for mode in modes]
 
 
 def _panel(
@@ -153,25 +195,27 @@ def _panel(
     styles: _Styles,
     entries: dict[str, Entry],
 ) -> None:
-    for curve in curves:
+    spread = [curve for curve in curves if curve.repeats > 1]
+    for place, curve in enumerate(curves):
         style = styles.line(curve)
         [line] = axes.plot(curve.ctx, curve.mid, **style)
         entries.setdefault(styles.label(curve), (styles.legend_order(curve), line))
-        if curve.repeats > 1:
+        if curve.repeats < 2:
+            continue
+        if len(spread) <= _MOST_BANDS and len(curve.ctx) > 1:
             axes.fill_between(
                 curve.ctx, curve.low, curve.high, color=style["color"], alpha=_BAND_ALPHA, lw=0
             )
-            if len(curve.ctx) == 1:
-                # Lists: matplotlib before 3.11 asks NumPy arrays of one element for a scalar, which
-                # NumPy warns about.
-                spread = [(curve.mid - curve.low).tolist(), (curve.high - curve.mid).tolist()]
-                axes.errorbar(curve.ctx, curve.mid, spread, color=style["color"], capsize=3)
+        else:
+            # Beside one another, by a hundredth of the axis each.
+            shift = 1.01 ** (place - (len(curves) - 1) / 2)
+            axes.vlines(curve.ctx * shift, curve.low, curve.high, color=style["color"], lw=1)
     axes.set_title(name)
     axes.set_ylabel(unit)
     axes.set_xlabel("context (tokens)")
     _context_axis(axes, curves)
     top = max(float(curve.high.max()) for curve in curves)
-    if name == _SPEED_UP:
+    if name.startswith(_SPEED_UP):
         _break_even(axes, curves, top)
     elif unit.startswith("%"):
         axes.set_ylim(0, 105)
@@ -181,43 +225,12 @@ def _panel(
 
 
 def _break_even(axes: Axes, curves: Sequence[Curve], top: float) -> None:
-    ink = axes.title.get_color()
-    axes.axhline(1.0, color=ink, lw=1.0, ls=(0, (1.5, 1.5)), zorder=2)
+    """The line at which a mode is as fast as plain; its word is in the axis' name, off the data."""
+    axes.axhline(1.0, color=axes.title.get_color(), lw=1.0, ls=(0, (1.5, 1.5)), zorder=2)
     low = min(float(curve.low.min()) for curve in curves)
     span = max(top, 1.0) - min(low, 1.0)
     pad = max(0.14 * span, 0.05)
     axes.set_ylim(min(low, 1.0) - pad, max(top, 1.0) + pad)
-    # The word goes to the corner at the line that lies farthest from any curve.
-    middle = math.sqrt(axes.get_xlim()[0] * axes.get_xlim()[1])
-    best = (-1.0, 1.0, "bottom")
-    for x, side in ((0.0, _left_of(curves, middle)), (1.0, _right_of(curves, middle))):
-        for va, sign in (("bottom", 1), ("top", -1)):
-            ahead = [sign * (v - 1.0) for v in side if sign * (v - 1.0) > -0.02 * span]
-            room = min(ahead, default=span)
-            if room > best[0]:
-                best = (room, x, va)
-    _, x, va = best
-    axes.annotate(
-        "break-even",
-        (x, 1.0),
-        xycoords=("axes fraction", "data"),
-        xytext=(4 - 8 * x, 3 if va == "bottom" else -3),
-        textcoords="offset points",
-        ha="right" if x else "left",
-        va=va,
-        fontsize=8.5,
-        color=ink,
-    )
-
-
-def _left_of(curves: Sequence[Curve], middle: float) -> list[float]:
-    """Edges of all bands in front of `middle`, where a word at the left could hide them."""
-    return [v for c in curves for v in (*c.low[c.ctx <= middle], *c.high[c.ctx <= middle])]
-
-
-def _right_of(curves: Sequence[Curve], middle: float) -> list[float]:
-    """The same behind `middle`."""
-    return [v for c in curves for v in (*c.low[c.ctx >= middle], *c.high[c.ctx >= middle])]
 
 
 def _context_axis(axes: Axes, curves: Sequence[Curve]) -> None:
@@ -240,7 +253,8 @@ def _context_axis(axes: Axes, curves: Sequence[Curve]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: tick_text(x)))
 
 
-def _legend(fig: Figure, entries: dict[str, Entry], note: str) -> None:
+def _legend(fig: Figure, entries: dict[str, Entry], note: str) -> int:
+    """Draws the legend under the panels; returns its lines."""
     ordered = sorted(entries.items(), key=lambda item: item[1][0])
     # A label that starts with an underscore would be dropped from the legend.
     names = [f" {name}" if name.startswith("_") else name for name, _ in ordered]
@@ -256,17 +270,26 @@ def _legend(fig: Figure, entries: dict[str, Entry], note: str) -> None:
         title_fontsize=8.5,
         alignment="left",
     )
+    return math.ceil(len(names) / columns) + (note.count("\n") + 1 if note else 0)
 
 
-def _note(panels: Sequence[tuple[str, str, list[Curve]]], own: bool) -> str:
+def _note(
+    sources: Sequence[Source], panels: Sequence[tuple[str, str, list[Curve]]], own: bool
+) -> str:
     repeats = max(curve.repeats for _, _, curves in panels for curve in curves)
     parts = []
     if repeats > 1:
-        parts.append(f"line: median of up to {repeats} runs; band: lowest to highest")
+        parts.append(f"line: median of up to {repeats} runs; band or bar: lowest to highest")
     if any(curve.published for _, _, curves in panels for curve in curves):
         grey = "grey: " if own else ""
         parts.append(f"{grey}published by others, see speed-bench/reference/SOURCES.md")
-    return "; ".join(parts)
+    mine = [s for s in sources if not s.published]
+    if plot_data.steps_differ(mine):
+        parts.append("prefill: these files add other numbers of tokens, do not compare them")
+    elif any(len(plot_data.like(s, mine).run.rows) < len(s.run.rows)
+             for s in sources if s.published):  # fmt: skip
+        parts.append("published prefill is drawn where it added as many tokens")
+    return "\n".join(parts)
 
 
 def render(fig: Figure, kind: str, theme: str = "light") -> bytes:

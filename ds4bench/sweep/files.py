@@ -8,12 +8,11 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import time
 from pathlib import Path
 
+from ds4bench.records import outputs
 from engine.errors import EngineError, StoreError
 from engine.tooling.results import locks
-from engine.tooling.results.publish import sync_folder
 
 
 def write_stdout(text: str) -> None:
@@ -43,23 +42,10 @@ def set_aside(journal: Path, files: list[Path]) -> None:
     StoreError
         If another sweep writes them.
     """
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     with contextlib.ExitStack() as stack:
         if journal.exists():
             fd = os.open(journal, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
             stack.callback(os.close, fd)
             locks.lock(fd, journal)
             stack.callback(locks.unlock, fd, journal)
-        try:
-            for path in {Path(os.path.realpath(file)) for file in files}:
-                if path.exists():
-                    aside, n = path.with_name(f"{path.name}.old-{stamp}"), 0
-                    while aside.exists():
-                        n += 1
-                        aside = path.with_name(f"{path.name}.old-{stamp}-{n}")
-                    os.rename(path, aside)
-                    sync_folder(path.parent)
-        except OSError as error:
-            raise StoreError(
-                f"{journal}: expected to set old results aside, found {error}"
-            ) from error
+        outputs.set_aside(files)

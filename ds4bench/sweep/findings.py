@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 
 from ds4bench.plan import SweepPlan
+from ds4bench.records.files import bandwidth_text
 from ds4bench.records.rows import DISTURBED, SpeedRow
 from ds4bench.telemetry.machines import KnownMachine
 from ds4bench.worker.facts import Bandwidth, ModelFacts, PromptFacts
@@ -46,7 +47,7 @@ def dry_run_text(
         f"memory    context {memory.context / MIB:.0f} MiB ({plan.context} tokens), scratch "
         f"{memory.scratch / MIB:.0f} MiB, snapshot {memory.snapshot / MIB:.0f} MiB, "
         f"copies of weights {facts.weight_bytes / MIB:.0f} MiB",
-        f"bandwidth {rate / 1e9:.1f} GB/s measured",
+        f"bandwidth {bandwidth_text(bandwidth.passes_bytes_per_s or [rate])}",
     ]
     if free_bytes is not None and facts.free_device_bytes is None:
         session = memory.context + memory.scratch + memory.snapshot

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ import psutil
 from ds4bench.plan import SweepPlan
 from ds4bench.records import csv_text as records_csv
 from ds4bench.records.files import (
+    bandwidth_text,
     environment_of,
     is_greedy,
     machine_bandwidth,
     publish_views,
     rows_of,
+    unsteady,
 )
 from ds4bench.records.rows import SCHEMA, SCHEMA_VERSION, SpeedRow, stamped
 from ds4bench.sweep.cells import Runner
@@ -34,6 +36,12 @@ from ds4bench.sweep.checks import (
     check_same,
     digest,
     fingerprint,
+)
+from ds4bench.sweep.circumstances import (
+    doctor_warnings,
+    other_work,
+    sampler_of,
+    start_record,
 )
 from ds4bench.sweep.files import set_aside, write_stdout
 from ds4bench.sweep.findings import dry_run_text, findings, prediction_text
@@ -50,7 +58,7 @@ from engine.errors import EngineError, OptionError
 from engine.options import EngineOptions
 from engine.tooling import exits
 from engine.tooling.check_values import check_values
-from engine.tooling.results.environment import command_line, cpu, environment, sources_sha256
+from engine.tooling.results.environment import cpu, sources_sha256
 from engine.tooling.results.journal import Journal
 from engine.tooling.results.publish import check_folder, check_output, make_folder, remove_stale
 
@@ -112,9 +120,7 @@ def execute(request: SweepRequest) -> int:
     _check_outputs(request)
     with SweepSignals() as signals, contextlib.ExitStack() as stack:
         gpu = Gpu(ordinal=plan.device)
-        sampler = TelemetrySampler(
-            gpu if plan.backend == "cuda" else None, interval_s=request.telemetry_s
-        )
+        sampler = sampler_of(plan, gpu, request.telemetry_s)
         child = stack.enter_context(
             Child(request.worker, tick=sampler.tick, stop_now=lambda: signals.now)
         )
@@ -129,6 +135,8 @@ def execute(request: SweepRequest) -> int:
             check_prompt(plan, prompt.n_tokens)
             if request.dry_run:
                 bandwidth = child.request(limit, MeasureBandwidth())
+                # Once more: a burst of other work is short, and a plan is in no hurry.
+                bandwidth = bandwidth.joined(child.request(limit, MeasureBandwidth()))
                 print(dry_run_text(plan, facts, prompt, bandwidth, request.predict, free))
                 return exits.OK
             machine = _machine(plan, gpu)
@@ -201,6 +209,7 @@ class _Sweep:
         self.gpu = gpu
         self.signals = signals
         self.published_at = time.monotonic()
+        self.busy = other_work()  # the worker waits for us now
         self.to_stdout = request.outputs.csv is None and request.outputs.journal is None
         plan = request.plan
         self.runner = Runner(
@@ -263,17 +272,16 @@ class _Sweep:
         limit = self.request.row_timeout_s or FIRST_TIMEOUT_S
         bandwidth = self.child.request(limit, MeasureBandwidth())
         engine = self.runner.prepare()
-        record = {
-            **environment(),
-            "gpu": self.gpu.facts(),
-            "bandwidth": asdict(bandwidth),
-            "engine": engine,
-            "model": [asdict(file) for file in self.facts.files],
-            "model_name": self.facts.name,
-            "prompt_tokens_sha256": self.prompt.tokens_sha256,
-            "memory": asdict(self.facts.memory),
-            "command": command_line(),
-        }
+        # Loading and warming up took a while: what disturbed the first passes may be over.
+        bandwidth = bandwidth.joined(self.child.request(limit, MeasureBandwidth()))
+        if unsteady(bandwidth.passes_bytes_per_s):
+            rates = bandwidth.passes_bytes_per_s
+            self.screen.note(f"warning: memory bandwidth: {bandwidth_text(rates)}")
+        record = start_record(
+            self.request.plan, self.facts, self.prompt, engine, bandwidth, self.gpu, self.busy
+        )
+        for line in doctor_warnings(record):
+            self.screen.note(f"warning: {line}")
         self.journal.append({"kind": "start", "at": time.time(), "environment": record})
 
     def _on_row(self, row: SpeedRow) -> None:
@@ -329,7 +337,8 @@ class _Sweep:
             return
         from ds4bench.report.draw import draw  # matplotlib: only where a plot was asked for
 
-        draw((self.journal.path,), None, (plot,), dark=False, title="")
+        # A sweep's own figure follows its rows; whatever was there was asked about at the start.
+        draw((self.journal.path,), None, (plot,), replace=True)
 
     def _status(self, rows: list[SpeedRow], finished: bool) -> int:
         if self.signals.exit_code is not None:

@@ -48,7 +48,11 @@ MACHINES = {
         KnownMachine(
             "rtx-pro-6000", "NVIDIA RTX PRO 6000, 96 GB GDDR7", 1.792e12, None, "data sheet"
         ),
+        KnownMachine("m1-max", "Apple M1 Max", 400e9, None, "data sheet"),
+        KnownMachine("m1-ultra", "Apple M1 Ultra", 800e9, None, "data sheet"),
+        KnownMachine("m2-max", "Apple M2 Max", 400e9, None, "data sheet"),
         KnownMachine("m2-ultra", "Apple M2 Ultra", 800e9, None, "data sheet"),
+        KnownMachine("m3-max", "Apple M3 Max (40 GPU cores)", 400e9, None, "data sheet"),
         KnownMachine("m3-ultra", "Apple M3 Ultra", 819e9, None, "data sheet"),
         KnownMachine("m4-max", "Apple M4 Max (40 GPU cores)", 546e9, None, "data sheet"),
         KnownMachine(

@@ -60,6 +60,10 @@ class Gpu:
             "cuda": self._call(n.nvmlSystemGetCudaDriverVersion),
             "count": self._call(n.nvmlDeviceGetCount),
             "memory_bytes": self._call(lambda: n.nvmlDeviceGetMemoryInfo(h).total),
+            "vbios": self._text(lambda: n.nvmlDeviceGetVbiosVersion(h)),
+            "power_default_w": self._scaled(
+                lambda: n.nvmlDeviceGetPowerManagementDefaultLimit(h), 1e-3
+            ),
             "power_limit_w": self._scaled(lambda: n.nvmlDeviceGetEnforcedPowerLimit(h), 1e-3),
             "max_sm_mhz": self._call(lambda: n.nvmlDeviceGetMaxClockInfo(h, n.NVML_CLOCK_SM)),
             "mig": self._call(lambda: n.nvmlDeviceGetMigMode(h)[0]),

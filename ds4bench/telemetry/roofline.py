@@ -30,7 +30,17 @@ def read_bandwidth(
     passes: int = 5,
     clock: Callable[[], int] = time.perf_counter_ns,
 ) -> float:
-    """Best sequential read rate of this machine, in bytes per second.
+    """Best sequential read rate of this machine, in bytes per second: the best of `read_rates`."""
+    return max(read_rates(threads, n_bytes, passes, clock), default=0.0)
+
+
+def read_rates(
+    threads: int | None = None,
+    n_bytes: int | None = None,
+    passes: int = 5,
+    clock: Callable[[], int] = time.perf_counter_ns,
+) -> list[float]:
+    """Sequential read rate of this machine in each of some passes, in bytes per second.
 
     Every thread sums its own part of an array that no cache holds; numpy's reduction over
     integers runs without the interpreter lock and faster than memory delivers.
@@ -43,13 +53,18 @@ def read_bandwidth(
         Size of the array; None: four times the largest cache, within 256 MiB to 1 GiB.
     passes : int
         The first one, which touches the pages, is not counted.
+
+    Returns
+    -------
+    list of float
+        One for each pass that took any time.
     """
     threads = threads or usable_cores()
     if n_bytes is None:
         n_bytes = min(max(4 * largest_cache(), _LEAST_BUFFER), _MOST_BUFFER)
     # ones, not zeros: untouched zero pages would all be one page in the cache.
     parts = np.array_split(np.ones(n_bytes // 8, np.uint64), threads)
-    best = None
+    rates = []
     with ThreadPoolExecutor(threads) as pool:
         for i in range(passes + 1):
             start = clock()
@@ -57,8 +72,8 @@ def read_bandwidth(
             took = clock() - start
             assert total == n_bytes // 8, total
             if i and took > 0:
-                best = took if best is None else min(best, took)
-    return n_bytes / (best * 1e-9) if best else 0.0
+                rates.append(n_bytes / (took * 1e-9))
+    return rates
 
 
 def _read(part: np.ndarray) -> int:

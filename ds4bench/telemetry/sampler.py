@@ -18,6 +18,7 @@ import psutil
 
 from ds4bench.records.rows import Telemetry
 from ds4bench.telemetry.nvml import Gpu
+from ds4bench.telemetry.powercap import PowerCap
 
 INTERVAL_S = 1.0
 # The waiting process wakes four times a second; where it has not for so long, it was stopped, too.
@@ -50,6 +51,8 @@ class TelemetrySampler:
     gpu : Gpu or None
         The device that computes; None where the processor does, since a GPU that idles beside it
         has a temperature and draws power, too.
+    power : PowerCap or None
+        The processor's energy, where it is what computes.
     pid : callable
         Id of the timed process, or None.
     """
@@ -60,8 +63,10 @@ class TelemetrySampler:
         pid: Callable[[], int | None] = lambda: None,
         interval_s: float = INTERVAL_S,
         clock: Callable[[], float] = time.monotonic,
+        power: PowerCap | None = None,
     ) -> None:
         self.gpu = gpu
+        self.power = power
         self.pid = pid
         self.interval_s = interval_s
         self.clock = clock
@@ -111,6 +116,8 @@ class TelemetrySampler:
         if now - self._last < self.interval_s:
             return
         self._last = now
+        if self.power is not None:
+            self.power.energy_j()  # a counter must not wrap around twice unseen
         self._samples.append(self._read(now))
 
     def _watch(self, now: float) -> None:
@@ -137,6 +144,8 @@ class TelemetrySampler:
         source = None
         if any(value is not None for value in energy.values()):
             source = "nvml-counter" if self._energy else "nvml-power"
+            if self.power is not None:
+                source = "rapl"
         slept = _boot_gap() - self._boot_gap
         jumped = _wall_gap() - self._wall_gap
         if jumped > CLOCK_JUMP_S:
@@ -166,6 +175,8 @@ class TelemetrySampler:
         )
 
     def _counter(self) -> float | None:
+        if self.power is not None:
+            return self.power.energy_j()
         return None if self.gpu is None else self.gpu.energy_j()
 
     def _joules(self, phase: str) -> float | None:
@@ -189,7 +200,7 @@ class TelemetrySampler:
             self.phase,
             cpu_load_pct=_guard(psutil.cpu_percent),
             cpu_mhz=(frequency.current or None) if frequency else None,
-            cpu_temp_c=_guard(_hottest),
+            cpu_temp_c=_guard(hottest),
             mem_available_bytes=memory.available if memory else None,
             swap_used_bytes=swap.used if swap else None,
             child_rss_bytes=process,
@@ -197,7 +208,8 @@ class TelemetrySampler:
         )
 
 
-def _hottest() -> float | None:
+def hottest() -> float | None:
+    """Highest temperature of the processor's sensors in degrees Celsius; None without one."""
     sensors: dict[str, Any] = getattr(psutil, "sensors_temperatures", dict)()
     known = [
         float(entry.current)

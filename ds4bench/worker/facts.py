@@ -112,7 +112,22 @@ class PromptFacts:
 
 @dataclass(frozen=True, slots=True)
 class Bandwidth:
-    """Measured read rate of the memory that decoding reads; no threads: a device's."""
+    """Measured read rate of the memory that decoding reads; no threads: a device's.
+
+    Attributes
+    ----------
+    read_bytes_per_s : float
+        Of the best pass.
+    threads : int
+    passes_bytes_per_s : tuple of float
+        Of every pass.
+    """
 
     read_bytes_per_s: float
     threads: int
+    passes_bytes_per_s: tuple[float, ...] = ()
+
+    def joined(self, later: Bandwidth) -> Bandwidth:
+        """Both measurements as one."""
+        best = max(self.read_bytes_per_s, later.read_bytes_per_s)
+        return Bandwidth(best, self.threads, self.passes_bytes_per_s + later.passes_bytes_per_s)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ds4bench.plan import DEVICE_FIELDS, Prompt, SweepPlan
-from ds4bench.telemetry.roofline import DecodeBytes, read_bandwidth
+from ds4bench.telemetry.roofline import DecodeBytes, read_rates
 from ds4bench.worker.compiling import CompileCounter
 from ds4bench.worker.facts import Bandwidth, FileFacts, FileStat, MemoryNeed, ModelFacts
 from ds4bench.worker.messages import Copies, DeviceCounters, EngineFacts
@@ -142,9 +142,11 @@ class FileModel:
     def bandwidth(self, plan: SweepPlan) -> Bandwidth:
         """Read rate of the memory that holds the weights: the host's, or a device's own."""
         if plan.backend == "cuda":
-            return Bandwidth(self._device_bandwidth(plan), 0)
+            rate = self._device_bandwidth(plan)
+            return Bandwidth(rate, 0, (rate,))
         threads = plan.threads or usable_cores()
-        return Bandwidth(read_bandwidth(threads), threads)
+        rates = read_rates(threads)
+        return Bandwidth(max(rates, default=0.0), threads, tuple(rates))
 
     def _device_bandwidth(self, plan: SweepPlan) -> float:
         """Of the device's memory, by a copy within it: bytes read plus bytes written."""

@@ -32,6 +32,7 @@ seconds = st.floats(1e-6, 1e6)
 ROWS = st.builds(
     SpeedRow,
     ctx_tokens=st.integers(1, 2**31),
+    started_at=st.none() | st.integers(0, 2**50).map(lambda n: n / 1e6),
     prefill_tokens=st.integers(1, 2**31),
     prefill_s=st.none() | seconds,
     gen_tokens=st.integers(0, 10**6),
@@ -192,14 +193,17 @@ def test_extended_file_has_upstreams_columns_first():
 
 @given(st.lists(ROWS, max_size=5))
 @settings(max_examples=50)
-def test_csv_is_read_back_by_pandas_and_by_us(rows):
-    text = records_csv.to_csv(rows, False, 1e10)
-    table = pd.read_csv(io.BytesIO(text), keep_default_na=False)
-    assert len(table) == len(rows)
-    for cells in text.decode().splitlines()[1:]:
-        names = list(records_csv.COLUMNS)
-        back = records_csv._row(dict(zip(names, cells.split(","))), "here")
-        assert back.ctx_tokens == int(cells.split(",")[0])
+def test_csv_is_read_back_by_pandas_and_by_us(tmp_path_factory, rows):
+    rows = latest(rows)
+    path = tmp_path_factory.mktemp("csv") / "a.csv"
+    path.write_bytes(records_csv.to_csv(rows, False, 1e10))
+    table = pd.read_csv(path, keep_default_na=False)
+    assert list(table.columns) == list(records_csv.COLUMNS)
+    back = read_rows(path).rows
+    for name in ("ctx_tokens", "mode", "run", "status", "resumed"):
+        assert [getattr(r, name) for r in back] == [getattr(r, name) for r in rows]
+    assert [r.message for r in back] == list(table["message"])
+    assert all(not r.message or m for r, m in zip(rows, table["message"]))
 
 
 NINE = (
@@ -280,7 +284,10 @@ def test_no_bytes_make_the_reader_fail_otherwise(tmp_path_factory, data):
 
 def test_zero_rates_are_unknown_and_duplicates_the_last_wins(tmp_path):
     path = tmp_path / "a.csv"
-    path.write_text(SIX + "2048,2048,0,128,0,1\n2048,2048,5,128,6,1\n4096,2048,0,0,0,0\n")
+    run_column = SIX.replace("\n", ",run\n")
+    path.write_text(
+        run_column + "2048,2048,0,128,0,1,1\n2048,2048,5,128,6,1,1\n4096,2048,0,0,0,0,1\n"
+    )
     run = read_rows(path)
     assert [r.prefill_s for r in run.rows] == [pytest.approx(2048 / 5), None]
     assert run.dropped == 1

@@ -218,3 +218,15 @@ def test_torn_tail_is_moved_aside_and_its_row_redone(bench):
 
     assert result.exit_code == 0 and "damaged tail moved to" in result.stderr
     assert (bench.folder / "a.csv").read_bytes() == whole
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_no_number_of_threads_is_that_of_the_cores_on_resume(bench, monkeypatch, turned):
+    monkeypatch.setattr(sweep_module, "cpu", lambda: {"name": "Fake 9000", "usable_cores": 2})
+    short = ("--ctx-start", "100", "--step-incr", "100", "-n", "4", "--out", "o")
+    first, second = ((), ("-t", "2")) if not turned else (("-t", "2"), ())
+    assert bench(*short, "--ctx-max", "100", *first).exit_code == exits.OK
+    resumed = bench(*short, "--ctx-max", "200", *second, "--resume")
+    assert resumed.exit_code == exits.OK, resumed.stderr
+    refused = bench(*short, "--ctx-max", "300", "-t", "1", "--resume")
+    assert refused.exit_code == exits.USAGE and "threads" in refused.stderr

@@ -188,7 +188,7 @@ def test_a_dead_sampler_costs_no_row(monkeypatch):
 
     for name in ("virtual_memory", "swap_memory", "cpu_freq", "cpu_percent", "Process"):
         monkeypatch.setattr(psutil, name, fail)
-    monkeypatch.setattr(telemetry, "_hottest", fail)
+    monkeypatch.setattr(telemetry, "hottest", fail)
     row = row_with(FakeNvml(broken=["nvmlInit"]))
     assert row.n_samples >= 4
     assert row.cpu_load_pct is None and row.mem_available_bytes is None

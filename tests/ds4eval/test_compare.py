@@ -92,7 +92,12 @@ def run_pair(tmp_path, changes=(), config=None, **common):
     "field,changes,config,detail",
     [
         ("question", {"question_sha256": digest("other")}, None, "question of s/q000: expected "),
-        ("permutation", {"permutation": [1, 0], "question_sha256": digest("x")}, None, "found [1, 0]"),
+        (
+            "permutation",
+            {"permutation": [1, 0], "question_sha256": digest("x")},
+            None,
+            "found [1, 0]",
+        ),
         ("prompt_version", {}, {"prompt_version": "2"}, "prompt_version: expected 1, found 2"),
         ("sampling", {}, {"sampling": {"temp": 1.0}}, "sampling.temp: expected 0.0, found 1.0"),
         ("think", {}, {"think": "none"}, "think: expected high, found none"),
