@@ -16,8 +16,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ds4eval.documents import Document
-
 if TYPE_CHECKING:
     import httpx
 
@@ -63,7 +61,7 @@ class Exchange:
     body : dict
     """
 
-    def __init__(self, client: httpx.Client, path: str, body: Document) -> None:
+    def __init__(self, client: httpx.Client, path: str, body: Mapping[str, object]) -> None:
         self.start = time.perf_counter()
         self._queue: queue.SimpleQueue[Arrival | Exception | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
