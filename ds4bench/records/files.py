@@ -174,7 +174,7 @@ def _shareable(value: Any) -> Any:
 
 
 def _parquet_types(pa: Any) -> dict[str, Any]:
-    lists = {name: pa.list_(pa.float64() if name == "step_s" else pa.int32()) for name in LISTS}
+    lists = {name: pa.list_(pa.float64() if name.endswith("_s") else pa.int32()) for name in LISTS}
     types = {}
     for owner in (SpeedRow, Telemetry):
         for f in fields(owner):

@@ -1,0 +1,330 @@
+"""One cell of a server's sweep to one row: prompts of the right length, replies, times.
+
+A row of several users starts their requests together. Which cells there are, and where rows go,
+is known elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from ds4bench.panel.texts import generated
+from ds4bench.plan import Cell
+from ds4bench.records.rows import SpeedRow, Telemetry
+from ds4bench.server import facts
+from ds4bench.server.ask import Server
+from ds4bench.server.plan import WARM, ServerPlan
+from ds4bench.server.prompts import cut_for, new_salt
+from ds4bench.server.stream import Reply
+from ds4bench.server.tokens import Counter
+from ds4bench.sweep.attempts import flagged
+from ds4bench.sweep.disturbed import trouble_of
+from engine.errors import OptionError
+from engine.tooling.openai.refusals import Trouble
+
+# Tries at a prompt of the right length before its row fails.
+TRIES = 4
+# More characters than a token of most texts has.
+CHARS_PER_TOKEN = 8
+# A reply that ends before this part of the asked tokens says too little of a rate.
+LEAST_PART = 0.5
+# Tokens that a cache may miss or hold by the size of its blocks, and as a part of a prompt.
+BLOCK, BLOCK_PART = 256, 0.02
+# A stream that arrives in fewer pieces was held back by something in between.
+LEAST_PIECES, HELD_TOKENS = 3, 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed(Exception):
+    """Why a row is not what it should be."""
+
+    status: str
+    message: str
+
+
+class Meter:
+    """Measures cells against one server.
+
+    Parameters
+    ----------
+    plan : ServerPlan
+    server : Server
+    counter : Counter
+    salt : callable
+        A line that no request began with.
+    """
+
+    def __init__(
+        self,
+        plan: ServerPlan,
+        server: Server,
+        counter: Counter,
+        salt: Callable[[], str] = new_salt,
+    ) -> None:
+        self.plan = plan
+        self.server = server
+        self.counter = counter
+        self.salt = salt
+        self._texts: dict[str, str] = {}
+        self._cuts: dict[tuple[str, int], int] = {}
+        self._heads: dict[tuple[int, str, int], list[str]] = {}  # of warm rows
+
+    def text(self, text_class: str) -> str:
+        """The text that prompts of a kind are cut from.
+
+        Raises
+        ------
+        OptionError
+            If a file is empty.
+        """
+        if text_class not in self._texts:
+            sweep = self.plan.sweep
+            prompt, need = sweep.prompt, CHARS_PER_TOKEN * sweep.ctx_max + 1000
+            if prompt.path is None:
+                text = generated(text_class, prompt.seed, need)
+            elif not prompt.text:
+                raise OptionError(f"--prompt-file: expected text, found {str(prompt.path)!r} empty")
+            else:
+                text = prompt.text * (-(-need // len(prompt.text)) if prompt.repeat else 1)
+            self._texts[text_class] = text
+        return self._texts[text_class]
+
+    def warm_up(self) -> Reply:
+        """A discarded request that finds out what the server refuses.
+
+        Raises
+        ------
+        Trouble
+        """
+        sweep = self.plan.sweep
+        n = min(sweep.gen_tokens, 16)
+        text = self.text(sweep.classes[0])[: 4 * min(sweep.ctx_start, 512)]
+        [reply] = self.server.ask([self.salt() + text], n + 1)
+        return reply
+
+    def row(self, cell: Cell, key: str, started_at: float) -> SpeedRow:
+        """Measure a cell; what goes wrong is the row's status."""
+        row = SpeedRow(
+            run=cell.run,
+            ctx_tokens=cell.ctx_tokens,
+            prefill_tokens=cell.prefill_tokens,
+            mode=cell.mode,
+            text_class=cell.text_class,
+            users=cell.users,
+            prefix=cell.prefix,
+            key=key,
+            started_at=started_at,
+        )
+        try:
+            before = facts.speculation(self.server)
+            replies = self._replies(cell)
+            row = row_of(row, replies, self.plan.sweep.gen_tokens)
+            if before:
+                counted = facts.since(before, facts.speculation(self.server))
+                row = with_counters(row, counted)
+            check_cache(row)
+            return flagged(row, trouble_of(Telemetry(), 0, row.step_s)) if row.ok else row
+        except _Failed as failed:
+            return replace(row, status=failed.status, message=failed.message)
+        except Trouble as trouble:
+            return replace(row, status="error", message=trouble.message[:500])
+        except ValueError as error:
+            message = f"prompt: {error} (--repeat-prompt repeats a text)"
+            return replace(row, status="error", message=message[:500])
+
+    def _replies(self, cell: Cell) -> list[Reply]:
+        """Replies to prompts of exactly the cell's length.
+
+        Raises
+        ------
+        _Failed, Trouble, ValueError
+        """
+        found: set[int] = set()
+        for _ in range(TRIES):
+            prompts = self._prompts(cell)
+            replies = self.server.ask(prompts, self.plan.sweep.gen_tokens + 1)
+            counts = [reply.prompt_tokens for reply in replies]
+            found = {n for n in counts if n is not None and n != cell.ctx_tokens}
+            if not found:
+                return replies
+            for prompt, count in zip(prompts, counts):
+                if count is not None and count != cell.ctx_tokens:
+                    self.counter.learn(prompt, count)
+                    break
+            self._cuts.pop((cell.text_class, cell.ctx_tokens), None)
+            # Whatever this prompt began with, the server may remember.
+            self._heads.clear()
+        counted = ", ".join(map(str, sorted(found)))
+        raise _Failed("error", f"prompt: expected {cell.ctx_tokens} tokens, found {counted}")
+
+    def _prompts(self, cell: Cell) -> list[str]:
+        text, before = self.text(cell.text_class), cell.ctx_tokens - cell.prefill_tokens
+        if cell.prefix != WARM:
+            heads = [self.salt() for _ in range(cell.users)]
+        else:
+            place = (cell.run, cell.text_class, cell.users)
+            if place not in self._heads:
+                self._heads[place] = [self.salt() for _ in range(cell.users)]
+            heads = self._heads[place]
+        prompts = []
+        for head in heads:
+            cut = self._cut(cell.text_class, cell.ctx_tokens, head)
+            prompts.append(head + text[:cut])
+        if before:
+            primed = [head + text[: self._cut(cell.text_class, before, head)] for head in heads]
+            self.server.ask(primed, 1)
+        return prompts
+
+    def _cut(self, text_class: str, tokens: int, head: str) -> int:
+        """Characters of a text that make a prompt of so many tokens behind a salt."""
+        place = (text_class, tokens)
+        known = self._cuts.get(place)
+        if known is not None and not self.counter.cheap:
+            return known
+        guess = known or 0
+        if not guess:
+            nearest = max((n for kind, n in self._cuts if kind == text_class), default=0)
+            if nearest:
+                guess = round(self._cuts[text_class, nearest] * tokens / nearest)
+        # Counting by usage leaves its prompt in the server's cache.
+        probe = head if self.counter.cheap else self.salt()
+        self._cuts[place] = cut_for(self.counter, probe, self.text(text_class), tokens, guess)
+        return self._cuts[place]
+
+
+def row_of(row: SpeedRow, replies: Sequence[Reply], asked: int) -> SpeedRow:
+    """The row with what its replies say.
+
+    Parameters
+    ----------
+    row : SpeedRow
+        What is known before.
+    replies : sequence of Reply
+        One per user.
+    asked : int
+        Tokens that are to come behind the first one.
+
+    Raises
+    ------
+    _Failed
+        If they say too little of a rate.
+    """
+    tokens, seconds, first_s = [], [], []
+    step_s: list[float] = []
+    step_tokens: list[int] | None = []
+    for reply in replies:
+        _check_streamed(reply)
+        gaps, counts = reply.steps()
+        total = reply.tokens
+        if total is None:
+            raise _Failed(
+                "error", "server: expected usage.completion_tokens, found a reply without"
+            )
+        tokens.append(max(total - reply.first_tokens, 0))
+        seconds.append(sum(gaps))
+        first_s.append(reply.at[0] - reply.sent)
+        step_s += gaps
+        step_tokens = None if step_tokens is None or not counts else step_tokens + list(counts)
+    first = min(reply.at[0] for reply in replies)
+    ends = [reply.at[0] + took for reply, took in zip(replies, seconds)]
+    alone = len(replies) == 1
+    sent = min(reply.sent for reply in replies)
+    timings = [reply.timings for reply in replies]
+    cached = [reply.cached_tokens for reply in replies]
+    drafted = [t.drafted for t in timings if t.drafted is not None]
+    accepted = [t.accepted for t in timings if t.accepted is not None]
+    made = sum(tokens)
+    row = replace(
+        row,
+        prefill_s=first_s[0] if alone else max(reply.at[0] for reply in replies) - sent,
+        gen_tokens=made,
+        gen_s=seconds[0] if alone else max(ends) - first,
+        step_s=tuple(step_s),
+        step_tokens=tuple(step_tokens or ()),
+        ttft_s=tuple(first_s),
+        user_gen_s=tuple(seconds),
+        user_tokens=tuple(tokens),
+        cached_tokens=sum(c for c in cached if c is not None) if None not in cached else None,
+        drafted=sum(drafted) if drafted else None,
+        accepted=sum(accepted) if drafted else None,
+        # A step of verification emits one token of its own.
+        steps=max(made - sum(accepted), 1) if drafted else None,
+        server_prefill_s=_all([t.prefill_s for t in timings]),
+        server_prefill_tokens=_all([t.prefill_tokens for t in timings]),
+        server_gen_s=_all([t.gen_s for t in timings]),
+        server_gen_tokens=_all([t.gen_tokens for t in timings]),
+    )
+    fewest = min(reply.tokens or 0 for reply in replies)
+    if fewest < LEAST_PART * (asked + 1):
+        return replace(
+            row,
+            status="short",
+            message=f"a reply ended after {fewest} of {asked + 1} tokens "
+            f"({replies[0].finish or 'no reason given'}): the server ends at an end of text",
+        )
+    if fewest <= asked:
+        row = replace(row, message=f"a reply ended after {fewest} of {asked + 1} tokens")
+    return row
+
+
+def _check_streamed(reply: Reply) -> None:
+    """Refuse a reply that says nothing of when its tokens were made.
+
+    Raises
+    ------
+    _Failed
+    """
+    if reply.ttft_s is None:
+        raise _Failed("error", "server: expected a stream of tokens, found a reply at once")
+    if len(set(reply.at)) < LEAST_PIECES and (reply.tokens or 0) >= HELD_TOKENS:
+        raise _Failed(
+            "error",
+            f"server: expected tokens as they are made, found {reply.tokens} in "
+            f"{len(set(reply.at))} pieces (a proxy that holds streams back?)",
+        )
+
+
+def _all(values: Sequence[object]) -> tuple[object, ...]:
+    return () if None in values else tuple(values)
+
+
+def with_counters(row: SpeedRow, counted: dict[str, int]) -> SpeedRow:
+    """The row with what a server's own counters say of speculation while it was measured.
+
+    They are of the whole server: of other users too, where there are any.
+    """
+    if row.drafted is not None or not counted.get("drafted"):
+        return row
+    by_depth = []
+    while f"accepted {len(by_depth)}" in counted:
+        by_depth.append(counted[f"accepted {len(by_depth)}"])
+    steps = counted.get("steps")
+    return replace(
+        row,
+        steps=steps,
+        drafted=counted["drafted"],
+        accepted=counted.get("accepted"),
+        accepted_by_depth=tuple(by_depth),
+        drafted_by_depth=(steps,) * len(by_depth) if steps else (),
+    )
+
+
+def check_cache(row: SpeedRow) -> None:
+    """Refuse a row whose cache did otherwise than it says, where the server tells.
+
+    Raises
+    ------
+    _Failed
+    """
+    if row.cached_tokens is None or not row.ok:
+        return
+    held = row.cached_tokens / row.users
+    wanted = row.ctx_tokens - row.prefill_tokens
+    slack = max(BLOCK, BLOCK_PART * row.ctx_tokens)
+    if abs(held - wanted) > min(slack, max(row.ctx_tokens / 2, 1)):
+        raise _Failed(
+            "cache",
+            f"server: expected {wanted} prompt tokens in its cache, found {held:.0f}: the "
+            f"prefill was another one than {row.prefix} says",
+        )
