@@ -221,11 +221,10 @@ class SweepPlan:
     def to_record(self) -> dict[str, object]:
         """JSON-ready form for the journal's header; the prompt's text is left out."""
         record: dict[str, object] = asdict(self)
-        prompt = {
-            name: value
-            for name, value in asdict(self.prompt).items()
-            if name != "text" and value != ()
-        }
+        prompt = asdict(self.prompt)
+        del prompt["text"]
+        if not self.prompt.classes:
+            del prompt["classes"]
         prompt["path"] = None if self.prompt.path is None else str(self.prompt.path)
         prompt["source"] = self.prompt.source
         record["prompt"] = prompt

@@ -38,7 +38,7 @@ def _parse(values: dict[str, Any]) -> Chosen:
     def chosen(
         reply_timeout_s: float | None,
     ) -> tuple[ServerOptions, tuple[int, ...], tuple[str, ...]]:
-        from ds4bench.server.plan import PREFIXES, ServerOptions
+        from ds4bench.server.plan import PREFIXES, REPLY_TIMEOUT_S, ServerOptions
 
         options = ServerOptions(
             base_url=values["base_url"].rstrip("/"),
@@ -46,8 +46,7 @@ def _parse(values: dict[str, Any]) -> Chosen:
             model=values["api_model"] or "",
             key_env=values["api_key_env"],
             extra_body=_extra_body(values["extra_body"]),
-            reply_timeout_s=reply_timeout_s
-            or ServerOptions.__dataclass_fields__["reply_timeout_s"].default,
+            reply_timeout_s=reply_timeout_s or REPLY_TIMEOUT_S,
         )
         return options, _users(values["concurrency"]), PREFIXES[values["cache"]]
 

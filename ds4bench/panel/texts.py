@@ -135,7 +135,8 @@ def generated(text_class: str, seed: int, n_chars: int) -> str:
     """
     if text_class in ("", "prose"):
         return prose.text(seed, n_chars)
-    kind, pieces, size = _KINDS[text_class], [], 0
+    kind, size = _KINDS[text_class], 0
+    pieces: list[str] = []
     while size < n_chars:
         pieces.append(kind(Draw("panel", text_class, seed, len(pieces))))
         size += len(pieces[-1])

@@ -110,7 +110,8 @@ class Server:
         """
         retries = 0
         while True:
-            bodies, notes = [], []
+            bodies: list[dict[str, object]] = []
+            notes: list[str] = []
             for prompt in prompts:
                 body, notes = self.adaptation.apply(self.body(prompt, n_tokens))
                 bodies.append(body)

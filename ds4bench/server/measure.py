@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from ds4bench.panel.texts import generated
 from ds4bench.plan import Cell
@@ -22,6 +23,8 @@ from ds4bench.sweep.attempts import flagged
 from ds4bench.sweep.disturbed import trouble_of
 from engine.errors import OptionError
 from engine.tooling.openai.refusals import Trouble
+
+T = TypeVar("T")
 
 # Tries at a prompt of the right length before its row fails.
 TRIES = 4
@@ -67,7 +70,8 @@ class Meter:
         self.counter = counter
         self.salt = salt
         self._texts: dict[str, str] = {}
-        self._cuts: dict[tuple[str, int], int] = {}
+        # Prompts without salt, and the characters of the text that they hold, by frontier.
+        self._bodies: dict[str, dict[int, tuple[str, int]]] = {}
         self._heads: dict[tuple[int, str, int], list[str]] = {}  # of warm rows
 
     def text(self, text_class: str) -> str:
@@ -152,45 +156,54 @@ class Meter:
                 if count is not None and count != cell.ctx_tokens:
                     self.counter.learn(prompt, count)
                     break
-            self._cuts.pop((cell.text_class, cell.ctx_tokens), None)
+            self._bodies.pop(cell.text_class, None)
             # Whatever this prompt began with, the server may remember.
             self._heads.clear()
         counted = ", ".join(map(str, sorted(found)))
         raise _Failed("error", f"prompt: expected {cell.ctx_tokens} tokens, found {counted}")
 
     def _prompts(self, cell: Cell) -> list[str]:
-        text, before = self.text(cell.text_class), cell.ctx_tokens - cell.prefill_tokens
+        """A prompt for each user; of a warm cell the server has evaluated the beginnings."""
+        body = self._body(cell.text_class, cell.ctx_tokens)
         if cell.prefix != WARM:
-            heads = [self.salt() for _ in range(cell.users)]
-        else:
-            place = (cell.run, cell.text_class, cell.users)
-            if place not in self._heads:
-                self._heads[place] = [self.salt() for _ in range(cell.users)]
-            heads = self._heads[place]
-        prompts = []
-        for head in heads:
-            cut = self._cut(cell.text_class, cell.ctx_tokens, head)
-            prompts.append(head + text[:cut])
+            return [self._head(cell.ctx_tokens, body) + body for _ in range(cell.users)]
+        place = (cell.run, cell.text_class, cell.users)
+        if place not in self._heads:
+            self._heads[place] = [self._head(cell.ctx_tokens, body) for _ in range(cell.users)]
+        heads = self._heads[place]
+        before = cell.ctx_tokens - cell.prefill_tokens
         if before:
-            primed = [head + text[: self._cut(cell.text_class, before, head)] for head in heads]
-            self.server.ask(primed, 1)
-        return prompts
+            shorter = self._body(cell.text_class, before)
+            self.server.ask([head + shorter for head in heads], 1)
+        return [head + body for head in heads]
 
-    def _cut(self, text_class: str, tokens: int, head: str) -> int:
-        """Characters of a text that make a prompt of so many tokens behind a salt."""
-        place = (text_class, tokens)
-        known = self._cuts.get(place)
-        if known is not None and not self.counter.cheap:
-            return known
-        guess = known or 0
-        if not guess:
-            nearest = max((n for kind, n in self._cuts if kind == text_class), default=0)
-            if nearest:
-                guess = round(self._cuts[text_class, nearest] * tokens / nearest)
-        # Counting by usage leaves its prompt in the server's cache.
-        probe = head if self.counter.cheap else self.salt()
-        self._cuts[place] = cut_for(self.counter, probe, self.text(text_class), tokens, guess)
-        return self._cuts[place]
+    def _head(self, tokens: int, body: str) -> str:
+        """A new salt that makes a prompt of so many tokens, where that can be known for nothing."""
+        for _ in range(TRIES):
+            head = self.salt()
+            if not self.counter.cheap or self.counter(head + body) == tokens:
+                return head
+        raise ValueError(f"expected salts of one length, found others in front of {tokens} tokens")
+
+    def _body(self, text_class: str, tokens: int) -> str:
+        """A prompt of so many tokens with its salt; a longer one begins with all shorter ones.
+
+        Where a shorter one ends, a space follows, so that no token spans its end.
+        """
+        bodies = self._bodies.setdefault(text_class, {})
+        text, joined, used, base = self.text(text_class), "", 0, 0
+        for frontier in self.plan.sweep.frontiers:
+            if frontier > tokens:
+                break
+            if frontier not in bodies:
+                # Counting by usage leaves its prompt in the server's cache.
+                head = self.salt() + joined
+                guess = round(used / base * (frontier - base)) if base else 0
+                cut = cut_for(self.counter, head, text[used:], frontier, base, guess)
+                bodies[frontier] = (joined + text[used : used + cut], used + cut)
+            body, used = bodies[frontier]
+            joined, base = body + " ", frontier
+        return bodies[tokens][0]
 
 
 def row_of(row: SpeedRow, replies: Sequence[Reply], asked: int) -> SpeedRow:
@@ -285,8 +298,9 @@ def _check_streamed(reply: Reply) -> None:
         )
 
 
-def _all(values: Sequence[object]) -> tuple[object, ...]:
-    return () if None in values else tuple(values)
+def _all(values: Sequence[T | None]) -> tuple[T, ...]:
+    known = tuple(value for value in values if value is not None)
+    return known if len(known) == len(values) else ()
 
 
 def with_counters(row: SpeedRow, counted: dict[str, int]) -> SpeedRow:
@@ -296,7 +310,7 @@ def with_counters(row: SpeedRow, counted: dict[str, int]) -> SpeedRow:
     """
     if row.drafted is not None or not counted.get("drafted"):
         return row
-    by_depth = []
+    by_depth: list[int] = []
     while f"accepted {len(by_depth)}" in counted:
         by_depth.append(counted[f"accepted {len(by_depth)}"])
     steps = counted.get("steps")

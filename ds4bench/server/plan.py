@@ -17,6 +17,7 @@ COLD, WARM = "cold", "warm"
 PREFIXES = {COLD: (COLD,), WARM: (WARM,), "both": (COLD, WARM)}
 MODE = "server"  # of rows whose server's way to decode nobody has named
 MAX_USERS = 1024
+REPLY_TIMEOUT_S = 3600.0
 # Fields of a request that other options decide, or on which reading the reply depends.
 OWN_FIELDS = ("model", "prompt", "messages", "stream", "n", "max_tokens")
 
@@ -44,7 +45,7 @@ class ServerOptions:
     api: str = "completions"
     model: str = ""
     key_env: str = "OPENAI_API_KEY"
-    reply_timeout_s: float = 3600.0
+    reply_timeout_s: float = REPLY_TIMEOUT_S
     extra_body: dict[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from engine.tooling.openai import shapes
@@ -89,11 +90,11 @@ class Reply:
             # The last tokens made no text: an end of text, or part of a character.
             at.append(self.ended)
             counted.append(total)
-        gaps = tuple(b - a for a, b in zip(at, at[1:]))
+        gaps = tuple(b - a for a, b in pairwise(at))
         if not known:
             return gaps, ()
         sure = [n or 0 for n in counted]
-        tokens = tuple(b - a for a, b in zip(sure, sure[1:]))
+        tokens = tuple(b - a for a, b in pairwise(sure))
         return (gaps, tokens) if min(tokens, default=0) >= 0 else (gaps, ())
 
 

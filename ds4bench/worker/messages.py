@@ -218,7 +218,7 @@ class WarmUp(Command[Answering, WarmedUp]):
 
 @dataclass(frozen=True, slots=True)
 class Begin(Command[Answering, Begun]):
-    """Drop the timeline and make an empty one, for a kind of text of a prompt set or for the text."""
+    """Drop the timeline and make an empty one, for one kind of text of a prompt set."""
 
     word = "begin"
     text_class: str = ""
