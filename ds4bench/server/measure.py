@@ -32,8 +32,9 @@ TRIES = 4
 CHARS_PER_TOKEN = 8
 # A reply that ends before this part of the asked tokens says too little of a rate.
 LEAST_PART = 0.5
-# Tokens that a cache may miss or hold by the size of its blocks, and as a part of a prompt.
-BLOCK, BLOCK_PART = 256, 0.02
+# Tokens that a cache may miss or hold by the size of its blocks, and as a part of a prompt; never
+# more than this part of what was to be evaluated.
+BLOCK, BLOCK_PART, NEW_PART = 256, 0.02, 0.25
 # A stream that arrives in fewer pieces was held back by something in between.
 LEAST_PIECES, HELD_TOKENS = 3, 8
 
@@ -121,12 +122,8 @@ class Meter:
             started_at=started_at,
         )
         try:
-            before = facts.speculation(self.server)
-            replies = self._replies(cell)
-            row = row_of(row, replies, self.plan.sweep.gen_tokens)
-            if before:
-                counted = facts.since(before, facts.speculation(self.server))
-                row = with_counters(row, counted)
+            replies, counted = self._replies(cell)
+            row = with_counters(row_of(row, replies, self.plan.sweep.gen_tokens), counted)
             check_cache(row)
             return flagged(row, trouble_of(Telemetry(), 0, row.step_s)) if row.ok else row
         except _Failed as failed:
@@ -137,8 +134,8 @@ class Meter:
             message = f"prompt: {error} (--repeat-prompt repeats a text)"
             return replace(row, status="error", message=message[:500])
 
-    def _replies(self, cell: Cell) -> list[Reply]:
-        """Replies to prompts of exactly the cell's length.
+    def _replies(self, cell: Cell) -> tuple[list[Reply], dict[str, int]]:
+        """Replies to prompts of exactly the cell's length, and what the server counted meanwhile.
 
         Raises
         ------
@@ -147,11 +144,13 @@ class Meter:
         found: set[int] = set()
         for _ in range(TRIES):
             prompts = self._prompts(cell)
+            before = facts.speculation(self.server)
             replies = self.server.ask(prompts, self.plan.sweep.gen_tokens + 1)
+            now = facts.speculation(self.server) if before else {}
             counts = [reply.prompt_tokens for reply in replies]
             found = {n for n in counts if n is not None and n != cell.ctx_tokens}
             if not found:
-                return replies
+                return replies, facts.since(before, now)
             for prompt, count in zip(prompts, counts):
                 if count is not None and count != cell.ctx_tokens:
                     self.counter.learn(prompt, count)
@@ -336,7 +335,7 @@ def check_cache(row: SpeedRow) -> None:
     held = row.cached_tokens / row.users
     wanted = row.ctx_tokens - row.prefill_tokens
     slack = max(BLOCK, BLOCK_PART * row.ctx_tokens)
-    if abs(held - wanted) > min(slack, max(row.ctx_tokens / 2, 1)):
+    if abs(held - wanted) > min(slack, NEW_PART * row.prefill_tokens):
         raise _Failed(
             "cache",
             f"server: expected {wanted} prompt tokens in its cache, found {held:.0f}: the "

@@ -81,13 +81,7 @@ class Reply:
         if total is not None and None in counted and len(at) == total:
             counted = list(range(1, total + 1))
         known = None not in counted and total is not None
-        if (
-            at
-            and total is not None
-            and self.ended > at[-1]
-            and (not known or (counted[-1] or 0) < total)
-        ):
-            # The last tokens made no text: an end of text, or part of a character.
+        if known and at and self.ended > at[-1] and (counted[-1] or 0) < (total or 0):
             at.append(self.ended)
             counted.append(total)
         gaps = tuple(b - a for a, b in pairwise(at))
@@ -154,8 +148,9 @@ def _take(reply: Reply, document: dict[str, Any], at: float) -> None:
     for choice in shapes.choices_of(document):
         message = shapes.message_of(choice)
         text = shapes.thoughts_of(message) or shapes.text_of(message.get("content"), "content")
-        before = next((n for n in reversed(reply.counted) if n is not None), 0)
-        if text or (count is not None and count > before and not reply.finish and reply.at):
+        before = reply.counted[-1] if reply.counted else None
+        # Tokens may have no text of their own: an end of text, or part of a character.
+        if text or (count is not None and before is not None and count > before):
             reply.at.append(at)
             reply.counted.append(count)
         finish = shapes.finish_of(choice.get("finish_reason"))
