@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ds4bench.commands.accept_options import ACCEPT, accept_from, say_computed
 from ds4bench.commands.server_options import SERVER, refuse_idle
 from engine.errors import EngineError, OptionError
 from engine.tooling.options.group import option
@@ -130,6 +131,7 @@ SAMPLING = sampling_options(
     "drafts are kept.",
 )
 @SERVER
+@ACCEPT
 @option(
     "--csv",
     section="Results",
@@ -191,8 +193,12 @@ def sweep_command(ctx: click.Context, /, **values: Any) -> int:
     request = build_request(ctx, values)
     from ds4bench.sweep.run import execute
 
+    journal = accept_from(request.outputs.journal, values)
     try:
-        return execute(request)
+        status = execute(request)
+        if journal is not None and not request.dry_run:
+            say_computed(journal, values)
+        return status
     except EngineError as error:
         click.echo(getattr(error, "worker_trace", ""), err=True, nl=False)
         raise
