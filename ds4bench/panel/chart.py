@@ -112,7 +112,7 @@ def _rate(rows: Sequence[SpeedRow]) -> float:
 
 def _dots(axes: Axes, here: Rates, modes: Sequence[str], colours: dict[str, str], ctx: int) -> None:
     """A row per kind, slowest below: where the modes lie, and what was kept by position."""
-    order = sorted(here, key=lambda kind: max(_rate(rows) for rows in here[kind].values()))
+    order = sorted(here, key=lambda kind: sorted(map(_rate, here[kind].values()), reverse=True))
     top = 0.0
     for place, kind in enumerate(order):
         rates = {mode: _rate(here[kind][mode]) for mode in modes if here[kind].get(mode)}
