@@ -39,6 +39,10 @@ COMMANDS = {
         "ds4bench.commands.gpu:gpu_command",
         "Measure steps, kernels and all modes of the CUDA backend at full size.",
     ),
+    "panel": (
+        "ds4bench.commands.panel:panel_command",
+        "Explain speeds by kind of text: acceptance, cost of a step, break-even.",
+    ),
     "residency": (
         "ds4bench.commands.residency:residency_command",
         "Show which weights a CUDA device copies, and which stay in the file.",

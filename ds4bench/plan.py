@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from ds4bench.records.derived import series_of
 from engine.errors import OptionError
 from engine.options import CUDA_FIELDS, MODES
 
@@ -33,10 +34,13 @@ class Prompt:
     system: str = ""
     repeat: bool = False
     seed: int = 0
+    classes: tuple[str, ...] = ()  # of a prompt set: a text of each kind
 
     @property
     def source(self) -> str:
         """What identifies the text in a record."""
+        if self.classes:
+            return f"panel:{self.seed}"
         if self.path is None:
             return f"generated:{self.seed}"
         return "sha256:" + hashlib.sha256(self.text.encode()).hexdigest()
@@ -70,12 +74,32 @@ DEVICE_FIELDS = ("backend", *CUDA_FIELDS)
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One row to be: a mode at a frontier in a run."""
+    """One row to be: a mode at a frontier in a run; the rest as in a `SpeedRow`."""
 
     run: int
     ctx_tokens: int
     prefill_tokens: int
     mode: str
+    text_class: str = ""
+    prefix: str = ""
+    users: int = 1
+
+    @property
+    def series(self) -> str:
+        return series_of(self.mode, self.text_class, self.prefix, self.users)
+
+    @property
+    def place(self) -> tuple[int, str, int]:
+        """As of the row that fills it."""
+        return self.run, self.series, self.ctx_tokens
+
+    def identity(self) -> dict[str, object]:
+        """What tells the cell apart; fields that say nothing are left out."""
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if not (name in ("text_class", "prefix", "users") and value in ("", 1))
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,11 +192,16 @@ class SweepPlan:
     @property
     def upstream_only(self) -> bool:
         """Whether the CSV is exactly upstream's: one plain run."""
-        return self.modes == ("plain",) and self.repeats == 1
+        return self.modes == ("plain",) and self.repeats == 1 and not self.prompt.classes
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Kinds of text, each with a timeline of its own; one without a name is no prompt set."""
+        return self.prompt.classes or ("",)
 
     @property
     def n_rows(self) -> int:
-        return len(self.frontiers) * self.repeats * len(self.modes)
+        return len(self.frontiers) * self.repeats * len(self.modes) * len(self.classes)
 
     def order(self, run: int, index: int) -> tuple[str, ...]:
         """Modes at frontier number `index` of a run, rotated so that heat has no favourite."""
@@ -182,16 +211,20 @@ class SweepPlan:
     def cells(self) -> Iterator[Cell]:
         """Every row to be, in the order of measurement."""
         for run in range(1, self.repeats + 1):
-            before = 0
-            for index, frontier in enumerate(self.frontiers):
-                for mode in self.order(run, index):
-                    yield Cell(run, frontier, frontier - before, mode)
-                before = frontier
+            for text_class in self.classes:
+                before = 0
+                for index, frontier in enumerate(self.frontiers):
+                    for mode in self.order(run, index):
+                        yield Cell(run, frontier, frontier - before, mode, text_class)
+                    before = frontier
 
     def to_record(self) -> dict[str, object]:
         """JSON-ready form for the journal's header; the prompt's text is left out."""
         record: dict[str, object] = asdict(self)
-        prompt = {name: value for name, value in asdict(self.prompt).items() if name != "text"}
+        prompt = asdict(self.prompt)
+        del prompt["text"]
+        if not self.prompt.classes:
+            del prompt["classes"]
         prompt["path"] = None if self.prompt.path is None else str(self.prompt.path)
         prompt["source"] = self.prompt.source
         record["prompt"] = prompt

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from ds4eval.documents import Document
 from engine.errors import OptionError
+from engine.tooling.openai.client import check_address
 
 # Fields of a request that other options decide, or on which reading the reply depends.
 OWN_FIELDS = {
@@ -265,9 +265,7 @@ def check_request(request: Request) -> None:
 def _check_server(model: ModelOptions, server: ServerOptions) -> None:
     if model.ray is not None:
         raise OptionError("--ray: expected without --base-url, found both")
-    if not server.base_url.startswith(("http://", "https://")):
-        raise OptionError(f"--base-url: expected http:// or https://, found {server.base_url!r}")
-    _check_address(server.base_url)
+    check_address(server.base_url)
     for name, option in OWN_FIELDS.items():
         if name in server.extra_body:
             hint = f" ({option} decides it)" if option else ""
@@ -278,15 +276,3 @@ def _check_server(model: ModelOptions, server: ServerOptions) -> None:
         raise OptionError("--nano: expected without --base-url, found both")
     if model.mode != "plain":
         raise OptionError(f"--mode: expected plain with --base-url, found {model.mode}")
-
-
-def _check_address(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        whole = bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        whole = False
-    if not whole:
-        raise OptionError(f"--base-url: expected http://HOST:PORT/PATH, found {url!r}")
-    if parts.query or parts.fragment:
-        raise OptionError("--base-url: expected an address without ? and #, found one")

@@ -139,6 +139,9 @@ def tiny(command: Command) -> list[str]:
     if "--help" in rest:
         return rest
     if program == "ds4-bench":
+        if "--base-url" in rest:
+            # There is no server here; the plan is printed without asking one.
+            return [*rest, *SWEEP[:-2], "--dry-run"]
         if first == "":
             return rest + SWEEP
         if first in ("ab", "calibrate"):

@@ -81,7 +81,7 @@ def prepared(tmp_path_factory) -> Path:
     published.write(folder, "gpqa_diamond.csv", gpqa)
     sweep = ["--nano", "q8", "--mode", "all", "--mtp-draft", "2", "--out", "runs/mine"]
     _ok(run("ds4-bench", [*sweep, *docs.SWEEP], folder), {0})
-    for name in ("runs/gb10", "runs/old", "runs/new", "base", "head"):
+    for name in ("runs/gb10", "runs/old", "runs/new", "runs/server", "base", "head"):
         shutil.copytree(folder / "runs/mine", folder / name)
     kept = run("ds4-bench", ["report", "head", "--history", "history.db", "--out", "r"], folder)
     _ok(kept, {0})

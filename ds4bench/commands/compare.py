@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ds4bench.compare.judge import Comparison
 
 ALLOWABLE = (
-    *("cpu", "cores", "gpu", "driver", "model", "prompt", "sampling", "threads"),
+    *("cpu", "cores", "gpu", "driver", "model", "prompt", "sampling", "server", "threads"),
     *("activations", "kv", "repack", "switches", "mtp_draft", "mtp_adaptive", "mtp_margin"),
     # Which of several devices computed does not matter by itself: its name is compared.
     *("backend", *(name for name in CUDA_FIELDS if name != "device"), "residency_route"),

@@ -13,20 +13,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ds4bench.commands.accept_options import ACCEPT, accept_from, say_computed
+from ds4bench.commands.server_options import SERVER, refuse_idle
 from engine.errors import EngineError, OptionError
 from engine.tooling.options.group import option
 from engine.tooling.options.kernels import kernel_options
 from engine.tooling.options.model import DEFAULT_MODEL, MODEL
 from engine.tooling.options.sampling import sampling_options
 from engine.tooling.options.speculation import spec_options
-from engine.tooling.options.types import Number, Whole
+from engine.tooling.options.types import Number, OneOf, Whole
 from engine.tooling.program import Command
 
 if TYPE_CHECKING:
     from ds4bench.plan import Prompt
+    from ds4bench.server.run import ServerRequest
     from ds4bench.sweep.run import Outputs, SweepRequest
 
 COUNT = Whole(1, 2**31 - 1)
+GRID = ("ctx_start", "ctx_max", "ctx_alloc", "step_incr", "step_mul", "gen_tokens", "repeats")
 FILE = click.Path(path_type=Path)
 KERNELS = kernel_options(backends=("cpu", "cuda"))
 SPECULATION = spec_options(several=True)
@@ -120,6 +124,15 @@ SAMPLING = sampling_options(
     help="Repeat the text until it is long enough.",
 )
 @option(
+    "--prompt-set",
+    section="Prompt",
+    type=OneOf(("panel",)),
+    help="A text of each kind (prose, code, tables, ...) in place of one: text decides how many "
+    "drafts are kept.",
+)
+@SERVER
+@ACCEPT
+@option(
     "--csv",
     section="Results",
     type=FILE,
@@ -172,11 +185,20 @@ def sweep_command(ctx: click.Context, /, **values: Any) -> int:
     Results go to a journal that survives crashes (beside the CSV, ending in .jsonl) and are
     published from it as CSV and Parquet.
     """
+    refuse_idle(ctx, values)
+    if values["base_url"] is not None:
+        from ds4bench.server import run as server_run
+
+        return server_run.execute(build_server_request(ctx, values))
     request = build_request(ctx, values)
     from ds4bench.sweep.run import execute
 
+    journal = accept_from(request.outputs.journal, values)
     try:
-        return execute(request)
+        status = execute(request)
+        if journal is not None and not request.dry_run:
+            say_computed(journal, values)
+        return status
     except EngineError as error:
         click.echo(getattr(error, "worker_trace", ""), err=True, nl=False)
         raise
@@ -209,18 +231,9 @@ def build_request(ctx: click.Context, values: dict[str, Any]) -> SweepRequest:
     model, kernels = MODEL.take(values), KERNELS.take(values)
     spec, drawn = SPECULATION.take(values), SAMPLING.take(values)
     assert drawn.seed is not None, "the group's default"
-    if values["retry_failed"] and not values["resume"]:
-        raise OptionError("--retry-failed: expected --resume, found none")
-    if values["resume"] and values["force"]:
-        raise OptionError("--resume: expected without --force, found both")
-    if values["chat_prompt_file"] is None and _is_given(ctx, "system"):
-        raise OptionError("--system: expected --chat-prompt-file, found none")
     model.enter_folder()
     machines = tuple(machine(name) for name in values["predict"])
-    outputs = _outputs(values)
-    if values["resume"] and outputs.journal is None:
-        raise OptionError("--resume: expected --csv, --parquet or --out to go on with, found none")
-    sweep = ("ctx_start", "ctx_max", "ctx_alloc", "step_incr", "step_mul", "gen_tokens", "repeats")
+    outputs = _checked_outputs(ctx, values)
     plan_options = dict(
         sampling=Sampling(drawn.temp, drawn.top_k, drawn.top_p, drawn.min_p, drawn.seed),
         mtp_draft=spec.draft,
@@ -229,7 +242,7 @@ def build_request(ctx: click.Context, values: dict[str, Any]) -> SweepRequest:
         modes=spec.modes,
         warm_weights=model.warm,
         check_values=model.check_values,
-        **{name: values[name] for name in sweep},
+        **{name: values[name] for name in GRID},
         **kernels.to_dict(),
     )
     # Numbers first: they cost nothing, files may.
@@ -252,9 +265,68 @@ def build_request(ctx: click.Context, values: dict[str, Any]) -> SweepRequest:
     )
 
 
+def _checked_outputs(ctx: click.Context, values: dict[str, Any]) -> Outputs:
+    """Where results go; options that contradict each other or go nowhere are refused."""
+    if values["retry_failed"] and not values["resume"]:
+        raise OptionError("--retry-failed: expected --resume, found none")
+    if values["resume"] and values["force"]:
+        raise OptionError("--resume: expected without --force, found both")
+    if values["chat_prompt_file"] is None and _is_given(ctx, "system"):
+        raise OptionError("--system: expected --chat-prompt-file, found none")
+    outputs = _outputs(values)
+    if values["resume"] and outputs.journal is None:
+        raise OptionError("--resume: expected --csv, --parquet or --out to go on with, found none")
+    return outputs
+
+
+def build_server_request(ctx: click.Context, values: dict[str, Any]) -> ServerRequest:
+    """The same for a server, which is not asked yet.
+
+    Raises
+    ------
+    OptionError, TextError
+        Naming the option.
+    """
+    from ds4bench.plan import Sampling, SweepPlan
+    from ds4bench.server.plan import MODE, ServerPlan
+    from ds4bench.server.run import ServerRequest
+
+    server, users, prefixes = SERVER.take(values)(values["row_timeout"])
+    MODEL.take(values).enter_folder()
+    modes = SPECULATION.take(values).modes if values["mode"] else (MODE,)
+    if len(modes) != 1:
+        raise OptionError(f"--mode: expected one mode of the server, found {', '.join(modes)}")
+    drawn = SAMPLING.take(values)
+    assert drawn.seed is not None, "the group's default"
+    outputs = _checked_outputs(ctx, values)
+    options = dict(
+        sampling=Sampling(drawn.temp, drawn.top_k, drawn.top_p, drawn.min_p, drawn.seed),
+        **{name: values[name] for name in GRID},
+    )
+    SweepPlan(model=Path(server.place), **options)
+    sweep = SweepPlan(model=Path(server.place), prompt=_prompt(values, drawn.seed), **options)
+    return ServerRequest(
+        ServerPlan(sweep, server, users, prefixes, modes[0]),
+        outputs,
+        resume=values["resume"],
+        force=values["force"],
+        retry_failed=values["retry_failed"],
+        dry_run=values["dry_run"],
+        allow_network_fs=values["allow_network_fs"],
+    )
+
+
 def _prompt(values: dict[str, Any], seed: int) -> Prompt:
     from ds4bench.plan import Prompt
 
+    if values["prompt_set"] is not None:
+        for name in ("prompt_file", "chat_prompt_file", "repeat_prompt"):
+            if values[name]:
+                option = "--" + name.replace("_", "-")
+                raise OptionError(f"--prompt-set: expected without {option}, found both")
+        from ds4bench.panel.texts import SETS
+
+        return Prompt(seed=seed, classes=SETS[values["prompt_set"]])
     plain, chat = values["prompt_file"], values["chat_prompt_file"]
     if plain is not None and chat is not None:
         raise OptionError("--prompt-file: expected one prompt, found --chat-prompt-file too")

@@ -126,7 +126,7 @@ def digest(run: SweepResult) -> str:
     """Hash of what a run measured; journal and Parquet file of one sweep have the same."""
     measured = [
         [
-            *(r.run, r.mode, r.ctx_tokens, r.prefill_tokens, r.gen_tokens, r.status),
+            *(r.run, r.series, r.ctx_tokens, r.prefill_tokens, r.gen_tokens, r.status),
             *(_exact(r.prefill_s), _exact(r.gen_s), r.token_hash),
         ]
         for r in run.rows

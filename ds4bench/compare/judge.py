@@ -34,6 +34,7 @@ from ds4bench.compare.samples import (
     unlike,
 )
 from ds4bench.compare.stats import CELL_SHARE, CURVE_SHARE, Estimate, Judgement, Verdict
+from ds4bench.records.derived import mode_of
 from engine.tooling import exits
 from engine.tooling.report.intervals import Interval
 
@@ -151,7 +152,7 @@ def tolerance_of(metric: str, mode: str, given: Mapping[str, float], *, paired: 
 
 
 def _tolerance_name(metric: str, mode: str) -> str:
-    return "decode_mtp" if metric == "decode" and mode != "plain" else metric
+    return "decode_mtp" if metric == "decode" and mode_of(mode) != "plain" else metric
 
 
 def compare(

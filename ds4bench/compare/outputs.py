@@ -95,7 +95,7 @@ def _hashes(rows: Iterable[SpeedRow], greedy: bool) -> dict[Place, set[str]]:
     found: dict[Place, set[str]] = defaultdict(set)
     for row in rows:
         if row.ok and row.token_hash:
-            found[row.mode, row.ctx_tokens, 0 if greedy else row.run].add(
+            found[row.series, row.ctx_tokens, 0 if greedy else row.run].add(
                 row.token_hash[:_HASH_CHARS]
             )
     return found
@@ -105,7 +105,7 @@ def _counts(rows: Iterable[SpeedRow]) -> dict[tuple[str, int], set[int]]:
     found: dict[tuple[str, int], set[int]] = defaultdict(set)
     for row in rows:
         if row.ok:
-            found[row.mode, row.ctx_tokens].add(row.gen_tokens)
+            found[row.series, row.ctx_tokens].add(row.gen_tokens)
     return found
 
 
@@ -114,7 +114,7 @@ def tokens_per_step(rows: Iterable[SpeedRow]) -> dict[tuple[str, int], set[tuple
     found: dict[tuple[str, int], set[tuple[int, int]]] = defaultdict(set)
     for row in rows:
         if row.ok and row.steps and row.steps != row.gen_tokens:
-            found[row.mode, row.ctx_tokens].add((row.gen_tokens, row.steps))
+            found[row.series, row.ctx_tokens].add((row.gen_tokens, row.steps))
     return found
 
 
@@ -146,14 +146,14 @@ def token_notes(lines: Sequence[TokensLine]) -> list[str]:
 def broken_cells(base: Arm, head: Arm) -> list[str]:
     """What head can no longer do: cells that fail, or emit other tokens than plain."""
     # A cell that fails now and then on both sides says nothing of head.
-    good = {(r.mode, r.ctx_tokens) for r in base.rows if r.ok}
-    good -= {(r.mode, r.ctx_tokens) for r in base.rows if not r.ok}
-    lossy = {(r.mode, r.ctx_tokens) for r in base.rows if r.lossless is False}
+    good = {(r.series, r.ctx_tokens) for r in base.rows if r.ok}
+    good -= {(r.series, r.ctx_tokens) for r in base.rows if not r.ok}
+    lossy = {(r.series, r.ctx_tokens) for r in base.rows if r.lossless is False}
     out = []
     for row in head.rows:
-        cell = (row.mode, row.ctx_tokens)
+        cell = (row.series, row.ctx_tokens)
         if not row.ok and row.status not in DISTURBED and cell in good:
-            out.append(f"{row.mode} at {row.ctx_tokens}: {row.status} in head, ok in base")
+            out.append(f"{row.series} at {row.ctx_tokens}: {row.status} in head, ok in base")
         elif row.ok and row.lossless is False and cell not in lossy:
-            out.append(f"{row.mode} at {row.ctx_tokens}: tokens differ from plain's in head")
+            out.append(f"{row.series} at {row.ctx_tokens}: tokens differ from plain's in head")
     return list(dict.fromkeys(out))

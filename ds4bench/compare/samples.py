@@ -16,7 +16,7 @@ from typing import Any
 from ds4bench.compare.conditions import differing
 from ds4bench.compare.models import names_of, same_headers
 from ds4bench.records.files import label_of, read_rows
-from ds4bench.records.rows import SpeedRow, SweepResult, mode_rank
+from ds4bench.records.rows import SpeedRow, SweepResult, mode_of, mode_rank
 from engine.errors import EngineError
 from engine.options import CUDA_FIELDS
 from engine.tooling.report.labels import clean_label
@@ -37,6 +37,7 @@ FIELDS = (
     "model",
     "prompt",
     "sampling",
+    "server",
     *TREATMENT,
     *ON_DEVICE,
 )
@@ -45,7 +46,7 @@ SHAPE_FIELDS = ("modes", "sweep", "prefill_tokens", "gen_tokens")
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What is measured in one cell of the join."""
+    """What is measured in one cell of the join; `mode` is a series (`SpeedRow.series`)."""
 
     metric: str
     mode: str
@@ -138,8 +139,8 @@ def unlike(base: Arm, head: Arm) -> list[Difference]:
     Only what bears on modes that both arms measured counts: a plain sweep and the plain rows of a
     sweep of all modes are one experiment.
     """
-    common = {row.mode for row in base.rows} & {row.mode for row in head.rows}
-    drafts = common != {"plain"}
+    common = {row.series for row in base.rows} & {row.series for row in head.rows}
+    drafts = {mode_of(series) for series in common} != {"plain"}
     ours, theirs = (facts(arm.environment, drafts=drafts) for arm in (base, head))
     if _given_threads(base.environment) == _given_threads(head.environment):
         # Neither chose, or both chose the same; another number of cores has a name of its own.
@@ -175,6 +176,7 @@ def facts(environment: dict[str, Any], *, drafts: bool = True) -> dict[str, Any]
         "model": _model(environment, drafts),
         "prompt": [prints[k] for k in ("prompt", "chat", "system", "repeat_prompt") if k in prints],
         "sampling": prints.get("sampling"),
+        "server": prints.get("server"),
     }
     for name in TREATMENT:
         if drafts or name not in DRAFTING:
@@ -257,7 +259,7 @@ def _shape(rows: Iterable[SpeedRow]) -> dict[str, dict[int, tuple[set[int], set[
     """Prefill and generated token counts that occurred, by mode and frontier."""
     shape: dict[str, dict[int, tuple[set[int], set[int]]]] = defaultdict(dict)
     for row in rows:
-        prefills, gens = shape[row.mode].setdefault(row.ctx_tokens, (set(), set()))
+        prefills, gens = shape[row.series].setdefault(row.ctx_tokens, (set(), set()))
         prefills.add(row.prefill_tokens)
         if row.ok:
             gens.add(row.gen_tokens)
@@ -283,7 +285,7 @@ def row_logs(row: SpeedRow) -> Sample:
         "itl_p99": _inverse(row.itl_s(99)),
     }
     return {
-        Key(metric, row.mode, row.ctx_tokens, row.prefill_tokens): math.log(rate)
+        Key(metric, row.series, row.ctx_tokens, row.prefill_tokens): math.log(rate)
         for metric, rate in rates.items()
         if rate
     }

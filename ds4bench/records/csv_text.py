@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ds4bench.records.rows import SpeedRow, SweepResult, checked, in_order, latest
+from ds4bench.records.limits import checked
+from ds4bench.records.rows import SpeedRow, SweepResult, in_order, latest
 from engine.errors import EngineError
 from engine.tooling.report.labels import clean_label
 
@@ -113,6 +114,14 @@ COLUMNS: dict[str, CellText] = {
     "gen_h2d_copies": lambda r, _: _whole(r.gen_h2d_copies),
     "resumed": lambda r, _: _flag(r.resumed),
     "message": lambda r, _: _message(r.message),
+    "text_class": lambda r, _: r.text_class,
+    "users": lambda r, _: str(r.users),
+    "prefix": lambda r, _: r.prefix,
+    "cached_tokens": lambda r, _: _whole(r.cached_tokens),
+    "ttft_p50_ms": lambda r, _: _fixed(r.ttft(50), 3, 1e3),
+    "ttft_p90_ms": lambda r, _: _fixed(r.ttft(90), 3, 1e3),
+    "ttft_p99_ms": lambda r, _: _fixed(r.ttft(99), 3, 1e3),
+    "user_tps": lambda r, _: _rate(r.user_tps),
 }
 
 
@@ -271,8 +280,11 @@ def _row(cell: dict[str, str], where: str, decimal: str) -> SpeedRow:
     prefill_tps, gen_tps = number("prefill_tps"), number("gen_tps")
     mode = cell.get("mode", "") or "plain"
     status = cell.get("status", "") or "ok"
-    for name, word in (("mode", mode), ("status", status)):
-        if not re.fullmatch(r"[a-z0-9_-]{1,40}", word):
+    text_class, prefix = cell.get("text_class", ""), cell.get("prefix", "")
+    users = whole("users") or 1
+    words = (("mode", mode), ("status", status), ("text_class", text_class), ("prefix", prefix))
+    for name, word in words:
+        if (word or name in ("mode", "status")) and not re.fullmatch(r"[a-z0-9_-]{1,40}", word):
             raise EngineError(f"{where}: expected a word in {name}, found {word[:40]!r}")
     depths = [pair.split("/") for pair in (cell.get("accepted_by_depth") or "").split()]
     if not all(len(d) == 2 and d[0].isdecimal() and d[1].isdecimal() for d in depths):
@@ -287,7 +299,7 @@ def _row(cell: dict[str, str], where: str, decimal: str) -> SpeedRow:
     return SpeedRow(
         ctx_tokens=ctx,
         prefill_tokens=prefill,
-        prefill_s=prefill / prefill_tps if prefill_tps else None,
+        prefill_s=prefill * users / prefill_tps if prefill_tps else None,
         gen_tokens=gen,
         gen_s=gen / gen_tps if gen_tps else None,
         kv_bytes=whole("kvcache_bytes") or None,
@@ -314,4 +326,8 @@ def _row(cell: dict[str, str], where: str, decimal: str) -> SpeedRow:
         prefill_h2d_copies=whole("prefill_h2d_copies"),
         gen_h2d_bytes=whole("gen_h2d_bytes"),
         gen_h2d_copies=whole("gen_h2d_copies"),
+        text_class=text_class,
+        users=users,
+        prefix=prefix,
+        cached_tokens=whole("cached_tokens"),
     )

@@ -15,6 +15,7 @@ from statistics import median
 from typing import Any, BinaryIO
 
 from ds4bench.records.csv_text import from_csv, to_csv
+from ds4bench.records.limits import checked
 from ds4bench.records.rows import (
     LISTS,
     SCHEMA,
@@ -22,7 +23,6 @@ from ds4bench.records.rows import (
     SpeedRow,
     SweepResult,
     Telemetry,
-    checked,
     in_order,
     latest,
     stamped,
@@ -257,7 +257,7 @@ def _shareable(value: Any) -> Any:
 
 
 def _parquet_types(pa: Any) -> dict[str, Any]:
-    lists = {name: pa.list_(pa.float64() if name == "step_s" else pa.int32()) for name in LISTS}
+    lists = {name: pa.list_(pa.float64() if name.endswith("_s") else pa.int32()) for name in LISTS}
     types = {}
     for owner in (SpeedRow, Telemetry):
         for f in fields(owner):

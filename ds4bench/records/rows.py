@@ -14,41 +14,31 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from engine.errors import EngineError
-from engine.options import MODES
-from engine.tooling.results.typed import HEX, NAME, Rules, typed
+from ds4bench.records.derived import mode_of as mode_of
+from ds4bench.records.derived import mode_rank as mode_rank
+from ds4bench.records.derived import percentile, ratio, series_of
+from ds4bench.records.words import DISTURBED as DISTURBED
+from ds4bench.records.words import RULES
+from ds4bench.records.words import STATUSES as STATUSES
+from engine.tooling.results.typed import typed
 
 SCHEMA = "ds4bench.sweep"
 SCHEMA_VERSION = 1
 
 # Fields of a row that hold one value per step or depth.
-LISTS = ("step_s", "step_tokens", "drafted_by_depth", "accepted_by_depth")
-
-# A row that has one of these is finished; resume skips it unless asked to retry.
-STATUSES = (
-    "ok",
-    "error",  # the engine refused or failed; message says how
-    "timeout",  # the watchdog ended it
-    "nonfinite",  # NaN or infinity in logits
-    "model_changed",  # the model file was replaced while the sweep ran
-    "crashed_segv",
-    "crashed_bus",
-    "crashed_oom",  # SIGKILL that we did not send
-    "crashed_abort",
-    "crashed_other",
-    "oom",  # an allocation was refused, by the host or by a device
-    "gpu_fault",  # the device failed, twice
-    # Measured, and not to be trusted; message says what disturbed the row.
-    "compiled",  # kernels were compiled or loaded inside the clock
-    "stalled",  # a process, or one step, stood still
-    "suspended",  # the machine slept
-    "throttled",  # the GPU slowed itself down
+LISTS = (
+    "step_s",
+    "step_tokens",
+    "drafted_by_depth",
+    "accepted_by_depth",
+    "ttft_s",
+    "user_gen_s",
+    "user_tokens",
+    "server_prefill_s",
+    "server_prefill_tokens",
+    "server_gen_s",
+    "server_gen_tokens",
 )
-DISTURBED = ("compiled", "stalled", "suspended", "throttled")
-
-# Beyond any machine, and far enough below the largest float that nothing derived overflows.
-MOST_TOKENS = 2**31
-MOST = 1e18
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +105,21 @@ class SpeedRow:
     prefill_h2d_bytes, prefill_h2d_copies, gen_h2d_bytes, gen_h2d_copies : int or None
         Copies from host to device within either clock; None without a device. What loading and
         the warm-up copied is in the environment.
+    text_class : str
+        Kind of text of a prompt set (`ds4bench.panel.texts`); '' for any other prompt.
+    users : int
+        Requests to a server that were under way side by side. prefill_s then ends with the last
+        first token, prefill_tokens are those of one user, gen_tokens those of all, and gen_s runs
+        from the first first token to the last token.
+    prefix : {'', 'cold', 'warm'}
+        Whether a server had to evaluate the whole prompt, or had the last frontier's in its cache.
+    cached_tokens : int or None
+        Prompt tokens that the server says it had in its cache, of all users.
+    ttft_s, user_gen_s, user_tokens : tuple
+        Of each user of a server: seconds from request to first token, seconds from there to the
+        last one, and tokens within these.
+    server_prefill_s, server_prefill_tokens, server_gen_s, server_gen_tokens : tuple
+        What the server itself says of each user, where it does.
     """
 
     ctx_tokens: int
@@ -148,6 +153,17 @@ class SpeedRow:
     gen_h2d_copies: int | None = None
     started_at: float | None = None  # seconds since 1970, UTC
     key: str = ""
+    text_class: str = ""
+    users: int = 1
+    prefix: str = ""
+    cached_tokens: int | None = None
+    ttft_s: tuple[float, ...] = ()
+    user_gen_s: tuple[float, ...] = ()
+    user_tokens: tuple[int, ...] = ()
+    server_prefill_s: tuple[float, ...] = ()
+    server_prefill_tokens: tuple[int, ...] = ()
+    server_gen_s: tuple[float, ...] = ()
+    server_gen_tokens: tuple[int, ...] = ()
     telemetry: Telemetry = field(default_factory=Telemetry)
 
     @property
@@ -155,25 +171,41 @@ class SpeedRow:
         return self.status == "ok"
 
     @property
+    def series(self) -> str:
+        """What is drawn as one curve and compared as one: the mode, with what else tells apart."""
+        return series_of(self.mode, self.text_class, self.prefix, self.users)
+
+    @property
+    def place(self) -> tuple[int, str, int]:
+        """Which cell of a sweep a row fills: its run, series and context."""
+        return self.run, self.series, self.ctx_tokens
+
+    @property
+    def scene(self) -> tuple[int, str, str, int, int]:
+        """What rows of several modes have in common: the prompt and how it came to be cached."""
+        return self.run, self.text_class, self.prefix, self.users, self.ctx_tokens
+
+    @property
     def prefill_tps(self) -> float | None:
-        return _ratio(self.prefill_tokens, self.prefill_s)
+        """Prompt tokens per second, of all users together."""
+        return ratio(self.prefill_tokens * self.users, self.prefill_s)
 
     @property
     def gen_tps(self) -> float | None:
-        return _ratio(self.gen_tokens, self.gen_s) if self.gen_tokens else None
+        return ratio(self.gen_tokens, self.gen_s) if self.gen_tokens else None
 
     @property
     def steps_per_s(self) -> float | None:
-        return _ratio(self.steps, self.gen_s)
+        return ratio(self.steps, self.gen_s)
 
     @property
     def tokens_per_step(self) -> float | None:
-        return _ratio(self.gen_tokens, self.steps)
+        return ratio(self.gen_tokens, self.steps)
 
     @property
     def acceptance(self) -> float | None:
         """Kept share of drafted tokens; None when nothing was drafted."""
-        return _ratio(self.accepted, self.drafted)
+        return ratio(self.accepted, self.drafted)
 
     @property
     def first_token_s(self) -> float | None:
@@ -182,10 +214,10 @@ class SpeedRow:
 
     @property
     def steady_tps(self) -> float | None:
-        """Tokens per second behind the first step; None with fewer than two steps."""
-        if len(self.step_s) < 2:
+        """Tokens per second behind the first step; None without two steps, or with users."""
+        if len(self.step_s) < 2 or len(self.step_tokens) != len(self.step_s) or self.users > 1:
             return None
-        return _ratio(sum(self.step_tokens[1:]), math.fsum(self.step_s[1:]))
+        return ratio(sum(self.step_tokens[1:]), math.fsum(self.step_s[1:]))
 
     def itl_s(self, percent: float) -> float | None:
         """Percentile of inter-token latency in seconds, first step excluded where others exist.
@@ -196,17 +228,24 @@ class SpeedRow:
         if sum(self.step_tokens) != self.gen_tokens:
             return None
         skip = 1 if len(self.step_s) > 1 else 0
-        latencies = sorted(
-            seconds / n
-            for seconds, n in zip(self.step_s[skip:], self.step_tokens[skip:])
-            for _ in range(n)
+        return percentile(
+            [
+                seconds / n
+                for seconds, n in zip(self.step_s[skip:], self.step_tokens[skip:])
+                for _ in range(n)
+            ],
+            percent,
         )
-        if not latencies:
-            return None
-        place = (len(latencies) - 1) * percent / 100
-        low = math.floor(place)
-        high = min(low + 1, len(latencies) - 1)
-        return latencies[low] + (latencies[high] - latencies[low]) * (place - low)
+
+    def ttft(self, percent: float) -> float | None:
+        """Percentile over users of the seconds from a request to its first token."""
+        return percentile(self.ttft_s, percent)
+
+    @property
+    def user_tps(self) -> float | None:
+        """Decode rate of the median user of a server."""
+        rates = [n / s for n, s in zip(self.user_tokens, self.user_gen_s) if n and s > 0]
+        return percentile(rates, 50)
 
     @property
     def bandwidth(self) -> float | None:
@@ -218,13 +257,17 @@ class SpeedRow:
 
     @property
     def gen_joules_per_token(self) -> float | None:
-        return _ratio(self.telemetry.gen_energy_j, self.gen_tokens)
+        return ratio(self.telemetry.gen_energy_j, self.gen_tokens)
 
     def to_record(self) -> dict[str, object]:
         """JSON-ready mapping without empty fields; `from_record` reads it back."""
         flat: dict[str, object] = asdict(self)
         state = asdict(self.telemetry)
         flat["telemetry"] = {k: v for k, v in state.items() if v is not None}
+        # What only a server or a prompt set gives to a row is in their rows only.
+        for name, usual in (("text_class", ""), ("users", 1), ("prefix", "")):
+            if flat[name] == usual:
+                del flat[name]
         return {k: v for k, v in flat.items() if v is not None and v != () and v != {}}
 
     @classmethod
@@ -243,20 +286,6 @@ class SpeedRow:
             If a field is missing, or a value is not of its type, range or vocabulary.
         """
         return typed(cls, record, RULES, where)
-
-
-# What a row's annotations do not say; see `engine.tooling.results.typed`.
-RULES = Rules(
-    words={"mode": MODES, "status": STATUSES},
-    patterns={
-        "token_hash": HEX,
-        "key": NAME,
-        "gpu_throttle": NAME,
-        "energy_source": NAME,
-    },
-    text={"message": 4000},
-    signed=("cpu_temp_c", "gpu_temp_c"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,45 +320,14 @@ class SweepResult:
         return tuple(row for row in self.rows if row.ok)
 
 
-def checked(row: SpeedRow, where: str) -> SpeedRow:
-    """The row, if its numbers can be those of a measurement.
-
-    Parameters
-    ----------
-    where : str
-        File and line, for the message.
-
-    Raises
-    ------
-    EngineError
-        Naming the field and its value.
-    """
-    for name, least in (("ctx_tokens", 1), ("prefill_tokens", 0), ("gen_tokens", 0), ("run", 1)):
-        value = getattr(row, name)
-        if not isinstance(value, int) or not least <= value <= MOST_TOKENS:
-            raise EngineError(f"{where}: expected {name} from {least} to 2^31, found {value!r}")
-    times = [("prefill_s", row.prefill_s), ("gen_s", row.gen_s)]
-    rates = [("prefill_tps", row.prefill_tps), ("gen_tps", row.gen_tps)]
-    steps = [("step_s", seconds) for seconds in row.step_s]
-    for name, value in [*times, *rates, *steps]:
-        if value is not None and not 0 <= value <= MOST:  # false for NaN too
-            raise EngineError(f"{where}: expected a {name} from 0 to {MOST:g}, found {value!r}")
-    return row
-
-
-def mode_rank(mode: str) -> int:
-    """Position of a mode in tables; unknown ones come last."""
-    return MODES.index(mode) if mode in MODES else len(MODES)
-
-
 def in_order(rows: list[SpeedRow] | tuple[SpeedRow, ...]) -> list[SpeedRow]:
     """Rows sorted by run, frontier and mode."""
-    return sorted(rows, key=lambda row: (row.run, row.ctx_tokens, mode_rank(row.mode)))
+    return sorted(rows, key=lambda row: (row.run, row.ctx_tokens, mode_rank(row.mode), row.series))
 
 
 def latest(rows: list[SpeedRow] | tuple[SpeedRow, ...]) -> list[SpeedRow]:
-    """One row per (run, frontier, mode): the last written."""
-    kept = {(row.run, row.ctx_tokens, row.mode): row for row in rows}
+    """One row per (run, frontier, series): the last written."""
+    kept = {row.place: row for row in rows}
     return in_order(list(kept.values()))
 
 
@@ -350,27 +348,20 @@ def stamped(rows: list[SpeedRow] | tuple[SpeedRow, ...], greedy: bool) -> list[S
         compares with the first plain row at the frontier.
     """
     kept = latest(rows)
-    reference: dict[int, str] = {}
+    reference: dict[tuple[object, ...], str] = {}
     for row in kept:
         if row.ok and row.mode == "plain" and row.token_hash:
-            reference.setdefault(row.ctx_tokens, row.token_hash)
-    owners: dict[tuple[int, int, float | None], SpeedRow] = {}
+            reference.setdefault(row.scene[1:], row.token_hash)
+    owners: dict[tuple[object, ...], SpeedRow] = {}
     for row in sorted(kept, key=lambda row: not row.ok):
-        owners.setdefault((row.run, row.ctx_tokens, row.prefill_s), row)
+        owners.setdefault((row.scene, row.prefill_s), row)
     result = []
     for row in kept:
-        owner = owners[row.run, row.ctx_tokens, row.prefill_s]
+        owner = owners[row.scene, row.prefill_s]
         shared = row.prefill_s is not None and owner is not row
-        expected = reference.get(row.ctx_tokens)
+        expected = reference.get(row.scene[1:])
         same = None
         if greedy and row.ok and row.token_hash and expected:
             same = row.token_hash == expected
         result.append(replace(row, prefill_shared=shared, lossless=same))
     return result
-
-
-def _ratio(amount: float | None, per: float | None) -> float | None:
-    if amount is None or per is None or not 0 < per < math.inf:
-        return None
-    value = amount / per
-    return value if math.isfinite(value) else None

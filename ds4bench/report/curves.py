@@ -24,7 +24,7 @@ class Curve:
     Attributes
     ----------
     source, mode : str
-        Label of the file (or published curve) and decode mode.
+        Label of the file (or published curve) and series (`SpeedRow.series`).
     published : bool
         A curve of somebody else's machine, drawn as context.
     ctx : int64 array of shape (n,)
@@ -136,27 +136,27 @@ def acceptance(row: SpeedRow) -> float | None:
 
 
 def curves(source: Source, metric: Metric) -> list[Curve]:
-    """A curve per mode for which the metric is known anywhere, in the modes' order."""
+    """A curve per series for which the metric is known anywhere, in the modes' order."""
     cells: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in source.run.good:
         value = metric(row)
         if value is not None:
-            cells[row.mode][row.ctx_tokens].append(value)
+            cells[row.series][row.ctx_tokens].append(value)
     return [_curve(source, mode, points) for mode, points in _by_mode(cells)]
 
 
 def speedups(source: Source) -> list[Curve]:
     """Decode rate over plain's of the same run, frontier and prefill, for every other mode."""
     plain = {
-        (row.run, row.ctx_tokens, row.prefill_tokens): row.gen_tps
+        (*row.scene, row.prefill_tokens): row.gen_tps
         for row in source.run.good
         if row.mode == "plain"
     }
     cells: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in source.run.good:
-        base = plain.get((row.run, row.ctx_tokens, row.prefill_tokens))
+        base = plain.get((*row.scene, row.prefill_tokens))
         if row.mode != "plain" and base and row.gen_tps:
-            cells[row.mode][row.ctx_tokens].append(row.gen_tps / base)
+            cells[row.series][row.ctx_tokens].append(row.gen_tps / base)
     return [_curve(source, mode, points) for mode, points in _by_mode(cells)]
 
 

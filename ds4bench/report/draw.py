@@ -66,10 +66,15 @@ def draw(
         for name in names
     ]
     # Importing matplotlib takes most of a second; bad names and files must not pay it.
+    from ds4bench.panel.chart import has_classes, panel_figure
     from ds4bench.report import plot
 
     theme = "dark" if dark else "light"
-    fig = plot.figure(sources, theme, title)
+    if len(sources) == 1 and has_classes(sources[0].run.good):
+        # Eight kinds of text times four modes would be a tangle of curves.
+        fig = panel_figure(sources[0].run.good, (), theme, title)
+    else:
+        fig = plot.figure(sources, theme, title)
     if not replace:
         places.set_aside(outputs)
     for out in outputs:

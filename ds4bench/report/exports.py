@@ -66,7 +66,7 @@ def _run_suite(root: ET.Element, source: Source) -> None:
         case = ET.SubElement(
             suite,
             "testcase",
-            classname=f"ds4bench.sweep.{row.mode}",
+            classname=f"ds4bench.sweep.{row.series}",
             name=f"{row.ctx_tokens} tokens, run {row.run}",
             time=f"{seconds:.6f}",
         )

@@ -27,7 +27,7 @@ from ds4bench.records.files import (
     label_of,
     machine_bandwidth,
 )
-from ds4bench.records.rows import SpeedRow, SweepResult, mode_rank
+from ds4bench.records.rows import SpeedRow, SweepResult, mode_of, mode_rank
 from ds4bench.report import curves as plot_data
 from ds4bench.report import plot
 from ds4bench.report.curves import Source
@@ -102,7 +102,7 @@ def cells(run: SweepResult) -> list[Cell]:
     bandwidth = machine_bandwidth(run.environment)
     groups: dict[tuple[str, int], list[SpeedRow]] = defaultdict(list)
     for row in run.rows:
-        groups[row.mode, row.ctx_tokens].append(row)
+        groups[row.series, row.ctx_tokens].append(row)
     speedups = {
         (curve.mode, int(ctx)): float(mid)
         for curve in plot_data.speedups(Source("", run))
@@ -118,7 +118,7 @@ def cells(run: SweepResult) -> list[Cell]:
             _median(decode),
             spread,
             speedups.get((mode, ctx)),
-            _median(r.tokens_per_step for r in good) if mode != "plain" else None,
+            _median(r.tokens_per_step for r in good) if mode_of(mode) != "plain" else None,
             _median(plot_data.acceptance(r) for r in good),
             _median(_scaled(r.itl_s(50), 1e3) for r in good),
             _median(_scaled(r.itl_s(99), 1e3) for r in good),

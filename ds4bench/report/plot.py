@@ -51,7 +51,7 @@ class _Styles:
     def __init__(self, sources: Sequence[Source], theme: str) -> None:
         palette = figures.palette(theme)
         self.own = [s.label for s in sources if not s.published]
-        found = {row.mode for s in sources if not s.published for row in s.run.good}
+        found = {row.series for s in sources if not s.published for row in s.run.good}
         self.modes = sorted(found, key=lambda mode: (mode_rank(mode), mode))
         self.by_mode = len(self.modes) > 1 and len(self.own) > _MOST_FILES
         self._by_file = len(self.modes) == 1 or self.by_mode

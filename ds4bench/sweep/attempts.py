@@ -12,8 +12,8 @@ from ds4bench.records.rows import SpeedRow, Telemetry
 from ds4bench.sweep.disturbed import Trouble
 from ds4bench.worker.messages import Copies, Decoded
 
-# What a prefill is a measurement of: (run, context behind it, tokens that it added).
-Place = tuple[int, int, int]
+# What a prefill is a measurement of: (run, kind of text, context behind it, tokens that it added).
+Place = tuple[int, str, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Attempt:
 
 def place_of(cell: Cell | SpeedRow) -> Place:
     """What the prefill in front of a row is a measurement of."""
-    return cell.run, cell.ctx_tokens, cell.prefill_tokens
+    return cell.run, cell.text_class, cell.ctx_tokens, cell.prefill_tokens
 
 
 def row_of(attempt: Attempt, key: str, status: str, known: SharedPrefill | None) -> SpeedRow:
@@ -51,6 +51,7 @@ def row_of(attempt: Attempt, key: str, status: str, known: SharedPrefill | None)
         ctx_tokens=cell.ctx_tokens,
         prefill_tokens=cell.prefill_tokens,
         mode=cell.mode,
+        text_class=cell.text_class,
         status=status,
         resumed=attempt.resumed,
         started_at=attempt.started_at,

@@ -99,7 +99,8 @@ class Runner:
         self.rows: list[SpeedRow] = []
         self._prefills: dict[Place, SharedPrefill] = {}
         self._disturbed: dict[str, int] = {}  # rows by key that something disturbed
-        self._position: tuple[int, int] | None = None  # (run, tokens) of the worker's timeline
+        # Run, kind of text and tokens of the worker's timeline.
+        self._position: tuple[int, str, int] | None = None
         self._ready = False
         self._learn_from(rows_of(journal.records, str(journal.path)), retry_failed)
 
@@ -149,9 +150,9 @@ class Runner:
         Interrupted
             If the child was told to stop at once.
         """
-        frontiers: dict[tuple[int, int], list[Cell]] = {}
+        frontiers: dict[tuple[int, str, int], list[Cell]] = {}
         for cell in self.todo():
-            frontiers.setdefault((cell.run, cell.ctx_tokens), []).append(cell)
+            frontiers.setdefault((cell.run, cell.text_class, cell.ctx_tokens), []).append(cell)
         barren = 0
         for cells in frontiers.values():
             good_before = self._n_measured()
@@ -224,7 +225,7 @@ class Runner:
             if not self._ready:
                 self.prepare()
             start = cell.ctx_tokens - (0 if known else cell.prefill_tokens)
-            attempt = replace(attempt, resumed=self._reach(cell.run, start))
+            attempt = replace(attempt, resumed=self._reach(cell, start))
             if known is None:
                 known = self._prefills[place_of(cell)] = self._prefill(cell)
                 row = flagged(self._row(attempt, "ok"), known.trouble)
@@ -267,27 +268,26 @@ class Runner:
             if self._once_more(row) and not self.stop():
                 self._measure(cell, again)
 
-    def _reach(self, run: int, tokens: int) -> bool:
-        """Bring the worker's timeline to `tokens` tokens of a run, outside the clock.
+    def _reach(self, cell: Cell, tokens: int) -> bool:
+        """Bring the worker's timeline to `tokens` tokens of a cell's text, outside the clock.
 
         Returns
         -------
         bool
             Whether anything had to be evaluated again.
         """
-        if self._position == (run, tokens):
-            return False
-        at_run, at = self._position or (0, 0)
-        if at_run != run or at > tokens:
+        wanted = (cell.run, cell.text_class)
+        *held, at = self._position or (0, "", 0)
+        if tuple(held) != wanted or at > tokens:
             self._position = None
-            self.child.request(self.watchdog.fixed_s or FIRST_TIMEOUT_S, Begin())
-            self._position, at = (run, 0), 0
+            self.child.request(self.watchdog.fixed_s or FIRST_TIMEOUT_S, Begin(cell.text_class))
+            self._position, at = (*wanted, 0), 0
         if at == tokens:
             return False
         self._position = None
         limit = self.watchdog.limit("prefill", tokens - at)
         self.child.request(limit, ExtendTo(tokens))
-        self._position = (run, tokens)
+        self._position = (*wanted, tokens)
         return True
 
     def _prefill(self, cell: Cell) -> SharedPrefill:
@@ -296,7 +296,7 @@ class Runner:
         self.sampler.enter("prefill")
         reply = self.child.request(limit, ExtendTo(cell.ctx_tokens))
         self.sampler.leave()
-        self._position = (cell.run, cell.ctx_tokens)
+        self._position = (cell.run, cell.text_class, cell.ctx_tokens)
         self.watchdog.observe("prefill", reply.prefill_tokens, reply.prefill_s)
         state = self.sampler.row()
         return SharedPrefill(
@@ -332,7 +332,7 @@ class Runner:
         if row.status in DISTURBED:
             self._disturbed[row.key] = self._disturbed.get(row.key, 0) + 1
         if self._once_more(row):
-            where = f"{row.mode} at {row.ctx_tokens} (run {row.run})"
+            where = f"{row.series} at {row.ctx_tokens} (run {row.run})"
             self.note(f"{where}: {row.status}, {row.message}; to be measured once more")
             return
         self.done.add(row.key)

@@ -87,7 +87,7 @@ def digest(value: object) -> str:
 
 def row_key(fingerprint_digest: str, cell: Cell) -> str:
     """Identity of a row: its cell and everything that the fingerprint holds."""
-    return digest([fingerprint_digest, asdict(cell)])
+    return digest([fingerprint_digest, cell.identity()])
 
 
 def check_same(found: Mapping[str, object], expected: Mapping[str, object], where: str) -> None:
@@ -135,12 +135,12 @@ def check_grid(rows: Iterable[SpeedRow], cells: Iterable[Cell], where: str) -> N
     OptionError
         Naming the first such row.
     """
-    planned = {(c.run, c.ctx_tokens, c.mode): c.prefill_tokens for c in cells}
+    planned = {cell.place: cell.prefill_tokens for cell in cells}
     for row in rows:
-        step = planned.get((row.run, row.ctx_tokens, row.mode))
+        step = planned.get(row.place)
         if step == row.prefill_tokens:
             continue
-        has = f"{row.mode} at {row.ctx_tokens} (run {row.run})"
+        has = f"{row.series} at {row.ctx_tokens} (run {row.run})"
         wanted = f"{has} behind a prefill of {step} tokens" if step else "cells of this plan only"
         found = f"a prefill of {row.prefill_tokens}" if step else has
         raise OptionError(

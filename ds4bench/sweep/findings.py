@@ -81,8 +81,8 @@ def findings(rows: Sequence[SpeedRow], plan: SweepPlan) -> Iterator[str]:
     for row in good:
         if row.lossless is False:
             yield (
-                f"{row.mode} at {row.ctx_tokens} (run {row.run}): emitted other tokens than plain; "
-                "its speed does not count"
+                f"{row.series} at {row.ctx_tokens} (run {row.run}): emitted other tokens than "
+                "plain; its speed does not count"
             )
     for mode in plan.modes:
         mine = [row for row in good if row.mode == mode]
@@ -106,7 +106,7 @@ def findings(rows: Sequence[SpeedRow], plan: SweepPlan) -> Iterator[str]:
     disturbed = [row for row in rows if row.status in DISTURBED]
     for row in disturbed:
         yield (
-            f"{row.mode} at {row.ctx_tokens} (run {row.run}): {row.status}, {row.message}; its "
+            f"{row.series} at {row.ctx_tokens} (run {row.run}): {row.status}, {row.message}; its "
             "speed does not count (--resume --retry-failed measures it again)"
         )
     failed = [row for row in rows if not row.ok and row.status not in DISTURBED]

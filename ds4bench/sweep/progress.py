@@ -14,7 +14,7 @@ from ds4bench.records.rows import SpeedRow
 
 def line_of(row: SpeedRow) -> str:
     """One row as a short line of text."""
-    head = f"ctx {row.ctx_tokens:>7}  {row.mode:<12} run {row.run}"
+    head = f"ctx {row.ctx_tokens:>7}  {row.series:<12} run {row.run}"
     if not row.ok:
         return f"{head}  {row.status}: {printable(row.message)[:200]}"
     parts = [head, f"prefill {_rate(row.prefill_tps)}", f"decode {_rate(row.gen_tps)}"]
@@ -79,6 +79,12 @@ class ProgressScreen:
     def note(self, text: str) -> None:
         """One line of talk."""
         self._print(printable(text))
+
+    def skip(self, n: int) -> None:
+        """So many rows are there already, as was found out later."""
+        self._done += n
+        if self._progress is not None and n:
+            self._progress.update(self._task, advance=n)
 
     def row(self, row: SpeedRow, text: str = "") -> None:
         """A row was measured; `text` takes the place of its line."""

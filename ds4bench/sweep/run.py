@@ -66,7 +66,10 @@ from engine.tooling.results.publish import check_folder, check_output, make_fold
 PUBLISH_EVERY_S = 10.0
 ROOT = Path(__file__).resolve().parents[2]  # the folder of the packages
 # Of ds4bench, what the timed process imports beside `ds4bench.worker`.
-WORKER_NEEDS = ("__init__.py", "plan.py", "telemetry/__init__.py", "telemetry/roofline.py")
+WORKER_NEEDS = (
+    *("__init__.py", "plan.py", "telemetry/__init__.py", "telemetry/roofline.py"),
+    *("panel/__init__.py", "panel/texts.py", "records/__init__.py", "records/derived.py"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +120,7 @@ def execute(request: SweepRequest) -> int:
         If the sweep could not start, or its results could not be written.
     """
     plan = request.plan
-    _check_outputs(request)
+    check_outputs(request.outputs, request.resume or request.force or request.dry_run)
     with SweepSignals() as signals, contextlib.ExitStack() as stack:
         gpu = Gpu(ordinal=plan.device)
         sampler = sampler_of(plan, gpu, request.telemetry_s)
@@ -163,15 +166,14 @@ def _checked(plan: SweepPlan, signals: SweepSignals) -> SweepPlan:
     return replace(plan, check_values=check_values(options, tick).check_values)
 
 
-def _check_outputs(request: SweepRequest) -> None:
+def check_outputs(outputs: Outputs, replace: bool) -> None:
     """Refuse paths that cannot be written, or hold results that nobody gave leave to replace."""
-    folder = request.outputs.folder
+    folder = outputs.folder
     fresh = folder is not None and not folder.exists()
     if folder is not None:
         check_folder(folder, "--out")
-    for option, path in request.outputs.named():
+    for option, path in outputs.named():
         if not (fresh and path.parent == folder):
-            replace = request.resume or request.force or request.dry_run
             check_output(path, option, replace=replace)
 
 

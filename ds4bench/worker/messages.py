@@ -148,7 +148,7 @@ class Answering(Protocol):
     def load(self) -> Loaded: ...
     def bandwidth(self) -> Bandwidth: ...
     def warm_up(self, modes: Sequence[str]) -> WarmedUp: ...
-    def begin(self) -> Begun: ...
+    def begin(self, text_class: str) -> Begun: ...
     def prefill(self, frontier: int) -> Prefilled: ...
     def decode(self, mode: str) -> Decoded: ...
 
@@ -218,12 +218,13 @@ class WarmUp(Command[Answering, WarmedUp]):
 
 @dataclass(frozen=True, slots=True)
 class Begin(Command[Answering, Begun]):
-    """Drop the timeline and make an empty one."""
+    """Drop the timeline and make an empty one, for one kind of text of a prompt set."""
 
     word = "begin"
+    text_class: str = ""
 
     def run(self, worker: Answering) -> Begun:
-        return worker.begin()
+        return worker.begin(self.text_class)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ds4bench.panel.texts import generated
 from ds4bench.plan import DEVICE_FIELDS, Prompt, SweepPlan
 from ds4bench.telemetry.roofline import DecodeBytes, read_rates
 from ds4bench.worker.compiling import CompileCounter
@@ -20,7 +21,6 @@ from engine.errors import EngineError
 from engine.gguf.identity import FileIdentity
 from engine.gguf.warm import read_through
 from engine.memory import free_bytes, open_device, plan_memory, plan_weights
-from engine.nano import prose
 from engine.options import MODES, EngineOptions
 from engine.session import Session
 from engine.spec.protocol import Decoder
@@ -115,13 +115,13 @@ class FileModel:
             effective=effective,
         )
 
-    def encode_prompt(self, prompt: Prompt, n_tokens: int) -> list[int]:
+    def encode_prompt(self, prompt: Prompt, n_tokens: int, text_class: str = "") -> list[int]:
         """Token ids of the prompt; a generated one is made long enough for `n_tokens`."""
         if prompt.path is not None:
             return self._encode_start(prompt, n_tokens)
         n_chars = 5 * n_tokens + 1000
         while True:
-            text = prose.text(prompt.seed, n_chars)
+            text = generated(text_class, prompt.seed, n_chars)
             ids = self._encode(prompt, text, n_tokens)
             if len(ids) >= n_tokens:
                 return ids

@@ -56,7 +56,7 @@ class BenchModel(Protocol[T]):
 
     def inspect(self, plan: SweepPlan) -> ModelFacts: ...
 
-    def encode_prompt(self, prompt: Prompt, n_tokens: int) -> list[int]: ...
+    def encode_prompt(self, prompt: Prompt, n_tokens: int, text_class: str = "") -> list[int]: ...
 
     def load(self, plan: SweepPlan) -> EngineFacts: ...
 
@@ -101,6 +101,7 @@ class Worker(Generic[T]):
         self.model = model
         self.clock = clock
         self.tokens: list[int] = []
+        self.texts: dict[str, list[int]] = {}  # tokens by kind of text
         self.plan: SweepPlan | None = None
         self.session: T | None = None
         self._snapshot: object = None
@@ -125,12 +126,18 @@ class Worker(Generic[T]):
             If the prompt cannot be encoded.
         """
         plan = self._planned()
-        tokens = self.model.encode_prompt(plan.prompt, plan.ctx_max)
-        once = len(tokens)
-        if plan.prompt.repeat and once:
-            tokens = tokens * -(-plan.ctx_max // once)
-        self.tokens = tokens[: plan.ctx_max]
-        return PromptFacts(len(tokens), once, hash_tokens(self.tokens))
+        most = shortest = None
+        for text_class in plan.classes:
+            tokens = self.model.encode_prompt(plan.prompt, plan.ctx_max, text_class)
+            once = len(tokens)
+            if plan.prompt.repeat and once:
+                tokens = tokens * -(-plan.ctx_max // once)
+            self.texts[text_class] = tokens[: plan.ctx_max]
+            most = len(tokens) if most is None else min(most, len(tokens))
+            shortest = once if shortest is None else min(shortest, once)
+        self.tokens = self.texts[plan.classes[0]]
+        used = [token for tokens in self.texts.values() for token in tokens]
+        return PromptFacts(most or 0, shortest or 0, hash_tokens(used))
 
     def load(self) -> Loaded:
         """Open the weights."""
@@ -165,8 +172,9 @@ class Worker(Generic[T]):
         launches = None if counters is None else counters.launches
         return WarmedUp(tuple(rounds), copies, launches)
 
-    def begin(self) -> Begun:
-        """A fresh timeline."""
+    def begin(self, text_class: str = "") -> Begun:
+        """A fresh timeline, for one kind of text."""
+        self.tokens = self.texts.get(text_class, self.tokens)
         # The old one is dropped first: memory may not hold two contexts.
         self.session = self._snapshot = None
         self.session = self.model.session(self._planned().context)

@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 from ds4eval.answering.effort import Effort, effort_of
 from ds4eval.answering.pool import OneByOne, SideBySide
 from ds4eval.answering.server.backend import RemoteBackend
-from ds4eval.answering.server.client import first_model, key_notice, open_client, place_of
 from ds4eval.answering.threads import ThreadPool
 from ds4eval.plan import Job, ReplySettings
 from ds4eval.request import ServerOptions
+from engine.tooling.openai.client import first_model, key_notice, open_client, place_of
 
 
 @dataclass(frozen=True, slots=True)

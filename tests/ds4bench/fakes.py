@@ -198,7 +198,7 @@ class FakeModel:
             effective={"repacked": self.faults.get("repacked", False)},
         )
 
-    def encode_prompt(self, prompt: Prompt, n_tokens: int) -> list[int]:
+    def encode_prompt(self, prompt: Prompt, n_tokens: int, text_class: str = "") -> list[int]:
         if prompt.path is None:
             return [10 + i % 50 for i in range(n_tokens)]
         return [10 + b % 50 for b in prompt.text.encode()]

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from ds4bench.records import csv_text as records_csv
 from ds4bench.records.files import publish_views, read_rows, rows_of, write_parquet
 from ds4bench.records.rows import (
-    MODES,
     SCHEMA,
     SCHEMA_VERSION,
     STATUSES,
@@ -26,6 +25,7 @@ from ds4bench.records.rows import (
     stamped,
 )
 from engine.errors import EngineError, StoreError
+from engine.options import MODES
 from engine.tooling.results.journal import Journal
 
 seconds = st.floats(1e-6, 1e6)

@@ -10,11 +10,8 @@ import time
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
 
-from ds4eval.answering.server.body import Adaptation, body_of
-from ds4eval.answering.server.events import Documents
-from ds4eval.answering.server.refusals import Refusal, Trouble
+from ds4eval.answering.server.body import body_of
 from ds4eval.answering.server.reply import Reply
-from ds4eval.answering.server.wire import POLL_S, Exchange, Head, Stopped, TimeIsUp
 from ds4eval.documents import Document
 from ds4eval.events import Event, Notice, Prefill
 from ds4eval.plan import Job, ReplySettings
@@ -22,6 +19,10 @@ from ds4eval.records.answer import Answer
 from ds4eval.records.record import ERROR, SKIPPED, STOPPED
 from ds4eval.request import ServerOptions
 from engine.errors import OptionError
+from engine.tooling.openai.adaptation import Adaptation
+from engine.tooling.openai.events import Documents
+from engine.tooling.openai.refusals import Refusal, Trouble
+from engine.tooling.openai.wire import POLL_S, Exchange, Head, Stopped, TimeIsUp
 
 if TYPE_CHECKING:
     import httpx
@@ -44,7 +45,7 @@ class RemoteBackend:
     Parameters
     ----------
     client : httpx.Client
-        See `ds4eval.answering.server.client`.
+        See `engine.tooling.openai.client`.
     settings : ReplySettings
     server : ServerOptions
     model : str

@@ -11,17 +11,32 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from ds4eval.answering.server import shapes
-from ds4eval.answering.server.refusals import Trouble, said_in, trouble_of
 from ds4eval.documents import Document
 from ds4eval.events import Text
 from ds4eval.plan import Job, ReplySettings
 from ds4eval.records.answer import Answer
 from ds4eval.records.record import CALLED, EOS, FILTERED, LIMIT
+from engine.tooling.openai import shapes
+from engine.tooling.openai.refusals import Trouble, said_in, trouble_of
 
 OPEN, CLOSE = "<think>", "</think>"
 # A close tag that a model wrote inside its thinking must not end it.
 _DEFUSED = "<\\/think>"
+_STOPS = {
+    "length": LIMIT,
+    "max_tokens": LIMIT,
+    "model_length": LIMIT,
+    "content_filter": FILTERED,
+    "refusal": FILTERED,
+    "tool_calls": CALLED,
+    "tool_use": CALLED,
+    "function_call": CALLED,
+}
+
+
+def stop_of(finish: str) -> str:
+    """How a reply with this finish reason ended; words of other servers mean an ordinary end."""
+    return _STOPS.get(finish, EOS)
 
 
 class Reply:
@@ -146,7 +161,7 @@ class Reply:
         made = self.made
         if not self.finish and made is not None and made >= self.settings.budget.tokens:
             return LIMIT
-        return shapes.stop_of(self.finish)
+        return stop_of(self.finish)
 
     @property
     def made(self) -> int | None:

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from ds4eval.answering.server.backend import RemoteBackend
-from ds4eval.answering.server.client import open_client
 from ds4eval.events import Notice, Text
 from ds4eval.plan import Budget, ReplySettings, Sampling
 from ds4eval.request import ServerOptions
+from engine.tooling.openai.client import open_client
 from tests.ds4eval.fakes import jobs
 
 GREEDY = ReplySettings(sampling=Sampling(temp=0.0), budget=Budget(tokens=50))

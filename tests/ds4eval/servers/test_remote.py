@@ -13,13 +13,13 @@ from ds4eval.answering import remote
 from ds4eval.answering.effort import DEEPSEEK_HOST, effort_of
 from ds4eval.answering.server.backend import RemoteBackend
 from ds4eval.answering.server.body import body_of
-from ds4eval.answering.server.client import first_model, open_client
 from ds4eval.cli import cli
 from ds4eval.plan import Budget, ReplySettings, Sampling
 from ds4eval.request import ServerOptions
 from engine.errors import BackendError
 from engine.text.encoding import ABSOLUTE_MAXIMUM, BEYOND_MAXIMUM
 from engine.tooling.exits import run_program
+from engine.tooling.openai.client import first_model, open_client
 from tests.ds4eval.fakes import jobs, question
 from tests.ds4eval.servers.odd_server import DONE, GOOD, GREEDY, Client, OddServer, delta, usage
 

@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("httpx")
 
-from ds4eval.answering.server.events import Documents, Lines
 from ds4eval.records.samples import make_sample
+from engine.tooling.openai.events import Documents
 from tests.ds4eval.fakes import jobs
 from tests.ds4eval.servers.odd_server import (
     DONE,
@@ -106,20 +106,6 @@ def test_events_are_split_at_three_line_ends_only(server, end):
             handler.wfile.flush()
 
     assert Client(server).ask(play).answer.output == content
-
-
-def test_lines_of_the_standards_examples():
-    lines = Lines()
-    assert lines.feed(b"a\r") == [b"a"] and lines.feed(b"\nb\r\rc") == [b"b", b""]
-    assert lines.feed(b"\n\n") == [b"c", b""] and lines.rest() == b""
-
-
-def test_a_line_without_an_end_is_no_reply(monkeypatch):
-    monkeypatch.setattr("ds4eval.answering.server.events.MAX_LINE", 10)
-    lines = Lines()
-    lines.feed(b"123456789")
-    with pytest.raises(ValueError, match="expected lines below 10 bytes"):
-        lines.feed(b"01")
 
 
 ENDS = {

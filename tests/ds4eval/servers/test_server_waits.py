@@ -15,14 +15,14 @@ import pytest
 pytest.importorskip("httpx")
 
 from ds4eval.answering.server import backend as backends
-from ds4eval.answering.server.client import key_notice, open_client
-from ds4eval.answering.server.refusals import after_of
 from ds4eval.answering.threads import ThreadPool
 from ds4eval.control import Control
 from ds4eval.events import Ended, Prefill
 from ds4eval.records.store import RunStore
 from ds4eval.request import ServerOptions
 from ds4eval.run.runner import Recorder, run_parallel
+from engine.tooling.openai.client import key_notice, open_client
+from engine.tooling.openai.refusals import after_of
 from tests.ds4eval.fakes import CONFIG, jobs
 from tests.ds4eval.servers.odd_server import (
     GOOD,
@@ -117,7 +117,7 @@ def test_a_reply_has_a_limit_on_the_wall_clock(server, data, begun):
 
 
 def test_an_end_that_is_not_closed_is_an_end(server, monkeypatch):
-    monkeypatch.setattr("ds4eval.answering.server.wire.GRACE_S", 0.2)
+    monkeypatch.setattr("engine.tooling.openai.wire.GRACE_S", 0.2)
 
     def play(handler):
         handler.begin()

@@ -9,17 +9,53 @@ from __future__ import annotations
 import importlib.util
 import ipaddress
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
-from ds4eval.answering.server.refusals import Refusal
-from ds4eval.request import ServerOptions
 from engine.errors import BackendError, OptionError
+from engine.tooling.openai.refusals import Refusal
 
 if TYPE_CHECKING:
     import httpx
 
 CONNECT_S = 10.0
+
+
+class Reached(Protocol):
+    """What a client needs to know of a server."""
+
+    @property
+    def base_url(self) -> str:
+        """Without a slash at the end."""
+        ...
+
+    @property
+    def key_env(self) -> str:
+        """Environment variable that holds the key."""
+        ...
+
+    @property
+    def reply_timeout_s(self) -> float: ...
+
+
+def check_address(url: str) -> None:
+    """Refuse a --base-url that is no address of a server.
+
+    Raises
+    ------
+    OptionError
+    """
+    if not url.startswith(("http://", "https://")):
+        raise OptionError(f"--base-url: expected http:// or https://, found {url!r}")
+    try:
+        parts = urlsplit(url)
+        whole = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        whole = False
+    if not whole:
+        raise OptionError(f"--base-url: expected http://HOST:PORT/PATH, found {url!r}")
+    if parts.query or parts.fragment:
+        raise OptionError("--base-url: expected an address without ? and #, found one")
 
 
 def _require_httpx() -> None:
@@ -28,7 +64,7 @@ def _require_httpx() -> None:
         raise OptionError("--base-url: expected the package 'httpx' (extra 'remote'), found none")
 
 
-def key_of(server: ServerOptions) -> str:
+def key_of(server: Reached) -> str:
     """The key for a server; '' without one.
 
     Raises
@@ -50,14 +86,14 @@ def is_this_machine(host: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-def place_of(server: ServerOptions) -> str:
+def place_of(server: Reached) -> str:
     """The server's address without the parts that may be secret."""
     url = urlsplit(server.base_url)
     host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
     return f"{url.scheme}://{host}:{url.port or ''}{url.path}"
 
 
-def key_notice(server: ServerOptions) -> str:
+def key_notice(server: Reached) -> str:
     """What the user should hear about the key; '' for nothing."""
     url = urlsplit(server.base_url)
     if url.scheme == "http" and key_of(server) and not is_this_machine(url.hostname or ""):
@@ -65,7 +101,7 @@ def key_notice(server: ServerOptions) -> str:
     return ""
 
 
-def open_client(server: ServerOptions, jobs: int = 1) -> httpx.Client:
+def open_client(server: Reached, jobs: int = 1) -> httpx.Client:
     """An HTTP client with room for `jobs` connections at once.
 
     Connections are not kept: each request has its own, which can be cut without touching others.
@@ -92,7 +128,7 @@ def open_client(server: ServerOptions, jobs: int = 1) -> httpx.Client:
     )
 
 
-def first_model(client: httpx.Client, server: ServerOptions) -> str:
+def first_model(client: httpx.Client, server: Reached) -> str:
     """Name of the first model that a server lists.
 
     Raises

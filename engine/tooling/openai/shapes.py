@@ -8,20 +8,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ds4eval.records.record import CALLED, EOS, FILTERED, LIMIT
-
 _TEXT_PARTS = ("", "text", "output_text")
 _THOUGHT_PARTS = ("thinking", "reasoning", "reasoning_text")
-_STOPS = {
-    "length": LIMIT,
-    "max_tokens": LIMIT,
-    "model_length": LIMIT,
-    "content_filter": FILTERED,
-    "refusal": FILTERED,
-    "tool_calls": CALLED,
-    "tool_use": CALLED,
-    "function_call": CALLED,
-}
 # The server itself says that the reply did not come to its end.
 BROKEN = frozenset({"error", "abort", "cancelled"})
 
@@ -100,11 +88,6 @@ def finish_of(value: object) -> str:
     if isinstance(value, dict):
         value = value.get("type")
     return value.strip().lower()[:60] if isinstance(value, str) else ""
-
-
-def stop_of(finish: str) -> str:
-    """How a reply with this finish reason ended; words of other servers mean an ordinary end."""
-    return _STOPS.get(finish, EOS)
 
 
 def whole_text(text: str) -> str:

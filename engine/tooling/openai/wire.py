@@ -16,8 +16,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ds4eval.documents import Document
-
 if TYPE_CHECKING:
     import httpx
 
@@ -63,8 +61,9 @@ class Exchange:
     body : dict
     """
 
-    def __init__(self, client: httpx.Client, path: str, body: Document) -> None:
+    def __init__(self, client: httpx.Client, path: str, body: Mapping[str, object]) -> None:
         self.start = time.perf_counter()
+        self._sent: float | None = None
         self._queue: queue.SimpleQueue[Arrival | Exception | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._streams: list[Any] = []
@@ -101,8 +100,15 @@ class Exchange:
     def _put(self, item: Head | bytes) -> None:
         self._queue.put(Arrival(time.perf_counter(), item))
 
+    @property
+    def sent(self) -> float:
+        """When the request went out, behind the making of its connection."""
+        return self.start if self._sent is None else self._sent
+
     def _trace(self, name: str, info: Mapping[str, Any]) -> None:
-        """Remember what httpcore connects, to cut it."""
+        """Remember what httpcore connects, to cut it, and when the request begins."""
+        if name.endswith(".send_request_headers.started"):
+            self._sent = time.perf_counter()
         if name.endswith((".connect_tcp.complete", ".start_tls.complete")):
             with self._lock:
                 self._streams.append(info.get("return_value"))
