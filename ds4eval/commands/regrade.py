@@ -36,7 +36,7 @@ def regrade_command(run: Path, write: bool) -> int:
         say(f"{run}: expected graded samples, found none")
         return exits.BAD_INPUT
     new: list[Sample] = []
-    broken = 0
+    broken = changed = 0
     for sample in graded:
         try:
             after = regraded(sample)
@@ -45,10 +45,12 @@ def regrade_command(run: Path, write: bool) -> int:
             say(f"{sample.source}/{sample.id}: cannot be graded: {error}")
             continue
         if _grades(after) != _grades(sample):
-            new.append(after)
+            changed += 1
             click.echo(printable(_change(sample, after)))
+        if after != sample:
+            new.append(after)  # grades of another version are written down as of this one
     click.echo(
-        f"{len(graded)} graded again (version {GRADER_VERSION}): {len(new)} changed, "
+        f"{len(graded)} graded again (version {GRADER_VERSION}): {changed} changed, "
         f"passed {sum(s.passed for s in graded)} -> "
         f"{sum(s.passed for s in graded) + _gain(graded, new)}"
     )
@@ -58,7 +60,8 @@ def regrade_command(run: Path, write: bool) -> int:
 
 
 def _grades(sample: Sample) -> tuple[object, ...]:
-    return tuple(getattr(sample, name) for name in records.GRADE_FIELDS)
+    names = (name for name in records.GRADE_FIELDS if name != "grader_version")
+    return tuple(getattr(sample, name) for name in names)
 
 
 def _change(before: Sample, after: Sample) -> str:

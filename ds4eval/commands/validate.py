@@ -10,7 +10,7 @@ import click
 
 from ds4eval.questions.fetch import read_provenance
 from ds4eval.questions.known import DATASETS
-from ds4eval.questions.loaders import Dataset, load_dataset, local_paths
+from ds4eval.questions.loaders import OWN, Dataset, load_dataset, local_paths
 from engine.tooling import exits
 from engine.tooling.exits import printable
 from engine.tooling.options.group import option
@@ -23,7 +23,12 @@ SHOWN = 50
 
 @click.command("validate", cls=Command)
 @click.argument("names", nargs=-1, required=True, metavar="NAME|FILE...")
-@option("--as", "name", type=OneOf(DATASETS), help="Read files as this data set, not by columns.")
+@option(
+    "--as",
+    "name",
+    type=OneOf((*DATASETS, OWN)),
+    help="Read files as this data set, not by columns; 'own' is a set of your own.",
+)
 @option("--json", "as_json", is_flag=True, help="Print one JSON object for each data set.")
 def validate_command(names: tuple[str, ...], name: str | None, as_json: bool) -> int:
     """Check data sets: files, or names, which are looked for where `run` looks.

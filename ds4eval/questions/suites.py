@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ds4eval.questions.errors import DatasetError, Finding
+from ds4eval.questions.files import is_data_name
 from ds4eval.questions.known import DATASETS
-from ds4eval.questions.loaders import Dataset, load_dataset, local_paths, placed
+from ds4eval.questions.loaders import Dataset, load_dataset, load_own, local_paths, placed
 from ds4eval.questions.nano import nano_suite
 from ds4eval.questions.practice import practice_datasets
 from ds4eval.questions.presets import PRESETS, Item, Preset, choice_hash
@@ -70,7 +71,8 @@ def load_suite(
     Parameters
     ----------
     name : str
-        A name of `suite_names()`, or a preset file as `list --from-trace` writes it.
+        A name of `suite_names()`, a preset file as `list --from-trace` writes it, or a data file
+        in the format of `ds4eval.questions.layouts.own`.
     data : mapping of str to paths, optional
         Data sets that the user named (--dataset NAME=PATH); others are looked for.
     seed : int
@@ -99,9 +101,14 @@ def load_suite(
         preset = Preset(name, "", dataset=name)
     if preset is None and name.endswith(".json") and Path(name).exists():
         preset = read_preset(Path(name))
+    if preset is None and is_data_name(Path(name).name):
+        own = load_own(Path(name).expanduser())
+        return Suite(own.name, own.questions, (own,), own.findings)
     if preset is None:
         known = ", ".join(suite_names())
-        raise OptionError(f"suite: expected one of {known}, or a preset file, found {name!r}")
+        raise OptionError(
+            f"suite: expected one of {known}, a preset file or a data file, found {name!r}"
+        )
     sets = {
         part: load_dataset(local_paths(part, data.get(part, ())), part, seed, errata)
         for part in preset.datasets
