@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TypedDict
 
 from ds4eval.documents import Document, section
-from ds4eval.questions.prompts import PROMPT_VERSION
+from ds4eval.questions.prompts import VERSIONS
 from ds4eval.questions.question import Question, fingerprint, stable_hash
 from ds4eval.request import ReplyOptions
 from engine.errors import OptionError
@@ -136,6 +136,7 @@ class ReplySettings:
     margin: float = 0.0
     explicit_tokens: bool = False
     encoding: str | None = None
+    form: str = "line"
 
     def seeded(self, seed: int) -> ReplySettings:
         """The same with another seed."""
@@ -244,7 +245,7 @@ def config_of(settings: ReplySettings, think: str, model: Document, data: Docume
     drafts = settings.sampling.temp > 0 and settings.mode != "plain"
     config: Document = {
         "data": data,
-        "prompt_version": PROMPT_VERSION,
+        "prompt_version": VERSIONS[settings.form],
         "model": model,
         "sampling": sampling,
         "think": think,

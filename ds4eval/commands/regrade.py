@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from ds4eval.commands.data_options import readable
+from ds4eval.commands.data_options import HEADLINES, readable
 from ds4eval.grading.grade import GRADER_VERSION
+from ds4eval.questions.needs import require_graders
 from ds4eval.questions.question import QuestionError
 from ds4eval.records import record as records
 from ds4eval.records.entries import entries_of
@@ -18,13 +19,20 @@ from engine.errors import EngineError
 from engine.tooling import exits
 from engine.tooling.exits import printable, say
 from engine.tooling.options.group import option
+from engine.tooling.options.types import OneOf
 from engine.tooling.program import Command
 
 
 @click.command("regrade", cls=Command)
 @click.argument("run", type=click.Path(path_type=Path))
 @option("--write", is_flag=True, help="Keep the new grades in the run folder.")
-def regrade_command(run: Path, write: bool) -> int:
+@option(
+    "--headline",
+    type=OneOf(HEADLINES),
+    help="Let this grader decide the score from now on.",
+    default_text="the run's own",
+)
+def regrade_command(run: Path, write: bool, headline: str | None) -> int:
     """Grade the replies of RUN again and list what changes.
 
     Without --write nothing is changed. The exit status is 4 if a record cannot be graded, and 3
@@ -35,11 +43,12 @@ def regrade_command(run: Path, write: bool) -> int:
     if not graded:
         say(f"{run}: expected graded samples, found none")
         return exits.BAD_INPUT
+    require_graders({sample.kind for sample in graded}, str(run))
     new: list[Sample] = []
     broken = changed = 0
     for sample in graded:
         try:
-            after = regraded(sample)
+            after = regraded(sample, headline or "")
         except QuestionError as error:
             broken += 1
             say(f"{sample.source}/{sample.id}: cannot be graded: {error}")

@@ -81,7 +81,7 @@ def _print(dataset: Dataset, levels: Counter[str]) -> None:
     counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "none"
     click.echo(f"{dataset.name}: {len(dataset.questions)} questions ({counts})")
     if any(question.choices for question in dataset.questions):
-        choices = Counter(len(question.choices) for question in dataset.questions)
+        choices = Counter(len(q.choices) for q in dataset.questions if q.choices)
         letters = Counter(question.answer for question in dataset.questions if question.choices)
         shown = ", ".join(f"{count} with {n}" for n, count in sorted(choices.items()))
         click.echo(f"  choices: {shown}")

@@ -18,9 +18,8 @@ from typing import Any
 
 from ds4eval.grading.numbers import same_number
 
-PACKAGE = "math_verify"
 # A pair takes some hundredths of a second, the first one a second or two for the imports.
-LIMIT_S = 60.0
+LIMIT_S = 20.0
 # Longer answers are no answers, and what takes a parser's memory.
 LONGEST = 400
 

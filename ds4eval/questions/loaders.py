@@ -143,6 +143,8 @@ def load_dataset(
         questions = [shuffled(question, seed) for question in questions]
     findings += _check_texts(questions)
     findings += _check_count(first, len(questions))
+    if first == OWN:
+        first = own_name(files[0])
     return Dataset(first, tuple(questions), tuple(sources), tuple(findings))
 
 
@@ -195,8 +197,7 @@ def load_own(path: Path, keep_going: bool = False) -> Dataset:
     DatasetError
         If the file is missing or damaged, a field is wrong, or two records share an id.
     """
-    dataset = load_dataset(path, OWN, keep_going=keep_going)
-    return replace(dataset, name=own_name(path))
+    return load_dataset(path, OWN, keep_going=keep_going)
 
 
 def own_name(path: Path) -> str:

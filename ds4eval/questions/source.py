@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ds4eval.documents import Document
 from ds4eval.questions.errors import DatasetError
 from ds4eval.questions.loaders import LOADER_VERSION, local_paths
 from ds4eval.questions.nano import GENERATOR_VERSION
+from ds4eval.questions.needs import require_graders
 from ds4eval.questions.presets import PRESETS
 from ds4eval.questions.question import Question
 from ds4eval.questions.suites import Suite, load_suite, select
@@ -32,6 +33,12 @@ class Source:
     whole: Suite
     choice_seed: int
     errata: bool
+
+    def asked(self, form: str) -> Source:
+        """The same questions, their answers asked for in this form."""
+        if form == "line":
+            return self
+        return replace(self, questions=tuple(replace(q, form=form) for q in self.questions))
 
     def config(self) -> Document:
         """The data's part of a run's configuration."""
@@ -101,6 +108,7 @@ def choose_source(data: DataOptions, bundled: bool) -> Source:
                 f"--questions: expected at most {len(questions)}, found {data.questions}"
             )
         questions = questions[: data.questions]
+    require_graders({question.kind for question in questions}, f"suite {whole.name}")
     return Source(whole.name, tuple(questions), whole, data.choice_seed, data.errata)
 
 
