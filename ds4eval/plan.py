@@ -82,6 +82,8 @@ class Budget:
 
 # The nano suite's replies are short, and so is their budget.
 NANO_BUDGET = Budget(tokens=256, soft=96, hard=64)
+# So are those about long texts, which are looked up and not worked out.
+LONG_BUDGET = Budget(tokens=4096)
 
 
 def budget_of(reply: ReplyOptions, suite: str) -> Budget:
@@ -95,7 +97,7 @@ def budget_of(reply: ReplyOptions, suite: str) -> Budget:
         If limits contradict each other.
     """
     small = suite == "nano" and (reply.tokens is None or reply.tokens <= NANO_BUDGET.tokens)
-    base = NANO_BUDGET if small else Budget()
+    base = NANO_BUDGET if small else LONG_BUDGET if suite == "long" else Budget()
     budget = Budget(
         tokens=base.tokens if reply.tokens is None else reply.tokens,
         soft=base.soft if reply.soft is None else reply.soft,

@@ -62,13 +62,13 @@ run_options = options(
           help="Ask the first N questions, and fail if there are fewer."),
     _data("--repeats", type=Whole(1, 10_000), default=1, help="Ask every question N times."),
     _data("--choice-seed", type=Whole(0, MAX_SEED), default=0,
-          help="Seed of the order in which GPQA's choices are shown."),
+          help="Seed of the order in which GPQA's choices are shown, and of the texts of 'long'."),
     _data("--no-errata", is_flag=True, help="Leave known errors of the data in."),
     _reply("--recipe", type=OneOf(tuple(RECIPES)),
            help="Ask as a published score was asked: prompt, sampling and repeats. What you type "
            "beats it.", default_text="none: the options below"),
     _reply("-n", "--tokens", type=Whole(1, 1_000_000), help="Most tokens of a reply.",
-           default_text="16000; nano suite: 256"),
+           default_text="16000; nano suite: 256; long: 4096"),
     _reply("--think", is_flag=True, flag_value="on", default="on",
            flags={"--nothink": "none", "--think-max": "max"},
            help="Think before answering. --nothink answers at once; --think-max makes maximum "

@@ -24,6 +24,12 @@ LIMIT_S = 20.0
 LONGEST = 400
 
 
+# Ctrl-C is for this program: a process that it ended would turn a right answer into a wrong one.
+_PROGRAM = (
+    "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); from {} import serve; serve()"
+)
+
+
 class MathVerifyMissing(RuntimeError):
     """The package is not installed, or its process does not begin."""
 
@@ -70,7 +76,7 @@ class _Judge:
 
     def _begin(self) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-c", f"from {__name__} import serve; serve()"],
+            [sys.executable, "-c", _PROGRAM.format(__name__)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -31,6 +31,6 @@ def require_graders(kinds: Iterable[str], what: str) -> None:
     """
     if "latex" in kinds and find_spec(PACKAGE) is None:
         raise DatasetError(
-            f"{what}: expected the package 'math-verify' for answers in LaTeX, found none installed "
-            f"(pip install 'ds4bench[{EXTRA}]')"
+            f"{what}: expected the package 'math-verify' for answers in LaTeX, found none "
+            f"installed (pip install 'ds4bench[{EXTRA}]')"
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from ds4eval.documents import Document
 from ds4eval.questions.errors import DatasetError
 from ds4eval.questions.loaders import LOADER_VERSION, local_paths
+from ds4eval.questions.long import VERSION as LONG_VERSION
 from ds4eval.questions.nano import GENERATOR_VERSION
 from ds4eval.questions.needs import require_graders
 from ds4eval.questions.presets import PRESETS
@@ -42,13 +43,15 @@ class Source:
 
     def config(self) -> Document:
         """The data's part of a run's configuration."""
+        long = self.suite == "long"
+        generated = {"nano": GENERATOR_VERSION, "long": f"{GENERATOR_VERSION}.{LONG_VERSION}"}
         return {
             "suite": self.suite,
             "datasets": {part.name: part.sha256 for part in self.whole.datasets},
-            "choice_seed": self.choice_seed if self.whole.datasets else 0,
+            "choice_seed": self.choice_seed if self.whole.datasets or long else 0,
             "errata": self.errata,
             "loader": LOADER_VERSION,
-            "generator": GENERATOR_VERSION if self.suite == "nano" else "",
+            "generator": generated.get(self.suite, ""),
         }
 
     def provenance(self) -> Document:
