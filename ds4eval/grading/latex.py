@@ -57,6 +57,7 @@ class _Judge:
         self._process: subprocess.Popen[str] | None = None
         self._replies: queue.Queue[str] = queue.Queue()
         self._lock = threading.Lock()
+        self._reader = threading.Thread()
 
     def ask(self, key: str, given: str) -> bool:
         with self._lock:
@@ -87,8 +88,7 @@ class _Judge:
         assert process.stdout is not None
         lines = process.stdout
         if lines.readline().strip() != "ready":
-            process.kill()
-            process.wait()
+            _close(process)
             raise MathVerifyMissing(
                 "LaTeX answers: expected the package 'math-verify', found none installed "
                 "(pip install 'ds4bench[latex]')"
@@ -99,7 +99,8 @@ class _Judge:
                 replies.put(line)
             replies.put("")
 
-        threading.Thread(target=read, daemon=True).start()
+        self._reader = threading.Thread(target=read, daemon=True)
+        self._reader.start()
         self._process, self._replies = process, replies
         return process
 
@@ -107,8 +108,21 @@ class _Judge:
         """End the process; the next pair begins another."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+            self._reader.join()
+            _close(self._process)
             self._process = None
+
+
+def _close(process: subprocess.Popen[str]) -> None:
+    """End a process and give back its pipes."""
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            try:
+                pipe.close()
+            except OSError:
+                pass  # what was not written has nobody to read it
 
 
 _judge = _Judge()
