@@ -9,6 +9,7 @@ plain numbers are told without it. A run that has LaTeX answers needs the packag
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import queue
 import subprocess
@@ -118,11 +119,10 @@ def _close(process: subprocess.Popen[str]) -> None:
     process.kill()
     process.wait()
     for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            try:
+        # What was not written has nobody to read it.
+        with contextlib.suppress(OSError):
+            if pipe is not None:
                 pipe.close()
-            except OSError:
-                pass  # what was not written has nobody to read it
 
 
 _judge = _Judge()
