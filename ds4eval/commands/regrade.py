@@ -8,8 +8,8 @@ import click
 
 from ds4eval.commands.data_options import HEADLINES, readable
 from ds4eval.grading.grade import GRADER_VERSION
-from ds4eval.questions.needs import require_graders
 from ds4eval.questions.question import QuestionError
+from ds4eval.questions.source import require_graders
 from ds4eval.records import record as records
 from ds4eval.records.entries import entries_of
 from ds4eval.records.record import Sample

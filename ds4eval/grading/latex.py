@@ -3,7 +3,7 @@ r"""Tells whether two answers in LaTeX have one value, by the package math-verif
 Computer algebra on text that a model wrote can take for ever: it is done in a process of its own,
 one for all questions, which is ended when a pair takes longer than `LIMIT_S`. Equal texts and
 plain numbers are told without it. A run that has LaTeX answers needs the package from its start
-(`ds4eval.questions.needs`), so that no verdict depends on what happens to be installed.
+(`ds4eval.questions.source`), so that no verdict depends on what happens to be installed.
 """
 
 from __future__ import annotations

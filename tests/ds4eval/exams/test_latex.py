@@ -65,7 +65,7 @@ def test_equal_texts_and_numbers_need_no_package(monkeypatch):
 def test_a_missing_package_is_said_by_run_and_regrade(tmp_path, capsys, monkeypatch):
     from ds4eval.cli import cli
 
-    monkeypatch.setattr("ds4eval.questions.needs.find_spec", lambda name: None)
+    monkeypatch.setattr("ds4eval.questions.source.find_spec", lambda name: None)
     folder = write_run(tmp_path / "run", [sample("HMMT", 1, "pass", kind="latex", expected="2")])
     assert exits.run_program(cli, "ds4-eval", ["regrade", str(folder)]) == 3
     assert "pip install 'ds4bench[latex]'" in capsys.readouterr().err

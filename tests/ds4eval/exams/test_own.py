@@ -164,7 +164,7 @@ def test_listed_asked_resumed_and_compared_like_an_exam(tmp_path, capsys, monkey
 
 
 def test_latex_without_its_package_is_one_line(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("ds4eval.questions.needs.find_spec", lambda name: None)
+    monkeypatch.setattr("ds4eval.questions.source.find_spec", lambda name: None)
     path = write(tmp_path, ROWS)
 
     status, _, err = call(capsys, "--suite", path, "--nano", "q8", "--dry-run")
