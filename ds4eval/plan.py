@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TypedDict
 
 from ds4eval.documents import Document, section
-from ds4eval.questions.prompts import PROMPT_VERSION
+from ds4eval.questions.prompts import VERSIONS
 from ds4eval.questions.question import Question, fingerprint, stable_hash
 from ds4eval.request import ReplyOptions
 from engine.errors import OptionError
@@ -82,6 +82,8 @@ class Budget:
 
 # The nano suite's replies are short, and so is their budget.
 NANO_BUDGET = Budget(tokens=256, soft=96, hard=64)
+# So are those about long texts, which are looked up and not worked out.
+LONG_BUDGET = Budget(tokens=4096)
 
 
 def budget_of(reply: ReplyOptions, suite: str) -> Budget:
@@ -95,7 +97,7 @@ def budget_of(reply: ReplyOptions, suite: str) -> Budget:
         If limits contradict each other.
     """
     small = suite == "nano" and (reply.tokens is None or reply.tokens <= NANO_BUDGET.tokens)
-    base = NANO_BUDGET if small else Budget()
+    base = NANO_BUDGET if small else LONG_BUDGET if suite == "long" else Budget()
     budget = Budget(
         tokens=base.tokens if reply.tokens is None else reply.tokens,
         soft=base.soft if reply.soft is None else reply.soft,
@@ -136,6 +138,7 @@ class ReplySettings:
     margin: float = 0.0
     explicit_tokens: bool = False
     encoding: str | None = None
+    form: str = "line"
 
     def seeded(self, seed: int) -> ReplySettings:
         """The same with another seed."""
@@ -244,7 +247,7 @@ def config_of(settings: ReplySettings, think: str, model: Document, data: Docume
     drafts = settings.sampling.temp > 0 and settings.mode != "plain"
     config: Document = {
         "data": data,
-        "prompt_version": PROMPT_VERSION,
+        "prompt_version": VERSIONS[settings.form],
         "model": model,
         "sampling": sampling,
         "think": think,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ds4eval.documents import Document
+from ds4eval.recipes import Applied
 from engine.errors import OptionError
 from engine.tooling.openai.client import check_address
 
@@ -162,6 +163,8 @@ class ReplyOptions:
         None takes the seed of the run that is continued, or draws one.
     encoding : str or None
         Release of the chat format; None takes what the model says of itself.
+    form : str
+        How the prompt asks for the answer; see `ds4eval.questions.prompts`.
     """
 
     think: str = "on"
@@ -176,6 +179,7 @@ class ReplyOptions:
     min_p: float = 0.05
     seed: int | None = None
     encoding: str | None = None
+    form: str = "line"
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +198,8 @@ class GateOptions:
         Largest share of replies that the budget may cut.
     strict_exit : bool
         Any wrong answer fails.
+    headline : {'strict', 'lenient', 'classic'}
+        The grader that decides a run's score.
     """
 
     fail_under: float | None = None
@@ -201,6 +207,7 @@ class GateOptions:
     max_regression: float | None = None
     max_truncated: float | None = None
     strict_exit: bool = False
+    headline: str = "strict"
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,13 +243,14 @@ class OutputOptions:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A whole command line of `ds4-eval run`."""
+    """A whole command line of `ds4-eval run`; `recipe`, if any, is what its options came from."""
 
     model: ModelOptions = field(default_factory=ModelOptions)
     data: DataOptions = field(default_factory=DataOptions)
     reply: ReplyOptions = field(default_factory=ReplyOptions)
     gates: GateOptions = field(default_factory=GateOptions)
     output: OutputOptions = field(default_factory=OutputOptions)
+    recipe: Applied | None = None
 
 
 def check_request(request: Request) -> None:

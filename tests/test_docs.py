@@ -79,6 +79,8 @@ def prepared(tmp_path_factory) -> Path:
     gpqa = published.csv_bytes(published.gpqa_rows())
     published.write(data, "gpqa-diamond.csv", gpqa)
     published.write(folder, "gpqa_diamond.csv", gpqa)
+    own = [{"question": f"What is {i} + 2?", "answer": i + 2} for i in range(3)]
+    published.write(folder, "mine.jsonl", published.jsonl_bytes(own))
     sweep = ["--nano", "q8", "--mode", "all", "--mtp-draft", "2", "--out", "runs/mine"]
     _ok(run("ds4-bench", [*sweep, *docs.SWEEP], folder), {0})
     for name in ("runs/gb10", "runs/old", "runs/new", "runs/server", "base", "head"):
@@ -90,6 +92,7 @@ def prepared(tmp_path_factory) -> Path:
         "aime25": ("aime", "a", "b"),
         "gpqa-diamond": ("gpqa",),
         "nano": ("nano",),
+        "long": ("long",),
     }.items():
         exam = ["--suite", suite, "--nano", "q8", "--limit", "2", "--out", f"runs/{names[0]}"]
         trace = ["--trace", "trace.txt"] if suite == "aime25" else []

@@ -51,8 +51,8 @@ shared_options = options(
         "--grader",
         section="Judging",
         type=OneOf(GRADERS),
-        default="strict",
         help="Whose grades are counted.",
+        default_text="the headline of the first run",
     ),
     option(
         "--by",
@@ -130,7 +130,7 @@ def console() -> Console:
 def compare_command(
     a: Path,
     b: Path,
-    grader: str,
+    grader: str | None,
     by: str,
     margin: float,
     allow: tuple[str, ...],
@@ -147,6 +147,7 @@ def compare_command(
     first, second = readable_arms([a, b])
     from ds4eval.compare.judge import compare
 
+    grader = grader or first.run.headline
     result = compare(
         first, second, grader=grader, margin=margin / 100, by=by, allow=allow, seed=seed
     )

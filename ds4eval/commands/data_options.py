@@ -14,6 +14,8 @@ from engine.tooling.options.types import Whole
 
 Read = TypeVar("Read")
 Function = TypeVar("Function", bound=Callable[..., object])
+# The graders that may decide a run's score.
+HEADLINES = ("strict", "lenient", "classic")
 FILTER_HELP = (
     "Take questions that fit, e.g. difficulty=hard, domain!=Law, source=AIME*. FIELD is id, "
     "source, kind, domain or a stratum. May be given again."

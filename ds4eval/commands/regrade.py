@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
-from ds4eval.commands.data_options import readable
+from ds4eval.commands.data_options import HEADLINES, readable
 from ds4eval.grading.grade import GRADER_VERSION
 from ds4eval.questions.question import QuestionError
+from ds4eval.questions.source import require_graders
 from ds4eval.records import record as records
 from ds4eval.records.entries import entries_of
 from ds4eval.records.record import Sample
@@ -18,13 +19,20 @@ from engine.errors import EngineError
 from engine.tooling import exits
 from engine.tooling.exits import printable, say
 from engine.tooling.options.group import option
+from engine.tooling.options.types import OneOf
 from engine.tooling.program import Command
 
 
 @click.command("regrade", cls=Command)
 @click.argument("run", type=click.Path(path_type=Path))
 @option("--write", is_flag=True, help="Keep the new grades in the run folder.")
-def regrade_command(run: Path, write: bool) -> int:
+@option(
+    "--headline",
+    type=OneOf(HEADLINES),
+    help="Let this grader decide the score from now on.",
+    default_text="the run's own",
+)
+def regrade_command(run: Path, write: bool, headline: str | None) -> int:
     """Grade the replies of RUN again and list what changes.
 
     Without --write nothing is changed. The exit status is 4 if a record cannot be graded, and 3
@@ -35,20 +43,23 @@ def regrade_command(run: Path, write: bool) -> int:
     if not graded:
         say(f"{run}: expected graded samples, found none")
         return exits.BAD_INPUT
+    require_graders({sample.kind for sample in graded}, str(run))
     new: list[Sample] = []
-    broken = 0
+    broken = changed = 0
     for sample in graded:
         try:
-            after = regraded(sample)
+            after = regraded(sample, headline or "")
         except QuestionError as error:
             broken += 1
             say(f"{sample.source}/{sample.id}: cannot be graded: {error}")
             continue
         if _grades(after) != _grades(sample):
-            new.append(after)
+            changed += 1
             click.echo(printable(_change(sample, after)))
+        if after != sample:
+            new.append(after)  # grades of another version are written down as of this one
     click.echo(
-        f"{len(graded)} graded again (version {GRADER_VERSION}): {len(new)} changed, "
+        f"{len(graded)} graded again (version {GRADER_VERSION}): {changed} changed, "
         f"passed {sum(s.passed for s in graded)} -> "
         f"{sum(s.passed for s in graded) + _gain(graded, new)}"
     )
@@ -58,7 +69,8 @@ def regrade_command(run: Path, write: bool) -> int:
 
 
 def _grades(sample: Sample) -> tuple[object, ...]:
-    return tuple(getattr(sample, name) for name in records.GRADE_FIELDS)
+    names = (name for name in records.GRADE_FIELDS if name != "grader_version")
+    return tuple(getattr(sample, name) for name in names)
 
 
 def _change(before: Sample, after: Sample) -> str:

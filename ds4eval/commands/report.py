@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 )
 def report_command(
     runs: tuple[Path, ...],
-    grader: str,
+    grader: str | None,
     by: str,
     margin: float,
     allow: tuple[str, ...],
@@ -54,6 +54,7 @@ def report_command(
     arms = readable_arms(runs)
     from ds4eval.report.page import report_of
 
+    grader = grader or arms[0].run.headline
     report = report_of(arms, grader=grader, by=by, margin=margin / 100, allow=allow)
     if out is not None:
         write(report, out)

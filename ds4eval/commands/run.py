@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -10,6 +11,7 @@ import click
 from ds4eval.commands.data_options import parse_datasets
 from ds4eval.commands.run_options import KERNELS, SAMPLING, SPECULATION, run_options
 from ds4eval.documents import Document
+from ds4eval.recipes import applied
 from ds4eval.request import (
     DataOptions,
     GateOptions,
@@ -70,6 +72,8 @@ def parse(ctx: click.Context, values: dict[str, Any], model: ModelChoice) -> Req
     """
     _refuse_idle(ctx, values)
     sampling, thinking = SAMPLING.take(values), THINKING.take(values)
+    recipe = applied(values["recipe"], _typed(ctx, {**values, **asdict(sampling)}))
+    chosen = (lambda name, given: recipe.value(name, given)) if recipe else (lambda _, given: given)
     return Request(
         model=_model(values, model),
         data=DataOptions(
@@ -82,7 +86,7 @@ def parse(ctx: click.Context, values: dict[str, Any], model: ModelChoice) -> Req
             offset=values["offset"],
             limit=values["limit"],
             questions=values["questions"],
-            repeats=values["repeats"],
+            repeats=int(chosen("repeats", values["repeats"])),
         ),
         reply=ReplyOptions(
             think=thinking.mode(values["think"]),
@@ -91,12 +95,13 @@ def parse(ctx: click.Context, values: dict[str, Any], model: ModelChoice) -> Req
             hard=values["hard_limit_reply_budget"],
             rank=values["soft_limit_think_close_rank"],
             cue=values["close_cue"],
-            temp=sampling.temp,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-            min_p=sampling.min_p,
+            temp=chosen("temp", sampling.temp),
+            top_k=int(chosen("top_k", sampling.top_k)),
+            top_p=chosen("top_p", sampling.top_p),
+            min_p=chosen("min_p", sampling.min_p),
             seed=sampling.seed,
             encoding=thinking.encoding,
+            form=recipe.recipe.form if recipe else "line",
         ),
         gates=GateOptions(
             fail_under=values["fail_under"],
@@ -104,6 +109,7 @@ def parse(ctx: click.Context, values: dict[str, Any], model: ModelChoice) -> Req
             max_regression=values["max_regression"],
             max_truncated=values["max_truncated"],
             strict_exit=values["strict_exit"],
+            headline=values["headline"],
         ),
         output=OutputOptions(
             out=values["out"],
@@ -114,7 +120,13 @@ def parse(ctx: click.Context, values: dict[str, Any], model: ModelChoice) -> Req
             pause_s=values["pause_ms"] / 1000,
             dry_run=values["dry_run"],
         ),
+        recipe=recipe,
     )
+
+
+def _typed(ctx: click.Context, values: dict[str, Any]) -> dict[str, Any]:
+    """Options that stand on the command line, which beat a recipe."""
+    return {name: value for name, value in values.items() if _given(ctx, name)}
 
 
 def _refuse_idle(ctx: click.Context, values: dict[str, Any]) -> None:

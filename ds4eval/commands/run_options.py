@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from ds4eval.commands.data_options import FILTER_HELP
+from ds4eval.commands.data_options import FILTER_HELP, HEADLINES
+from ds4eval.recipes import RECIPES
 from engine.tooling.options.group import option, options
 from engine.tooling.options.kernels import kernel_options
 from engine.tooling.options.model import MODEL
@@ -45,7 +46,8 @@ _data, _reply, _server = _section("Questions"), _section("Reply"), _section("Ser
 _work, _gate, _out = _section("Side by side"), _section("Thresholds"), _section("Results")
 
 run_options = options(
-    _data("--suite", metavar="NAME", help="Suite to ask; `ds4-eval list` shows them.",
+    _data("--suite", metavar="NAME|FILE",
+          help="Suite to ask; `ds4-eval list` shows them. A file is a set of your own.",
           default_text="what the data at hand allow"),
     _data("--dataset", "datasets", multiple=True, metavar="NAME=PATH",
           help="Where your copy of a data set lies. May be given again."),
@@ -60,10 +62,13 @@ run_options = options(
           help="Ask the first N questions, and fail if there are fewer."),
     _data("--repeats", type=Whole(1, 10_000), default=1, help="Ask every question N times."),
     _data("--choice-seed", type=Whole(0, MAX_SEED), default=0,
-          help="Seed of the order in which GPQA's choices are shown."),
+          help="Seed of the order in which GPQA's choices are shown, and of the texts of 'long'."),
     _data("--no-errata", is_flag=True, help="Leave known errors of the data in."),
+    _reply("--recipe", type=OneOf(tuple(RECIPES)),
+           help="Ask as a published score was asked: prompt, sampling and repeats. What you type "
+           "beats it.", default_text="none: the options below"),
     _reply("-n", "--tokens", type=Whole(1, 1_000_000), help="Most tokens of a reply.",
-           default_text="16000; nano suite: 256"),
+           default_text="16000; nano suite: 256; long: 4096"),
     _reply("--think", is_flag=True, flag_value="on", default="on",
            flags={"--nothink": "none", "--think-max": "max"},
            help="Think before answering. --nothink answers at once; --think-max makes maximum "
@@ -103,6 +108,8 @@ run_options = options(
     _server("--extra-body", metavar="JSON",
             help="Fields of every request besides ours, as an object; a null leaves out one of "
             "ours."),
+    _gate("--headline", type=OneOf(HEADLINES), default="strict",
+          help="The grader that decides the score."),
     _gate("--fail-under", type=PERCENT, metavar="PERCENT", help="Exit with 6 below this score."),
     _gate("--baseline", type=FILE, metavar="DIR",
           help="Run folder to hold the score against, on shared questions."),

@@ -10,7 +10,7 @@ import click
 
 from ds4eval.questions.fetch import read_provenance
 from ds4eval.questions.known import DATASETS
-from ds4eval.questions.loaders import Dataset, load_dataset, local_paths
+from ds4eval.questions.loaders import OWN, Dataset, load_dataset, local_paths
 from engine.tooling import exits
 from engine.tooling.exits import printable
 from engine.tooling.options.group import option
@@ -23,7 +23,12 @@ SHOWN = 50
 
 @click.command("validate", cls=Command)
 @click.argument("names", nargs=-1, required=True, metavar="NAME|FILE...")
-@option("--as", "name", type=OneOf(DATASETS), help="Read files as this data set, not by columns.")
+@option(
+    "--as",
+    "name",
+    type=OneOf((*DATASETS, OWN)),
+    help="Read files as this data set, not by columns; 'own' is a set of your own.",
+)
 @option("--json", "as_json", is_flag=True, help="Print one JSON object for each data set.")
 def validate_command(names: tuple[str, ...], name: str | None, as_json: bool) -> int:
     """Check data sets: files, or names, which are looked for where `run` looks.
@@ -76,7 +81,7 @@ def _print(dataset: Dataset, levels: Counter[str]) -> None:
     counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "none"
     click.echo(f"{dataset.name}: {len(dataset.questions)} questions ({counts})")
     if any(question.choices for question in dataset.questions):
-        choices = Counter(len(question.choices) for question in dataset.questions)
+        choices = Counter(len(q.choices) for q in dataset.questions if q.choices)
         letters = Counter(question.answer for question in dataset.questions if question.choices)
         shown = ", ".join(f"{count} with {n}" for n, count in sorted(choices.items()))
         click.echo(f"  choices: {shown}")

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 
 from ds4eval.documents import Document, section
-from ds4eval.questions.prompts import messages
+from ds4eval.questions.prompts import system_text, user_text
 from ds4eval.records.record import Run, Sample
 from ds4eval.records.samples import question_of
 
@@ -176,8 +176,8 @@ def _inspect_sample(sample: Sample, run: Run, text: bool) -> Document:
 
 
 def _prompts(sample: Sample) -> tuple[str, str]:
-    (_, system), (_, user) = messages(question_of(sample))
-    return system, user
+    question = question_of(sample)
+    return system_text(question), user_text(question)
 
 
 def _split(sample: Sample) -> tuple[str, str]:

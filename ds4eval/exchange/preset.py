@@ -8,8 +8,10 @@ from ds4eval.exchange.trace import read_trace
 from ds4eval.questions.errors import DatasetError
 from ds4eval.questions.presets import Item, Preset, choice_hash
 
-_SOURCES = {"GPQA": "gpqa-diamond", "SuperGPQA": "supergpqa", "AIME": "aime25",
-            "COMPSEC": "compsec"}  # fmt: skip
+# Beginnings of sources, the more telling ones first.
+_SOURCES = {"GPQA": "gpqa-diamond", "SuperGPQA": "supergpqa", "AIME2024": "aime24",
+            "AIME2026": "aime26", "AIME": "aime25", "COMPSEC": "compsec", "HMMT": "hmmt",
+            "MATH-500": "math-500", "GSM8K": "gsm8k", "MMLU-Pro": "mmlu-pro"}  # fmt: skip
 
 
 def preset_from_trace(path: Path) -> tuple[Preset, tuple[str, ...]]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ds4eval.plan import Job, ReplySettings
-from ds4eval.questions.prompts import messages
+from ds4eval.questions.prompts import system_text, user_text
 from ds4eval.questions.question import LETTERS
 from ds4eval.records.record import Sample
 from engine.errors import OptionError, StoreError
@@ -140,7 +140,7 @@ class TraceWriter:
             text += "".join(f"  {LETTERS[i]}. {_line(c)}\n" for i, c in enumerate(q.choices))
         else:
             text += "answer_kind: exact_integer\n"
-        system, user = (content for _, content in messages(q))
+        system, user = system_text(q), user_text(q)
         self._write(text)
         for label, block in zip(BLOCKS, (system, user, sample.output)):
             self._block(label, block)

@@ -30,7 +30,8 @@ def extract(reply: bytes, kind: str, n_choices: int) -> tuple[str, str]:
     ----------
     reply : bytes
         The model's output, think block included.
-    kind : {'letter', 'integer', 'lines'}
+    kind : str
+        Of a question; words and LaTeX have no classic answer.
     n_choices : int
         For letters; 0 otherwise.
 
@@ -43,6 +44,8 @@ def extract(reply: bytes, kind: str, n_choices: int) -> tuple[str, str]:
     text = reply.split(b"\0", 1)[0]
     _, tag, after = text.partition(CLOSE_TAG)
     visible = after if tag else text
+    if kind not in ("letter", "integer", "lines"):
+        return NONE, "none"  # the program has no such questions
     if kind == "letter":
         return _letter(visible, n_choices)
     if kind == "integer":

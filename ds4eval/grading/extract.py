@@ -10,14 +10,16 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
+from ds4eval.grading.statements import LINE_MAX
 from ds4eval.questions.question import LETTERS, MAX_LINE, Question, format_lines
-from ds4eval.questions.spelling import same_text, unwrapped
+from ds4eval.questions.spelling import begins, same_text, unwrapped
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
-# An answer line longer than this is prose; statements are read this far.
-LINE_MAX = 400
-# Statements looked at from the end; a reply that repeats itself must not cost more.
-STATEMENTS_MAX = 64
+# Texts of tokens that end a turn, which some servers leave at the end of a reply.
+END_TOKENS = (
+    *("</s>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>", "<|end|>"),
+    *("<end_of_turn>", "<eos>", "<\uff5cend\u2581of\u2581sentence\uff5c>"),
+)
 
 _LETTER = re.compile(r"([A-Z])\Z")
 _LETTER_MORE = re.compile(r"([A-Z])(?:\s{0,4}[.):,\-]\s*|\s{1,4}(?=[(\[]))(\S.*)\Z", re.DOTALL)
@@ -36,6 +38,13 @@ _INVISIBLE = re.compile(
 )
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]{0,32}[ -/]{0,8}[@-~]|\][^\x07\x1b]{0,4096}(?:\x07|\x1b\\))")
 _DASHES = re.compile("[\u2010-\u2015\u2212]")
+_DEGREES = re.compile(r"\s{0,4}(?:\^\s{0,2}(?:\\circ|\{\s?\\circ\s?\})|\\degree|\u00b0|degrees?)\Z")
+_ZEROS = re.compile(r"(?<=[0-9])\.0{1,20}\Z")
+_REASON = re.compile(r"\s{0,4},?\s{0,4}(?:because|since|as)\b", re.IGNORECASE)
+# A text that goes on behind the value, and mathematics set in a line of words.
+_FORMULA = re.compile(
+    r"\$\$?([^$\n]{1,400})\$\$?|\\\((.{1,400}?)\\\)|\\\[(.{1,400}?)\\\]", re.DOTALL
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +95,12 @@ def visible_part(reply: str, opened: bool = False) -> Visible:
 
 
 def clean(text: str) -> str:
-    """Text without escape sequences and invisible characters, with one kind of line end."""
+    """Text without escape sequences, invisible characters and end tokens, with one line end."""
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n")
-    return _INVISIBLE.sub("", _ESCAPES.sub("", text))
+    text = _INVISIBLE.sub("", _ESCAPES.sub("", text))
+    while text.rstrip().endswith(END_TOKENS):
+        text = text[: text.rfind("<")]
+    return text
 
 
 def last_line(text: str) -> str:
@@ -119,35 +131,81 @@ def _unquoted(line: str) -> str:
     return line
 
 
-def read_value(value: str, question: Question) -> str | None:
+def read_value(value: str, question: Question, stated: bool = True) -> str | None:
     """Answer in canonical form if the value is one answer of the question's kind and no more.
 
-    A letter may be followed by its own choice's text; an integer keeps its sign.
+    A letter may be followed by the beginning of its own choice's text, or by a reason; an integer
+    may be written 70.0 or in degrees, or end a chain of equations, and keeps its sign.
+
+    Parameters
+    ----------
+    value : str
+    question : Question
+    stated : bool
+        The value stands behind words that call it the answer; without them, a reason or an
+        equation is part of the reasoning.
     """
+    if question.kind == "latex":
+        return read_latex(value)
     text = unwrapped(value[: LINE_MAX * 4])
     if question.kind == "letter":
-        return _read_letter(text, question.choices)
+        return _read_letter(text, question.choices, stated)
     if question.kind == "integer":
-        return read_integer(text)
+        return _read_chain(text) if stated else _read_whole(text)
+    if question.kind == "text":
+        return " ".join(text.split())[:LINE_MAX] or None
     match = _LINES.match(_DASHES.sub("-", text))
     return _read_lines(match[1]) if match else None
 
 
-def _read_letter(text: str, choices: tuple[str, ...]) -> str | None:
+def read_latex(value: str) -> str | None:
+    """The formula of a value: what stands in dollars or a box, if all else is punctuation."""
+    text = value.strip().strip("*_`").strip()
+    formulas = _FORMULA.findall(text)
+    if len(formulas) == 1:
+        text = next(part for part in formulas[0] if part)
+    boxed = re.match(r"\\(?:boxed|fbox)\s{0,4}\{(.*)\}[.\s]*\Z", text.strip(), re.DOTALL)
+    if boxed:
+        text = boxed[1]
+    text = " ".join(text.split()).rstrip(" .;")
+    return text[:LINE_MAX] or None
+
+
+def _read_letter(text: str, choices: tuple[str, ...], stated: bool) -> str | None:
     letters = LETTERS[: len(choices)]
     upper = text.upper()
     if _LETTER.match(upper):
         return upper if upper in letters else None
-    bare = re.match(r"([A-Z])[.):]\Z", upper)
+    bare = re.match(r"([A-Z])[.):,;]\Z", upper)
     if bare:
         return bare[1] if bare[1] in letters else None
     head = re.match(r"[(\[]\s{0,4}([A-Za-z])\s{0,4}[)\]]\s*[.:,-]?\s*(.*)\Z", text, re.DOTALL)
     more = head or _LETTER_MORE.match(text[:1].upper() + text[1:])
     if more and more[1].upper() in letters:
         letter = more[1].upper()
-        if same_text(more[2], choices[letters.index(letter)]):
+        own = choices[letters.index(letter)]
+        if same_text(more[2], own):
             return letter
+        if begins(own, more[2]) and not any(same_text(more[2], other) for other in choices):
+            return letter
+    if stated and text[:1] and text[0] in letters and _REASON.match(text, 1):
+        return text[0]
     return None
+
+
+def _read_chain(text: str) -> str | None:
+    """Last member of a chain such as m+n = 256+37 = 293; two equations are no chain."""
+    before, equals, last = text.rpartition("=")
+    if equals and (
+        re.search(r"[,;]|\b(?:or|and|not)\b", before, re.IGNORECASE) or not before.strip()
+    ):
+        return None
+    return _read_whole(unwrapped(last))
+
+
+def _read_whole(text: str) -> str | None:
+    """An integer, also written 70.0 or in degrees."""
+    return read_integer(_ZEROS.sub("", _DEGREES.sub("", text)))
 
 
 def read_integer(text: str) -> str | None:

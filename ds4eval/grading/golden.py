@@ -47,6 +47,7 @@ def golden_cases() -> tuple[Case, ...]:
                 answer=row["key"],
                 kind=row["kind"],
                 choices=tuple(row["choices"]),
+                form=row.get("form", "line"),
             )
             expected = tuple((row[grader][0], row[grader][1]) for grader in GRADERS)
             cases.append(

@@ -1,12 +1,14 @@
-"""Grades a reply by three rules side by side; it needs neither a model nor a file.
+r"""Grades a reply by three rules side by side; it needs neither a model nor a file.
 
-- `strict`, the headline: the last line that holds anything is `Answer: <value>`, the value is
-  one answer of the right kind, and nothing follows.
-- `lenient`: the last statement of an answer anywhere behind the thinking: an answer line, a TeX
-  box, "the answer is ..."; failing these, a last line that is nothing but a value.
+- `strict`: the answer in the form that the prompt asks for. On a last line, this is
+  `Answer: <value>`, or a TeX box alone on it, with nothing behind; where a box is asked for, the
+  last box. The value is one answer of the right kind.
+- `lenient`: the last statement of an answer anywhere behind the thinking
+  (`ds4eval.grading.statements`); failing these, a last line that is nothing but a value.
 - `classic`: what the C program ds4-eval would have said (`ds4eval.grading.classic`).
 
-Text inside a think block is never graded, except by `classic` when the block was not closed.
+One of them is a run's headline, strict unless the user says otherwise. Text inside a think block
+is never graded, except by `classic` when the block was not closed.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from ds4eval.grading import classic, extract
+from ds4eval.grading import classic, extract, latex
+from ds4eval.grading.numbers import same_number
+from ds4eval.grading.statements import boxes, statements
 from ds4eval.questions.question import (
     ALTERNATIVE,
     LETTERS,
@@ -27,21 +31,19 @@ from ds4eval.questions.spelling import same_text
 
 GRADERS = ("strict", "lenient", "ds4-classic")
 # Changes whenever a verdict could; not part of a resume key, since saved replies can be regraded.
-GRADER_VERSION = "1"
+GRADER_VERSION = "2"
 PASS, FAIL, NO_ANSWER = "pass", "fail", "none"
 NOT_GIVEN = "?"
 
-_BOX = re.compile(r"\\boxed\s{0,4}\{")
-_PHRASE = re.compile(
-    r"\banswers?\b[ \t*_`]{0,6}(?::|\uff1a|=|\bis\b|\bare\b|\bwould be\b|\bmust be\b|\bshould be\b)"
-    r"[ \t*_`]{0,6}:?",
-    re.IGNORECASE,
-)
 _DENIED = re.compile(
     r"\s{0,6}(?:not|never|neither|none|no|unlikely|n't|isn't|cannot)\b", re.IGNORECASE
 )
 _HEDGED = re.compile(r"\b(?:or|either|not|nor|and)\b|/", re.IGNORECASE)
-# Integers, also written 70.0, that are no part of a word, a power, a fraction or a decimal.
+# Where a reason or another sentence begins behind an answer in words.
+_REASON = re.compile(r",?\s(?:because|since|as)\b|\.\s", re.IGNORECASE)
+# A last line of more words is a sentence, not an answer; commands of TeX are no words.
+BARE_WORDS = 3
+_WORD = re.compile(r"(?<![\\\w])[^\W\d_]{2,}")
 # Letters of other scripts that look like Latin capitals; read as these by `lenient` only.
 _LOOKALIKES = str.maketrans("АВСЕНІЈАΒΕΗΙ", "ABCEHIJABEHI")
 
@@ -123,33 +125,45 @@ def grade(
 def _strict(question: Question, body: str, thinking: str) -> tuple[str | None, str]:
     if thinking == "open" and not body.strip():
         return None, "thinking-open"
+    if question.form == "boxed":
+        return _last_box(question, body)
     line = extract.last_line(body)
+    if line in ("$$", "\\]"):
+        line = extract.last_line(body.rstrip()[: -len(line)])  # a formula set apart ends here
     value = extract.line_value(line)
     if value is None:
+        alone = re.fullmatch(r"[*_`#>$\s\\(\[]{0,8}\\boxed\s{0,4}\{(.*)\}[*_`$\s\\)\].]{0,8}", line)
+        only = boxes(line) if alone else []
+        if len(only) == 1 and alone and only[0].value == alone[1]:
+            answer = extract.read_value(only[0].value, question)
+            return answer, "box-line" if answer is not None else "box-unreadable"
         return None, "no-answer-line"
     answer = extract.read_value(value, question)
     return answer, "answer-line" if answer is not None else "answer-line-unreadable"
+
+
+def _last_box(question: Question, body: str) -> tuple[str | None, str]:
+    """The last box of a reply that was asked for one; others on its line must agree with it."""
+    found = boxes(body)
+    if not found:
+        return None, "no-box"
+    start = body.rfind("\n", 0, found[-1].place) + 1
+    values = {extract.read_value(box.value, question) for box in found if box.place >= start}
+    if len(values) > 1:
+        return None, "several-boxes"
+    answer = values.pop()
+    return answer, "boxed" if answer is not None else "box-unreadable"
 
 
 def _lenient(question: Question, body: str, thinking: str) -> tuple[str | None, str]:
     answer, rule = _strict(question, body, thinking)
     if answer is not None or rule == "thinking-open":
         return answer, rule
-    found: list[tuple[int, str, str]] = []
-    for match in _tail(_PHRASE, body):
-        value = body[match.end() : match.end() + extract.LINE_MAX].lstrip(" \t").split("\n", 1)[0]
-        if not value.strip(" *_`"):
-            # The value may stand on the next line, as below a heading.
-            rest = body[match.end() : match.end() + extract.LINE_MAX].lstrip(" \t\n*_`")
-            value = rest.split("\n", 1)[0]
-        answer = _loose_value(question, value)
+    found = []
+    for statement in statements(body):
+        answer = _loose_value(question, statement.value)
         if answer is not None:
-            found.append((match.start(), answer, "statement"))
-    for match in _tail(_BOX, body):
-        inner = _braced(body[match.end() : match.end() + extract.LINE_MAX])
-        answer = None if inner is None else _loose_value(question, inner)
-        if answer is not None:
-            found.append((match.start(), answer, "boxed"))
+            found.append((statement.place, answer, statement.rule))
     if found:
         _, answer, rule = max(found)
         return answer, rule
@@ -160,6 +174,8 @@ def _lenient(question: Question, body: str, thinking: str) -> tuple[str | None, 
 def _bare_line(question: Question, body: str) -> str | None:
     """Value of a last line that is nothing else, unless it ends a list of the choices."""
     line = extract.last_line(body)
+    if question.kind in ("text", "latex") and len(_WORD.findall(line)) > BARE_WORDS:
+        return None
     answer = _bare_value(question, line)
     if answer is None or question.kind != "letter":
         return answer
@@ -168,27 +184,8 @@ def _bare_line(question: Question, body: str) -> str | None:
 
 
 def _bare_value(question: Question, line: str) -> str | None:
-    return extract.read_value(line.translate(_LOOKALIKES).strip("*_`#> "), question)
-
-
-def _tail(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:
-    """The last few matches; a list of all would let one reply fill the memory."""
-    found: list[re.Match[str]] = []
-    for match in pattern.finditer(text):
-        found.append(match)
-        if len(found) > 2 * extract.STATEMENTS_MAX:
-            del found[: extract.STATEMENTS_MAX]
-    return found[-extract.STATEMENTS_MAX :]
-
-
-def _braced(text: str) -> str | None:
-    """Text up to the brace that closes one opened before it."""
-    depth = 1
-    for place, char in enumerate(text):
-        depth += (char == "{") - (char == "}")
-        if depth == 0:
-            return text[:place]
-    return None
+    line = line.translate(_LOOKALIKES) if question.kind == "letter" else line
+    return extract.read_value(line.strip("*_`#> "), question, stated=False)
 
 
 def _loose_value(question: Question, value: str) -> str | None:
@@ -196,6 +193,8 @@ def _loose_value(question: Question, value: str) -> str | None:
     if _DENIED.match(value):
         return None
     value = re.sub(r"^[\s*_`]{1,12}|[\s*_`]{1,12}\Z", "", value)
+    if question.kind in ("text", "latex"):
+        value = _REASON.split(value, maxsplit=1)[0]
     answer = extract.read_value(value, question)
     if answer is not None:
         return answer
@@ -213,7 +212,7 @@ def _loose_letter(question: Question, text: str) -> str | None:
         return LETTERS[equal[0]]
     letters = LETTERS[: len(question.choices)]
     lead = re.match(
-        r"[\s*_`]{0,8}(?:(?:option|choice|letter)\s{1,4})?\\?[(\[{]?\s{0,2}(?:\\text\{|\\mathbf\{)?"
+        r"[\s*_`]{0,8}(?:(?i:option|choice|letter)\s{1,4})?\\?[(\[{]?\s{0,2}(?:\\text\{|\\mathbf\{)?"
         rf"([{letters}])(?![\w'\u2019])[)\]}}*_`.:$]{{0,6}}(.*)\Z",
         text,
         re.DOTALL,
@@ -224,15 +223,20 @@ def _loose_letter(question: Question, text: str) -> str | None:
     # "C, because ..." is an answer; "A or B", "I think C" and "A is wrong" are not.
     if rest and (_HEDGED.match(rest.lstrip(" ,")) or re.match(r"(?:is|was|isn)\b", rest)):
         return None
+    others = [c for i, c in enumerate(question.choices) if LETTERS[i] != lead[1]]
+    if any(same_text(rest, other) for other in others):
+        return None
     if rest and rest[0].isalpha() and rest[0].islower() and lead[1] in "AI":
         # "a matter of taste" and "I think" begin with a word, not with an option.
         return None
-    others = re.findall(rf"(?<![\w'])[{letters}](?![\w'])", rest)
-    return lead[1] if not others else None
+    named = re.findall(rf"(?<![\w'])[{letters}](?![\w'])", rest)
+    return lead[1] if not named else None
 
 
 def _loose_integer(text: str) -> str | None:
-    tail = text.rsplit("=", 1)[-1]
+    before, _, tail = text.rpartition("=")
+    if re.search(r"=[^=]*[,;]\s", before):
+        return None  # two equations are no answer
     tail = re.sub(r"\^\s{0,2}(?:\\circ|\{\\circ\})|\u00b0", " ", tail)
     tail = re.sub(r"(?<=[0-9])\\?,(?:\\!)?(?=[0-9]{3}(?![0-9]))", "", tail)
     if _HEDGED.search(tail):
@@ -248,9 +252,7 @@ def _judge(question: Question, given: str | None, rule: str) -> Grade:
     if given is None:
         return Grade(NO_ANSWER, question.answer, NOT_GIVEN, rule)
     if question.kind != "lines":
-        # Two integers may both have been accepted; no other answer holds their separator.
-        verdict = PASS if given in question.answer.split(ALTERNATIVE) else FAIL
-        return Grade(verdict, question.answer, given, rule)
+        return Grade(PASS if _equal(question, given) else FAIL, question.answer, given, rule)
     want = parse_lines(question.answer)
     try:
         got = parse_lines(given)
@@ -259,6 +261,17 @@ def _judge(question: Question, given: str | None, rule: str) -> Grade:
     hit = len(want & got)
     verdict = PASS if got <= want else FAIL
     return Grade(verdict, question.answer, given, rule, hit / len(got), hit / len(want))
+
+
+def _equal(question: Question, given: str) -> bool:
+    """Whether an answer is the key: letters and integers as they are, words and LaTeX by value."""
+    key = question.answer
+    if question.kind == "text":
+        return same_text(given, key) or same_number(given, key)
+    if question.kind == "latex":
+        return latex.same_value(key, given)
+    # Two integers may both have been accepted; no letter holds their separator.
+    return given in key.split(ALTERNATIVE)
 
 
 def _judge_classic(question: Question, given: str, step: str) -> Grade:

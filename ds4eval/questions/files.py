@@ -67,7 +67,7 @@ def data_files(path: Path) -> tuple[Path, ...]:
     try:
         if path.is_dir():
             files = sorted(
-                entry for entry in path.iterdir() if _is_data_name(entry.name) and entry.is_file()
+                entry for entry in path.iterdir() if is_data_name(entry.name) and entry.is_file()
             )
             if not files:
                 raise DatasetError(f"{path}: expected a data file in the folder, found none")
@@ -79,7 +79,8 @@ def data_files(path: Path) -> tuple[Path, ...]:
     return (path,)
 
 
-def _is_data_name(name: str) -> bool:
+def is_data_name(name: str) -> bool:
+    """Whether a file's name is that of data, in a folder or on a command line."""
     lower = name.lower()
     for suffix in PACKED:
         lower = lower.removesuffix(suffix)

@@ -65,8 +65,25 @@ PUBLISHED = {
 }
 # Behind the label of a question whose erratum was applied; scores count it with its exam.
 MODIFIED = " (modified)"
-LABELS = {name: known.label for name, known in PUBLISHED.items()} | {"compsec": "COMPSEC"}
-DATASETS = (*PUBLISHED, "compsec")
+# Sets that `fetch` does not know, read from the user's own copies: label, and questions where the
+# number is fixed (GSM8K's and MMLU-Pro's are those of their test parts).
+OWN_COPIES: dict[str, tuple[str, int]] = {
+    "compsec": ("COMPSEC", 0),
+    "aime24": ("AIME2024", 30),
+    "aime26": ("AIME2026", 30),
+    "hmmt": ("HMMT", 0),
+    "math-500": ("MATH-500", 500),
+    "gsm8k": ("GSM8K", 1319),
+    "mmlu-pro": ("MMLU-Pro", 12032),
+}
+LABELS = {name: known.label for name, known in PUBLISHED.items()} | {
+    name: label for name, (label, _) in OWN_COPIES.items()
+}
+ROWS = {name: known.rows for name, known in PUBLISHED.items()} | {
+    name: rows for name, (_, rows) in OWN_COPIES.items() if rows
+}
+DATASETS = (*PUBLISHED, *OWN_COPIES)
+AIME_YEARS = {"aime24": 2024, "aime25": 2025, "aime26": 2026}
 
 
 def exam_of(source: str) -> str:

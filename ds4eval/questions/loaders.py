@@ -8,24 +8,44 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ds4eval.questions.aime import dataset_of
+from ds4eval.questions.aime import KEYS, dataset_of
 from ds4eval.questions.errors import DatasetError, Finding
-from ds4eval.questions.fields import Fields
-from ds4eval.questions.files import Records, data_files, read_records
-from ds4eval.questions.known import DAMAGES, DATASETS, ERRATA, PUBLISHED, normalise
+from ds4eval.questions.fields import Fields, plain_name
+from ds4eval.questions.files import PACKED, SUFFIXES, Records, data_files, read_records
+from ds4eval.questions.known import (
+    AIME_YEARS,
+    DAMAGES,
+    DATASETS,
+    ERRATA,
+    OWN_COPIES,
+    PUBLISHED,
+    ROWS,
+    normalise,
+)
+from ds4eval.questions.layouts.others import OtherReader
+from ds4eval.questions.layouts.own import OwnReader
+from ds4eval.questions.layouts.published import CHOICES, Reader, detect, relabelled
 from ds4eval.questions.presets import KNOWN_KEYS
 from ds4eval.questions.question import LETTERS, Question, permuted, seeded_order
-from ds4eval.questions.schema import CHOICES, Reader, detect, relabelled
 
 # Part of a run's manifest: changes whenever the same file would give other questions.
 LOADER_VERSION = "1"
 # GPQA's other parts share Diamond's columns; only their size tells them.
 GPQA_PARTS = {448: "GPQA main", 546: "GPQA extended"}
 ENVIRONMENT = "DS4_EVAL_DATA"
+# The name under which a set of the user's own is read.
+OWN = "own"
+# No published layout has these.
+_OWN_COLUMNS = {"kind", "group", "label"}
+# Sets whose columns are those of the AIME: what they are, the user says.
+_LIKE_AIME = {*AIME_YEARS, "compsec", "hmmt", "math-500", "gsm8k"}
+# Keys of another year in so many of the places of 2025's are 2025's keys.
+_TWINS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +91,7 @@ def load_dataset(
     path : Path or sequence of Path
         Data files, or a folder of them; several only for a data set published in parts.
     name : str
-        One of 'aime25', 'gpqa-diamond', 'supergpqa', 'compsec'; '' to judge by columns.
+        One of `DATASETS`, 'own' for a set in the generic format, '' to judge by columns.
     seed : int
         Seed of the order of GPQA's choices: SHA-256 of seed and record id, so that neither the
         order of rows nor other questions matter.
@@ -88,7 +108,7 @@ def load_dataset(
         If a file is missing or damaged, columns tell another data set, a field is wrong, or two
         records share an id.
     """
-    if name and name not in DATASETS:
+    if name and name not in (*DATASETS, OWN):
         raise DatasetError(f"data set: expected one of {', '.join(DATASETS)}, found {name!r}")
     paths = [path] if isinstance(path, Path) else list(path)
     files = [file for one in paths for file in data_files(one)]
@@ -100,11 +120,11 @@ def load_dataset(
         records = read_records(file)
         fields = Fields(records)
         first = wanted = _wanted(file, records, detect(fields), name or first)
-        reader = Reader(records, fields)
-        questions += reader.read(wanted, keep_going)
+        reader = _reader(wanted, records, fields)
+        questions += reader.read(own_name(file) if wanted == OWN else wanted, keep_going)
         findings += reader.findings
         sources.append(SourceFile(file, records.form, records.sha256, len(records.records)))
-    if len(files) > 1 and first != "aime25":
+    if len(files) > 1 and first not in AIME_YEARS:
         raise DatasetError(f"{paths[0]}: expected one data file, found {len(files)}")
     checks = (_refuse_doubles, _refuse_other_keys) if published else (_refuse_doubles,)
     for check in checks:
@@ -114,8 +134,8 @@ def load_dataset(
             if not keep_going:
                 raise
             findings.append(Finding("error", 0, "", str(error)))
-    if first == "aime25" and questions:
-        first = _of_year(files, questions, named=name != "")
+    if first in AIME_YEARS and questions:
+        first = _of_year(files, questions, name)
     questions = [corrected(question, first) for question in questions] if errata else questions
     if first == "gpqa-diamond":
         label = GPQA_PARTS.get(len(questions))
@@ -123,6 +143,8 @@ def load_dataset(
         questions = [shuffled(question, seed) for question in questions]
     findings += _check_texts(questions)
     findings += _check_count(first, len(questions))
+    if first == OWN:
+        first = own_name(files[0])
     return Dataset(first, tuple(questions), tuple(sources), tuple(findings))
 
 
@@ -134,36 +156,81 @@ def _wanted(file: Path, records: Records, told: str, wanted: str) -> str:
     DatasetError
         If they tell none, or another.
     """
+    plain = {plain_name(column) for column in records.columns}
+    if wanted == OWN or (not wanted and plain & _OWN_COLUMNS):
+        return OWN
+    columns = ", ".join(repr(column) for column in records.columns[:8])
     if told == CHOICES:
-        if wanted in ("gpqa-diamond", "supergpqa"):
+        if wanted in ("gpqa-diamond", "supergpqa", "mmlu-pro"):
             return wanted  # the user says so
-        columns = ", ".join(repr(column) for column in records.columns[:8])
         raise DatasetError(
             f"{file}: expected the columns of {', '.join(DATASETS)}, found questions with choices "
-            f"of some exam ({columns}); --dataset gpqa-diamond=FILE or `validate --as` names it"
+            f"of some exam ({columns}); --dataset gpqa-diamond=FILE or `validate --as` names it, "
+            "--suite FILE asks a set of your own"
         )
     if not told:
-        columns = ", ".join(repr(column) for column in records.columns[:8])
         raise DatasetError(
             f"{file}: expected the columns of {', '.join(DATASETS)}, found {columns}"
         )
-    if wanted and told != wanted and {told, wanted} != {"aime25", "compsec"}:
+    both = {told, wanted}
+    alike = both <= _LIKE_AIME or both == {"mmlu-pro", "gpqa-diamond"}
+    if wanted and told != wanted and not alike:
         raise DatasetError(f"{file}: expected {wanted}, found columns of {told}")
     return wanted or told
 
 
-def _of_year(files: Sequence[Path], questions: Sequence[Question], named: bool) -> str:
+def _reader(wanted: str, records: Records, fields: Fields) -> Reader | OtherReader | OwnReader:
+    if wanted == OWN:
+        return OwnReader(records, fields)
+    if wanted in OWN_COPIES and wanted not in ("compsec", *AIME_YEARS):
+        return OtherReader(records, fields)
+    return Reader(records, fields, AIME_YEARS.get(wanted, 2025))
+
+
+def load_own(path: Path, keep_going: bool = False) -> Dataset:
+    """Read a set of the user's own (`ds4eval.questions.layouts.own`).
+
+    The name of the file without suffixes is the set's, and the label of questions that have none.
+
+    Raises
+    ------
+    DatasetError
+        If the file is missing or damaged, a field is wrong, or two records share an id.
+    """
+    return load_dataset(path, OWN, keep_going=keep_going)
+
+
+def own_name(path: Path) -> str:
+    """Name of a set of the user's own: that of its file, fit for folders and reports."""
+    stem = path.name
+    for suffix in (*PACKED, *SUFFIXES):
+        stem = stem.removesuffix(suffix)
+    return re.sub(r"[^0-9A-Za-z_.-]+", "-", stem).strip("-.") or OWN
+
+
+def _of_year(files: Sequence[Path], questions: Sequence[Question], name: str) -> str:
     """Name of the data set of these years.
 
     Raises
     ------
     DatasetError
-        If another year than 2025 goes by the name of 2025.
+        If a year goes by the name of another.
     """
     years = {int(question.source.removeprefix("AIME")) for question in questions}
-    if named and years != {2025}:
+    wanted = AIME_YEARS.get(name)
+    if wanted and years != {wanted}:
         found = ", ".join(map(str, sorted(years)[:4]))
-        raise DatasetError(f"{files[0]}: expected the AIME of 2025, found that of {found}")
+        raise DatasetError(f"{files[0]}: expected the AIME of {wanted}, found that of {found}")
+    twins = sum(
+        KEYS.get(f"aime2025-{question.id[-2:]}") == question.answer
+        for question in questions
+        if question.source != "AIME2025"
+    )
+    if twins >= _TWINS:
+        raise DatasetError(
+            f"{files[0]}: expected the AIME of {wanted or 'one year'}, found {twins} keys of 2025 "
+            "in their places"
+        )
     return dataset_of(years)
 
 
@@ -254,10 +321,10 @@ def _check_texts(questions: Sequence[Question]) -> list[Finding]:
 
 
 def _check_count(name: str, count: int) -> list[Finding]:
-    published = PUBLISHED.get(name)
-    if published is None or count == published.rows:
+    rows = ROWS.get(name)
+    if rows is None or count == rows:
         return []
-    return [Finding("note", 0, "", f"expected {published.rows} questions, found {count}")]
+    return [Finding("note", 0, "", f"expected {rows} questions, found {count}")]
 
 
 def local_paths(name: str, given: Sequence[Path] = ()) -> tuple[Path, ...]:
@@ -292,4 +359,6 @@ def how_to_get(name: str) -> str:
     """One line: the command that fetches a data set, or what file it wants."""
     if name in PUBLISHED:
         return f"`ds4-eval fetch {name}`, or --dataset {name}=FILE"
-    return f"--dataset {name}=FILE with JSON lines of id, title, question, answer"
+    if name == "compsec":
+        return f"--dataset {name}=FILE with JSON lines of id, title, question, answer"
+    return f"--dataset {name}=FILE, a copy of your own"

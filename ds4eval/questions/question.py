@@ -12,15 +12,20 @@ import string
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-KINDS = ("letter", "integer", "lines")
+KINDS = ("letter", "integer", "lines", "text", "latex")
+# How a prompt asks for the answer: on a last line `Answer: ...`, in a TeX box, or in the words of
+# simple-evals; see `ds4eval.questions.prompts`.
+FORMS = ("line", "boxed", "simple-evals")
 LETTERS = string.ascii_uppercase
 MIN_CHOICES, MAX_CHOICES = 2, 26
 # The largest line number a line set may name; ds4-eval's sets hold 256 entries.
 MAX_LINE = 255
 # Between two integers that were both accepted.
 ALTERNATIVE = "|"
+# The longest key of words or LaTeX: longer ones fill more than the one line that is graded.
+MAX_TEXT = 400
 
-_INTEGER = re.compile(r"[0-9]{1,31}(?:\|[0-9]{1,31})?\Z")
+_INTEGER = re.compile(r"-?[0-9]{1,31}(?:\|-?[0-9]{1,31})?\Z")
 _LINES = re.compile(r"[0-9]{1,3}(?:-[0-9]{1,3})?(?:,[0-9]{1,3}(?:-[0-9]{1,3})?)*\Z")
 
 
@@ -47,8 +52,8 @@ class Question:
         The question alone, without choices and without the answer's form.
     answer : str
         Canonical key: a letter, an integer without leading zeros (two as `80|81` where both were
-        accepted), or lines as `3` or `4-6,9`.
-    kind : {'letter', 'integer', 'lines'}
+        accepted), lines as `3` or `4-6,9`, words, or LaTeX, which is compared by value.
+    kind : {'letter', 'integer', 'lines', 'text', 'latex'}
     choices : tuple of str
         In the order shown; empty unless `kind` is 'letter'.
     domain, title : str
@@ -59,6 +64,8 @@ class Question:
         `choices[i]` is the published choice number `permutation[i]`; empty when never permuted.
     notes : tuple of str
         What was changed or found odd, each safe to print (no question text).
+    form : {'line', 'boxed', 'simple-evals'}
+        How the prompt asks for the answer, and so where the headline grader looks for it.
 
     Raises
     ------
@@ -77,6 +84,7 @@ class Question:
     strata: tuple[tuple[str, str], ...] = ()
     permutation: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
+    form: str = "line"
 
     def __post_init__(self) -> None:
         if not self.id or any(not char.isprintable() or char.isspace() for char in self.id):
@@ -87,6 +95,8 @@ class Question:
             raise QuestionError("question", "expected text, found none")
         if self.kind not in KINDS:
             raise QuestionError("kind", f"expected one of {', '.join(KINDS)}, found {self.kind!r}")
+        if self.form not in FORMS:
+            raise QuestionError("form", f"expected one of {', '.join(FORMS)}, found {self.form!r}")
         if self.kind == "letter":
             self._check_choices()
         elif self.choices:
@@ -118,11 +128,17 @@ class Question:
 
     @property
     def chance(self) -> float:
-        """Probability that a blind guess passes; for integers, one of the 1000 AIME allows."""
+        """Probability that a blind guess passes; for integers, one of the 1000 AIME allows.
+
+        Words, LaTeX and integers beyond those cannot be guessed.
+        """
         if self.kind == "letter":
             return 1 / len(self.choices)
         if self.kind == "integer":
-            return 0.001 * len(self.answer.split(ALTERNATIVE))
+            keys = self.answer.split(ALTERNATIVE)
+            return 0.001 * sum(0 <= int(key) <= 999 for key in keys)
+        if self.kind != "lines":
+            return 0.0
         lines = re.findall(r"(?m)^\s*[0-9]+\b", self.text)
         return len(parse_lines(self.answer)) / len(lines) if lines else 0.0
 
@@ -154,7 +170,14 @@ def canonical_answer(answer: str, kind: str, n_choices: int = 0) -> str:
     if kind == "integer":
         if not _INTEGER.match(text):
             raise QuestionError("answer", f"expected digits 0-9 only, found {answer!r}")
-        return ALTERNATIVE.join(part.lstrip("0") or "0" for part in text.split(ALTERNATIVE))
+        return ALTERNATIVE.join(str(int(part)) for part in text.split(ALTERNATIVE))
+    if kind in ("text", "latex"):
+        words = " ".join(text.split())
+        if not words or len(words) > MAX_TEXT:
+            raise QuestionError(
+                "answer", f"expected 1 to {MAX_TEXT} characters, found {len(words)}"
+            )
+        return words
     lines = re.sub(r"\s*([,-])\s*", r"\1", text)
     if not _LINES.match(lines):
         raise QuestionError("answer", f"expected lines such as 3 or 4-6,9, found {answer!r}")

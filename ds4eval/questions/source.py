@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 
 from ds4eval.documents import Document
 from ds4eval.questions.errors import DatasetError
 from ds4eval.questions.loaders import LOADER_VERSION, local_paths
+from ds4eval.questions.long import VERSION as LONG_VERSION
 from ds4eval.questions.nano import GENERATOR_VERSION
 from ds4eval.questions.presets import PRESETS
 from ds4eval.questions.question import Question
@@ -33,15 +36,23 @@ class Source:
     choice_seed: int
     errata: bool
 
+    def asked(self, form: str) -> Source:
+        """The same questions, their answers asked for in this form."""
+        if form == "line":
+            return self
+        return replace(self, questions=tuple(replace(q, form=form) for q in self.questions))
+
     def config(self) -> Document:
         """The data's part of a run's configuration."""
+        long = self.suite == "long"
+        generated = {"nano": GENERATOR_VERSION, "long": f"{GENERATOR_VERSION}.{LONG_VERSION}"}
         return {
             "suite": self.suite,
             "datasets": {part.name: part.sha256 for part in self.whole.datasets},
-            "choice_seed": self.choice_seed if self.whole.datasets else 0,
+            "choice_seed": self.choice_seed if self.whole.datasets or long else 0,
             "errata": self.errata,
             "loader": LOADER_VERSION,
-            "generator": GENERATOR_VERSION if self.suite == "nano" else "",
+            "generator": generated.get(self.suite, ""),
         }
 
     def provenance(self) -> Document:
@@ -61,6 +72,8 @@ class Source:
         }
 
 
+# Compares answers in LaTeX; of the extra 'latex'.
+MATH_PACKAGE = "math_verify"
 # Questions of the nano suite: 1.5 s of drawing; 1 draw in 50 of aime repeats a text by then.
 MOST_DRAWN = 3000
 
@@ -101,7 +114,33 @@ def choose_source(data: DataOptions, bundled: bool) -> Source:
                 f"--questions: expected at most {len(questions)}, found {data.questions}"
             )
         questions = questions[: data.questions]
+    require_graders({question.kind for question in questions}, f"suite {whole.name}")
     return Source(whole.name, tuple(questions), whole, data.choice_seed, data.errata)
+
+
+def require_graders(kinds: Iterable[str], what: str) -> None:
+    """Refuse kinds of answers that this installation cannot grade.
+
+    Asked before a model is loaded and before replies are graded again: no verdict may hang on
+    what a machine happens to have.
+
+    Parameters
+    ----------
+    kinds : iterable of str
+        Of the questions.
+    what : str
+        Subject of the message: a suite, a run folder.
+
+    Raises
+    ------
+    DatasetError
+        Naming the extra that is missing.
+    """
+    if "latex" in kinds and find_spec(MATH_PACKAGE) is None:
+        raise DatasetError(
+            f"{what}: expected the package 'math-verify' for answers in LaTeX, found none "
+            "installed (pip install 'ds4bench[latex]')"
+        )
 
 
 def _per_family(data: DataOptions) -> int:

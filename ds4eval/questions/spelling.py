@@ -60,3 +60,16 @@ def plain(text: str) -> str:
 
 def same_text(a: str, b: str) -> bool:
     return plain(a) == plain(b)
+
+
+def begins(whole: str, part: str) -> bool:
+    """Whether a text is the beginning of another, to the end of a word; an ellipsis may follow."""
+    part = re.sub(r"(?:\.{2,}|\u2026)\s*\Z", "", part.strip())
+    words, first = (re.findall(r"\S+", plain_words(text)) for text in (whole, part))
+    return bool(first) and first == words[: len(first)]
+
+
+def plain_words(text: str) -> str:
+    """Text without case and typesetting, its words still apart."""
+    text = unicodedata.normalize("NFKC", text).casefold()
+    return re.sub(r"[$\\{}]+", "", text).rstrip(" .,;")

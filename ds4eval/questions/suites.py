@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ds4eval.questions.errors import DatasetError, Finding
+from ds4eval.questions.files import is_data_name
 from ds4eval.questions.known import DATASETS
-from ds4eval.questions.loaders import Dataset, load_dataset, local_paths, placed
+from ds4eval.questions.loaders import Dataset, load_dataset, load_own, local_paths, placed
+from ds4eval.questions.long import long_suite
 from ds4eval.questions.nano import nano_suite
 from ds4eval.questions.practice import practice_datasets
 from ds4eval.questions.presets import PRESETS, Item, Preset, choice_hash
@@ -29,6 +31,7 @@ from engine.errors import OptionError
 
 BUILT_IN = {
     "nano": "generated arithmetic and look-up, for small models",
+    "long": "generated: facts at known depths of texts of 4k to 256k tokens",
     "practice": "90 questions written for this project, in the form of the three exams",
 }
 PRESET_FILE_VERSION = 1
@@ -70,11 +73,12 @@ def load_suite(
     Parameters
     ----------
     name : str
-        A name of `suite_names()`, or a preset file as `list --from-trace` writes it.
+        A name of `suite_names()`, a preset file as `list --from-trace` writes it, or a data file
+        in the format of `ds4eval.questions.layouts.own`.
     data : mapping of str to paths, optional
         Data sets that the user named (--dataset NAME=PATH); others are looked for.
     seed : int
-        Seed of GPQA's order of choices.
+        Seed of GPQA's order of choices, and of the texts of 'long'.
     errata : bool
         Apply known corrections.
     nano_per_family : int
@@ -90,6 +94,8 @@ def load_suite(
     data = data or {}
     if name == "nano":
         return Suite(name, tuple(nano_suite(nano_per_family)))
+    if name == "long":
+        return Suite(name, tuple(long_suite(seed)))
     if name == "practice":
         parts = practice_datasets()
         rows = zip(*(part.questions for part in parts))
@@ -99,9 +105,14 @@ def load_suite(
         preset = Preset(name, "", dataset=name)
     if preset is None and name.endswith(".json") and Path(name).exists():
         preset = read_preset(Path(name))
+    if preset is None and is_data_name(Path(name).name):
+        own = load_own(Path(name).expanduser())
+        return Suite(own.name, own.questions, (own,), own.findings)
     if preset is None:
         known = ", ".join(suite_names())
-        raise OptionError(f"suite: expected one of {known}, or a preset file, found {name!r}")
+        raise OptionError(
+            f"suite: expected one of {known}, a preset file or a data file, found {name!r}"
+        )
     sets = {
         part: load_dataset(local_paths(part, data.get(part, ())), part, seed, errata)
         for part in preset.datasets

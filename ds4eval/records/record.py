@@ -37,12 +37,16 @@ NATURAL, SOFT, HARD, NOT_CLOSED = "natural", "soft_forced", "hard_forced", "none
 
 
 class AskedText(TypedDict, total=False):
-    """The question of a sample as it was shown; `opened`: the prompt ended inside a think block."""
+    """The question of a sample as it was shown; `opened`: the prompt ended inside a think block.
+
+    `form` is how its answer was asked for, left out where that is a line.
+    """
 
     title: str
     text: str
     choices: list[str]
     opened: bool
+    form: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,8 @@ class Sample:
         The other two graders.
     precision, recall : float or None
         Of line sets.
+    headline : str
+        The grader that decided `state`; empty for the strict one.
     thinking : str
         'none', 'closed' or 'open', as the grader saw the text.
     output_sha256 : str
@@ -151,6 +157,7 @@ class Sample:
     recall: float | None = None
     thinking: str = ""
     grader_version: str = ""
+    headline: str = ""
     output_sha256: str = ""
     error: str = ""
     finish_reason: str = ""
@@ -177,6 +184,11 @@ class Sample:
         return self.state == "PASSED"
 
     @property
+    def other_form(self) -> bool:
+        """Whether the answer is right, but not in the form that the prompt asks for."""
+        return self.verdict != "pass" and self.lenient_verdict == "pass"
+
+    @property
     def truncated(self) -> bool:
         """Whether the token budget cut the reply or closed its thinking."""
         return self.stop == LIMIT or self.close == HARD
@@ -195,8 +207,8 @@ class Sample:
         return {"type": "sample", **fields}
 
 
-# Of replies of servers; records and tables of other runs are what they were before these came.
-OCCASIONAL = ("finish_reason", "notes")
+# Of some replies; records and tables of other runs are what they were before these came.
+OCCASIONAL = ("finish_reason", "notes", "headline")
 FIELDS = tuple(f.name for f in dataclasses.fields(Sample))
 # Equal runs may differ in these and in nothing else.
 VOLATILE = (
@@ -284,6 +296,7 @@ GRADE_FIELDS = (
     "recall",
     "thinking",
     "grader_version",
+    "headline",
 )
 
 
@@ -382,6 +395,12 @@ class Run:
     samples: list[Sample]
     manifest: Document
     dropped_bytes: int
+
+    @property
+    def headline(self) -> str:
+        """Grader that decided the states of its samples, by the name that reports use."""
+        named = next((sample.headline for sample in self.samples if sample.headline), "strict")
+        return {"classic": "ds4-classic"}.get(named, named)
 
 
 def journal_path(path: Path) -> Path:

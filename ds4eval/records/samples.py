@@ -22,6 +22,7 @@ def make_sample(
     started: str,
     session: int = 0,
     worker: int = 0,
+    headline: str = "strict",
 ) -> Sample:
     """The record of one answered job, graded by every rule where the reply came to an end."""
     question = job.question
@@ -56,21 +57,28 @@ def make_sample(
             "text": question.text,
             "choices": list(question.choices),
             "opened": answer.opened,
+            **({} if question.form == "line" else {"form": question.form}),
         },
         **copied,
     )
     if answer.stop not in GRADED:
         return sample
     grades = grade(question, answer.output, answer.opened, answer.stop == EOS)
-    return with_grades(sample, grades)
+    return with_grades(sample, grades, headline)
 
 
-def with_grades(sample: Sample, grades: Grades) -> Sample:
-    """The sample with new grades and the state that follows from them."""
+def with_grades(sample: Sample, grades: Grades, headline: str = "") -> Sample:
+    """The sample with new grades and the state that follows from them.
+
+    The headline's verdict decides the state; '' keeps the grader that decided it before.
+    """
+    named = headline or sample.headline or "strict"
+    decisive = grades.by_name({"classic": "ds4-classic"}.get(named, named))
     strict, lenient, classic = grades.strict, grades.lenient, grades.classic
     return dataclasses.replace(
         sample,
-        state=state_of(sample.stop, strict.verdict),
+        state=state_of(sample.stop, decisive.verdict),
+        headline="" if named == "strict" else named,
         given=strict.given,
         verdict=strict.verdict,
         rule=strict.rule,
@@ -112,14 +120,18 @@ def question_of(sample: Sample, answer: str | None = None) -> Question:
         title=text.get("title", ""),
         strata=tuple(sample.strata.items()),
         permutation=tuple(sample.permutation),
+        form=text.get("form", "line"),
     )
 
 
-def regraded(sample: Sample) -> Sample:
-    """The sample graded again by the present rules; ungraded ones come back as they are."""
+def regraded(sample: Sample, headline: str = "") -> Sample:
+    """The sample graded again by the present rules; ungraded ones come back as they are.
+
+    `headline` names the grader that decides the state; '' keeps the run's.
+    """
     if sample.stop not in GRADED:
         return sample
     opened = bool(sample.question.get("opened"))
     return with_grades(
-        sample, grade(question_of(sample), sample.output, opened, sample.stop == EOS)
+        sample, grade(question_of(sample), sample.output, opened, sample.stop == EOS), headline
     )

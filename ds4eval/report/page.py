@@ -10,7 +10,7 @@ from ds4eval.compare import view as compare_view
 from ds4eval.compare.judge import compare
 from ds4eval.compare.pairs import AnsweredRun
 from ds4eval.compare.result import RunComparison
-from ds4eval.report import plots
+from ds4eval.report import depths, plots
 from ds4eval.report import view as report_view
 from ds4eval.report.scores import RunScores, scores_of
 from engine.tooling.report import figures
@@ -65,6 +65,9 @@ def svg_files(report: Report) -> dict[str, bytes]:
         figure = plots.token_figure(run)
         if figure is not None:
             drawn[f"tokens{place + 1 if place else ''}.svg"] = figure
+        figure = depths.depth_figure(run)
+        if figure is not None:
+            drawn[f"depths{place + 1 if place else ''}.svg"] = figure
     for place, result in enumerate(report.comparisons):
         if result.lines:
             drawn[f"flips{place + 1 if place else ''}.svg"] = plots.flip_figure(result)
@@ -94,6 +97,11 @@ def to_html(report: Report) -> str:
                     plots.token_figure(run),
                     f"t{i}",
                     f"Reply length and correctness of {run.arm.label}",
+                ),
+                "depths": drawing(
+                    depths.depth_figure(run),
+                    f"d{i}",
+                    f"Right answers of {run.arm.label} by depth and length",
                 ),
             }
             for i, run in enumerate(report.runs)

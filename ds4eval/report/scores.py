@@ -46,7 +46,7 @@ class Score:
         Probability that guessing does as well; None with repeats, which are not independent.
     cut, closed, skipped, no_answer, missed : int
         Answers ended by the token limit, with thinking closed by force, too long to be asked,
-        without an answer, and right but not in the form asked for (lenient grade only).
+        without an answer, and right but in another form than asked for (lenient, not strict).
     without_cut : tuple of (float, int) or None
         Score and number of answers that no budget touched.
     tokens, median_tokens : float or None
@@ -151,7 +151,7 @@ def score_of(name: str, questions: Sequence[Answered], grader: str) -> Score:
         closed=sum(s.close == HARD for s in samples),
         skipped=sum(s.stop == SKIPPED for s in samples),
         no_answer=sum(verdict_of(s, grader) not in ("pass", "fail") for s in samples),
-        missed=sum(s.verdict == "none" and s.lenient_verdict == PASS for s in samples),
+        missed=sum(s.other_form for s in samples),
         without_cut=(right / len(untouched), len(untouched)) if untouched else None,
         tokens=math.fsum(tokens) / len(tokens) if tokens else None,
         median_tokens=median(tokens) if tokens else None,
@@ -166,8 +166,14 @@ def _powers(most: int) -> list[int]:
 
 
 def _majority(question: Answered, grader: str) -> float:
-    answers = [given_of(s, grader) for s in question.samples]
-    return stats.majority(answers, [verdict_of(s, grader) == PASS for s in question.samples])
+    right = [verdict_of(s, grader) == PASS for s in question.samples]
+    # Words and LaTeX have many spellings of the key, which are one answer.
+    open_form = question.samples[0].kind in ("text", "latex")
+    answers = [
+        s.expected if open_form and passed else given_of(s, grader)
+        for s, passed in zip(question.samples, right)
+    ]
+    return stats.majority(answers, right)
 
 
 def scores_of(arm: AnsweredRun, grader: str = "strict", by: str = "source") -> RunScores:
@@ -233,6 +239,8 @@ def facts_of(arm: AnsweredRun) -> list[tuple[str, str]]:
         rows += [(f"{name} {field}", text) for field, text in _flat(run.config.get(name))]
     rows += [("thinking", run.config.get("think")), ("mode", run.config.get("mode"))]
     rows.append(("prompt version", run.config.get("prompt_version")))
+    rows += [(f"recipe {field}", text) for field, text in _flat(run.manifest.get("recipe"))]
+    rows.append(("headline", run.manifest.get("headline")))
     environment = run.manifest.get("environment")
     if isinstance(environment, dict):
         code, cpu, gpu = (environment.get(part) for part in ("code", "cpu", "gpu"))

@@ -32,6 +32,7 @@ class Tally:
     failed: int = 0
     lenient: int = 0
     classic: int = 0
+    other_form: int = 0
     truncated: int = 0
     doubtful: int = 0
     chance: float = 0.0
@@ -54,6 +55,7 @@ class Tally:
         self.failed += sample.state == "FAILED"
         self.lenient += sample.lenient_verdict == "pass"
         self.classic += sample.classic_verdict == "pass"
+        self.other_form += sample.other_form
         self.truncated += sample.truncated
         self.doubtful += sample.truncated and not sample.passed
         self.chance += entry.chance
@@ -130,11 +132,16 @@ def summary(entries: Sequence[Entry], samples: dict[int, Sample], repeats: int =
         return "\n".join(lines)
     width = max(len(name) for name in [*parts, "all"])
     title = "score" if repeats == 1 else f"avg@{repeats}"
+    named = next((one.headline for one in samples.values() if one.headline), "strict")
     lines += ["", f"{'source':<{width}} {'n':>5} {title:>7}  {'95 % interval':<15} "
               f"{'guess':>6} {'lenient':>8} {'classic':>8} {'cut':>5}"]  # fmt: skip
     if len(parts) > 1:
         parts = {**parts, "all": whole}
     lines += [_score(name, tally, width) for name, tally in parts.items() if tally.answered]
+    lines.append(
+        f"right, but in another form than asked for: {whole.other_form} of {whole.answered}"
+        + ("" if named == "strict" else f" (the score is that of the {named} grader)")
+    )
     if whole.doubtful:
         low = whole.passed / whole.answered
         high = (whole.passed + whole.doubtful) / whole.answered

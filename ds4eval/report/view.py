@@ -37,7 +37,7 @@ def columns(run: RunScores) -> tuple[Column, ...]:
     names = (
         *("n", "right", score, "95 % interval"),
         *repeats,
-        *("guess", "lenient", "classic", "cut", "no answer", "tokens"),
+        *("guess", "lenient", "classic", "other form", "cut", "no answer", "tokens"),
     )
     return (Column(clean_label(run.by), text=True), *map(Column, names))
 
@@ -68,6 +68,7 @@ def cells_of(score: Score, run: RunScores) -> tuple[str, ...]:
         points(score.chance, sign=False),
         points(score.graders["lenient"], sign=False),
         points(score.graders["ds4-classic"], sign=False),
+        str(score.missed),
         str(score.cut),
         str(score.no_answer),
         "-" if score.tokens is None else f"{score.tokens:,.0f}",
@@ -108,6 +109,11 @@ def remarks(run: RunScores) -> list[str]:
     score, out = run.overall, []
     if run.grader != "strict":
         out.append(f"graded by {run.grader}, not by the strict rule")
+    recipe = run.arm.run.manifest.get("recipe")
+    if isinstance(recipe, dict):
+        changed = ", ".join(map(str, recipe.get("overridden") or ()))
+        text = f"recipe {recipe.get('name')}, version {recipe.get('version')}"
+        out.append(clean_label(f"{text}; {changed} typed otherwise" if changed else text, 160))
     share = 100 * score.cut / score.answers
     text = f"{score.cut} replies ({share:.1f} %) ended at their token limit"
     if score.closed:
@@ -123,11 +129,11 @@ def remarks(run: RunScores) -> list[str]:
     if score.without_cut is not None and score.without_cut[1] < score.answers:
         right, n = score.without_cut
         out.append(f"replies that no budget touched: {points(right, sign=False)} % of {n}")
-    if score.missed:
-        out.append(
-            f"right, but not in the form asked for (strict: no answer, lenient: right): "
-            f"{score.missed}"
-        )
+    where = "in" if run.grader == "lenient" else "not in"
+    out.append(
+        f"right, but in another form than asked for ({where} the score): {score.missed} of "
+        f"{score.answers}"
+    )
     if run.macro is not None:
         out.append(
             f"macro mean over {len(run.groups)} groups {points(run.macro.estimate, sign=False)} % "

@@ -37,7 +37,7 @@ from ds4eval.records.store import RunStore, peek_config
 from ds4eval.report import text as report_text
 from ds4eval.request import ModelOptions, ReplyOptions, Request
 from ds4eval.run.folder import RUNS, choose_folder
-from ds4eval.run.judge import check_baseline, judge
+from ds4eval.run.judge import check_baseline, check_headline, judge
 from ds4eval.run.runner import Recorder, done_jobs, run_parallel, run_serial
 from ds4eval.screen.choose import open_screen
 from engine.tooling.exits import ERROR, OK, error_line, say
@@ -98,6 +98,7 @@ def execute(request: Request) -> int:
     ):
         for notice in store.notices:
             say(notice)
+        check_headline(store.samples.values(), request.gates.headline, plan.folder)
         store.begin(plan.jobs, _environment(plan))
         say(f"run folder: {plan.folder}")
         control = Control()
@@ -136,7 +137,7 @@ def stop_signals(control: Control) -> StopSignals:
 def make_plan(request: Request) -> RunPlan:
     """Questions, settings, what answers, folder, seed, jobs: each follows from those before it."""
     model, reply = request.model, request.reply
-    source = choose_source(request.data, bundled=_is_bundled(model))
+    source = choose_source(request.data, bundled=_is_bundled(model)).asked(reply.form)
     settings = settings_of(reply, model, source.suite)
     answerer = prepare_answerer(model, settings, source.questions, ask=not request.output.dry_run)
     for notice in answerer.notices:
@@ -186,6 +187,7 @@ def settings_of(reply: ReplyOptions, model: ModelOptions, suite: str) -> ReplySe
         model.margin,
         explicit_tokens=reply.tokens is not None,
         encoding=reply.encoding,
+        form=reply.form,
     )
 
 
@@ -206,7 +208,8 @@ def _ask(plan: RunPlan, store: RunStore, trace: TraceWriter | None, control: Con
     if len(done) == len(plan.jobs):
         say(f"all {len(done)} questions are answered already; --force asks them again")
         return Ended("done")
-    recorder = Recorder(store, plan.settings, len(plan.jobs), trace)
+    headline = plan.request.gates.headline
+    recorder = Recorder(store, plan.settings, len(plan.jobs), trace, headline=headline)
     todo = [job for job in plan.jobs if job.n not in done]
     ctx = plan.answerer.ctx
     with plan.answerer.opened(plan.settings, todo) as answering:
@@ -245,6 +248,8 @@ def _environment(plan: RunPlan) -> Document:
         "answered_by": plan.answerer.facts(),
         "repeats": plan.request.data.repeats,
         "jobs": plan.request.model.jobs,
+        "headline": plan.request.gates.headline,
+        **({"recipe": recipe.record()} if (recipe := plan.request.recipe) else {}),
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ds4eval.records.entries import Entry
@@ -27,6 +27,22 @@ def check_baseline(path: Path | None) -> Run | None:
         return read_run(path)
     except StoreError as error:
         raise OptionError(f"--baseline: {error}") from None
+
+
+def check_headline(samples: Iterable[Sample], headline: str, folder: Path) -> None:
+    """Refuse to go on with a run whose score another grader decides.
+
+    Raises
+    ------
+    OptionError
+        Naming both graders and the command that changes a run's.
+    """
+    found = {sample.headline or "strict" for sample in samples if sample.graded}
+    if found - {headline}:
+        raise OptionError(
+            f"--headline: expected the run's own {sorted(found - {headline})[0]}, found {headline} "
+            f"(`ds4-eval regrade {folder} --headline {headline} --write` changes the run's)"
+        )
 
 
 def judge(

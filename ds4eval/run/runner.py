@@ -79,12 +79,19 @@ class Recorder:
     total: int
     trace: TraceWriter | None = None
     now: Callable[[], str] = utc_now
+    headline: str = "strict"
     errors: int = field(default=0)
     in_a_row: int = field(default=0)
 
     def record(self, job: Job, answer: Answer, started: str, worker: int = 0) -> Sample:
         sample = make_sample(
-            job, answer, self.settings.sampling, started, self.store.session, worker
+            job,
+            answer,
+            self.settings.sampling,
+            started,
+            self.store.session,
+            worker,
+            headline=self.headline,
         )
         self.store.append(sample)
         if self.trace is not None:

@@ -50,7 +50,7 @@ def sentence(r: Draw, who: str) -> str:
     return f"{who} gave {r.between(2, 9)} {r.pick(THINGS)} to {r.pick(NAMES)} at the {b}."
 
 
-def _statement(name: str, number: int) -> str:
+def statement(name: str, number: int) -> str:
     return f"The number of {name} is {number}."
 
 
@@ -82,7 +82,7 @@ def story(r: Draw, n_tokens: int) -> Text:
         elif untold and (not numbers or r.chance(0.16)):
             name = untold.pop()
             numbers[name] = r.between(100, 999)
-            parts.append((f"{space}{_statement(name, numbers[name])}", PROSE))
+            parts.append((f"{space}{statement(name, numbers[name])}", PROSE))
             for _ in range(r.between(1, 3)):
                 top = math.log(min(_LONGEST / _TOKENS_PER_SENTENCE, max(n - i, 2)))
                 gap = max(2, int(math.exp(r.random() * top)))
@@ -103,7 +103,7 @@ def prose(r: Draw, n_tokens: int) -> Text:
     name, number = words[3], words[-1]
     text = "".join(t for t, _ in parts)
     user = user_text(f"{text}\n\nWhat is the number of {name}?", ())
-    told = None if r.chance(0.3) else _statement(name, int(number))
+    told = None if r.chance(0.3) else statement(name, int(number))
     (prompt, _), (reply, _) = exchange(user, f"Answer: {number}", told, "")
     return [(prompt, PROSE), (reply, COMPLETION)]
 
@@ -170,7 +170,7 @@ def drill(r: Draw) -> Text:
         people = r.sample(NAMES, r.between(2, 6))
         values = r.sample(range(10, 1000), len(people))
         at = r.below(len(people))
-        facts = " ".join(_statement(p, v) for p, v in zip(people, values))
+        facts = " ".join(statement(p, v) for p, v in zip(people, values))
         user = f"{facts} What is the number of {people[at]}?"
-        reply = _statement(people[at], values[at])
+        reply = statement(people[at], values[at])
     return exchange(user, reply, None, "")

@@ -78,7 +78,7 @@ def test_canonical_answers(answer, kind, expected):
 
 @pytest.mark.parametrize(
     "answer, kind",
-    [("-5", "integer"), ("7 0", "integer"), ("\u0667", "integer"), ("9" * 32, "integer"),
+    [("--5", "integer"), ("7 0", "integer"), ("\u0667", "integer"), ("9" * 32, "integer"),
      ("1.0", "integer"), ("", "integer"), ("3-", "lines"), ("256", "lines"), ("", "lines"),
      ("1;2", "lines"), ("\u00e4", "letter"), ("F", "letter")],
 )  # fmt: skip

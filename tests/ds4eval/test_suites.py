@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ds4eval.questions.errors import DatasetError
+from ds4eval.questions.known import DATASETS
 from ds4eval.questions.loaders import load_dataset
 from ds4eval.questions.nano import FAMILIES, generate, nano_suite, split_of
 from ds4eval.questions.presets import DS4_23, PRESETS, Item, Preset, choice_hash
@@ -121,7 +122,7 @@ def test_unknown_suite():
 
 
 def test_names_list_every_suite(data):
-    assert {"nano", "practice", "supergpqa", "compsec", *PRESETS} == set(suite_names())
+    assert {"nano", "practice", "long", *DATASETS, *PRESETS} == set(suite_names())
 
 
 # Stratified sample -------------------------------------------------------------------------------

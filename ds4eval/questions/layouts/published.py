@@ -12,7 +12,17 @@ from ds4eval.questions import aime
 from ds4eval.questions.errors import DatasetError, Finding
 from ds4eval.questions.fields import Fields
 from ds4eval.questions.files import Record, Records
-from ds4eval.questions.known import LABELS
+from ds4eval.questions.known import AIME_YEARS, LABELS
+from ds4eval.questions.layouts.base import (
+    ANSWER,
+    ANSWER_LETTER,
+    OPTIONS,
+    QUESTION,
+    RecordReader,
+    Shown,
+    strata_of,
+)
+from ds4eval.questions.layouts.others import told
 from ds4eval.questions.question import (
     ALTERNATIVE,
     LETTERS,
@@ -21,11 +31,6 @@ from ds4eval.questions.question import (
     canonical_answer,
 )
 
-# Names of every published layout, plain (see `plain_name`), most telling first.
-QUESTION = ("question", "problem", "prompt", "questiontext")
-ANSWER = ("answer", "expectedanswer", "solutionanswer", "finalanswer")
-OPTIONS = ("options", "choices")
-ANSWER_LETTER = ("answerletter", "answerkey")
 WRONG = tuple(f"incorrectanswer{i}" for i in (1, 2, 3))
 RECORD_ID = ("recordid", "id")
 AIME_ID = ("id", "problemidx", "problemid", "idx", "index")
@@ -43,6 +48,8 @@ def detect(fields: Fields) -> str:
     """
     if fields.has("correctanswer", *WRONG):
         return "gpqa-diamond"
+    if others := told(fields):
+        return others
     options = fields.first(OPTIONS) is not None
     if options and fields.has("discipline"):
         return "supergpqa"
@@ -55,24 +62,18 @@ def detect(fields: Fields) -> str:
     return ""
 
 
-class Reader:
-    """Questions of one file. Findings gather beside them; damage raises DatasetError."""
+class Reader(RecordReader):
+    """Reads the layouts of GPQA, SuperGPQA, line sets and the AIME.
 
-    def __init__(self, records: Records, fields: Fields) -> None:
-        self.records = records
-        self.fields = fields
-        self.findings: list[Finding] = []
+    Parameters
+    ----------
+    year : int
+        Of AIME problems whose record tells none.
+    """
 
-    def note(self, level: str, record: Record, id_: str, message: str) -> None:
-        self.findings.append(Finding(level, record.number, id_, message))
-
-    def make(self, record: Record, **parts: object) -> Question:
-        """A question, its own refusal turned into one that names file and record."""
-        try:
-            return Question(**parts)  # type: ignore[arg-type]
-        except QuestionError as error:
-            rule, _, found = error.message.removeprefix("expected ").partition(", found ")
-            raise self.fields.error(record, error.field, rule, _Shown(found)) from None
+    def __init__(self, records: Records, fields: Fields, year: int = 2025) -> None:
+        super().__init__(records, fields)
+        self.year = year
 
     # GPQA ------------------------------------------------------------------------------------
 
@@ -125,7 +126,7 @@ class Reader:
             kind="letter",
             choices=choices,
             domain=domain or sub,
-            strata=_strata(domain=domain, subdomain=sub),
+            strata=strata_of(domain=domain, subdomain=sub),
         )
 
     # SuperGPQA -------------------------------------------------------------------------------
@@ -141,7 +142,7 @@ class Reader:
             places = [i for i, choice in enumerate(choices) if choice == answer]
             if len(places) != 1:
                 found = f"{len(places)} choices equal to the answer"
-                raise self.fields.error(record, "answer", "the text of one choice", _Shown(found))
+                raise self.fields.error(record, "answer", "the text of one choice", Shown(found))
             letter = LETTERS[places[0]]
             self.note("note", record, id_, "no answer letter: derived from the answer's text")
         question = self.make(
@@ -172,7 +173,7 @@ class Reader:
             elif value is not None:
                 text = self.fields.text(record, (name,), required=False)
                 found[name] = {"true": "yes", "false": "no"}.get(text.lower(), text)
-        return _strata(**found)
+        return strata_of(**found)
 
     # Line sets -------------------------------------------------------------------------------
 
@@ -220,7 +221,7 @@ class Reader:
                 answer=answer,
                 kind="integer",
                 domain=domain,
-                strata=_strata(part="I" if number <= aime.PER_PAPER else "II"),
+                strata=strata_of(part="I" if number <= aime.PER_PAPER else "II"),
             )
             questions.append(question)
         return questions
@@ -281,10 +282,10 @@ class Reader:
         return 15 if score[15] > score[0] else 0
 
     def _year(self, record: Record) -> int:
-        """Year of a record that its id does not tell; the keys have to agree with 2025's."""
+        """Year of a record that its id does not tell: its own column, else that of the set."""
         _, value = self.fields.value(record, ("year",))
         text = str(value).removesuffix(".0") if value is not None else ""
-        return int(text) if re.fullmatch(r"(?:19|20)[0-9]{2}", text) else 2025
+        return int(text) if re.fullmatch(r"(?:19|20)[0-9]{2}", text) else self.year
 
     def _ranged(self, numbers: list[tuple[int, int]]) -> list[tuple[int, int]]:
         for record, (_, number) in zip(self.records.records, numbers):
@@ -301,18 +302,8 @@ class Reader:
         """
         one = {"gpqa-diamond": self.gpqa, "supergpqa": self.supergpqa, "compsec": self.compsec}
         read: Callable[[Record], Question | None] = one.get(dataset, self._aime_check)
-        questions = []
-        for record in self.records.records:
-            try:
-                found = read(record)
-            except DatasetError as error:
-                if not keep_going:
-                    raise
-                self.note("error", record, "", str(error))
-                continue
-            if found is not None:
-                questions.append(found)
-        if dataset != "aime25" or any(finding.level == "error" for finding in self.findings):
+        questions = self.each(read, keep_going)
+        if dataset not in AIME_YEARS or any(finding.level == "error" for finding in self.findings):
             return questions
         try:
             return self.aime()
@@ -326,19 +317,6 @@ class Reader:
         """Refuse a record of the AIME whatever its number; questions are made by `aime`."""
         self._aime_answer(record)
         self.fields.text(record, QUESTION)
-
-
-class _Shown(str):
-    """Text that an error shows as it is."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return str(self)
-
-
-def _strata(**values: str) -> tuple[tuple[str, str], ...]:
-    return tuple((name, value) for name, value in values.items() if value)
 
 
 def relabelled(question: Question, label: str) -> Question:
