@@ -126,6 +126,7 @@ class RunStore:
                 records.SCHEMA_VERSION,
                 header,
                 allow_network_fs=allow_network_fs,
+                plain=True,
             )
 
         journal = journal_at()
