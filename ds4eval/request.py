@@ -40,6 +40,8 @@ class ServerOptions:
         Most seconds for one reply, from its request to its end.
     max_retries : int
         Further attempts at a question where one may help.
+    moved : bool
+        The server of the folder's run has another address now.
     extra_body : dict
         Fields of every request besides our own; a null leaves one of ours out.
     """
@@ -51,6 +53,7 @@ class ServerOptions:
     reply_timeout_s: float = 3600.0
     max_retries: int = 10
     extra_body: Document = field(default_factory=dict)
+    moved: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +165,8 @@ class ReplyOptions:
         None takes the seed of the run that is continued, or draws one.
     encoding : str or None
         Release of the chat format; None takes what the model says of itself.
+    retry_cut : bool
+        Ask again what the budget of the folder's run cut.
     """
 
     think: str = "on"
@@ -176,6 +181,7 @@ class ReplyOptions:
     min_p: float = 0.05
     seed: int | None = None
     encoding: str | None = None
+    retry_cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +262,10 @@ def check_request(request: Request) -> None:
     model, data, gates = request.model, request.data, request.gates
     if gates.max_regression is not None and gates.baseline is None:
         raise OptionError("--max-regression: expected --baseline, found none")
+    if request.reply.retry_cut and request.output.out is None:
+        raise OptionError("--retry-cut: expected --out with the run to go on with, found none")
+    if request.reply.retry_cut and request.output.force:
+        raise OptionError("--retry-cut: expected without --force, found both")
     if data.questions is not None and data.limit is not None:
         raise OptionError("--questions: expected without --limit, found both")
     if model.server is not None:

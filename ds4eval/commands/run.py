@@ -33,6 +33,7 @@ SERVER_ONLY = (
     "reply_timeout",
     "max_retries",
     "extra_body",
+    "server_moved",
 )
 ENGINE_ONLY = ("close_cue", "soft_limit_reply_budget", "hard_limit_reply_budget")
 
@@ -97,6 +98,7 @@ def parse(ctx: click.Context, values: dict[str, Any], model: ModelChoice) -> Req
             min_p=sampling.min_p,
             seed=sampling.seed,
             encoding=thinking.encoding,
+            retry_cut=values["retry_cut"],
         ),
         gates=GateOptions(
             fail_under=values["fail_under"],
@@ -146,6 +148,7 @@ def _model(values: dict[str, Any], model: ModelChoice) -> ModelOptions:
             reply_timeout_s=values["reply_timeout"],
             max_retries=values["max_retries"],
             extra_body=parse_extra_body(values["extra_body"]),
+            moved=values["server_moved"],
         )
     return ModelOptions(
         path=model.path,

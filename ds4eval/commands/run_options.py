@@ -63,7 +63,10 @@ run_options = options(
           help="Seed of the order in which GPQA's choices are shown."),
     _data("--no-errata", is_flag=True, help="Leave known errors of the data in."),
     _reply("-n", "--tokens", type=Whole(1, 1_000_000), help="Most tokens of a reply.",
-           default_text="16000; nano suite: 256"),
+           default_text="16000; AIME: 64000; nano suite: 256"),
+    _reply("--retry-cut", is_flag=True,
+           help="Ask again, with the larger -n, the questions of --out whose replies a budget cut; "
+           "the record keeps both."),
     _reply("--think", is_flag=True, flag_value="on", default="on",
            flags={"--nothink": "none", "--think-max": "max"},
            help="Think before answering. --nothink answers at once; --think-max makes maximum "
@@ -103,6 +106,8 @@ run_options = options(
     _server("--extra-body", metavar="JSON",
             help="Fields of every request besides ours, as an object; a null leaves out one of "
             "ours."),
+    _server("--server-moved", is_flag=True,
+            help="Go on with the run of --out although its server has another address now."),
     _gate("--fail-under", type=PERCENT, metavar="PERCENT", help="Exit with 6 below this score."),
     _gate("--baseline", type=FILE, metavar="DIR",
           help="Run folder to hold the score against, on shared questions."),

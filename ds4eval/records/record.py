@@ -94,6 +94,8 @@ class Sample:
         A server's own word for how the reply ended; empty where it gave none.
     notes : list of str
         What was changed in the request for this server, and what its reply lacked.
+    budget_tokens : int or None
+        Budget under which a cut reply was asked for again (--retry-cut); None: the run's own.
     drafted, accepted : int
         Tokens proposed and kept by speculative decoding.
     started : str
@@ -153,6 +155,7 @@ class Sample:
     error: str = ""
     finish_reason: str = ""
     notes: list[str] = field(default_factory=list)
+    budget_tokens: int | None = None
     started: str = ""
     prefill_s: float | None = None
     decode_s: float | None = None
@@ -180,6 +183,11 @@ class Sample:
         return self.stop == LIMIT or self.close == HARD
 
     @property
+    def touched(self) -> bool:
+        """Whether a larger budget could have given another reply."""
+        return self.truncated or self.close == SOFT
+
+    @property
     def final(self) -> bool:
         """Whether a resumed run leaves it alone."""
         return self.stop not in UNFINISHED
@@ -193,8 +201,8 @@ class Sample:
         return {"type": "sample", **fields}
 
 
-# Of replies of servers; records and tables of other runs are what they were before these came.
-OCCASIONAL = ("finish_reason", "notes")
+# Of replies of servers and of --retry-cut; other records are what they were before these came.
+OCCASIONAL = ("finish_reason", "notes", "budget_tokens")
 FIELDS = tuple(f.name for f in dataclasses.fields(Sample))
 # Equal runs may differ in these and in nothing else.
 VOLATILE = (
@@ -276,6 +284,7 @@ class Replay:
     samples: dict[str, Sample] = field(default_factory=dict)
     selected: list[Selected] = field(default_factory=list)
     sessions: int = 0
+    earlier: dict[str, list[Sample]] = field(default_factory=dict)
 
     def take(self, record: Document) -> None:
         """One record more; kinds that a later version added are passed over."""
@@ -298,6 +307,8 @@ class Replay:
         before = self.samples.get(sample.key)
         if before is None or sample.final or not before.final:
             self.samples[sample.key] = sample
+            if before is not None and before.final:
+                self.earlier.setdefault(sample.key, []).append(before)
 
     def ordered(self) -> list[Sample]:
         """Samples in the order of the selection, then others."""
@@ -335,6 +346,8 @@ class Run:
         `manifest.json`, or {} when it is missing.
     dropped_bytes : int
         Damaged tail of the journal that was ignored.
+    earlier : dict of str to list of Sample
+        Final answers that a later one of their key replaced, oldest first.
     """
 
     folder: Path
@@ -344,6 +357,7 @@ class Run:
     samples: list[Sample]
     manifest: Document
     dropped_bytes: int
+    earlier: dict[str, list[Sample]] = field(default_factory=dict)
 
 
 def journal_path(path: Path) -> Path:
@@ -378,4 +392,5 @@ def read_run(path: Path) -> Run:
         replay.ordered(),
         manifest,
         contents.dropped_bytes,
+        replay.earlier,
     )
