@@ -227,6 +227,8 @@ class OutputOptions:
         Lines of text in place of the screen.
     pause_s : float
         Seconds that the screen rests after a verdict.
+    close_at_end : bool
+        The screen goes when the run is over.
     dry_run : bool
         Say what would be asked, and stop.
     """
@@ -237,6 +239,7 @@ class OutputOptions:
     trace: Path | None = None
     plain: bool = False
     pause_s: float = 0.35
+    close_at_end: bool = False
     dry_run: bool = False
 
 

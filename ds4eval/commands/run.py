@@ -114,6 +114,7 @@ def parse(ctx: click.Context, values: dict[str, Any], model: ModelChoice) -> Req
             trace=values["trace"],
             plain=values["plain"],
             pause_s=values["pause_ms"] / 1000,
+            close_at_end=values["close_at_end"],
             dry_run=values["dry_run"],
         ),
     )

@@ -125,5 +125,7 @@ run_options = options(
     _out("--plain", is_flag=True, help="Print lines of text in place of the screen."),
     _out("--pause-ms", type=COUNT, default=350,
          help="Milliseconds that the screen rests after each verdict."),
+    _out("--close-at-end", is_flag=True,
+         help="Leave the screen when the run is over; otherwise it stays until you press q."),
     _out("--dry-run", is_flag=True, help="Say what would be asked and what it needs, then end."),
 )  # fmt: skip

@@ -224,7 +224,8 @@ def unlike(a: AnsweredRun, b: AnsweredRun, grader: str) -> list[Unlike]:
         for key in common:
             x, y = getattr(first[key], field), getattr(second[key], field)
             # A trace does not say how choices were shuffled; the question's hash covers it.
-            unknown = name == "permutation" and not (x and y)
+            same = first[key].question_sha256 == second[key].question_sha256
+            unknown = name == "permutation" and not (x and y) and same
             if x != y and not unknown:
                 shown = [str(v)[:12] if name == "question" else v for v in (x, y)]
                 found.append(Unlike(name, f"{name} of {'/'.join(key)}", *shown))

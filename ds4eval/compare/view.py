@@ -192,9 +192,8 @@ def remarks(result: RunComparison) -> list[str]:
     line = result.overall
     if line is None:
         return out
-    if result.same:
-        return out + [cost_text(cost) for cost in result.costs]
-    out.append(in_words(result, line))
+    if not result.same:
+        out.append(in_words(result, line))
     if line.least_p > ALPHA:
         out.append(
             f"questions that differ: {line.a_only + line.b_only}; no split of so few can reach "

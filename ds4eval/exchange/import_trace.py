@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ds4eval.documents import Document
 from ds4eval.exchange.trace import Case, Trace, latest_cases, number, real
@@ -121,7 +122,8 @@ def samples_from(trace: Trace) -> tuple[Document, list[Job], list[Sample], list[
     config["prompt_version"] = prompt_version(list(questions.values()), firsts)
     repeats = 1 + max(repeat for _, repeat in found)
     every = make_jobs(config, list(questions.values()), repeats)
-    jobs = [job for job in every if (job.question.key, job.repeat) in found]
+    asked = [job for job in every if (job.question.key, job.repeat) in found]
+    jobs = [replace(job, n=n) for n, job in enumerate(asked, 1)]
     cases = [found[job.question.key, job.repeat] for job in jobs]
     header = trace.header
     sampling = Sampling(real(header, "temperature") or 0.0, seed=number(header, "seed") or 1)

@@ -109,6 +109,7 @@ def budget_table(run: RunScores) -> Table:
     return Table(
         tuple(map(Column, names)),
         rows,
+        title="score had the budget been smaller (at most: had every unfinished reply been right)",
         caption=f"Score of {run.arm.label} had the budget been smaller, per cent; at most: with "
         "every reply right that was unfinished then",
     )

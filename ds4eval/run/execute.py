@@ -18,7 +18,7 @@ from ds4eval.answering.choose import prepare_answerer
 from ds4eval.answering.pool import Answerer, OneByOne
 from ds4eval.control import Control
 from ds4eval.documents import Document
-from ds4eval.events import Ended
+from ds4eval.events import Ended, Opened
 from ds4eval.exchange.trace import TraceWriter
 from ds4eval.plan import (
     Job,
@@ -225,7 +225,9 @@ def _ask(plan: RunPlan, store: RunStore, trace: TraceWriter | None, control: Con
             trace.case(plan.jobs[n - 1], len(plan.jobs), sample)
     if len(done) == len(plan.jobs):
         say(f"all {len(done)} questions are answered already; --force asks them again")
-        return Ended("done")
+        opened = Opened(plan.jobs, done, plan.answerer.ctx, plan.settings.budget.tokens)
+        screen = open_screen(plan.request.output, serial=True, over=True)
+        return screen.show([opened, Ended("done")], control)
     recorder = Recorder(store, plan.settings, len(plan.jobs), trace, retry=plan.retry)
     if plan.retry is not None:
         cut = sum(map(plan.retry.due, store.samples.values()))

@@ -91,10 +91,10 @@ def test_aime_has_a_budget_of_its_own():
 
 @pytest.fixture(scope="module")
 def budgets(tmp_path_factory):
-    """The same questions at 44 tokens, those that this cut again at 256, and at 256 at once."""
+    """The same questions at 60 tokens, those that this cut again at 256, and at 256 at once."""
     folder = tmp_path_factory.mktemp("budgets")
     limits = ["--soft-limit-reply-budget", "12", "--hard-limit-reply-budget", "8"]
-    assert call(*NANO, *limits, "-n", "44", "--out", folder / "run") == 0
+    assert call(*NANO, *limits, "-n", "60", "--out", folder / "run") == 0
     first = read_run(folder / "run")
     assert call(*NANO, "-n", "256", "--retry-cut", "--out", folder / "run") == 0
     assert call(*NANO, *limits, "-n", "256", "--out", folder / "whole") == 0
@@ -154,8 +154,8 @@ def test_retry_cut_is_refused_where_there_is_nothing_to_retry(
 
 def test_retry_cut_wants_a_larger_budget(budgets, capsys):
     folder, _ = budgets
-    assert call(*NANO, "-n", "44", "--retry-cut", "--out", folder / "run") == 2
-    assert "expected a budget (-n) above the run's own 44, found 44" in capsys.readouterr().err
+    assert call(*NANO, "-n", "60", "--retry-cut", "--out", folder / "run") == 2
+    assert "expected a budget (-n) above the run's own 60, found 60" in capsys.readouterr().err
 
 
 def test_a_run_cut_at_two_budgets_is_compared_with_neither(tmp_path, capsys):
