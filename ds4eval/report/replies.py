@@ -98,6 +98,7 @@ def _question(job: Job, sample: Sample | None) -> dict[str, Any]:
 def _reply(sample: Sample) -> dict[str, Any]:
     begin = answer_from(sample)
     cut = len(sample.output) if begin is None else begin
+    end = cut - len("</think>") if begin else cut
     marks = marks_of(sample)
     return {
         "state": sample.state,
@@ -114,7 +115,7 @@ def _reply(sample: Sample) -> dict[str, Any]:
         "cost": _shown(cost_text(sample)),
         "notes": [_shown(text) for text in [sample.error, *sample.notes] if text],
         "open": begin is None and bool(sample.output),
-        "thinking": _pieces(sample.output, 0, cut, marks),
+        "thinking": _pieces(sample.output, 0, end, marks),
         "answer": _pieces(sample.output, cut, len(sample.output), marks),
     }
 

@@ -17,6 +17,7 @@ from ds4eval.screen.state import View
 from engine.errors import EngineError
 
 Place = tuple[str, str, int]
+UNASKED = "(The journal holds a question's text only once it was asked.)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ def browsed(arms: Sequence[AnsweredRun]) -> Browsed:
         found.append(mine)
         asked = [(row["source"], row["id"], row["repeat"]) for row in arm.run.selected]
         for place in dict.fromkeys([*asked, *mine]):
-            if place not in places or (place in mine and not places[place].question.text):
+            if place not in places or (place in mine and places[place].question.text == UNASKED):
                 n = places[place].n if place in places else len(places) + 1
                 places[place] = _job(n, place, mine.get(place))
     if len(found) > 1 and not set(found[0]) & set(found[1]):
@@ -69,15 +70,21 @@ def browsed(arms: Sequence[AnsweredRun]) -> Browsed:
 
 def _job(n: int, place: Place, sample: Sample | None) -> Job:
     source, name, repeat = place
-    question = Question(id=name, source=source, text=" ", answer="0", kind="integer")
+    name = _word(name) or "unnamed"
+    question = Question(id=name, source=source, text=UNASKED, answer="0", kind="integer")
     if sample is not None:
         try:
             question = question_of(sample)
         except QuestionError:
             # Graded once, and odd by today's rules: what was asked is shown as it stands.
             text = str(sample.question.get("text", ""))
-            question = replace(question, text=text or " ", domain=sample.domain)
+            question = replace(question, text=text.strip() or UNASKED, domain=sample.domain)
     return Job(n, question, repeat, 0, sample.key if sample else "")
+
+
+def _word(text: str) -> str:
+    """An id as questions may have it, whatever a journal says."""
+    return "".join(c if c.isprintable() and not c.isspace() else "_" for c in text)
 
 
 def view_of(found: Browsed) -> View:

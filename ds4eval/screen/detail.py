@@ -166,7 +166,8 @@ def reply_lines_of(sample: Sample, width: int, unfolded: bool) -> list[Line]:
         lines += wrapped_lines(Line(f"{sign} thinking: {state} ({hint})", HEAD_STYLE), width)
     marks = marks_of(sample)
     if thinking and unfolded:
-        shown = marked_text(sample.output, 0, cut, marks, THINK_STYLE)
+        end = cut if begin is None else cut - len("</think>")
+        shown = marked_text(sample.output, 0, end, marks, THINK_STYLE)
         lines += wrapped_lines(shown, width)
     if begin is not None:
         first = begin + len(sample.output[begin:]) - len(sample.output[begin:].lstrip("\n"))

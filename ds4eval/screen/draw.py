@@ -145,7 +145,8 @@ def reply_window(view: View, width: int, rows: int) -> tuple[list[Line], int]:
     else:
         other = view.samples.get(n) if view.second else view.others.get(n)
         lines = detail_lines(view.jobs[n - 1], sample, other, width, view.unfolded)
-    top = min(view.top or 0, max(len(lines) - rows, 0))
+    most = max(len(lines) - rows, 0)
+    top = min((most if view.follows else 0) if view.top is None else view.top, most)
     shown = lines[top : top + rows]
     if rows > 3 and len(lines) > top + rows:
         more = len(lines) - top - rows + 1
@@ -202,10 +203,10 @@ def _status(view: View, width: int) -> Line:
     )
     if live is None:
         sample = view.others.get(n) if view.second else view.samples.get(n)
-        which = f"{view.names[view.second]}: " if len(view.names) > 1 else ""
+        which = f"{view.names[view.second]}:" if len(view.names) > 1 else ""
         if sample is None:
-            return Line(fit(f"{which}pending  {name}", width))
-        line = Line(fit(which, width // 2))
+            return Line(fit(f"{which} pending  {name}", width))
+        line = Line(fit(which, width // 2) + " " * bool(which))
         line.append(f"{sample.state} ", STYLES.get(sample.state, ""))
         line.append(f"given {printable(sample.given) or '-'} key {printable(sample.expected)}  ")
         if sample.gen_tokens is not None:

@@ -10,14 +10,14 @@ from ds4eval.screen.state import View
 LIST = (
     ("↑ ↓ PgUp PgDn", "go through the list"),
     ("Home End", "first and last question"),
-    ("/", "search ids, questions, choices and replies"),
+    ("/", "search ids, questions and replies"),
     ("s", "list one state only, then the next"),
     ("o", "list one source only, then the next"),
 )
 TWO = (("f", "list what one run alone got right"), ("tab", "show the other run's reply"))
 REPLY = (
     ("space b", "a screenful of the reply down, up"),
-    ("Shift+↑ ↓, J K", "a line of the reply; the wheel does so too"),
+    ("Shift+↑ ↓, J K", "a line of it; also the wheel"),
     ("t", "show or fold the thinking"),
 )
 RUN = (
@@ -36,10 +36,9 @@ MARKS = (
 def help_lines(view: View, width: int) -> list[Line]:
     """What each key does in the present state."""
     rows = (*LIST, *(TWO if view.others else ()), *REPLY, *(OVER if view.ended else RUN))
-    lines = [Line("keys (? closes this)", style="bold")]
+    lines = wrapped_lines(Line("keys (? closes this)", style="bold"), width)
     for keys, what in rows:
         line = Line()
-        line.append(f"  {keys:<16} ", "bold").append(what)
-        line.truncate(width)
-        lines.append(line)
+        line.append(f" {keys:<14} ", "bold").append(what)
+        lines += wrapped_lines(line, width)
     return [*lines, Line(""), *wrapped_lines(Line(MARKS), width)]

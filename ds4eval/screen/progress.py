@@ -58,7 +58,11 @@ def head_lines(view: View, width: int, rows: int) -> list[Line]:
     if rows >= 18 and sources:
         shown = sources[:MOST_SOURCES]
         names = max(len(clean_label(source.name, width // 3)) for source in shown)
-        lines += [_source(source, names, width, bool(view.others)) for source in shown]
+        two = bool(view.others)
+        found = [_source(source, names, width, two, True) for source in shown]
+        if any(line.cell_len > width for line in found):
+            found = [_source(source, names, width, two, False) for source in shown]
+        lines += found
         if len(sources) > len(shown):
             lines.append(Line(f"and {len(sources) - len(shown)} more sources", style="dim"))
     return lines
@@ -71,13 +75,12 @@ def _title(view: View) -> Line:
         return line.append("  ? keys  q leave", "dim")
     if view.ended:
         line.append("DONE " if view.ended == "done" else f"{view.ended.upper()} ", "bold green")
-        line.append("(").append("q", "bold").append(") leaves ")
-    else:
-        line.append("(").append("p", "bold").append(")ause (")
-        line.append("q", "bold").append(")uit ").append("?", "bold").append(" keys ")
     line.append(clock(view.elapsed_s))
     if view.left_s is not None and not view.ended:
         line.append(f" +{span(view.left_s)}", "bold")
+    keys = "  q leaves  ? keys" if view.ended else "  (p)ause (q)uit ? keys"
+    if not (view.quitting or view.paused):
+        line.append(keys, "dim")
     if view.quitting:
         line.append(" QUITTING", "bold yellow")
     elif view.paused:
@@ -102,21 +105,23 @@ def _score(view: View, width: int) -> Line:
     return line
 
 
-def _source(source: SourceScore, names: int, width: int, two: bool) -> Line:
+def _source(source: SourceScore, names: int, width: int, two: bool, intervals: bool) -> Line:
     line = Line(f"{clean_label(source.name, width // 3):<{names}} ")
     line.append(f"{source.passed}/{source.final}")
     if source.final < source.asked:
         line.append(f" of {source.asked}", "dim")
-    line.append(_interval(source.passed, source.final))
+    line.append(_share(source.passed, source.final, intervals))
     if two:
         line.append(f" | {source.other_passed}/{source.other_final}")
-        line.append(_interval(source.other_passed, source.other_final))
+        line.append(_share(source.other_passed, source.other_final, intervals))
     return line
 
 
-def _interval(passed: int, n: int) -> str:
+def _share(passed: int, n: int, interval: bool) -> str:
     """Share and Wilson's interval, in per cent."""
     if not n:
         return ""
+    if not interval:
+        return f" {100 * passed / n:.0f} %"
     low, high = wilson_bounds(np.float64(passed / n), np.float64(n), Z)
     return f" {100 * passed / n:.0f} % [{100 * float(low):.0f}, {100 * float(high):.0f}]"

@@ -168,6 +168,11 @@ class View:
         return self.selected or self.active or (1 if self.jobs else 0)
 
     @property
+    def follows(self) -> bool:
+        """Whether the end of the reply is what counts: it grows, or did until now."""
+        return self.shown in self.live or not (self.selected or self.names or self.ended)
+
+    @property
     def speed(self) -> float:
         """Tokens per second of all replies in progress together."""
         return sum(live.speed for live in self.live.values() if live.phase != "FILL")
@@ -186,7 +191,7 @@ class View:
     def scroll(self, by: int, rows: int, total: int) -> None:
         """Move the reply by lines; `rows` of `total` are on the screen."""
         most = max(total - rows, 0)
-        home = most if self.shown in self.live else 0
+        home = most if self.follows else 0
         new = min(max((home if self.top is None else self.top) + by, 0), most)
         self.top = None if new == home else new
 
