@@ -74,6 +74,8 @@ class ModelOptions:
         See `engine.spec.modes.open_decoder`.
     backend, threads, activations, kv, repack, launch, residency, residency_gib, device
         See `engine.options.EngineOptions`.
+    devices : tuple of int
+        Ordinals that workers are spread over; empty where one was named or none.
     warm_weights : bool
         Read the model file once before the run.
     check_values : str
@@ -102,6 +104,7 @@ class ModelOptions:
     residency: str = "auto"
     residency_gib: float | None = None
     device: int = 0
+    devices: tuple[int, ...] = ()
     warm_weights: bool = False
     check_values: str = "once"
     jobs: int = 1
@@ -269,6 +272,10 @@ def check_request(request: Request) -> None:
         raise OptionError("--retry-cut: expected --out with the run to go on with, found none")
     if request.reply.retry_cut and request.output.force:
         raise OptionError("--retry-cut: expected without --force, found both")
+    if model.devices and model.ray is not None:
+        raise OptionError(
+            "--device: expected without --ray, which gives each actor a GPU of its own, found both"
+        )
     if data.questions is not None and data.limit is not None:
         raise OptionError("--questions: expected without --limit, found both")
     if model.server is not None:

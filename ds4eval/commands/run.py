@@ -160,9 +160,10 @@ def _model(values: dict[str, Any], model: ModelChoice) -> ModelOptions:
         adaptive=spec.adaptive,
         margin=spec.margin,
         **kernels.to_dict(),
+        devices=kernels.devices,
         warm_weights=model.warm,
         check_values=model.check_values,
-        jobs=values["jobs"],
+        jobs=max(values["jobs"], len(kernels.devices)),
         ray=values["ray"],
         server=server,
     )

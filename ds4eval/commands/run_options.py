@@ -22,7 +22,7 @@ from engine.tooling.options.types import Number, OneOf, Whole
 COUNT = Whole(1, 2**31 - 1)
 PERCENT = Number(0, 100)
 FILE = click.Path(path_type=Path)
-KERNELS = kernel_options()
+KERNELS = kernel_options(several=True)
 SPECULATION = spec_options()
 # Those of the C program ds4-eval; ds4-bench follows ds4_bench.c, which samples otherwise.
 SAMPLING = sampling_options(

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import itertools
 import json
+import re
 from importlib import resources
 from typing import Any
 
@@ -53,9 +54,8 @@ def replies_page(found: Browsed) -> str:
         "SCRIPT": script,
         "DATA": data,
     }
-    for name, text in fields.items():
-        page = page.replace(f"@@{name}@@", text, 1)
-    return page
+    # In one pass: what is put in may look like another field.
+    return re.sub(r"@@([A-Z]+)@@", lambda match: fields[match[1]], page)
 
 
 def _escaped(text: str) -> str:

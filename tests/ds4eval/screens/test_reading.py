@@ -289,6 +289,7 @@ def test_the_page_needs_nothing_and_lets_no_text_become_markup(tmp_path):
     text = replies_page(browsed(load_arms([path])))
     page = Page(text)
     assert page.links == [] and "img" not in page.tags and page.tags.count("script") == 2
+    assert "@@" not in text and text.count("Replies of a<") == 2
     assert "default-src 'none'" in text and "http://" not in text and "https://" not in text
     assert "keep it on this machine" in text
     raw = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
