@@ -13,6 +13,7 @@ COMMANDS = {
         "ds4eval.commands.report:report_command",
         "Show scores, intervals and plots of runs.",
     ),
+    "view": ("ds4eval.commands.view:view_command", "Read the replies of a run, or of two."),
     "compare": ("ds4eval.commands.compare:compare_command", "Judge run B against run A, paired."),
     "regrade": (
         "ds4eval.commands.regrade:regrade_command",

@@ -80,10 +80,21 @@ class Budget:
             )
 
 
+# AIME's mean reply is about 20,000 tokens (V4 Flash thinking, avg@16 of SGLang's measurement), so
+# that upstream's 16,000 would cut the larger half; a budget three times the mean cuts few.
+AIME_TOKENS = 64_000
+# Runs of earlier releases had upstream's budget for every suite but nano.
+EARLIER_TOKENS = DEFAULT_TOKENS
+
 # The nano suite's replies are short, and so is their budget.
 NANO_BUDGET = Budget(tokens=256, soft=96, hard=64)
 # So are those about long texts, which are looked up and not worked out.
 LONG_BUDGET = Budget(tokens=4096)
+
+
+def default_tokens(suite: str) -> int:
+    """Most tokens of a reply where nobody says."""
+    return AIME_TOKENS if suite.startswith("aime") else DEFAULT_TOKENS
 
 
 def budget_of(reply: ReplyOptions, suite: str) -> Budget:
@@ -97,7 +108,9 @@ def budget_of(reply: ReplyOptions, suite: str) -> Budget:
         If limits contradict each other.
     """
     small = suite == "nano" and (reply.tokens is None or reply.tokens <= NANO_BUDGET.tokens)
-    base = NANO_BUDGET if small else LONG_BUDGET if suite == "long" else Budget()
+    base = (
+        NANO_BUDGET if small else LONG_BUDGET if suite == "long" else Budget(default_tokens(suite))
+    )
     budget = Budget(
         tokens=base.tokens if reply.tokens is None else reply.tokens,
         soft=base.soft if reply.soft is None else reply.soft,
@@ -244,6 +257,8 @@ def config_of(settings: ReplySettings, think: str, model: Document, data: Docume
     if settings.sampling.temp == 0:
         # Greedy replies depend on none of these.
         sampling = {"temp": 0.0}
+    # No server closes a think block when we ask it to: there, tokens are the only limit.
+    closes = think != "none" and model.get("backend") != "remote"
     drafts = settings.sampling.temp > 0 and settings.mode != "plain"
     config: Document = {
         "data": data,
@@ -251,7 +266,7 @@ def config_of(settings: ReplySettings, think: str, model: Document, data: Docume
         "model": model,
         "sampling": sampling,
         "think": think,
-        "budget": asdict(budget) if think != "none" else {"tokens": budget.tokens},
+        "budget": asdict(budget) if closes else {"tokens": budget.tokens},
         # Without drafting every mode emits the same tokens; with sampling they differ.
         "mode": settings.mode if settings.sampling.temp else "any",
         "draft": settings.draft if drafts else 0,

@@ -41,6 +41,8 @@ class ServerOptions:
         Most seconds for one reply, from its request to its end.
     max_retries : int
         Further attempts at a question where one may help.
+    moved : bool
+        The server of the folder's run has another address now.
     extra_body : dict
         Fields of every request besides our own; a null leaves one of ours out.
     """
@@ -52,6 +54,7 @@ class ServerOptions:
     reply_timeout_s: float = 3600.0
     max_retries: int = 10
     extra_body: Document = field(default_factory=dict)
+    moved: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,8 @@ class ModelOptions:
         See `engine.spec.modes.open_decoder`.
     backend, threads, activations, kv, repack, launch, residency, residency_gib, device
         See `engine.options.EngineOptions`.
+    devices : tuple of int
+        Ordinals that workers are spread over; empty where one was named or none.
     warm_weights : bool
         Read the model file once before the run.
     check_values : str
@@ -100,6 +105,7 @@ class ModelOptions:
     residency: str = "auto"
     residency_gib: float | None = None
     device: int = 0
+    devices: tuple[int, ...] = ()
     warm_weights: bool = False
     check_values: str = "once"
     jobs: int = 1
@@ -165,6 +171,8 @@ class ReplyOptions:
         Release of the chat format; None takes what the model says of itself.
     form : str
         How the prompt asks for the answer; see `ds4eval.questions.prompts`.
+    retry_cut : bool
+        Ask again what the budget of the folder's run cut.
     """
 
     think: str = "on"
@@ -180,6 +188,7 @@ class ReplyOptions:
     seed: int | None = None
     encoding: str | None = None
     form: str = "line"
+    retry_cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +237,8 @@ class OutputOptions:
         Lines of text in place of the screen.
     pause_s : float
         Seconds that the screen rests after a verdict.
+    close_at_end : bool
+        The screen goes when the run is over.
     dry_run : bool
         Say what would be asked, and stop.
     """
@@ -238,6 +249,7 @@ class OutputOptions:
     trace: Path | None = None
     plain: bool = False
     pause_s: float = 0.35
+    close_at_end: bool = False
     dry_run: bool = False
 
 
@@ -264,6 +276,14 @@ def check_request(request: Request) -> None:
     model, data, gates = request.model, request.data, request.gates
     if gates.max_regression is not None and gates.baseline is None:
         raise OptionError("--max-regression: expected --baseline, found none")
+    if request.reply.retry_cut and request.output.out is None:
+        raise OptionError("--retry-cut: expected --out with the run to go on with, found none")
+    if request.reply.retry_cut and request.output.force:
+        raise OptionError("--retry-cut: expected without --force, found both")
+    if model.devices and model.ray is not None:
+        raise OptionError(
+            "--device: expected without --ray, which gives each actor a GPU of its own, found both"
+        )
     if data.questions is not None and data.limit is not None:
         raise OptionError("--questions: expected without --limit, found both")
     if model.server is not None:

@@ -63,7 +63,7 @@ class Server:
         self.client: httpx.Client = open_client(options, users)
         self.adaptation = Adaptation(options.extra_body)
         self.changed: list[str] = []
-        self.model = options.model or first_model(self.client, options)
+        self.model = options.model or first_model(self.client, options)[0]
         self.root = options.base_url.removesuffix("/v1")
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ds4eval.answering.context import Facts, examine
@@ -134,7 +135,8 @@ class EngineAnswerer:
             return
         if self.model.jobs > 1:
             n = min(self.model.jobs, len(jobs))
-            yield SideBySide(ProcessPool(_split(spec, n), n, open_backend))
+            place = partial(on_device, devices=self.model.devices)
+            yield SideBySide(ProcessPool(_split(spec, n), n, open_backend, place))
             return
         backend = open_backend(spec)
         try:
@@ -143,6 +145,13 @@ class EngineAnswerer:
             yield OneByOne(backend)
         finally:
             backend.close()
+
+
+def on_device(spec: EngineSpec, i: int, devices: Sequence[int]) -> EngineSpec:
+    """What the worker at place i opens: devices are dealt round, whoever names none has one."""
+    if not devices:
+        return spec
+    return replace(spec, options=replace(spec.options, device=devices[i % len(devices)]))
 
 
 def prepare_engine(

@@ -50,6 +50,7 @@ class _Worker:
     number: int
     process: BaseProcess
     conn: Connection
+    slot: int = 0
     ready: bool = False
     job: Job | None = None
 
@@ -65,28 +66,40 @@ class ProcessPool(Generic[Spec]):
         Workers.
     factory : callable
         A module-level function, since workers import it by name.
+    place : callable, optional
+        ``place(spec, i)``: what the worker at place i of n gets; one that takes the place of a
+        lost worker gets the same (its device).
     """
 
-    def __init__(self, spec: Spec, n: int, factory: Callable[[Spec], AnsweringBackend]) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        n: int,
+        factory: Callable[[Spec], AnsweringBackend],
+        place: Callable[[Spec, int], Spec] = lambda spec, i: spec,
+    ) -> None:
         self._spec = spec
+        self._place = place
         self._factory = factory
         self._context = multiprocessing.get_context("spawn")
         self._made = 0
         self._unready_deaths = 0
         self._closed = False
         self._workers: list[_Worker] = []
-        for _ in range(n):
-            self._start()
+        for slot in range(n):
+            self._start(slot)
 
-    def _start(self) -> None:
+    def _start(self, slot: int) -> None:
         ours, theirs = self._context.Pipe()
         self._made += 1
         process = self._context.Process(
-            target=_serve, args=(theirs, self._factory, self._spec), daemon=True
+            target=_serve,
+            args=(theirs, self._factory, self._place(self._spec, slot)),
+            daemon=True,
         )
         process.start()
         theirs.close()
-        self._workers.append(_Worker(self._made, process, ours))
+        self._workers.append(_Worker(self._made, process, ours, slot))
 
     def free(self) -> int:
         return sum(worker.job is None for worker in self._workers)
@@ -152,7 +165,7 @@ class ProcessPool(Generic[Spec]):
             outcomes.append(
                 Outcome(worker.job.n, worker.number, lost=f"worker {worker.number} {how}")
             )
-        self._start()
+        self._start(worker.slot)
 
     def close(self) -> None:
         """End all workers at once; what they were doing is dropped."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 from ds4eval.answering.pool import AnsweringBackend, Outcome
@@ -25,6 +26,10 @@ class Actor(Generic[Spec]):
     """A back end on some machine of the cluster; made by Ray."""
 
     def __init__(self, spec: Spec, factory: Callable[[Spec], AnsweringBackend]) -> None:
+        options = getattr(spec, "options", None)
+        if getattr(options, "backend", "") == "cuda":
+            # Ray shows an actor the GPU that it was given and no other: there, that is number 0.
+            spec = replace(spec, options=replace(options, device=0))  # type: ignore[type-var]
         self._backend = factory(spec)
 
     def answer(self, job: Job) -> Answer:
@@ -79,7 +84,14 @@ class RayPool(Generic[Spec]):
                 f"--ray: expected a cluster at {address!r}, found {type(error).__name__}: {error}"
             ) from None
         if n == 1 and address != "local":
-            n = max(int(ray.cluster_resources().get("CPU", 1)) // self._cpus(), 1)
+            there = ray.cluster_resources()
+            n = max(int(there.get("CPU", 1)) // self._cpus(), 1)
+            if self._gpus():
+                n = max(min(n, int(there.get("GPU", 0))), 1)
+        if self._gpus() and not ray.cluster_resources().get("GPU"):
+            raise BackendError(
+                "--ray: expected a cluster with GPUs for --backend cuda, found one without"
+            )
         self._actors: dict[int, Any] = {}
         self._made = 0
         self._idle: list[int] = []
@@ -91,8 +103,13 @@ class RayPool(Generic[Spec]):
     def _cpus(self) -> int:
         return getattr(getattr(self._spec, "options", None), "threads", None) or CPUS
 
+    def _gpus(self) -> int:
+        """GPUs of an actor: Ray deals them out, and shows each actor its own alone."""
+        return int(getattr(getattr(self._spec, "options", None), "backend", "") == "cuda")
+
     def _start(self) -> None:
-        remote = self._ray.remote(num_cpus=self._cpus(), max_restarts=0)(Actor)
+        asked = {"num_cpus": self._cpus(), "num_gpus": self._gpus()}
+        remote = self._ray.remote(**asked, max_restarts=0)(Actor)
         self._made += 1
         self._actors[self._made] = remote.remote(self._spec, self._factory)
         self._idle.append(self._made)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from ds4eval.answering.effort import Effort, effort_of
 from ds4eval.answering.pool import OneByOne, SideBySide
 from ds4eval.answering.server.backend import RemoteBackend
 from ds4eval.answering.threads import ThreadPool
+from ds4eval.documents import Document
 from ds4eval.plan import Job, ReplySettings
 from ds4eval.request import ServerOptions
 from engine.tooling.openai.client import first_model, key_notice, open_client, place_of
@@ -33,12 +34,15 @@ class ServerAnswerer:
     jobs : int
         Connections.
     effort : Effort
+    said : dict
+        What the server says of itself and of the model, where it was asked.
     """
 
     server: ServerOptions
     model: str
     jobs: int
     effort: Effort
+    said: Document = field(default_factory=dict)
     ctx: int = 0
     longest: int = 0
     memory: str = ""  # a server's is not known
@@ -72,7 +76,7 @@ class ServerAnswerer:
 
     def facts(self) -> dict[str, object]:
         """What the manifest says of the server."""
-        return self.identity
+        return {**self.identity, **({"said": self.said} if self.said else {})}
 
     @contextlib.contextmanager
     def opened(
@@ -100,7 +104,8 @@ def prepare_server(
         If the server cannot be asked.
     """
     model = server.model or ""
+    said: Document = {}
     if ask and not model:
         with open_client(server) as client:
-            model = first_model(client, server)
-    return ServerAnswerer(server, model, jobs, effort_of(settings, model))
+            model, said = first_model(client, server)
+    return ServerAnswerer(server, model, jobs, effort_of(settings, model), said)

@@ -35,6 +35,7 @@ SERVER_ONLY = (
     "reply_timeout",
     "max_retries",
     "extra_body",
+    "server_moved",
 )
 ENGINE_ONLY = ("close_cue", "soft_limit_reply_budget", "hard_limit_reply_budget")
 
@@ -102,6 +103,7 @@ def parse(ctx: click.Context, values: dict[str, Any], model: ModelChoice) -> Req
             seed=sampling.seed,
             encoding=thinking.encoding,
             form=recipe.recipe.form if recipe else "line",
+            retry_cut=values["retry_cut"],
         ),
         gates=GateOptions(
             fail_under=values["fail_under"],
@@ -118,6 +120,7 @@ def parse(ctx: click.Context, values: dict[str, Any], model: ModelChoice) -> Req
             trace=values["trace"],
             plain=values["plain"],
             pause_s=values["pause_ms"] / 1000,
+            close_at_end=values["close_at_end"],
             dry_run=values["dry_run"],
         ),
         recipe=recipe,
@@ -158,6 +161,7 @@ def _model(values: dict[str, Any], model: ModelChoice) -> ModelOptions:
             reply_timeout_s=values["reply_timeout"],
             max_retries=values["max_retries"],
             extra_body=parse_extra_body(values["extra_body"]),
+            moved=values["server_moved"],
         )
     return ModelOptions(
         path=model.path,
@@ -168,9 +172,10 @@ def _model(values: dict[str, Any], model: ModelChoice) -> ModelOptions:
         adaptive=spec.adaptive,
         margin=spec.margin,
         **kernels.to_dict(),
+        devices=kernels.devices,
         warm_weights=model.warm,
         check_values=model.check_values,
-        jobs=values["jobs"],
+        jobs=max(values["jobs"], len(kernels.devices)),
         ray=values["ray"],
         server=server,
     )

@@ -23,7 +23,7 @@ from engine.tooling.options.types import Number, OneOf, Whole
 COUNT = Whole(1, 2**31 - 1)
 PERCENT = Number(0, 100)
 FILE = click.Path(path_type=Path)
-KERNELS = kernel_options()
+KERNELS = kernel_options(several=True)
 SPECULATION = spec_options()
 # Those of the C program ds4-eval; ds4-bench follows ds4_bench.c, which samples otherwise.
 SAMPLING = sampling_options(
@@ -68,7 +68,10 @@ run_options = options(
            help="Ask as a published score was asked: prompt, sampling and repeats. What you type "
            "beats it.", default_text="none: the options below"),
     _reply("-n", "--tokens", type=Whole(1, 1_000_000), help="Most tokens of a reply.",
-           default_text="16000; nano suite: 256; long: 4096"),
+           default_text="16000; AIME: 64000; nano suite: 256; long: 4096"),
+    _reply("--retry-cut", is_flag=True,
+           help="Ask again, with the larger -n, the questions of --out whose replies a budget cut; "
+           "the record keeps both."),
     _reply("--think", is_flag=True, flag_value="on", default="on",
            flags={"--nothink": "none", "--think-max": "max"},
            help="Think before answering. --nothink answers at once; --think-max makes maximum "
@@ -110,6 +113,8 @@ run_options = options(
             "ours."),
     _gate("--headline", type=OneOf(HEADLINES), default="strict",
           help="The grader that decides the score."),
+    _server("--server-moved", is_flag=True,
+            help="Go on with the run of --out although its server has another address now."),
     _gate("--fail-under", type=PERCENT, metavar="PERCENT", help="Exit with 6 below this score."),
     _gate("--baseline", type=FILE, metavar="DIR",
           help="Run folder to hold the score against, on shared questions."),
@@ -127,5 +132,7 @@ run_options = options(
     _out("--plain", is_flag=True, help="Print lines of text in place of the screen."),
     _out("--pause-ms", type=COUNT, default=350,
          help="Milliseconds that the screen rests after each verdict."),
+    _out("--close-at-end", is_flag=True,
+         help="Leave the screen when the run is over; otherwise it stays until you press q."),
     _out("--dry-run", is_flag=True, help="Say what would be asked and what it needs, then end."),
 )  # fmt: skip

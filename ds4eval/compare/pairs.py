@@ -15,7 +15,7 @@ from ds4eval.grading.grade import GRADERS, PASS
 from ds4eval.plan import header_only, is_header_only
 from ds4eval.questions.known import exam_of
 from ds4eval.records.conditions import difference
-from ds4eval.records.record import UNFINISHED, Run, Sample, read_run
+from ds4eval.records.record import HARD, SOFT, UNFINISHED, Run, Sample, read_run
 from engine.errors import OptionError, StoreError
 from engine.tooling.report.labels import clean_label, unique_labels
 
@@ -33,6 +33,8 @@ FIELDS = (
     "grader",
 )
 _CONFIG_FIELDS = ("prompt_version", "sampling", "think", "budget")
+# Limits of thinking; where they closed none, another value had changed no reply.
+_CLOSING = ("soft", "hard", "rank", "cue")
 # What each grader said of a sample, and the answer that it read.
 _VERDICTS: dict[str, Callable[[Sample], tuple[str, str]]] = {
     "strict": lambda s: (s.verdict, s.given),
@@ -221,7 +223,10 @@ def unlike(a: AnsweredRun, b: AnsweredRun, grader: str) -> list[Unlike]:
     for name, field in (("permutation", "permutation"), ("question", "question_sha256")):
         for key in common:
             x, y = getattr(first[key], field), getattr(second[key], field)
-            if x != y:
+            # A trace does not say how choices were shuffled; the question's hash covers it.
+            same = first[key].question_sha256 == second[key].question_sha256
+            unknown = name == "permutation" and not (x and y) and same
+            if x != y and not unknown:
                 shown = [str(v)[:12] if name == "question" else v for v in (x, y)]
                 found.append(Unlike(name, f"{name} of {'/'.join(key)}", *shown))
                 break
@@ -229,8 +234,9 @@ def unlike(a: AnsweredRun, b: AnsweredRun, grader: str) -> list[Unlike]:
             break  # the hash covers the order of choices: one cause, one line
     if a.repeats != b.repeats:
         found.append(Unlike("repeats", "repeats", a.repeats, b.repeats))
+    acted = any(s.close in (SOFT, HARD) for arm in (a, b) for s in arm.samples)
     for name in _CONFIG_FIELDS:
-        changed = difference(_without_seed(a, name), _without_seed(b, name), name)
+        changed = difference(_condition(a, name, acted), _condition(b, name, acted), name)
         if changed is not None:
             found.append(Unlike(name, *changed))
     graders = [sorted({s.grader_version for s in arm.samples}) for arm in (a, b)]
@@ -251,11 +257,31 @@ def _by_key(arm: AnsweredRun) -> dict[Key, Sample]:
     return {q.key: q.samples[0] for q in arm.questions}
 
 
-def _without_seed(arm: AnsweredRun, name: str) -> object:
+def _condition(arm: AnsweredRun, name: str, acted: bool) -> object:
+    """A field of the configuration without what changes no reply or is compared on purpose."""
     value = arm.run.config.get(name)
     if name == "sampling" and isinstance(value, dict):
         return {k: v for k, v in value.items() if k != "seed"}
+    if name == "budget" and isinstance(value, dict):
+        kept = {k: v for k, v in value.items() if acted or k not in _CLOSING}
+        return {**kept, "tokens": budget_tokens(arm)}
     return value
+
+
+def budget_tokens(arm: AnsweredRun) -> int | str | None:
+    """Budget of a run, also after --retry-cut; words where replies were cut at several.
+
+    What no budget touched is the same under every larger one: a run whose cut replies were all
+    asked for again at a larger budget is a run of that budget.
+    """
+    own = section(arm.run.config, "budget").get("tokens")
+    tokens = {s.budget_tokens or own for s in arm.samples if s.touched}
+    largest = max((s.budget_tokens or 0 for s in arm.samples), default=0)
+    if not largest:
+        return own if isinstance(own, int) else None
+    if tokens <= {largest}:
+        return largest
+    return " and ".join(sorted(map(str, tokens | {largest}), key=lambda text: (len(text), text)))
 
 
 def treatment(a: AnsweredRun, b: AnsweredRun) -> list[str]:

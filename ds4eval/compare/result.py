@@ -15,8 +15,9 @@ from engine.tooling.report.intervals import Interval
 
 
 class RunVerdict(enum.Enum):
-    """What may be said of B against A at five per cent."""
+    """What may be said of B against A at five per cent; the same: every reply is equal."""
 
+    SAME = "the same"
     BETTER = "better"
     WORSE = "worse"
     EQUIVALENT = "equivalent"
@@ -83,9 +84,13 @@ class Line:
     def verdict(self) -> RunVerdict:
         if self.p_holm < paired.ALPHA and self.interval.estimate:
             return RunVerdict.BETTER if self.interval.estimate > 0 else RunVerdict.WORSE
-        if self.equivalence.equivalent:
-            return RunVerdict.EQUIVALENT
-        return RunVerdict.NOT_WORSE if self.equivalence.not_inferior else RunVerdict.UNDECIDED
+        # The tests are one-sided and see more than the interval that stands beside the verdict;
+        # words that the interval contradicts would be read as a mistake.
+        margin = self.equivalence.margin
+        if self.equivalence.not_inferior and self.interval.low > -margin:
+            within = self.equivalence.equivalent and self.interval.high < margin
+            return RunVerdict.EQUIVALENT if within else RunVerdict.NOT_WORSE
+        return RunVerdict.UNDECIDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +178,15 @@ class RunComparison:
         return self.lines[-1] if self.lines else None
 
     @property
+    def same(self) -> bool:
+        """Whether every reply of the one run is that of the other."""
+        return bool(self.answers) and self.same_replies == self.answers
+
+    @property
     def verdict(self) -> RunVerdict | None:
-        return self.overall.verdict if self.overall else None
+        if self.overall is None:
+            return None
+        return RunVerdict.SAME if self.same else self.overall.verdict
 
     def regressed(self, max_regression: float) -> bool:
         """Whether B lost more than `max_regression` (a share), and significantly.

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 SCHEMA, VERSION = "ds4eval.comparison", 1
 TONES = {
+    RunVerdict.SAME: Tone.GOOD,
     RunVerdict.BETTER: Tone.GOOD,
     RunVerdict.WORSE: Tone.BAD,
     RunVerdict.EQUIVALENT: Tone.GOOD,
@@ -34,20 +35,6 @@ TONES = {
     RunVerdict.UNDECIDED: Tone.UNSURE,
     None: Tone.REFUSED,
 }
-COLUMNS = (
-    Column("questions", text=True),
-    Column("n"),
-    Column("A"),
-    Column("B"),
-    Column("B-A"),
-    Column("95 % interval"),
-    Column("A only"),
-    Column("B only"),
-    Column("p"),
-    Column("Holm"),
-    Column("detectable"),
-    Column("verdict", text=True, toned=True),
-)
 FLIP_COLUMNS = (
     Column("question", text=True),
     Column("A", text=True),
@@ -75,20 +62,38 @@ def p_text(p: float) -> str:
     return f"{p:.3f}" if p >= 0.0005 else "<0.001"
 
 
-def verdict_text(line: Line, margin: float) -> str:
+def columns_of(result: RunComparison) -> tuple[Column, ...]:
+    """Columns of `cells_of`; a question that was asked k times is still one."""
+    k = result.repeats
+    times, score = (f" x {k}", f" avg@{k}") if k > 1 else ("", "")
+    only = "more" if k > 1 else "only"
+    names = (
+        *(f"n{times}", f"A{score}", f"B{score}", "B-A", "95 % interval"),
+        *(f"A {only}", f"B {only}", "p", "Holm", "detectable"),
+    )
+    return (
+        Column("questions", text=True),
+        *map(Column, names),
+        Column("verdict", text=True, toned=True),
+    )
+
+
+def verdict_text(line: Line, margin: float, same: bool = False) -> str:
     """Verdict in words that say what was shown."""
     words = f"{100 * margin:g} points"
+    if same:
+        return str(RunVerdict.SAME)
     if line.verdict in (RunVerdict.BETTER, RunVerdict.WORSE) and line.equivalence.equivalent:
         return f"{line.verdict}, by less than {words}"
     if line.verdict is RunVerdict.EQUIVALENT:
         return f"equivalent within {words}"
     if line.verdict is RunVerdict.NOT_WORSE:
-        return f"not worse by {words}"
+        return f"not {words} worse"
     return str(line.verdict)
 
 
-def cells_of(line: Line, margin: float) -> tuple[str, ...]:
-    """One table row under `COLUMNS`."""
+def cells_of(line: Line, margin: float, same: bool = False) -> tuple[str, ...]:
+    """One table row under `columns_of`."""
     # So few differing questions cannot reach significance: a p value would only mislead.
     mute = line.least_p > ALPHA
     return (
@@ -103,7 +108,7 @@ def cells_of(line: Line, margin: float) -> tuple[str, ...]:
         "too few" if mute else p_text(line.p_value),
         "-" if mute or line.name == "all" else p_text(line.p_holm),
         points(line.detectable, sign=False),
-        verdict_text(line, margin),
+        verdict_text(line, margin, same),
     )
 
 
@@ -141,11 +146,34 @@ def headline(result: RunComparison) -> str:
     line = result.overall
     if line is None:
         return f"INCOMPARABLE: {names}"
+    asked = f"{line.n} questions"
+    if result.repeats > 1:
+        asked += f", {result.repeats} replies each"
+    if result.same:
+        return f"{RunVerdict.SAME}: {names}, every reply is equal on {asked}"
     word = verdict_text(line, result.margin)
+    if line.verdict is RunVerdict.UNDECIDED:
+        word += " (too few questions to tell)" if line.n < 100 else " (too close to tell)"
     return (
         f"{word}: {names}, {points(line.interval.estimate)} points "
-        f"[{interval_text(line.interval)}] on {line.n} questions"
+        f"[{interval_text(line.interval)}] on {asked}"
     )
+
+
+def in_words(result: RunComparison, line: Line) -> str:
+    """The difference as a sentence."""
+    a, b = (points(share, sign=False) for share in (line.mean_a, line.mean_b))
+    low, high = line.interval.low, line.interval.high
+    if low > 0 or high < 0:
+        side = "better" if low > 0 else "worse"
+        least, most = sorted((abs(low), abs(high)))
+        truth = f"{points(least, sign=False)} to {points(most, sign=False)} points {side}"
+    else:
+        truth = (
+            f"anything from {points(-low, sign=False)} points worse to "
+            f"{points(high, sign=False)} points better"
+        )
+    return f"B is right in {b} %, A in {a} %; on questions of this kind B may be {truth}"
 
 
 def remarks(result: RunComparison) -> list[str]:
@@ -164,6 +192,8 @@ def remarks(result: RunComparison) -> list[str]:
     line = result.overall
     if line is None:
         return out
+    if not result.same:
+        out.append(in_words(result, line))
     if line.least_p > ALPHA:
         out.append(
             f"questions that differ: {line.a_only + line.b_only}; no split of so few can reach "
@@ -217,11 +247,11 @@ def summary_of(result: RunComparison, shown_flips: int = _SHOWN_FLIPS) -> Summar
 
 def _lines_table(result: RunComparison) -> Table:
     return Table(
-        COLUMNS,
+        columns_of(result),
         [
             Row(
-                cells_of(line, result.margin),
-                TONES[line.verdict],
+                cells_of(line, result.margin, result.same),
+                TONES[RunVerdict.SAME if result.same else line.verdict],
                 total=len(result.lines) > 1 and line is result.lines[-1],
             )
             for line in result.lines

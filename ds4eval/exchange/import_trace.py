@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 
 from ds4eval.documents import Document
 from ds4eval.exchange.trace import Case, Trace, latest_cases, number, real
 from ds4eval.plan import Job, Sampling, make_jobs
+from ds4eval.questions.prompts import PROMPT_VERSION, messages
 from ds4eval.questions.question import Question, QuestionError, canonical_answer
 from ds4eval.records.answer import Answer
 from ds4eval.records.record import EOS, ERROR, LIMIT, SKIPPED, STOPPED, Sample
@@ -44,8 +47,18 @@ def config_from(trace: Trace) -> Document:
         "sampling": sampling,
         "think": think,
         "budget": budget,
-        "mode": "imported",
+        # Greedy replies are those of every mode.
+        "mode": "imported" if temp else "any",
     }
+
+
+def prompt_version(questions: Sequence[Question], cases: Sequence[Case]) -> str:
+    """Our own version where every prompt of the trace is, byte for byte, what we would send."""
+    for question, case in zip(questions, cases):
+        ours = [content.encode("utf-8", "surrogatepass") for _, content in messages(question)]
+        if [case.blocks.get(name) for name in ("SYSTEM_PROMPT", "QUESTION_PROMPT")] != ours:
+            return "imported"
+    return PROMPT_VERSION
 
 
 def question_from(case: Case) -> Question:
@@ -94,16 +107,24 @@ def samples_from(trace: Trace) -> tuple[Document, list[Job], list[Sample], list[
     """
     config = config_from(trace)
     problems = list(trace.problems)
-    questions, cases = [], []
-    for case in latest_cases(trace).values():
+    questions: dict[str, Question] = {}
+    found: dict[tuple[str, int], Case] = {}
+    for case, repeat in latest_cases(trace):
         try:
-            questions.append(question_from(case))
-            cases.append(case)
+            question = question_from(case)
+            questions.setdefault(question.key, question)
+            found[question.key, repeat] = case
         except (QuestionError, KeyError) as error:
             problems.append(f"{case.key}: {error}")
     if not questions:
         raise OptionError("trace: expected at least one case that can be read, found none")
-    jobs = make_jobs(config, questions, 1)
+    firsts = [next(case for (key, _), case in found.items() if key == k) for k in questions]
+    config["prompt_version"] = prompt_version(list(questions.values()), firsts)
+    repeats = 1 + max(repeat for _, repeat in found)
+    every = make_jobs(config, list(questions.values()), repeats)
+    asked = [job for job in every if (job.question.key, job.repeat) in found]
+    jobs = [replace(job, n=n) for n, job in enumerate(asked, 1)]
+    cases = [found[job.question.key, job.repeat] for job in jobs]
     header = trace.header
     sampling = Sampling(real(header, "temperature") or 0.0, seed=number(header, "seed") or 1)
     opened = config["think"] != "none"

@@ -30,9 +30,14 @@ _STATUS = {"pass": "PASSED", "fail": "FAILED", "none": "FAILED"}
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One case of a trace: its `key: value` lines, choices, and blocks as bytes."""
+    """One case of a trace: its `key: value` lines, choices, and blocks as bytes.
+
+    `n` is its place in the run's list, 0 where the ruler does not say: the same question at two
+    places was asked in two repeats, and at one place it was asked again.
+    """
 
     fields: dict[str, str]
+    n: int = 0
     choices: tuple[str, ...] = ()
     blocks: dict[str, bytes] = field(default_factory=dict)
 
@@ -240,6 +245,7 @@ class _Reader:
                 self._skip(line)
                 continue
             number += 1
+            ruler = line
             self._skip(line)
             found, choices = self.fields()
             blocks: dict[str, bytes] = {}
@@ -256,7 +262,8 @@ class _Reader:
                 problem = f"case {number}: expected source and id, found none"
             if not problem and "MODEL_OUTPUT" not in blocks:
                 problem = f"case {number}: expected a MODEL_OUTPUT block, found none"
-            yield (None, problem) if problem else (Case(found, tuple(choices), blocks), "")
+            case = Case(found, _place(ruler), tuple(choices), blocks)
+            yield (None, problem) if problem else (case, "")
 
     def _block(self, line: bytes, label: str) -> bytes | None:
         start = self.place + len(line) + 1
@@ -280,15 +287,27 @@ class _Reader:
         return self.data[start:stop]
 
 
-def latest_cases(trace: Trace) -> dict[str, Case]:
-    """Cases by `source/id`; of a question asked several times the last record counts."""
-    found: dict[str, Case] = {}
+def _place(ruler: bytes) -> int:
+    """Place of a case in the run's list, out of its ruler; 0 where it does not say."""
+    digits = ruler[len(_CASE) :].split(b"/", 1)[0]
+    return int(digits) if digits.isdigit() and len(digits) < 10 else 0
+
+
+def latest_cases(trace: Trace) -> list[tuple[Case, int]]:
+    """Cases with their repeats, from 0; of a place that was asked several times the last counts."""
+    found: dict[tuple[str, int], Case] = {}
     for case in trace.cases:
-        if case.fields.get("status") == "SWITCHED" and case.key in found:
+        place = case.key, case.n
+        if case.fields.get("status") == "SWITCHED" and place in found:
             continue
-        found.pop(case.key, None)
-        found[case.key] = case
-    return found
+        found.pop(place, None)
+        found[place] = case
+    repeats: dict[str, int] = {}
+    numbered = {}
+    for key, n in sorted(found):
+        numbered[key, n] = repeats.get(key, 0)
+        repeats[key] = numbered[key, n] + 1
+    return [(case, numbered[place]) for place, case in found.items()]
 
 
 def number(fields: dict[str, str], name: str) -> int | None:

@@ -102,6 +102,8 @@ class Sample:
         A server's own word for how the reply ended; empty where it gave none.
     notes : list of str
         What was changed in the request for this server, and what its reply lacked.
+    budget_tokens : int or None
+        Budget under which a cut reply was asked for again (--retry-cut); None: the run's own.
     drafted, accepted : int
         Tokens proposed and kept by speculative decoding.
     started : str
@@ -162,6 +164,7 @@ class Sample:
     error: str = ""
     finish_reason: str = ""
     notes: list[str] = field(default_factory=list)
+    budget_tokens: int | None = None
     started: str = ""
     prefill_s: float | None = None
     decode_s: float | None = None
@@ -194,6 +197,11 @@ class Sample:
         return self.stop == LIMIT or self.close == HARD
 
     @property
+    def touched(self) -> bool:
+        """Whether a larger budget could have given another reply."""
+        return self.truncated or self.close == SOFT
+
+    @property
     def final(self) -> bool:
         """Whether a resumed run leaves it alone."""
         return self.stop not in UNFINISHED
@@ -208,7 +216,7 @@ class Sample:
 
 
 # Of some replies; records and tables of other runs are what they were before these came.
-OCCASIONAL = ("finish_reason", "notes", "headline")
+OCCASIONAL = ("finish_reason", "notes", "headline", "budget_tokens")
 FIELDS = tuple(f.name for f in dataclasses.fields(Sample))
 # Equal runs may differ in these and in nothing else.
 VOLATILE = (
@@ -246,6 +254,7 @@ RULES = Rules(
         ),
         "close": (NATURAL, SOFT, HARD, NOT_CLOSED),
         "thinking": ("", "none", "closed", "open"),
+        "headline": ("", "strict", "lenient", "classic"),
         **{f"{grader}verdict": ("", "pass", "fail", "none") for grader in GRADERS},
     },
     patterns={
@@ -311,6 +320,7 @@ class Replay:
     samples: dict[str, Sample] = field(default_factory=dict)
     selected: list[Selected] = field(default_factory=list)
     sessions: int = 0
+    earlier: dict[str, list[Sample]] = field(default_factory=dict)
 
     def take(self, record: Document, where: str = "record") -> None:
         """One record more; kinds that a later version added are passed over.
@@ -337,6 +347,8 @@ class Replay:
         before = self.samples.get(sample.key)
         if before is None or sample.final or not before.final:
             self.samples[sample.key] = sample
+            if before is not None and before.final:
+                self.earlier.setdefault(sample.key, []).append(before)
 
     def ordered(self) -> list[Sample]:
         """Samples in the order of the selection, then others."""
@@ -386,6 +398,8 @@ class Run:
         `manifest.json`, or {} when it is missing.
     dropped_bytes : int
         Damaged tail of the journal that was ignored.
+    earlier : dict of str to list of Sample
+        Final answers that a later one of their key replaced, oldest first.
     """
 
     folder: Path
@@ -395,6 +409,7 @@ class Run:
     samples: list[Sample]
     manifest: Document
     dropped_bytes: int
+    earlier: dict[str, list[Sample]] = field(default_factory=dict)
 
     @property
     def headline(self) -> str:
@@ -435,4 +450,5 @@ def read_run(path: Path) -> Run:
         replay.ordered(),
         manifest,
         contents.dropped_bytes,
+        replay.earlier,
     )

@@ -126,6 +126,7 @@ class RunStore:
                 records.SCHEMA_VERSION,
                 header,
                 allow_network_fs=allow_network_fs,
+                plain=True,
             )
 
         journal = journal_at()
@@ -199,6 +200,7 @@ class RunStore:
                 "final": sum(sample.final for sample in samples),
                 "graded": sum(sample.graded for sample in samples),
                 "passed": sum(sample.passed for sample in samples),
+                **_work(samples),
             },
         }
         text = json.dumps(manifest, indent=1, sort_keys=False) + "\n"
@@ -216,6 +218,22 @@ class RunStore:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _work(samples: Sequence[Sample]) -> Document:
+    """Tokens and seconds of the answers that say both: what a later run may be expected to take."""
+    both = [
+        (s.gen_tokens, s.decode_s + (s.prefill_s or 0.0))
+        for s in samples
+        if s.final and s.gen_tokens is not None and s.decode_s is not None
+    ]
+    if not both:
+        return {}
+    return {
+        "counted": len(both),
+        "gen_tokens": sum(tokens for tokens, _ in both),
+        "seconds": float(sum(seconds for _, seconds in both)),
+    }
 
 
 def _check_weights(folder: Path, journal: Sequence[Document], now: Document) -> None:

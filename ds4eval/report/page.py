@@ -12,6 +12,7 @@ from ds4eval.compare.pairs import AnsweredRun
 from ds4eval.compare.result import RunComparison
 from ds4eval.report import depths, plots
 from ds4eval.report import view as report_view
+from ds4eval.report.budget_plot import budget_figure
 from ds4eval.report.scores import RunScores, scores_of
 from engine.tooling.report import figures
 from engine.tooling.report.pages import drawing, render_page
@@ -61,8 +62,11 @@ def report_of(
 def svg_files(report: Report) -> dict[str, bytes]:
     """Figures as SVG files in the light style, by file name."""
     drawn = {"scores.svg": plots.score_figure(report.runs)}
+    budget = budget_figure(report.runs)
+    if budget is not None:
+        drawn["budget.svg"] = budget
     for place, run in enumerate(report.runs):
-        figure = plots.token_figure(run)
+        figure = plots.token_figure(run, place=place)
         if figure is not None:
             drawn[f"tokens{place + 1 if place else ''}.svg"] = figure
         figure = depths.depth_figure(run)
@@ -70,7 +74,9 @@ def svg_files(report: Report) -> dict[str, bytes]:
             drawn[f"depths{place + 1 if place else ''}.svg"] = figure
     for place, result in enumerate(report.comparisons):
         if result.lines:
-            drawn[f"flips{place + 1 if place else ''}.svg"] = plots.flip_figure(result)
+            drawn[f"flips{place + 1 if place else ''}.svg"] = plots.flip_figure(
+                result, place=place + 1
+            )
     return {
         name: figures.render(figure, "svg", program="ds4-eval") for name, figure in drawn.items()
     }
@@ -88,13 +94,14 @@ def to_html(report: Report) -> str:
         program="ds4-eval",
         title=labels,
         scores=drawing(plots.score_figure(report.runs), "s", f"Right answers of {labels}"),
+        budget=drawing(budget_figure(report.runs), "b", f"Score over budget of {labels}"),
         runs=[
             {
                 "label": run.arm.label,
                 "summary": report_view.summary_of(run),
                 "facts": run.facts,
                 "tokens": drawing(
-                    plots.token_figure(run),
+                    plots.token_figure(run, place=i),
                     f"t{i}",
                     f"Reply length and correctness of {run.arm.label}",
                 ),
@@ -123,7 +130,7 @@ def _comparison_part(result: RunComparison, place: int) -> dict[str, Any]:
         "flips": summary.details,
         "flips_title": shown,
         "chart": drawing(
-            plots.flip_figure(result) if result.lines else None,
+            plots.flip_figure(result, place=place + 1) if result.lines else None,
             f"f{place}",
             f"Questions that {result.a} or {result.b} alone got right",
         ),

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 WIDTH = 8.0  # inches at 100 dpi
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _MOST_GROUPS = 24  # more rows than this no figure shows; the tables do
-_RIGHT, _WRONG = 0, 1  # places in the palette: blue and vermilion, told apart by everybody
 _BINS = 8
 _MOST_DOTS = 3000  # beyond, a page would weigh megabytes and show a bar
 GUESSING = "guessing"
@@ -71,7 +70,6 @@ def score_figure(runs: Sequence[RunScores], theme: str = "light") -> Figure:
         height = 1.25 + len(names) * max(0.34, 0.2 * len(runs) + 0.14)
         fig, grid = _new(1, 1, height, theme)
         axes = grid[0, 0]
-        palette = figures.palette(theme)
         for place, run in enumerate(runs):
             shift = (place - (len(runs) - 1) / 2) * min(0.24, 0.8 / len(runs))
             found = {g.name: g for g in [*run.groups, run.overall]}
@@ -86,7 +84,7 @@ def score_figure(runs: Sequence[RunScores], theme: str = "light") -> Figure:
                 [i + shift for i, _ in spots],
                 xerr=np.maximum(spread, 0.0),
                 fmt=_MARKERS[place % len(_MARKERS)],
-                color=palette[place % len(palette)],
+                color=ink_of(place, theme),
                 capsize=2.5,
                 lw=1.5,
                 label=clean_label(run.arm.label),
@@ -131,10 +129,22 @@ def _legend(fig: Figure, axes: Axes) -> None:
     fig.legend(handles, names, loc="outside lower left", ncols=columns)
 
 
-def token_figure(run: RunScores, theme: str = "light") -> Figure | None:
+def ink_of(place: int, theme: str) -> str:
+    """Colour of the run at a place of the report; the same in every figure."""
+    palette = figures.palette(theme)
+    return palette[place % len(palette)]
+
+
+def token_figure(run: RunScores, theme: str = "light", place: int = 0) -> Figure | None:
     """Generated tokens against correctness: every answer by group, and the share right by length.
 
-    None where no answer's tokens were counted.
+    What is right has the run's colour, what is wrong is grey. None where no answer's tokens were
+    counted.
+
+    Parameters
+    ----------
+    place : int
+        Of the run in the report.
     """
     import matplotlib
 
@@ -152,8 +162,9 @@ def token_figure(run: RunScores, theme: str = "light") -> Figure | None:
         fig, grid = _new(2, 1, top + 2.35, theme, height_ratios=[top, 2.0])
         strip, share = grid[:, 0]
         share.sharex(strip)
-        _strip(strip, samples, names, theme)
-        _share(share, samples, theme)
+        ink = ink_of(place, theme)
+        _strip(strip, samples, names, ink, figures.CONTEXT[theme])
+        _share(share, samples, ink)
         lengths = [s.gen_tokens or 0 for _, s, _ in samples]
         low, high = min(lengths), max(lengths)
         pad = 2.0 if low == high else (high / low) ** 0.03
@@ -163,21 +174,19 @@ def token_figure(run: RunScores, theme: str = "light") -> Figure | None:
     return fig
 
 
-def _strip(axes: Axes, samples: Sequence[Token], names: list[str], theme: str) -> None:
+def _strip(axes: Axes, samples: Sequence[Token], names: list[str], ink: str, grey: str) -> None:
     total = len(samples)
     if total > _MOST_DOTS:
         samples = sorted(samples, key=lambda item: _hash(item[1]))[:_MOST_DOTS]
-    palette = figures.palette(theme)
     looks = (
-        ("right", lambda s, ok: ok, "o", palette[_RIGHT], -0.17),
-        ("wrong", lambda s, ok: not ok and not s.truncated, "x", palette[_WRONG], 0.17),
-        ("wrong, cut by the budget", lambda s, ok: not ok and s.truncated, "^",
-         figures.CONTEXT[theme], 0.17),
-    )  # fmt: skip
+        ("right", lambda s, ok: ok, "o", ink, -0.17),
+        ("wrong", lambda s, ok: not ok and not s.truncated, "x", grey, 0.17),
+        ("wrong, cut by the budget", lambda s, ok: not ok and s.truncated, "^", grey, 0.17),
+    )
     place = {name: i for i, name in enumerate(names)}
     # Thousands of dots merge into a bar: paler and smaller then.
     crowd = min(1.0, max(0.25, (600 / len(samples)) ** 0.5))
-    for label, wanted, marker, ink, shift in looks:
+    for label, wanted, marker, colour, shift in looks:
         chosen = [(g, s) for g, s, ok in samples if g in place and wanted(s, ok)]
         if not chosen:
             continue
@@ -188,7 +197,7 @@ def _strip(axes: Axes, samples: Sequence[Token], names: list[str], theme: str) -
             [place[g] + shift + d for (g, _), d in zip(chosen, spread)],
             s=16 * crowd + 4,
             marker=marker,
-            color=ink,
+            color=colour,
             alpha=0.35 + 0.55 * crowd,
             linewidths=0.9 if marker == "x" else 0,
             label=label,
@@ -206,8 +215,7 @@ def _hash(sample: Sample) -> int:
     return stable_hash(sample.source, sample.id, sample.repeat)
 
 
-def _share(axes: Axes, samples: Sequence[Token], theme: str) -> None:
-    ink = figures.palette(theme)[_RIGHT]
+def _share(axes: Axes, samples: Sequence[Token], ink: str) -> None:
     lengths = np.array([s.gen_tokens for _, s, _ in samples], dtype=np.float64)
     right = np.array([ok for *_, ok in samples])
     order = np.argsort(lengths, kind="stable")
@@ -243,8 +251,13 @@ def _token_axis(axes: Axes, low: float, high: float) -> None:
     axes.set_xlabel("generated tokens")
 
 
-def flip_figure(result: RunComparison, theme: str = "light") -> Figure:
+def flip_figure(result: RunComparison, theme: str = "light", place: int = 1) -> Figure:
     """Paired flips by group beside the difference with its interval and the margin.
+
+    Parameters
+    ----------
+    place : int
+        Of B in the report; A is its first run.
 
     Raises
     ------
@@ -260,27 +273,26 @@ def flip_figure(result: RunComparison, theme: str = "light") -> Figure:
         lines = lines[-1:] if lines[0].n == lines[-1].n else lines
     names = [f"{clean_label(line.name, 18)} ({line.n})" for line in lines]
     with matplotlib.rc_context(figures.style(theme)):
-        palette = figures.palette(theme)
         fig, grid = _new(1, 2, 1.35 + 0.36 * len(lines), theme, width_ratios=[1.0, 1.15])
         bars, forest = grid[0]
         rows = range(len(lines))
         losses = [line.a_only for line in lines]
         gains = [line.b_only for line in lines]
-        bars.barh(rows, [-v for v in losses], color=palette[_WRONG], height=0.55, label="A only")
-        bars.barh(rows, gains, color=palette[_RIGHT], height=0.55, label="B only")
+        bars.barh(rows, [-v for v in losses], color=ink_of(0, theme), height=0.55, label="A only")
+        bars.barh(rows, gains, color=ink_of(place, theme), height=0.55, label="B only")
         reach = max(1, *losses, *gains)
+        only = "only" if result.repeats == 1 else "more often"
         for i, (lost, won) in enumerate(zip(losses, gains)):
             bars.text(-lost - 0.03 * reach, i, lost, ha="right", va="center", fontsize=8.5)
             bars.text(won + 0.03 * reach, i, won, ha="left", va="center", fontsize=8.5)
         bars.set_xlim(-1.25 * reach, 1.25 * reach)
         bars.axvline(0, color=bars.title.get_color(), lw=0.8)
-        bars.set_xticks([-0.6 * reach, 0.6 * reach], ["A only", "B only"])
+        bars.set_xticks([-0.6 * reach, 0.6 * reach], [f"A {only}", f"B {only}"])
         bars.tick_params(axis="x", length=0)
         bars.grid(axis="x", visible=False)
         _rows(bars, names)
         bars.spines["bottom"].set_visible(False)
-        what = "right in" if result.repeats == 1 else "more often right in"
-        bars.set_title(f"Questions {what} one run only")
+        bars.set_title("Questions that one run alone got" if only == "only" else "Questions")
         _forest(forest, result, lines, theme)
     return fig
 

@@ -8,9 +8,18 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from ds4eval.compare.pairs import Answered, AnsweredRun, check_by, given_of, verdict_of
+from ds4eval.compare.pairs import (
+    Answered,
+    AnsweredRun,
+    budget_tokens,
+    check_by,
+    given_of,
+    verdict_of,
+)
+from ds4eval.documents import section
 from ds4eval.grading.grade import GRADERS, PASS
 from ds4eval.records.record import HARD, LIMIT, NATURAL, SKIPPED, SOFT
+from ds4eval.report.budget import BudgetCurve, budget_curve
 from ds4eval.stats import scores as stats
 from engine.tooling.report.intervals import Interval
 from engine.tooling.report.labels import clean_label
@@ -93,6 +102,8 @@ class RunScores:
         Estimate for the data set that the questions are a stratified sample of, and its size.
     low, high : float
         Score if every unfinished or cut answer were wrong, and if it were right.
+    budget : BudgetCurve
+        Score over smaller budgets.
     closes : dict of str to int
         How thinking closed, by kind.
     facts : list of (str, str)
@@ -108,6 +119,7 @@ class RunScores:
     whole: tuple[Interval, int] | None
     low: float
     high: float
+    budget: BudgetCurve
     closes: dict[str, int] = field(default_factory=dict)
     facts: list[tuple[str, str]] = field(default_factory=list)
 
@@ -207,6 +219,9 @@ def scores_of(arm: AnsweredRun, grader: str = "strict", by: str = "source") -> R
         whole=_whole(arm, grader),
         low=(overall.passed - cut_right) / total,
         high=(overall.passed + doubtful + arm.unfinished) / total,
+        budget=budget_curve(
+            [[(s, verdict_of(s, grader) == PASS) for s in q.samples] for q in arm.questions]
+        ),
         closes={kind: count for kind, count in closes.items() if count},
         facts=facts_of(arm),
     )
@@ -236,7 +251,7 @@ def facts_of(arm: AnsweredRun) -> list[tuple[str, str]]:
     run = arm.run
     rows: list[tuple[str, Any]] = [("Run", run.run_id), ("Folder", run.folder.name)]
     for name in ("model", "data", "sampling", "budget"):
-        rows += [(f"{name} {field}", text) for field, text in _flat(run.config.get(name))]
+        rows += [(f"{name} {field}", text) for field, text in _flat(_settings(arm, name))]
     rows += [("thinking", run.config.get("think")), ("mode", run.config.get("mode"))]
     rows.append(("prompt version", run.config.get("prompt_version")))
     rows += [(f"recipe {field}", text) for field, text in _flat(run.manifest.get("recipe"))]
@@ -247,9 +262,11 @@ def facts_of(arm: AnsweredRun) -> list[tuple[str, str]]:
         if isinstance(code, dict):
             dirty = " with uncommitted changes" if code.get("dirty") else ""
             rows.append(("commit", f"{code['commit']}{dirty}" if code.get("commit") else None))
-        for label, part in (("processor", cpu), ("GPU", gpu)):
-            rows.append((label, part.get("name") if isinstance(part, dict) else None))
-        rows.append(("system", environment.get("system")))
+        # Of a run over a server, an earlier release wrote down the machine that only asked.
+        if section(run.config, "model").get("backend") != "remote":
+            for label, part in (("processor", cpu), ("GPU", gpu)):
+                rows.append((label, part.get("name") if isinstance(part, dict) else None))
+            rows.append(("system", environment.get("system")))
     graders = sorted({s.grader_version for s in arm.samples if s.grader_version})
     rows.append(("grader version", ", ".join(graders)))
     if run.dropped_bytes:
@@ -257,6 +274,16 @@ def facts_of(arm: AnsweredRun) -> list[tuple[str, str]]:
     shown = [(clean_label(name, 60), clean_label(str(text), 160)) for name, text in rows
              if text not in (None, "", [], {})]  # fmt: skip
     return shown[:60]
+
+
+def _settings(arm: AnsweredRun, name: str) -> Any:
+    """A part of the configuration; a budget as it acted."""
+    value = arm.run.config.get(name)
+    if name != "budget" or not isinstance(value, dict):
+        return value
+    if section(arm.run.config, "model").get("backend") == "remote":
+        value = {"tokens": None}  # limits of thinking, which no server obeys
+    return {**value, "tokens": budget_tokens(arm)}
 
 
 def _flat(value: Any, prefix: str = "") -> list[tuple[str, Any]]:

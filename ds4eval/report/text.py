@@ -149,6 +149,7 @@ def summary(entries: Sequence[Entry], samples: dict[int, Sample], repeats: int =
             f"a score at this budget: with the {whole.doubtful} cut replies that have no right "
             f"answer all wrong {100 * low:.1f} %, all right {100 * high:.1f} %"
         )
+    lines += _curve(entries, samples)
     if whole.open:
         low = whole.passed / whole.selected
         high = (whole.passed + whole.open) / whole.selected
@@ -157,6 +158,19 @@ def summary(entries: Sequence[Entry], samples: dict[int, Sample], repeats: int =
             f"all right {100 * high:.1f} %"
         )
     return "\n".join(lines)
+
+
+def _curve(entries: Sequence[Entry], samples: dict[int, Sample]) -> list[str]:
+    """Score over budget, where replies are long enough for a budget to matter."""
+    from ds4eval.report.budget import budget_curve, curve_line
+
+    questions: dict[str, list[tuple[Sample, bool]]] = {}
+    for entry in entries:
+        sample = samples.get(entry.n)
+        if sample is not None and sample.final:
+            questions.setdefault(entry.key, []).append((sample, sample.passed))
+    curve = budget_curve(list(questions.values()))
+    return [curve_line(curve)] if curve.notable else []
 
 
 def _score(name: str, tally: Tally, width: int) -> str:

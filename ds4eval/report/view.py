@@ -10,6 +10,7 @@ from ds4eval.compare.result import RunComparison
 from ds4eval.compare.view import interval_text, p_text, points, to_json, to_markdown
 from ds4eval.compare.view import print_rich as print_comparison
 from ds4eval.documents import Document
+from ds4eval.report.budget import short
 from ds4eval.report.scores import RunScores, Score
 from engine.tooling.report.intervals import finite
 from engine.tooling.report.labels import clean_label, escape_markdown
@@ -86,7 +87,33 @@ def table_of(run: RunScores) -> Table:
 def summary_of(run: RunScores) -> Summary:
     """The scores in the form that terminal, Markdown and page share."""
     tone = Tone.UNSURE if run.arm.unfinished else Tone.PLAIN
-    return Summary(headline(run), tone, tables=[table_of(run)], remarks=remarks(run))
+    tables = [table_of(run)] + ([budget_table(run)] if run.budget.notable else [])
+    return Summary(headline(run), tone, tables=tables, remarks=remarks(run))
+
+
+def budget_table(run: RunScores) -> Table:
+    """Score over budget, a row per budget; its last row is the run itself."""
+    names = ("tokens", "right", "score", "95 % interval", "unfinished", "at most")
+    rows = [
+        Row(
+            (
+                short(point.tokens),
+                f"{point.right}/{run.budget.answers}",
+                points(point.interval.estimate, sign=False),
+                interval_text(point.interval, sign=False),
+                str(point.unfinished),
+                points(point.most, sign=False),
+            )
+        )
+        for point in run.budget.points
+    ]
+    return Table(
+        tuple(map(Column, names)),
+        rows,
+        title="score had the budget been smaller (at most: had every unfinished reply been right)",
+        caption=f"Score of {run.arm.label} had the budget been smaller, per cent; at most: with "
+        "every reply right that was unfinished then",
+    )
 
 
 def headline(run: RunScores) -> str:
@@ -206,6 +233,7 @@ def report_json(runs: Sequence[RunScores], comparisons: Sequence[RunComparison])
                     "whole": None
                     if run.whole is None
                     else {**asdict(run.whole[0]), "population": run.whole[1]},
+                    "budget": asdict(run.budget),
                     "low": run.low,
                     "high": run.high,
                     "closes": run.closes,

@@ -18,7 +18,7 @@ from ds4eval.answering.choose import prepare_answerer
 from ds4eval.answering.pool import Answerer, OneByOne
 from ds4eval.control import Control
 from ds4eval.documents import Document
-from ds4eval.events import Ended
+from ds4eval.events import Ended, Opened
 from ds4eval.exchange.trace import TraceWriter
 from ds4eval.plan import (
     Job,
@@ -27,7 +27,6 @@ from ds4eval.plan import (
     budget_of,
     config_of,
     is_header_only,
-    like,
     make_jobs,
 )
 from ds4eval.questions.source import Source, choose_source
@@ -36,14 +35,26 @@ from ds4eval.records.record import Sample
 from ds4eval.records.store import RunStore, peek_config
 from ds4eval.report import text as report_text
 from ds4eval.request import ModelOptions, ReplyOptions, Request
+from ds4eval.run.continued import (
+    Retry,
+    done_jobs,
+    earlier_forms,
+    in_words_of,
+    reply_options,
+    retry_of,
+)
+from ds4eval.run.expect import WORTH_SAYING, Expectation, expectation
 from ds4eval.run.folder import RUNS, choose_folder
 from ds4eval.run.judge import check_baseline, check_headline, judge
-from ds4eval.run.runner import Recorder, done_jobs, run_parallel, run_serial
+from ds4eval.run.runner import Recorder, run_parallel, run_serial
 from ds4eval.screen.choose import open_screen
 from engine.tooling.exits import ERROR, OK, error_line, say
 from engine.tooling.options.model import uses_bundled
 from engine.tooling.results.environment import command_line, environment
 from engine.tooling.signals import StopSignals
+
+# Facts of a machine that computes nothing where a server answers.
+OF_MACHINE = ("cpu", "gpu", "memory_bytes", "machine", "system", "threading_layer_env")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +74,8 @@ class RunPlan:
         Everything that decides a reply.
     jobs : list of Job
     folder : Path
+    retry : Retry or None
+        Of --retry-cut.
     """
 
     request: Request
@@ -72,6 +85,7 @@ class RunPlan:
     config: Document
     jobs: list[Job]
     folder: Path
+    retry: Retry | None = None
 
 
 def execute(request: Request) -> int:
@@ -138,6 +152,10 @@ def make_plan(request: Request) -> RunPlan:
     """Questions, settings, what answers, folder, seed, jobs: each follows from those before it."""
     model, reply = request.model, request.reply
     source = choose_source(request.data, bundled=_is_bundled(model)).asked(reply.form)
+    out, force = request.output.out, request.output.force
+    found = None if out is None or force else peek_config(out)
+    reply = reply_options(reply, found)
+    request = replace(request, reply=reply)
     settings = settings_of(reply, model, source.suite)
     answerer = prepare_answerer(model, settings, source.questions, ask=not request.output.dry_run)
     for notice in answerer.notices:
@@ -145,24 +163,26 @@ def make_plan(request: Request) -> RunPlan:
     repeats, data = request.data.repeats, source.config()
     wants_seed = reply.temp > 0 and reply.seed is None
     draft = config_of(settings, answerer.think, answerer.identity, data)
+    earlier = earlier_forms(draft, settings)
     folder = choose_folder(
-        request.output, source.suite, draft, source.questions, repeats, wants_seed
+        request.output, source.suite, draft, source.questions, repeats, wants_seed, earlier
     )
     if folder.drawn:
         say(f"seed {folder.seed}")
     if folder.seed is not None:
         settings = settings.seeded(folder.seed)
     config = config_of(settings, answerer.think, answerer.identity, data)
-    found = None if request.output.force else peek_config(folder.path)
+    found = None if force else peek_config(folder.path)
     if found is not None and is_header_only(found) and not is_header_only(config):
-        config = like(found, config)
         say(
             f"{folder.path}: header only: an earlier release began this run, and nothing in it "
             "tells models with equal headers apart; another --out starts a run that knows its "
             "weights"
         )
+    config = in_words_of(found, config, settings, request)
     jobs = make_jobs(config, source.questions, repeats)
-    return RunPlan(request, source, settings, answerer, config, jobs, folder.path)
+    retry = retry_of(request, found)
+    return RunPlan(request, source, settings, answerer, config, jobs, folder.path, retry)
 
 
 def _is_bundled(model: ModelOptions) -> bool:
@@ -193,7 +213,7 @@ def settings_of(reply: ReplyOptions, model: ModelOptions, suite: str) -> ReplySe
 
 def _ask(plan: RunPlan, store: RunStore, trace: TraceWriter | None, control: Control) -> Ended:
     """Open what answers, unless everything is answered, and show the run."""
-    done = done_jobs(plan.jobs, store)
+    done = done_jobs(plan.jobs, store, plan.retry)
     if trace is not None:
         answerer = plan.answerer
         trace.header(
@@ -207,10 +227,20 @@ def _ask(plan: RunPlan, store: RunStore, trace: TraceWriter | None, control: Con
             trace.case(plan.jobs[n - 1], len(plan.jobs), sample)
     if len(done) == len(plan.jobs):
         say(f"all {len(done)} questions are answered already; --force asks them again")
-        return Ended("done")
+        opened = Opened(plan.jobs, done, plan.answerer.ctx, plan.settings.budget.tokens)
+        screen = open_screen(plan.request.output, serial=True, over=True)
+        return screen.show([opened, Ended("done")], control)
     headline = plan.request.gates.headline
-    recorder = Recorder(store, plan.settings, len(plan.jobs), trace, headline=headline)
+    recorder = Recorder(
+        store, plan.settings, len(plan.jobs), trace, headline=headline, retry=plan.retry
+    )
+    if plan.retry is not None:
+        cut = sum(map(plan.retry.due, store.samples.values()))
+        say(f"{cut} replies that {plan.retry.before} tokens cut are asked for again")
     todo = [job for job in plan.jobs if job.n not in done]
+    expected = _expected(plan, len(todo))
+    if expected.most >= WORTH_SAYING:
+        say(expected.line())
     ctx = plan.answerer.ctx
     with plan.answerer.opened(plan.settings, todo) as answering:
         if isinstance(answering, OneByOne):
@@ -241,15 +271,21 @@ def _trace(plan: RunPlan) -> Iterator[TraceWriter | None]:
 
 
 def _environment(plan: RunPlan) -> Document:
+    machine = environment()
+    if plan.request.model.server is not None:
+        # The server's machine is not known, and this one's says nothing of the replies.
+        machine = {name: value for name, value in machine.items() if name not in OF_MACHINE}
+    retry = {} if plan.retry is None else {"retry_tokens": plan.retry.tokens}
     return {
         "command": command_line(),
-        "environment": environment(),
+        "environment": machine,
         "data": plan.source.provenance(),
         "answered_by": plan.answerer.facts(),
         "repeats": plan.request.data.repeats,
         "jobs": plan.request.model.jobs,
         "headline": plan.request.gates.headline,
         **({"recipe": recipe.record()} if (recipe := plan.request.recipe) else {}),
+        **retry,
     }
 
 
@@ -259,6 +295,11 @@ def _folder_text(plan: RunPlan) -> str:
     if plan.request.output.out is None and server is not None and server.model is None:
         return f"{RUNS}/{plan.source.suite}-..., named when the server has named its model"
     return str(plan.folder)
+
+
+def _expected(plan: RunPlan, replies: int) -> Expectation:
+    tokens, jobs = plan.settings.budget.tokens, plan.request.model.jobs
+    return expectation(replies, tokens, plan.source.suite, plan.config, plan.folder, jobs)
 
 
 def _dry_run(plan: RunPlan) -> int:
@@ -272,6 +313,7 @@ def _dry_run(plan: RunPlan) -> int:
     click.echo(f"answered by {answerer.name}")
     click.echo(f"context {answerer.ctx}, longest prompt {answerer.longest}, budget {budget.tokens}")
     click.echo(f"think mode {answerer.think}; run folder {_folder_text(plan)}")
+    click.echo(_expected(plan, len(plan.jobs)).line())
     if answerer.memory:
         say(f"memory: {answerer.memory}")
     return OK

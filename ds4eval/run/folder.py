@@ -8,14 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ds4eval.documents import Document, section
-from ds4eval.plan import (
-    config_digest,
-    header_only,
-    is_header_only,
-    like,
-    make_jobs,
-    with_seed,
-)
+from ds4eval.plan import config_digest, make_jobs, with_seed
 from ds4eval.questions.question import Question
 from ds4eval.records.record import read_run
 from ds4eval.records.store import peek_config
@@ -50,6 +43,7 @@ def choose_folder(
     questions: Sequence[Question],
     repeats: int,
     wants_seed: bool,
+    earlier: Sequence[Document] = (),
 ) -> RunFolder:
     """Run folder, and the seed that goes with it.
 
@@ -67,6 +61,8 @@ def choose_folder(
         What will be asked.
     wants_seed : bool
         The run samples, and the command line names no seed.
+    earlier : sequence of dict
+        The configuration as earlier releases wrote it down.
 
     Raises
     ------
@@ -80,7 +76,7 @@ def choose_folder(
             if found is None
             else _again(output.out, found, wants_seed)
         )
-    base = _base(name, config, wants_seed)
+    base = _base(name, config, wants_seed, earlier)
     for number in range(1, 10_000):
         path = RUNS / (base if number == 1 else f"{base}-{number}")
         found = peek_config(path)
@@ -89,27 +85,33 @@ def choose_folder(
         there = _again(path, found, wants_seed)
         if there.seed is None:
             return there
-        jobs = make_jobs(with_seed(like(found, config), there.seed), questions, repeats)
+        same = (form for form in (config, *earlier) if _unseeded(form) == _unseeded(found))
+        jobs = make_jobs(with_seed(next(same, config), there.seed), questions, repeats)
         final = {sample.key for sample in read_run(path).samples if sample.final}
         if any(job.key not in final for job in jobs):
             return there
     raise OptionError(f"--out: expected a folder, found {RUNS} full of runs of this kind")
 
 
-def _base(name: str, config: Document, wants_seed: bool) -> str:
+def _base(name: str, config: Document, wants_seed: bool, earlier: Sequence[Document]) -> str:
     """Name of a run's folder; that of an earlier release where it holds such a run, and ours none.
 
-    An earlier release named folders without the part of the model's identity that it lacked.
+    An earlier release named folders by the words that it had for the same configuration.
     """
-    today, then = (
-        f"{name}-{config_digest(form, without_seed=wants_seed)}"
-        for form in (config, header_only(config))
+    today, *then = (
+        f"{name}-{config_digest(form, without_seed=wants_seed)}" for form in (config, *earlier)
     )
     if peek_config(RUNS / today) is None:
-        found = peek_config(RUNS / then)
-        if found is not None and is_header_only(found):
-            return then
+        for form, old in zip(earlier, then):
+            found = peek_config(RUNS / old)
+            if found is not None and _unseeded(found) == _unseeded(form):
+                return old
     return today
+
+
+def _unseeded(config: Document) -> Document:
+    """A configuration of any seed."""
+    return with_seed(config, 0) if "seed" in section(config, "sampling") else config
 
 
 def _fresh(path: Path, wants_seed: bool) -> RunFolder:

@@ -22,6 +22,7 @@ from ds4eval.records.answer import Answer
 from ds4eval.records.record import ERROR, STOPPED, Sample
 from ds4eval.records.samples import make_sample
 from ds4eval.records.store import RunStore, utc_now
+from ds4eval.run.continued import Retry, done_jobs
 
 # After this many failures in a row the fault is not the questions'.
 MAX_ERRORS = 3
@@ -82,6 +83,11 @@ class Recorder:
     headline: str = "strict"
     errors: int = field(default=0)
     in_a_row: int = field(default=0)
+    retry: Retry | None = None
+
+    def done(self, jobs: Sequence[Job]) -> dict[int, Sample]:
+        """Samples that need no answer, by job number."""
+        return done_jobs(jobs, self.store, self.retry)
 
     def record(self, job: Job, answer: Answer, started: str, worker: int = 0) -> Sample:
         sample = make_sample(
@@ -93,6 +99,8 @@ class Recorder:
             worker,
             headline=self.headline,
         )
+        if self.retry is not None:
+            sample = replace(sample, budget_tokens=self.retry.tokens)
         self.store.append(sample)
         if self.trace is not None:
             self.trace.case(job, self.total, sample)
@@ -115,12 +123,6 @@ class Recorder:
         return self.errors >= MAX_ERRORS or self.in_a_row >= MAX_ERRORS_OF_QUESTIONS
 
 
-def done_jobs(jobs: Sequence[Job], store: RunStore) -> dict[int, Sample]:
-    """Samples that an earlier opening of the folder left, by job number."""
-    found = {job.n: store.samples.get(job.key) for job in jobs}
-    return {n: sample for n, sample in found.items() if sample is not None and sample.final}
-
-
 def run_serial(
     jobs: Sequence[Job], backend: AnsweringBackend, recorder: Recorder, control: Control, ctx: int
 ) -> Iterator[Event]:
@@ -131,7 +133,7 @@ def run_serial(
     Event
         `Opened` first, `Ended` last.
     """
-    done = done_jobs(jobs, recorder.store)
+    done = recorder.done(jobs)
     schedule = Schedule(jobs, list(done))
     yield Opened(list(jobs), done, ctx, recorder.settings.budget.tokens)
     while True:
@@ -182,7 +184,7 @@ def run_parallel(
     EngineError
         If workers cannot be started at all.
     """
-    done = done_jobs(jobs, recorder.store)
+    done = recorder.done(jobs)
     schedule = Schedule(jobs, list(done))
     running: dict[int, tuple[Job, str]] = {}
     attempts: dict[int, int] = {}

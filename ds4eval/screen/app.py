@@ -1,4 +1,8 @@
-"""The Textual application: runs the exam in a thread and draws its events twelve times a second."""
+"""The Textual application: runs the exam in a thread and draws its events twelve times a second.
+
+When the run is over it stays, to be read, until somebody leaves it. A run that was over before is
+the same screen over events that say so.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +20,11 @@ from textual.widgets import Static
 
 from ds4eval.control import Control
 from ds4eval.events import Ended, Event, Finished
-from ds4eval.screen.draw import layout, left_lines, right_lines
-from ds4eval.screen.state import View
+from ds4eval.screen.draw import layout, left_lines, reply_window, right_lines, scroll_rows
+from ds4eval.screen.state import SCREENFULS, SCROLLS, View
 
 FRAME_S = 1 / 12
+WHEEL = 3  # lines
 
 
 class EvalApp(App[None]):
@@ -35,9 +40,18 @@ class EvalApp(App[None]):
     ENABLE_COMMAND_PALETTE = False
     BINDINGS = []  # noqa: RUF012 - Textual's own form; every key goes to `on_key`
 
-    def __init__(self, source: Iterable[Event], control: Control, pause_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        source: Iterable[Event],
+        control: Control,
+        pause_s: float = 0.0,
+        *,
+        stay: bool = True,
+        view: View | None = None,
+    ) -> None:
         super().__init__()
-        self.view = View()
+        self.view = view or View()
+        self.stay = stay
         self.control = control
         self.pause_s = pause_s
         self.ended: Ended | None = None
@@ -88,8 +102,12 @@ class EvalApp(App[None]):
                 self.ended = event
         if self._dirty:
             self._draw()
-        if self.ended is not None:
+        if self.ended is not None and self._leaves(self.ended):
             self.exit()
+
+    def _leaves(self, ended: Ended) -> bool:
+        """Whether the screen goes: a run that went to its end stays to be read."""
+        return not self.stay or ended.why != "done" or self.view.quitting or self.control.quitting
 
     def _draw(self) -> None:
         self._dirty = False
@@ -118,8 +136,35 @@ class EvalApp(App[None]):
             # The same way as a signal from outside: saved, then status 130.
             os.kill(os.getpid(), signal.SIGINT)
             self.view.quitting = True
+        elif self.view.typing is None and event.key in {**SCROLLS, **SCREENFULS}:
+            self._scroll(SCROLLS.get(event.key, 0), SCREENFULS.get(event.key, 0))
         else:
-            self._act(self.view.press(event.key))
+            self._act(self.view.press(event.key, event.character))
+        self._dirty = True
+
+    def _scroll(self, lines: int, screenfuls: int = 0) -> None:
+        """Move the reply on the right side."""
+        if not self.view.jobs:
+            return
+        parts = layout(self.size.width, self.size.height)
+        rows = scroll_rows(self.view, parts.right, parts.reply_rows)
+        _, total = reply_window(self.view, parts.right, parts.reply_rows)
+        self.view.scroll(lines + screenfuls * max(rows - 1, 1), rows, total)
+
+    def on_mouse_scroll_down(self, event: textual_events.MouseScrollDown) -> None:
+        self._wheel(event, 1)
+
+    def on_mouse_scroll_up(self, event: textual_events.MouseScrollUp) -> None:
+        self._wheel(event, -1)
+
+    def _wheel(self, event: textual_events.MouseEvent, step: int) -> None:
+        """Over the reply the wheel moves the reply, over the list the cursor."""
+        parts = layout(self.size.width, self.size.height)
+        right = event.screen_x > parts.left if parts.wide else event.screen_y > parts.list_rows
+        if right:
+            self._scroll(step * WHEEL)
+        else:
+            self._act(self.view.press("down" if step > 0 else "up"))
         self._dirty = True
 
     def _act(self, wish: tuple[str, int] | None) -> None:
@@ -147,11 +192,12 @@ class EvalApp(App[None]):
 class TuiScreen:
     """Shows a run full-screen; see `ds4eval.screen.choose.RunScreen`."""
 
-    def __init__(self, pause_s: float) -> None:
+    def __init__(self, pause_s: float, stay: bool = True) -> None:
         self.pause_s = pause_s
+        self.stay = stay
 
     def show(self, events: Iterable[Event], control: Control) -> Ended:
-        app = EvalApp(events, control, self.pause_s)
+        app = EvalApp(events, control, self.pause_s, stay=self.stay)
         app.run()
         app.wait()
         if app.error is not None:

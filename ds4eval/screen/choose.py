@@ -59,14 +59,31 @@ def _in_background() -> bool:
         return False  # a terminal that is not ours to control, such as a test's
 
 
-def open_screen(output: OutputOptions, serial: bool) -> RunScreen:
-    """The screen for this run, saying why when it is not the full one."""
+class Silent:
+    """No screen: of a run that was over before there is nothing to tell line by line."""
+
+    def show(self, events: Iterable[Event], control: Control) -> Ended:
+        return next((event for event in events if isinstance(event, Ended)), Ended("done"))
+
+
+def open_screen(output: OutputOptions, serial: bool, over: bool = False) -> RunScreen:
+    """The screen for this run, saying why when it is not the full one.
+
+    Parameters
+    ----------
+    serial : bool
+        Replies come one after another.
+    over : bool
+        The run was over before: only the full screen has something to show.
+    """
+    reason = "" if output.plain else why_plain()
+    if over and (output.plain or output.close_at_end or reason):
+        return Silent()
     if output.plain:
         return PlainScreen(serial)
-    reason = why_plain()
     if reason:
         say(f"plain output ({reason})")
         return PlainScreen(serial)
     from ds4eval.screen.app import TuiScreen
 
-    return TuiScreen(output.pause_s)
+    return TuiScreen(output.pause_s, stay=not output.close_at_end)

@@ -227,6 +227,19 @@ def test_a_capture_that_fails_says_what_does_without(session):
     assert "--launch prepared" in answer["error"]
 
 
+def test_a_device_works_in_threads_that_did_not_open_it(session):
+    # A context is current in one thread: the screen runs the model in another than opened it.
+    outcome = session("threads")
+    assert outcome.answer == {
+        "put": [0, 1, 2], "replay": 2, "launch": None, "token": 7, "fill": None, "copy": None,
+        "load": True, "time": 1, "free": None, "free bytes": True, "wait": None, "record": 1,
+        "close": None,
+    }  # fmt: skip
+    # Once for the thread that opened it and once for each of the others.
+    assert len(outcome.named("cuCtxSetCurrent")) == 1 + 13
+    assert len(outcome.named("cuModuleUnload")) == len(outcome.named("cuModuleLoadData"))
+
+
 def test_a_kernel_that_asks_for_too_much_shared_memory_is_refused(session):
     answer = session("greedy").answer
     assert answer["kind"] == "BackendError"

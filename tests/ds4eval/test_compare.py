@@ -369,7 +369,8 @@ def test_options_of_judging_reach_the_comparison(tmp_path, command):
 def test_terminal_output_fits_and_says_the_verdict(published):
     done = CliRunner().invoke(compare_command, [str(p) for p in published])
     assert done.exit_code == 0
-    assert done.output.startswith("undecided: imatrix (B) against other (A), +2.2 points")
+    said = "undecided (too few questions to tell): imatrix (B) against other (A), +2.2 points"
+    assert done.output.startswith(said)
     assert max(map(len, done.output.splitlines())) <= compare_cmd.WIDE
     for word in ("too few", "0.754", "detectable", "equivalence within 3 points", "flips: 10"):
         assert word in done.output

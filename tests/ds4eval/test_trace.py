@@ -91,7 +91,7 @@ def test_of_a_question_asked_again_the_last_record_counts(tmp_path):
     switched = re.sub(r"status: \w+", "status: SWITCHED", first)
     changed = first.replace("prompt_tokens: 3", "prompt_tokens: 4")
     path.write_text(text + changed + switched)
-    cases = latest_cases(read_trace(path))
+    cases = {case.key: case for case, _ in latest_cases(read_trace(path))}
     assert len(cases) == 2
     assert cases["fake/integer/q001"].fields["prompt_tokens"] == "4"
 

@@ -172,8 +172,11 @@ def test_selected_finished_question_shows_its_reply():
     done = sample("long thought</think>\nAnswer: 1\n", opened=True)
     view.take(Finished(1, done))
     view.press("home")
-    assert pieces_of(view) == [(True, "long thought\n"), (False, "\nAnswer: 1\n")]
-    assert "PASSED" in lines(right_lines(view, 80, 10))[0]
+    folded = lines(right_lines(view, 80, 40))
+    assert "PASSED" in folded[0] and "Answer: 1" in folded and "long thought" not in folded
+    assert any("thinking: 20 characters (t shows it)" in line for line in folded)
+    view.press("t")
+    assert "long thought" in lines(right_lines(view, 80, 40))
 
 
 def test_counts_are_short():
@@ -215,9 +218,13 @@ async def until(pilot, condition, seconds=10.0):
     raise AssertionError("it did not come about in time")
 
 
-def test_app_runs_to_the_end_and_leaves_by_itself(tmp_path):
+def test_app_stays_at_the_end_to_be_read_until_it_is_left(tmp_path):
     async def watch(app, pilot):
         await until(pilot, lambda: app.ended is not None)
+        await pilot.pause(0.3)
+        assert app.is_running and app.view.ended == "done"
+        await pilot.press("home", "q")
+        await until(pilot, lambda: app.view.quitting)
 
     app, samples = drive(tmp_path, watch)
     assert app.ended == Ended("done") and app.error is None and len(samples) == 6

@@ -128,8 +128,12 @@ def open_client(server: Reached, jobs: int = 1) -> httpx.Client:
     )
 
 
-def first_model(client: httpx.Client, server: Reached) -> str:
-    """Name of the first model that a server lists.
+# What servers say of a model that they list; the rest (permissions, paths) is left alone.
+_SAID = ("owned_by", "created", "max_model_len", "meta", "aliases", "quantization")
+
+
+def first_model(client: httpx.Client, server: Reached) -> tuple[str, dict[str, object]]:
+    """Name of the first model that a server lists, and what it says of itself and of the model.
 
     Raises
     ------
@@ -150,9 +154,12 @@ def first_model(client: httpx.Client, server: Reached) -> str:
                 f"--base-url: expected a list of models at {place_of(server)}/models, found "
                 f"{refusal.trouble().message.partition('found ')[2]} (--api-model names one)"
             )
-        found = response.json()["data"][0]["id"]
+        listed = response.json()["data"][0]
+        found = listed["id"]
         if isinstance(found, str) and found:
-            return found
+            said = {name: listed[name] for name in _SAID if listed.get(name)}
+            software = response.headers.get("server", "")
+            return found, {**({"software": software} if software else {}), **said}
         found = f"the name {found!r}"
     except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
         found = f"{type(error).__name__}: {error}"

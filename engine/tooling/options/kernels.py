@@ -19,7 +19,7 @@ from engine.options import (
     EngineOptions,
 )
 from engine.tooling.options.group import OptionGroup
-from engine.tooling.options.types import Number, OneOf, Whole
+from engine.tooling.options.types import Number, OneOf, Whole, Wholes
 
 MAX_THREADS = 1024
 MAX_DEVICE = 63
@@ -38,10 +38,12 @@ class KernelChoice:
     residency: str = "auto"
     residency_gib: float | None = None
     device: int = 0
+    devices: tuple[int, ...] = ()  # of programs that can use several; `device` is the first
 
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, as keyword arguments."""
-        return {one.name: getattr(self, one.name) for one in fields(self)}
+        names = [one.name for one in fields(self) if one.name != "devices"]
+        return {name: getattr(self, name) for name in names}
 
     def engine_options(self, path: Path, mtp_path: Path | None = None) -> EngineOptions:
         """Options of an engine over these files.
@@ -54,13 +56,17 @@ class KernelChoice:
         return EngineOptions(path=path, mtp_path=mtp_path, **self.to_dict())
 
 
-def kernel_options(backends: Sequence[str] = BACKENDS) -> OptionGroup[KernelChoice]:
+def kernel_options(
+    backends: Sequence[str] = BACKENDS, several: bool = False
+) -> OptionGroup[KernelChoice]:
     """The group for a program that offers these backends.
 
     Parameters
     ----------
     backends : sequence of str
         ds4-bench leaves 'reference' out: float64 NumPy is no subject of a benchmark.
+    several : bool
+        The program can use several devices at once.
     """
     return OptionGroup(
         "Kernels and weights",
@@ -140,8 +146,9 @@ def kernel_options(backends: Sequence[str] = BACKENDS) -> OptionGroup[KernelChoi
             (
                 ("--device",),
                 {
-                    "type": Whole(0, MAX_DEVICE),
-                    "help": "CUDA: ordinal of the device.",
+                    "type": (Wholes if several else Whole)(0, MAX_DEVICE),
+                    "help": "CUDA: ordinal of the device"
+                    + (", or several such as 0,1: a worker for each." if several else "."),
                     "default_text": "0",
                 },
             ),
@@ -156,6 +163,9 @@ def _parse(values: dict[str, Any]) -> KernelChoice:
     if given and backend != "cuda":
         name = next(iter(given)).replace("_", "-")
         raise OptionError(f"--{name}: expected with --backend cuda, found {backend}")
+    if isinstance(given.get("device"), tuple):
+        given["devices"] = given["device"]
+        given["device"] = given["devices"][0]
     activations = values["activations"]
     if values["quality"]:
         if activations == "int8":

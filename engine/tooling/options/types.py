@@ -41,6 +41,24 @@ class Whole(click.ParamType):
         return number
 
 
+class Wholes(Whole):
+    """Different whole numbers between two bounds, separated by commas; one alone is a list too."""
+
+    name = "n,..."
+
+    def convert(  # type: ignore[override]
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        numbers = tuple(
+            super(Wholes, self).convert(part.strip(), param, ctx) for part in str(value).split(",")
+        )
+        if len(set(numbers)) != len(numbers):
+            self.fail(f"expected different numbers, found {value!r}", param, ctx)
+        return numbers
+
+
 class Number(click.ParamType):
     """A finite number between two bounds; NaN and infinity are no numbers here.
 

@@ -1,6 +1,8 @@
 """An append-only log of records that survives kill -9, power loss and a full disk.
 
-One line per record: ``crc32 SP json LF``, the checksum in eight hex digits over the JSON bytes.
+One line per record, its checksum in eight hex digits over the JSON bytes: ``crc32 SP json LF``, or
+plain JSON Lines, which has the checksum as the first field of the object and in no other way
+differs (the checksum is over the object without it). A file keeps the form of its first line.
 The first record names schema and version. An append has happened when `append` returns: one
 write, then fsync. CSV and Parquet are views of it (`engine.tooling.results.publish`).
 """
@@ -12,6 +14,7 @@ import os
 import stat
 import time
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,14 +40,37 @@ def encode(record: Record) -> bytes:
     return b"%08x %s\n" % (zlib.crc32(body), body)
 
 
+# A plain line begins with its checksum: `{"crc32":"01234567",`, then the rest of the object.
+_CRC, _CRC_END = b'{"crc32":"', b'",'
+_BODY = len(_CRC) + 8 + len(_CRC_END)
+
+
+def encode_plain(record: Record) -> bytes:
+    """One line of a journal of plain JSON Lines; see `encode`.
+
+    Raises
+    ------
+    ValueError
+        If a number is not finite, or the record is empty.
+    """
+    if not record:
+        raise ValueError("record: expected at least one field, found none")
+    body = encode(record)[9:]
+    return b"%s%08x%s%s" % (_CRC, zlib.crc32(body[:-1]), _CRC_END, body[1:])
+
+
 def decode(line: bytes) -> Record | None:
-    """The record of one line without its LF, or None if it is damaged."""
-    if len(line) < 11 or line[8:9] != b" ":
+    """The record of one line of either form without its LF, or None if it is damaged."""
+    if line.startswith(_CRC) and line[_BODY - len(_CRC_END) : _BODY] == _CRC_END:
+        digits, body = line[len(_CRC) : len(_CRC) + 8], b"{" + line[_BODY:]
+    elif len(line) >= 11 and line[8:9] == b" ":
+        digits, body = line[:8], line[9:]
+    else:
         return None
     try:
-        if int(line[:8], 16) != zlib.crc32(line[9:]):
+        if int(digits, 16) != zlib.crc32(body):
             return None
-        record = json.loads(line[9:])
+        record = json.loads(body)
     except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
@@ -65,6 +91,8 @@ def scan(data: bytes) -> tuple[list[Record], int]:
 
 def is_journal(head: bytes) -> bool:
     """Whether a file that starts with `head` looks like a journal and not like CSV or Parquet."""
+    if head.startswith(_CRC[: len(head)]):
+        return len(head) > 9
     return len(head) > 9 and head[8:10] == b" {" and all(c in b"0123456789abcdef" for c in head[:8])
 
 
@@ -116,6 +144,7 @@ class Journal:
     moved_aside: Path | None = None
     _fd: int = -1
     _size: int = 0
+    _encode: Callable[[Record], bytes] = encode
 
     @classmethod
     def open(
@@ -126,6 +155,7 @@ class Journal:
         header: Record | None = None,
         *,
         allow_network_fs: bool = False,
+        plain: bool = False,
     ) -> Journal:
         """Create a journal or recover one: good prefix kept, the rest moved to ``.bad-<time>``.
 
@@ -139,6 +169,8 @@ class Journal:
             Further fields of the first record of a new journal.
         allow_network_fs : bool
             Go on where locks are not reliable.
+        plain : bool
+            Make a new journal one of plain JSON Lines.
 
         Raises
         ------
@@ -162,7 +194,7 @@ class Journal:
         except BaseException:
             os.close(fd)
             raise
-        journal = cls(path, {}, _fd=fd)
+        journal = cls(path, {}, _fd=fd, _encode=encode_plain if plain else encode)
         try:
             journal._recover(schema, version, header or {})
         except OSError as error:
@@ -183,7 +215,7 @@ class Journal:
         """
         if self._fd < 0:
             raise StoreError(f"{self.path}: expected an open journal, found a closed one")
-        self._write(encode(record))
+        self._write(self._encode(record))
         self.records.append(record)
 
     def close(self) -> None:
@@ -241,9 +273,10 @@ class Journal:
         self._size = good
         if records:
             self.header, self.records = records[0], records[1:]
+            self._encode = encode_plain if data.startswith(_CRC) else encode
             return
         self.header = {"schema": schema, "version": version, **header}
-        self._write(encode(self.header))
+        self._write(self._encode(self.header))
         sync_folder(Path(os.path.realpath(self.path)).parent)
 
 

@@ -13,6 +13,9 @@
      STUB_REFUSE_READ_ONLY=801  code of cuMemHostRegister with the read-only flag
      STUB_REFUSE_PLAIN=1        the same without
 
+   As in a real driver a context is current in a thread, not in the process: what needs one answers
+   201 (invalid context) in a thread that never called cuCtxSetCurrent.
+
    Codes 700 and above are sticky: every later call of most kinds repeats them. */
 
 #include <stdint.h>
@@ -25,6 +28,7 @@ typedef unsigned long long ptr;
 
 static FILE *log_file;
 static int sticky, n_launched, capturing;
+static __thread void *current;
 static unsigned long long used;
 
 typedef struct { char name[64]; int n; } Counter;
@@ -83,6 +87,11 @@ static long setting(const char *name, long otherwise) {
         if (code_) return code_;                     \
     } while (0)
 
+/* Of a call that needs a context in its thread. */
+#define WORK(...)          \
+    CALL(__VA_ARGS__);     \
+    if (!current) return 201
+
 /* Start and device */
 
 API int cuInit(unsigned flags) { CALL("cuInit"); return 0; }
@@ -111,8 +120,8 @@ API int cuDeviceGetAttribute(int *v, int which, int d) {
 }
 API int cuDevicePrimaryCtxRetain(void **c, int d) { CALL("cuDevicePrimaryCtxRetain"); *c = (void *)16; return 0; }
 API int cuDevicePrimaryCtxRelease(int d) { CALL("cuDevicePrimaryCtxRelease"); return 0; }
-API int cuCtxSetCurrent(void *c) { CALL("cuCtxSetCurrent"); return 0; }
-API int cuCtxGetCurrent(void **c) { *c = (void *)16; return 0; }
+API int cuCtxSetCurrent(void *c) { CALL("cuCtxSetCurrent"); current = c; return 0; }
+API int cuCtxGetCurrent(void **c) { *c = current; return 0; }
 API int cuGetErrorName(int code, const char **s) {
     *s = code == 700 ? "CUDA_ERROR_ILLEGAL_ADDRESS" : code == 719 ? "CUDA_ERROR_LAUNCH_FAILED" : "CUDA_ERROR_STUB";
     return 0;
@@ -125,13 +134,13 @@ typedef struct { ptr address; size_t n; } Block;
 static Block blocks[4096];
 
 API int cuMemGetInfo(size_t *free_, size_t *total) {
-    CALL("cuMemGetInfo");
+    WORK("cuMemGetInfo");
     *total = setting("STUB_MEMORY", 1L << 30);
     *free_ = *total - used;
     return 0;
 }
 API int cuMemAlloc(ptr *p, size_t n) {
-    CALL("cuMemAlloc", " %zu", n);
+    WORK("cuMemAlloc", " %zu", n);
     if (used + n > (unsigned long long)setting("STUB_MEMORY", 1L << 30)) return 2;
     void *memory;
     if (posix_memalign(&memory, 256, n + 256)) return 2;
@@ -143,7 +152,7 @@ API int cuMemAlloc(ptr *p, size_t n) {
     return 2;
 }
 API int cuMemFree(ptr p) {
-    CALL("cuMemFree");
+    WORK("cuMemFree");
     if (capturing) return 901;
     for (int i = 0; i < 4096; i++)
         if (blocks[i].address == p) {
@@ -160,18 +169,18 @@ static int inside(ptr p, size_t n) {
     return 0;
 }
 API int cuMemHostAlloc(void **p, size_t n, unsigned flags) {
-    CALL("cuMemHostAlloc", " %zu", n);
+    WORK("cuMemHostAlloc", " %zu", n);
     *p = malloc(n);
     return *p ? 0 : 2;
 }
-API int cuMemFreeHost(void *p) { CALL("cuMemFreeHost"); free(p); return 0; }
+API int cuMemFreeHost(void *p) { WORK("cuMemFreeHost"); free(p); return 0; }
 API int cuMemHostRegister(void *p, size_t n, unsigned flags) {
-    CALL("cuMemHostRegister", " %zu %u %d", n, flags, (int)((uintptr_t)p % 4096));
+    WORK("cuMemHostRegister", " %zu %u %d", n, flags, (int)((uintptr_t)p % 4096));
     return flags & 8 ? setting("STUB_REFUSE_READ_ONLY", 0) : setting("STUB_REFUSE_PLAIN", 0);
 }
-API int cuMemHostUnregister(void *p) { CALL("cuMemHostUnregister"); return 0; }
+API int cuMemHostUnregister(void *p) { WORK("cuMemHostUnregister"); return 0; }
 API int cuMemHostGetDevicePointer(ptr *d, void *p, unsigned flags) {
-    CALL("cuMemHostGetDevicePointer");
+    WORK("cuMemHostGetDevicePointer");
     *d = (ptr)(uintptr_t)p;
     return 0;
 }
@@ -217,19 +226,19 @@ static int submit(Work w) {
     return 0;
 }
 API int cuMemcpyHtoDAsync(ptr d, const void *h, size_t n, void *s) {
-    CALL("cuMemcpyHtoDAsync", " %zu", n);
+    WORK("cuMemcpyHtoDAsync", " %zu", n);
     return submit((Work){COPY_IN, d, (ptr)(uintptr_t)h, n});
 }
 API int cuMemcpyDtoHAsync(void *h, ptr d, size_t n, void *s) {
-    CALL("cuMemcpyDtoHAsync", " %zu", n);
+    WORK("cuMemcpyDtoHAsync", " %zu", n);
     return submit((Work){COPY_OUT, (ptr)(uintptr_t)h, d, n});
 }
 API int cuMemcpyDtoDAsync(ptr d, ptr from, size_t n, void *s) {
-    CALL("cuMemcpyDtoDAsync", " %zu", n);
+    WORK("cuMemcpyDtoDAsync", " %zu", n);
     return submit((Work){COPY, d, from, n});
 }
 API int cuMemsetD8Async(ptr d, unsigned char byte, size_t n, void *s) {
-    CALL("cuMemsetD8Async", " %zu", n);
+    WORK("cuMemsetD8Async", " %zu", n);
     return submit((Work){FILL, d, 0, n, byte});
 }
 
@@ -239,16 +248,16 @@ static int unfinished(void) {
     long from = setting("STUB_HANG", 0);
     return from && n_launched >= from ? 600 : 0;
 }
-API int cuStreamCreate(void **s, unsigned flags) { CALL("cuStreamCreate", " %u", flags); *s = (void *)32; return 0; }
-API int cuStreamDestroy(void *s) { CALL("cuStreamDestroy"); return 0; }
-API int cuStreamQuery(void *s) { CALL("cuStreamQuery"); return unfinished(); }
-API int cuEventCreate(void **e, unsigned flags) { CALL("cuEventCreate"); *e = malloc(8); return 0; }
-API int cuEventDestroy(void *e) { CALL("cuEventDestroy"); free(e); return 0; }
-API int cuEventRecord(void *e, void *s) { CALL("cuEventRecord"); *(long *)e = n_launched; return 0; }
-API int cuEventQuery(void *e) { CALL("cuEventQuery"); return unfinished(); }
+API int cuStreamCreate(void **s, unsigned flags) { WORK("cuStreamCreate", " %u", flags); *s = (void *)32; return 0; }
+API int cuStreamDestroy(void *s) { WORK("cuStreamDestroy"); return 0; }
+API int cuStreamQuery(void *s) { WORK("cuStreamQuery"); return unfinished(); }
+API int cuEventCreate(void **e, unsigned flags) { WORK("cuEventCreate"); *e = malloc(8); return 0; }
+API int cuEventDestroy(void *e) { WORK("cuEventDestroy"); free(e); return 0; }
+API int cuEventRecord(void *e, void *s) { WORK("cuEventRecord"); *(long *)e = n_launched; return 0; }
+API int cuEventQuery(void *e) { WORK("cuEventQuery"); return unfinished(); }
 /* A millisecond for each launch between the two. */
 API int cuEventElapsedTime(float *ms, void *a, void *b) {
-    CALL("cuEventElapsedTime");
+    WORK("cuEventElapsedTime");
     *ms = (float)(*(long *)b - *(long *)a);
     return 0;
 }
@@ -256,21 +265,21 @@ API int cuEventElapsedTime(float *ms, void *a, void *b) {
 /* Kernels */
 
 API int cuModuleLoadData(void **m, const void *image) {
-    CALL("cuModuleLoadData");
+    WORK("cuModuleLoadData");
     *m = strdup(image);
     return 0;
 }
-API int cuModuleUnload(void *m) { CALL("cuModuleUnload"); return 0; }
+API int cuModuleUnload(void *m) { WORK("cuModuleUnload"); return 0; }
 API int cuModuleGetFunction(void **f, void *m, const char *name) {
-    CALL("cuModuleGetFunction", " %s", name);
+    WORK("cuModuleGetFunction", " %s", name);
     if (strcmp(m, name)) return 500;
     *f = strdup(name);
     return 0;
 }
-API int cuFuncSetAttribute(void *f, int which, int value) { CALL("cuFuncSetAttribute", " %d %d", which, value); return 0; }
+API int cuFuncSetAttribute(void *f, int which, int value) { WORK("cuFuncSetAttribute", " %d %d", which, value); return 0; }
 API int cuLaunchKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
                        unsigned smem, void *s, void **params, void **extra) {
-    CALL("cuLaunchKernel", " %s %u,%u,%u %u %u", (char *)f, gx, gy, gz, bx, smem);
+    WORK("cuLaunchKernel", " %s %u,%u,%u %u %u", (char *)f, gx, gy, gz, bx, smem);
     Work w = {LAUNCH};
     strncpy(w.name, f, 63);
     int n = !strcmp(f, "ds4_poke_words") ? 18 : !strcmp(f, "ds4_stub_add") ? 2 : 0;
@@ -281,7 +290,7 @@ API int cuLaunchKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned 
 /* Graphs */
 
 API int cuStreamBeginCapture(void *s, int mode) {
-    CALL("cuStreamBeginCapture", " %d", mode);
+    WORK("cuStreamBeginCapture", " %d", mode);
     capturing = 1;
     captured = calloc(1, sizeof(Graph));
     return 0;
@@ -289,18 +298,18 @@ API int cuStreamBeginCapture(void *s, int mode) {
 API int cuStreamEndCapture(void *s, void **g) {
     capturing = 0;
     *g = captured;
-    CALL("cuStreamEndCapture");
+    WORK("cuStreamEndCapture");
     return 0;
 }
 API int cuGraphInstantiateWithFlags(void **e, void *g, unsigned long long flags) {
-    CALL("cuGraphInstantiate", " %d", ((Graph *)g)->n);
+    WORK("cuGraphInstantiate", " %d", ((Graph *)g)->n);
     *e = g;
     return 0;
 }
-API int cuGraphDestroy(void *g) { CALL("cuGraphDestroy"); return 0; }
-API int cuGraphExecDestroy(void *g) { CALL("cuGraphExecDestroy"); return 0; }
+API int cuGraphDestroy(void *g) { WORK("cuGraphDestroy"); return 0; }
+API int cuGraphExecDestroy(void *g) { WORK("cuGraphExecDestroy"); return 0; }
 API int cuGraphLaunch(void *e, void *s) {
-    CALL("cuGraphLaunch");
+    WORK("cuGraphLaunch");
     Graph *g = e;
     for (int i = 0; i < g->n; i++) {
         int code = perform(&g->work[i]);

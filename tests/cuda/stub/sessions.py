@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import json
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -135,6 +136,53 @@ def graph_with_garbage() -> Any:
     program._run = run_and_drop  # type: ignore[method-assign]
     program.replay()
     return {"x": words(x), "given_back": device.free_bytes() - free}
+
+
+def threads() -> Any:
+    """A device opened in this thread does every kind of work in threads of their own."""
+    device, ctx = open_stub()
+    x = ctx.zeros((4,), np.uint32)
+    with ctx.recording() as log:
+        ctx.launch(stub_add, 1, x, 1)
+    program = device.program(log, "graph")
+    dying = [ctx.zeros((1000,))]
+    free = device.free_bytes()
+
+    def put() -> Any:
+        return words(ctx.put(np.arange(3, dtype=np.uint32)))
+
+    def replay() -> Any:
+        program.replay()
+        return words(x)[0]
+
+    work = {
+        "put": put,
+        "replay": replay,
+        "launch": lambda: ctx.launch(stub_add, 1, x, 5),
+        "token": lambda: device.read_i32(x.address),
+        "fill": lambda: ctx.fill(x[2:3], 1),
+        "copy": lambda: ctx.copy(x[1:2], x[0:1]),
+        "load": lambda: device.loaded(stub_other).function is not None,
+        "time": lambda: program.time_launches()["stub_add"][0],
+        "free": dying.clear,
+        "free bytes": lambda: device.free_bytes() > free,
+        "wait": device.synchronize,
+        "record": lambda: device.program(log, "prepared").launches,
+        "close": device.close,
+    }
+    out: dict[str, Any] = {}
+
+    def run(name: str) -> None:
+        try:
+            out[name] = work[name]()
+        except EngineError as error:
+            out[name] = str(error)
+
+    for name in work:
+        thread = threading.Thread(target=run, args=(name,))
+        thread.start()
+        thread.join()
+    return out
 
 
 def greedy() -> Any:

@@ -16,7 +16,15 @@ from hypothesis import strategies as st
 from engine.errors import StoreError
 from engine.tooling.results import journal as module
 from engine.tooling.results import locks
-from engine.tooling.results.journal import Journal, decode, encode, read_journal, scan
+from engine.tooling.results.journal import (
+    Journal,
+    decode,
+    encode,
+    encode_plain,
+    is_journal,
+    read_journal,
+    scan,
+)
 from tests.counting import CountedBytes, lines_run
 
 SCHEMA, VERSION = "test.rows", 2
@@ -51,6 +59,38 @@ def test_line_round_trip_is_one_line_with_standard_crc(record):
     assert int(line[:8], 16) == zlib.crc32(line[9:-1])
     assert json.loads(line[9:]) == record
     assert decode(line[:-1]) == record
+
+
+@given(st.dictionaries(st.text(), JSON, min_size=1, max_size=4))
+def test_a_plain_line_is_json_with_its_checksum_as_a_field(record):
+    line = encode_plain(record)
+    fields = json.loads(line)
+    crc = fields.pop("crc32")
+    if "crc32" not in record:
+        assert fields == record
+        body = json.dumps(fields, separators=(",", ":")).encode()
+        assert int(crc, 16) == zlib.crc32(body)
+    assert line.count(b"\n") == 1 and decode(line[:-1]) == record
+    assert is_journal(line[:16])
+    for at in (12, len(line) // 2, len(line) - 2):
+        damaged = line[:at] + bytes([line[at] ^ 1]) + line[at + 1 : -1]
+        assert decode(damaged) is None
+
+
+def test_a_file_keeps_the_form_of_its_first_line(tmp_path):
+    for plain in (False, True):
+        path = tmp_path / str(plain)
+        with Journal.open(path, SCHEMA, VERSION, {}, plain=plain) as journal:
+            journal.append({"i": 1})
+        with Journal.open(path, SCHEMA, VERSION, {}, plain=not plain) as journal:
+            assert journal.records == [{"i": 1}]
+            journal.append({"i": 2})
+        starts = {line[:1] == b"{" for line in path.read_bytes().splitlines()}
+        assert starts == {plain}
+        assert read_journal(path, SCHEMA, VERSION).records == [{"i": 1}, {"i": 2}]
+        path.write_bytes(path.read_bytes() + b'{"crc32":"0000')
+        with Journal.open(path, SCHEMA, VERSION, {}) as journal:
+            assert len(journal.records) == 2 and journal.moved_aside is not None
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

@@ -8,6 +8,7 @@ What a driver refuses and another way exists for (pinned memory, host registrati
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -106,11 +107,23 @@ class CudaDevice:
         self._held_back: list[tuple[str, Any]] | None = None  # frees that a capture postpones
         self._sizes: dict[int, int] = {}
         self._open = True
-        call("cuCtxSetCurrent", call("cuDevicePrimaryCtxRetain", self._handle))
+        self._context = call("cuDevicePrimaryCtxRetain", self._handle)
+        self._thread = threading.local()
+        self.attach()
         self.stream = call("cuStreamCreate", 1)  # not ordered behind the default stream
         self.waiter = Waiter(self.driver, self.stream, timeout_s)
         self.staging = Staging(self.driver, self.stream, self.waiter)
         self._launch = self.driver.raw.cuLaunchKernel
+
+    def attach(self) -> None:
+        """Make the device's context current in the calling thread, once per thread.
+
+        The driver keeps a current context per thread and refuses memory, launches and copies where
+        there is none, so that whatever may be the first call of a thread begins with this.
+        """
+        if not getattr(self._thread, "attached", False):
+            self.driver.call("cuCtxSetCurrent", self._context)
+            self._thread.attached = True
 
     @property
     def unified(self) -> bool:
@@ -127,6 +140,7 @@ class CudaDevice:
         MemoryBudgetError
             If the device has no room; nothing was allocated.
         """
+        self.attach()
         code, address = self.driver.attempt("cuMemAlloc", n_bytes)
         if code == 2:
             raise MemoryBudgetError(
@@ -151,6 +165,7 @@ class CudaDevice:
         if self._held_back is not None:
             self._held_back.append((name, handle))
             return
+        self.attach()
         getattr(self.driver.raw, name)(handle)
 
     @contextmanager
@@ -167,21 +182,26 @@ class CudaDevice:
 
     def upload(self, address: int, host: np.ndarray) -> None:
         """Copy in stream order; the host array may change as soon as this returns."""
+        self.attach()
         self.staging.upload(address, np.ascontiguousarray(host))
 
     def download(self, host: np.ndarray, address: int) -> None:
         """Copy behind everything launched so far, and wait for it."""
         assert host.flags.c_contiguous, host.strides
+        self.attach()
         self.staging.download(host, address)
 
     def read_i32(self, address: int) -> int:
         """One int32 (a chosen token), waiting for no more than what writes it."""
+        self.attach()
         return self.staging.read_i32(address)
 
     def copy(self, target: int, source: int, n_bytes: int) -> None:
+        self.attach()
         self.driver.call("cuMemcpyDtoDAsync", target, source, n_bytes, self.stream)
 
     def fill(self, address: int, byte: int, n_bytes: int) -> None:
+        self.attach()
         self.driver.call("cuMemsetD8Async", address, byte, n_bytes, self.stream)
 
     def free_bytes(self) -> int:
@@ -194,6 +214,7 @@ class CudaDevice:
         return max(free, psutil.virtual_memory().available) if self.unified else free
 
     def _free_now(self) -> int:
+        self.attach()
         return int(self.driver.call("cuMemGetInfo")[0])
 
     # Launches
@@ -206,6 +227,7 @@ class CudaDevice:
         BackendError
             If there is no code for this device, or it asks for more than the device has.
         """
+        self.attach()
         found = self._loaded.get(kernel)
         if found is None:
             if kernel.dynamic_smem > self.attributes["max_dynamic_smem"]:
@@ -227,6 +249,7 @@ class CudaDevice:
 
     def launch(self, kernel: Kernel, grid: tuple[int, int, int], args: tuple[Any, ...]) -> None:
         """Launch with scalars and addresses already in the kernel's argument types."""
+        self.attach()
         loaded = self._loaded.get(kernel) or self.loaded(kernel)
         loaded.block.set(args)
         code = self._launch(
@@ -279,6 +302,7 @@ class CudaDevice:
             If something that was launched failed.
         """
         if self._open:
+            self.attach()
             self.waiter.stream_done()
 
     def close(self) -> None:
@@ -286,6 +310,7 @@ class CudaDevice:
         if not self._open:
             return
         if self.driver.lost is None:
+            self.attach()
             self.staging.close()
             for module in self._modules:
                 self.driver.attempt("cuModuleUnload", module)

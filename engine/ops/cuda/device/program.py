@@ -47,6 +47,7 @@ class PassDevice(Protocol):
     driver: Driver
     stream: Any
 
+    def attach(self) -> None: ...
     def loaded(self, kernel: Kernel) -> LoadedKernel: ...
     def numba_kernel(self, kernel: Kernel) -> tuple[Any, Any]: ...
     def synchronize(self) -> None: ...
@@ -112,6 +113,7 @@ class Program:
 
     def replay(self) -> None:
         """Launch everything again, in stream order, without waiting for it."""
+        self._device.attach()
         if self.mode != "graph":
             self._run()
             return
@@ -128,6 +130,7 @@ class Program:
         do not overlap. Copies and fills appear under their own names.
         """
         device, call = self._device, self._device.driver.call
+        device.attach()
         names = [e[1].name if e[0] == "launch" else e[0] for e in self._log]
         events = [call("cuEventCreate", 0) for _ in range(len(names) + 1)]
         try:
