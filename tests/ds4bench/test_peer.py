@@ -5,19 +5,30 @@ from __future__ import annotations
 import csv
 import importlib.util
 import io
+import json
+import os
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 from click.testing import CliRunner
+from scipy import stats
 
-from ds4bench.peer import llamacpp, run
+from ds4bench.peer import llamacpp, ours, run, table
 from ds4bench.peer import measure as peer
+from ds4bench.peer.side import Done
+from engine import open_engine
 from engine.errors import BackendError, EngineError, ModelFileError, OptionError, StoreError
 from engine.models.shapes import named_shape
 from engine.models.write import write_model
+from engine.options import EngineOptions
+from engine.weights.bind import bind_trunk
+from engine.weights.traffic import INDEX_VALUE_BYTES, decode_traffic
+from tests.engine.models import model_file
 from tests.oracle.randfile import SPECS, write_trunk
 
 needs_llama = pytest.mark.skipif(
@@ -28,27 +39,28 @@ needs_llama = pytest.mark.skipif(
 class FakeSide:
     """Records its turns; a decoded token t makes t + `shift` (mod 3) the likeliest."""
 
-    def __init__(self, name: str, log: list[str], shift: int = 0) -> None:
-        self.name, self.log, self.shift = name, log, shift
+    threads = 2
+
+    def __init__(self, name: str, log: list[str], shift: int = 0, seconds: float = 1.0) -> None:
+        self.name, self.log, self.shift, self.seconds = name, log, shift, seconds
         self.ids: list[int] = []
         self.n_ctx = 0
 
     def start(self, n_ctx: int) -> None:
         self.ids, self.n_ctx = [], n_ctx
 
-    def prefill(self, ids: list[int]) -> None:
+    def prefill(self, ids: list[int]) -> float:
         self.log.append(f"{self.name}+{len(ids)}")
         self.ids += ids
+        return self.seconds
 
-    def decode(self, token: int) -> None:
-        self.log.append(self.name)
-        self.ids.append(token)
+    def decode(self, ids: list[int]) -> Done:
+        self.log.append(f"{self.name}{len(ids)}")
+        self.ids += ids
+        return Done(self.seconds, tuple(t + (self.shift if t % 3 == 0 else 0) for t in ids))
 
-    def top(self) -> int:
-        return self.ids[-1] + (self.shift if self.ids[-1] % 3 == 0 else 0)
-
-    def close(self) -> None:
-        pass
+    def step_bytes(self, n_ctx: int) -> int | None:
+        return 1000 + n_ctx if self.shift == 0 else None
 
 
 @pytest.fixture(autouse=True)
@@ -59,8 +71,7 @@ def no_pause(monkeypatch):
 def test_sides_alternate_and_see_the_same_ids():
     log: list[str] = []
     a, b = FakeSide("a", log), FakeSide("b", log, shift=1)
-    rest = 3
-    gen = peer.BLOCK + rest
+    gen = peer.BLOCK + 3
     ids = list(range(1100 + gen))
     prefill, decode, equal = peer.measure((a, b), ids, gen)
     assert a.ids == b.ids == ids
@@ -68,41 +79,133 @@ def test_sides_alternate_and_see_the_same_ids():
     turns = [x for x in log if "+" in x]
     assert turns == ["a+512", "b+512", "b+512", "a+512", "a+76", "b+76"]
     # Three prefill chunks leave b in front; a whole block each, then the rest.
-    whole = peer.BLOCK
-    assert "".join(x for x in log if "+" not in x) == (
-        "b" * whole + "a" * whole + "a" * rest + "b" * rest
-    )
+    assert [x for x in log if "+" not in x] == ["b16", "a16", "a3", "b3"]
     assert equal == sum(t % 3 != 0 for t in ids[1100:])
-    assert min(prefill + decode) > 0
+    assert prefill == [3.0, 3.0] and decode == [2.0, 2.0]
+    log.clear()
+    peer.measure((a, b), ids, gen, reverse=True)
+    assert log[0] == "b+512"
 
 
-def test_compare_reports_after_every_context_and_csv_has_raw_values():
+def test_compare_reports_after_every_repeat_and_csv_has_raw_values():
     log: list[str] = []
-    seen: list[int] = []
+    seen: list[tuple[int, bool]] = []
+    rates = iter(range(1, 5))
     rows = peer.compare(
-        (FakeSide("ours", log), FakeSide("peer", log)),
+        (FakeSide("ours", log), FakeSide("peer", log, shift=1, seconds=3.0)),
         100,
         [7, 600],
         5,
-        1e9,
-        lambda n: 1000 + n,
-        lambda rows: seen.append(len(rows)),
+        2,
+        lambda: float(next(rates)),
+        lambda rows, last: seen.append((len(rows), last)),
         lambda: 0.25,
     )
-    assert seen == [2, 4]
-    assert [(r.side, r.ctx_tokens) for r in rows] == [
-        ("ours", 7),
-        ("peer", 7),
-        ("ours", 600),
-        ("peer", 600),
+    assert seen == [(2, False), (4, True), (6, False), (8, True)]
+    assert [(r.side, r.ctx_tokens, r.repeat) for r in rows] == [
+        (side, ctx, repeat) for ctx in (7, 600) for repeat in (1, 2) for side in ("ours", "peer")
     ]
-    assert rows[2].decode_bytes == 1602 and rows[3].decode_bytes is None
+    # Repeats swap who begins: after the warm-up, ours, then the peer.
+    assert [x for x in log if x.endswith("+7")] == ["ours+7", "peer+7", "peer+7", "ours+7"]
+    assert rows[4].decode_bytes == 1602 and rows[5].decode_bytes is None
     assert {row.others_cpu for row in rows} == {0.25}
-    share = rows[2].bandwidth_share
-    assert share == pytest.approx(1602 * 5 / rows[2].decode_s / 1e9)
-    table = list(csv.DictReader(io.StringIO(peer.to_csv(rows).decode())))
-    assert float(table[2]["decode_s"]) == rows[2].decode_s
-    assert table[3]["decode_bytes"] == ""
+    assert [row.bandwidth for row in rows[::2]] == [1.0, 2.0, 3.0, 4.0]
+    assert rows[4].bandwidth_share == pytest.approx(1602 * 5 / rows[4].decode_s / 3.0)
+    read = list(csv.DictReader(io.StringIO(peer.to_csv(rows).decode())))
+    assert float(read[4]["decode_s"]) == rows[4].decode_s
+    assert (read[5]["decode_bytes"], read[5]["repeat"], read[5]["threads"]) == ("", "1", "2")
+
+
+def test_the_extremes_hold_a_median_as_often_as_the_binomial_says():
+    """The chance that n fair coins do not all fall on one side (scipy)."""
+    for n in (2, 3, 5, 6, 20):
+        inside = stats.binom.cdf(n - 1, n, 0.5) - stats.binom.pmf(0, n, 0.5)
+        assert peer.coverage(n) == pytest.approx(inside)
+    m = peer.median_of([4.0, 1.0, 9.0, 2.0])
+    assert (m.estimate, m.low, m.high) == (np.median([4.0, 1.0, 9.0, 2.0]), 1.0, 9.0)
+    assert not np.isfinite(peer.median_of([4.0]).half_width)
+
+
+def test_the_table_shows_medians_of_the_repeats_own_ratios():
+    def row(side, repeat, prefill_s, decode_s):
+        n_bytes = 500 if side == "ds4" else None
+        return peer.PeerRow(side, 2, repeat, 100, 10, prefill_s, decode_s, 9, n_bytes, 1e4, 0.0)
+
+    rows = [
+        row("ds4", 1, 1.0, 1.0),
+        row("llama.cpp", 1, 2.0, 4.0),
+        row("ds4", 2, 2.0, 2.0),
+        row("llama.cpp", 2, 6.0, 2.0),
+        row("ds4", 3, 4.0, 4.0),
+        row("llama.cpp", 3, 4.0, 8.0),
+    ]
+    prefill, decode = (" ".join(line.split()) for line in table.lines(rows, 100))
+    assert prefill == ("100 prefill 50.0 [25.0 - 100] 25.0 [16.7 - 50.0] 2.00 [1.00 - 3.00]")
+    assert decode == (
+        "100 decode 5.0 [2.5 - 10.0] 2.5 [1.2 - 5.0] 2.00 [1.00 - 4.00] 25% [12% - 50%] 9/10"
+    )
+    assert "75 %" in table.legend(3) and "no interval" in table.legend(1)
+    assert "[" not in "".join(table.lines(rows[:2], 100))
+
+
+@pytest.fixture
+def fake_sides(monkeypatch):
+    monkeypatch.setattr(run, "OURS", "tests.ds4bench.peer_sides:open_ours")
+    monkeypatch.setattr(run, "THEIRS", "tests.ds4bench.peer_sides:open_theirs")
+    monkeypatch.setattr(run, "require_llama_cpp", lambda: None)
+    monkeypatch.setattr(run, "read_bandwidth", lambda threads: 1e9 * threads)
+    monkeypatch.setattr(peer.psutil, "cpu_percent", lambda interval: 0.0)
+
+
+def fake_model(folder: Path, **said: object) -> str:
+    path = folder / "fake.gguf"
+    path.write_text(json.dumps(said))
+    return str(path)
+
+
+def test_each_engine_runs_in_a_process_of_its_own(tmp_path, fake_sides):
+    target = tmp_path / "rows.csv"
+    line = ["-m", fake_model(tmp_path), "--contexts", "20,30", "--gen", "9", "--repeats", "2"]
+    result = CliRunner().invoke(
+        run.peer_command, [*line, "--threads", "3", "--csv", str(target)], catch_exceptions=False
+    )
+    assert result.exit_code == 0, result.output
+    said = re.findall(
+        r"^(\S+): (\d+) threads, pid (\d+), activations int8, kv official", result.output, re.M
+    )
+    assert [(name, threads) for name, threads, _ in said] == [("ds4", "3"), ("llama.cpp", "3")]
+    pids = {int(pid) for _, _, pid in said}
+    assert len(pids | {os.getpid()}) == 3
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    rows = list(csv.DictReader(io.StringIO(target.read_text())))
+    assert [(r["ctx_tokens"], r["repeat"], r["side"]) for r in rows] == [
+        (ctx, repeat, side)
+        for ctx in ("20", "30")
+        for repeat in ("1", "2")
+        for side in ("ds4", "llama.cpp")
+    ]
+    assert rows[0]["decode_bytes"] == "1024" and rows[0]["bandwidth"] == "3000000000.0"
+    assert len(re.findall(r"^ +(?:20|30) (?:prefill|decode) ", result.output, re.M)) == 4
+    assert "of 2 repeats" in result.output
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "text"),
+    [
+        ({"refused": "ds4"}, 3, "fake.gguf: expected a model, found JSON"),
+        ({"refused": "llama.cpp"}, 3, "fake.gguf: expected a model, found JSON"),
+        ({"n_ctx_most": 28}, 1, "--contexts: expected at most 19 tokens for this model, found 20"),
+        (
+            {"dies": "llama.cpp"},
+            1,
+            "llama.cpp: expected an answer to 'decode', found timed process",
+        ),
+    ],
+)
+def test_a_side_that_fails_ends_both_and_says_why(tmp_path, fake_sides, said, code, text):
+    line = ["-m", fake_model(tmp_path, **said), "--contexts", "20", "--gen", "9"]
+    result = CliRunner().invoke(run.peer_command, line)
+    assert (result.exit_code, text in result.stderr) == (code, True), result.stderr
 
 
 @pytest.mark.parametrize("text", ["", "0", "512,", "-4", "1e3", "²", "512;600"])
@@ -150,19 +253,11 @@ def test_the_model_of_middle_size_is_made_once_and_named(tmp_path, monkeypatch, 
         run.middle_model(tmp_path / "file" / "models")
 
 
-def test_the_command_as_the_front_page_types_it_makes_its_model(monkeypatch):
-    class Reached(Exception):
-        pass
-
-    def opened(options):
-        assert options.path == Path("made.gguf")
-        raise Reached
-
-    monkeypatch.setattr(run, "require_llama_cpp", lambda: None)
-    monkeypatch.setattr(run, "middle_model", lambda: Path("made.gguf"))
-    monkeypatch.setattr(run, "open_engine", opened)
+def test_the_command_as_the_front_page_types_it_makes_its_model(tmp_path, fake_sides, monkeypatch):
+    made = Path(fake_model(tmp_path, n_ctx_most=100))
+    monkeypatch.setattr(run, "middle_model", lambda: made)
     result = CliRunner().invoke(run.peer_command, ["--contexts", "512,2048,8192"])
-    assert isinstance(result.exception, Reached), result.output
+    assert "--contexts: expected at most 36 tokens for this model, found 8192" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -209,16 +304,29 @@ def test_command_prints_both_sides(tmp_path):
     target = tmp_path / "rows.csv"
     result = CliRunner().invoke(
         run.peer_command,
-        ["-m", str(path), "--threads", "2", "--contexts", "70", "--gen", "9", "--csv", str(target)],
+        [
+            "-m",
+            str(path),
+            "--threads",
+            "2",
+            "--contexts",
+            "70",
+            "--gen",
+            "9",
+            "--repeats",
+            "2",
+            "--csv",
+            str(target),
+        ],
         catch_exceptions=False,
     )
     assert result.exit_code == 0
-    assert "llama.cpp: KV f16" in result.output
-    table = list(csv.DictReader(io.StringIO(target.read_text())))
-    assert [row["side"] for row in table] == ["ds4", "llama.cpp"]
-    assert all(float(row["prefill_s"]) > 0 for row in table)
+    assert "llama.cpp: 2 threads, KV f16" in result.output
+    rows = list(csv.DictReader(io.StringIO(target.read_text())))
+    assert [row["side"] for row in rows] == ["ds4", "llama.cpp"] * 2
+    assert all(float(row["prefill_s"]) > 0 for row in rows)
     # Same model on both sides: rounding differs, most likely tokens mostly agree.
-    assert int(table[0]["top1_equal"]) >= 5
+    assert int(rows[0]["top1_equal"]) >= 5
 
 
 def test_options_of_the_engine_reach_it(tmp_path, monkeypatch):
@@ -228,10 +336,45 @@ def test_options_of_the_engine_reach_it(tmp_path, monkeypatch):
         opened.append(options)
         raise EngineError("stop: expected no more, found an engine")
 
-    monkeypatch.setattr(run, "open_engine", open_engine)
-    monkeypatch.setattr(run, "require_llama_cpp", lambda: None)
-    line = ["-m", "m.gguf", "--activations", "f32", "--kv", "f32", "--threads", "3"]
-    for arguments in (line, line[:2]):
-        assert CliRunner().invoke(run.peer_command, arguments).exit_code == 1
-    given, bare = ((o.activations, o.kv, o.threads) for o in opened)
-    assert given == ("f32", "f32", 3) and bare == ("int8", "official", None)
+    monkeypatch.setattr(ours, "open_engine", open_engine)
+    with pytest.raises(EngineError, match="stop"):
+        ours.Ours().open(Path("m.gguf"), 3, "f32", "f32")
+    [given] = opened
+    assert (given.path, given.activations, given.kv, given.threads) == (
+        Path("m.gguf"),
+        "f32",
+        "f32",
+        3,
+    )
+
+
+def test_options_of_the_command_reach_both_sides(tmp_path, fake_sides):
+    line = ["-m", fake_model(tmp_path), "--contexts", "20", "--gen", "1", "--repeats", "1"]
+    for options, said in (
+        (["--activations", "f32", "--kv", "f32", "--threads", "3"], "activations f32, kv f32"),
+        ([], "activations int8, kv official"),
+    ):
+        result = CliRunner().invoke(run.peer_command, [*line, *options])
+        assert result.exit_code == 0, result.output
+        threads = 3 if options else 2
+        assert len(re.findall(f": {threads} threads, pid .*, {said}$", result.output, re.M)) == 2
+
+
+def test_our_side_answers_as_the_session_does(model_folder):
+    """The same likeliest tokens and bytes as an engine that is asked directly."""
+    path = model_file(model_folder, "micro", "q8_0")
+    side = ours.open_worker()
+    opened = side.engine.open(path, 1, "int8", "official")
+    ids = list(range(3, 43))
+    side.engine.start(64)
+    side.engine.prefill(ids[:33])
+    done = side.decode(tuple(ids[33:]))
+    with open_engine(EngineOptions(path=path, threads=1)) as engine:
+        rows, _ = engine.session(64).all_logits(ids)
+        assert opened.n_vocab == engine.shape.n_vocab and opened.threads == 1
+        assert opened.n_ctx_most == engine.shape.n_ctx_train
+        _, weights = bind_trunk(engine.file)
+        value_bytes = INDEX_VALUE_BYTES["official"]
+        traffic = decode_traffic(engine.shape, weights, 40, idx_value_bytes=value_bytes)
+    assert done.tops == tuple(rows[33:].argmax(axis=1).tolist())
+    assert done.seconds > 0 and side.engine.step_bytes(40) == round(traffic.total)
