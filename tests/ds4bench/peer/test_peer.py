@@ -150,8 +150,8 @@ def test_the_table_shows_medians_of_the_repeats_own_ratios():
 
 @pytest.fixture
 def fake_sides(monkeypatch):
-    monkeypatch.setattr(run, "OURS", "tests.ds4bench.peer_sides:open_ours")
-    monkeypatch.setattr(run, "THEIRS", "tests.ds4bench.peer_sides:open_theirs")
+    monkeypatch.setattr(run, "OURS", "tests.ds4bench.peer.sides:open_ours")
+    monkeypatch.setattr(run, "THEIRS", "tests.ds4bench.peer.sides:open_theirs")
     monkeypatch.setattr(run, "require_llama_cpp", lambda: None)
     monkeypatch.setattr(run, "read_bandwidth", lambda threads: 1e9 * threads)
     monkeypatch.setattr(peer.psutil, "cpu_percent", lambda interval: 0.0)
