@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 
-from engine.ops.cpu.runtime.jit import inline_kernel, kernel, parallel_kernel, prange
+from engine.ops.cpu.runtime.jit import inline_kernel, kernel
+from engine.ops.cpu.runtime.over import over
+from engine.ops.cpu.runtime.team import team, threads
 from engine.ops.cpu.simd import vec
 from engine.ops.cpu.simd.scalar import exp
 from engine.ops.cpu.simd.tile import (
@@ -25,7 +26,6 @@ from engine.ops.cpu.simd.tile import (
 )
 from engine.ops.cpu.simd.vec import LANES
 
-PARALLEL_VALUES = 1 << 17  # products of a query with a row, head_dim each counted
 TASK_HEADS = 16  # heads of a task when there are enough tokens: their queries fit in L1
 ROW_BLOCK = 16  # rows whose values stay in L1 while every head takes them
 LINE = 64  # bytes
@@ -155,11 +155,11 @@ def _tasks(out, q, ring, rows, sel, n_sel, use_sel, sinks, pos0, n_swa, ratio, s
         _task(out, q, ring, rows, sel, n_sel, use_sel, sinks, pos0, n_swa, ratio, i, h0, h1)
 
 
-@parallel_kernel
-def _parallel(out, q, ring, rows, sel, n_sel, use_sel, sinks, pos0, n_swa, ratio, share):
-    n, n_head = q.shape[:2]
-    for t in prange(n * ((n_head + share - 1) // share)):
-        _tasks(out, q, ring, rows, sel, n_sel, use_sel, sinks, pos0, n_swa, ratio, share, t, t + 1)
+@kernel
+def _all(team, out, q, ring, rows, sel, n_sel, use_sel, sinks, pos0, n_swa, ratio, share, seen):
+    n, n_head, d = q.shape
+    data = (out, q, ring, rows, sel, n_sel, use_sel, sinks, pos0, n_swa, ratio, share)
+    over(team, n * ((n_head + share - 1) // share), 2 * share * d * seen, _tasks, data)
 
 
 def attend(out, q, ring, rows, sel, n_sel, sinks, pos0, n_swa, ratio):
@@ -173,12 +173,8 @@ def attend(out, q, ring, rows, sel, n_sel, sinks, pos0, n_swa, ratio):
     rows = NO_ROWS if rows is None else rows
     if not use_sel:
         sel, n_sel = NO_SEL, NO_COUNT
-    if q.size * seen < PARALLEL_VALUES:
-        _tasks(out, q, ring, rows, sel, n_sel, use_sel, sinks, pos0, n_swa, ratio, n_head, 0, n)
-        return
     share = TASK_HEADS
-    threads = numba.get_num_threads()
-    if n < 4 * threads:
+    if n < 4 * threads():
         # Few tokens: cut the heads so that every thread gets some.
-        share = min(share, -(-n_head // (threads * HEADS)) * HEADS)
-    _parallel(out, q, ring, rows, sel, n_sel, use_sel, sinks, pos0, n_swa, ratio, share)
+        share = min(share, -(-n_head // (threads() * HEADS)) * HEADS)
+    _all(team(), out, q, ring, rows, sel, n_sel, use_sel, sinks, pos0, n_swa, ratio, share, seen)
