@@ -42,8 +42,9 @@ from engine.ops.cpu.runtime.tasks import plan, work
 # Byte offsets in a team's memory, int64 each. What different threads write lies in different pairs
 # of cache lines.
 #     THREADS        helpers and the caller
-#     SPIN           turns of `pause` that a helper waits before it sleeps
-#     LOCK .. YIELD  addresses of C functions
+#     SPIN           nanoseconds that a helper waits before it sleeps
+#     LOCK .. CLOCK  addresses of C functions
+#     CLOCK_ID       of the monotonic clock
 #     STATE          regions so far << 17 | whether one is open << 16 | helpers inside
 #     JOBS, N_JOBS   of the open region
 #     COUNTER        next task of the open region
@@ -52,7 +53,7 @@ from engine.ops.cpu.runtime.tasks import plan, work
 #     STOP           1 when helpers must end
 #     MUTEX, WAKE    pthread_mutex_t and pthread_cond_t that helpers sleep on; at most 64 bytes each
 THREADS, SPIN = 0, 8
-LOCK, UNLOCK, WAIT, BROADCAST, YIELD = 16, 24, 32, 40, 48
+LOCK, UNLOCK, WAIT, BROADCAST, YIELD, CLOCK, CLOCK_ID = range(16, 72, 8)
 STATE, JOBS, N_JOBS, COUNTER, OWNED, SLEEPERS, STOP = 128, 256, 264, 384, 512, 640, 768
 MUTEX, WAKE = 896, 1024
 TEAM_BYTES = 1152
@@ -61,7 +62,9 @@ _INSIDE = _OPEN - 1
 _EPOCH = 17
 
 # Longest wait between two ops of a pass and between two tokens, with some room.
-SPIN_SECONDS = 200e-6
+SPIN_NS = 200_000
+# Turns of `pause` between two looks at the clock.
+_LOOK = 64
 # Turns of `pause` for helpers that are still inside before the caller offers them its core.
 _PATIENCE = 4096
 
@@ -79,10 +82,23 @@ def _sleep(team, seen):
 
 
 @kernel
+def _now(team, clock):
+    """Nanoseconds; `clock` is the address of 16 bytes to work in (struct timespec)."""
+    call2(load_i64(team + CLOCK), load_i64(team + CLOCK_ID), clock)
+    return load_i64(clock) * 1_000_000_000 + load_i64(clock + 8)
+
+
+@kernel
 def _serve(team):
-    """A helper's life: wait, enter, work, leave; ends when STOP is set."""
+    """A helper's life: wait, enter, work, leave; ends when STOP is set.
+
+    The wait is measured by the clock, not in turns: a helper that lost its core while it span is on
+    a busy machine, and sleeps as soon as it is back.
+    """
     seen = -1
     idle = 0
+    since = 0
+    clock = stack(64)
     while load_shared(team + STOP) == 0:
         state = load_shared(team + STATE)
         if state & _OPEN != 0 and state >> _EPOCH != seen:
@@ -91,12 +107,17 @@ def _serve(team):
                 work(load_i64(team + JOBS), load_i64(team + N_JOBS), team + COUNTER)
                 add_release(team + STATE, -1)
                 idle = 0
-        elif idle < load_i64(team + SPIN):
-            pause()
-            idle += 1
-        else:
-            _sleep(team, seen)
-            idle = 0
+            continue
+        if idle % _LOOK == 0:
+            now = _now(team, clock)
+            if idle == 0:
+                since = now
+            elif now - since > load_i64(team + SPIN):
+                _sleep(team, seen)
+                idle = 0
+                continue
+        pause()
+        idle += 1
 
 
 @kernel
@@ -152,23 +173,6 @@ def _stop(team):
     _wake(team)
 
 
-@kernel
-def _spin(turns):
-    for _ in range(turns):
-        pause()
-
-
-def _turns(seconds: float) -> int:
-    """Turns of `pause` that take about so long here: 10 to 140 cycles each, by processor."""
-    _spin(1)
-    best = float("inf")
-    for _ in range(5):
-        start = time.perf_counter()
-        _spin(2000)
-        best = min(best, time.perf_counter() - start)
-    return max(int(seconds * 2000 / best), 1)
-
-
 class Team:
     """Some threads and the memory in which they meet; they wait until the program ends.
 
@@ -177,8 +181,8 @@ class Team:
     n_threads : int
         The caller is one of them.
     spin : int, optional
-        Turns of `pause` before a helper sleeps. As many as `SPIN_SECONDS` take where every thread
-        can have a core, else none: a helper without a core would spin on its caller's.
+        Nanoseconds before a helper sleeps. `SPIN_NS` where every thread can have a core, else none:
+        a helper without a core would spin on its caller's.
 
     Raises
     ------
@@ -197,7 +201,7 @@ class Team:
         if n_threads == 1:
             return
         if spin is None:
-            spin = _turns(SPIN_SECONDS) if n_threads <= default_threads() else 0
+            spin = SPIN_NS if n_threads <= default_threads() else 0
         self._set(SPIN, spin)
         self._prepare_sleep()
         _serve.compile((types.int64,))
@@ -228,7 +232,9 @@ class Team:
             WAIT: "pthread_cond_wait",
             BROADCAST: "pthread_cond_broadcast",
             YIELD: "sched_yield",
+            CLOCK: "clock_gettime",
         }
+        self._set(CLOCK_ID, time.CLOCK_MONOTONIC)
         try:
             for field, name in names.items():
                 address = ctypes.cast(getattr(lib, name), ctypes.c_void_p).value
