@@ -92,7 +92,7 @@ class LlamaCpp:
 
     def __init__(self, path: Path, threads: int, kv: str = "f16") -> None:
         self._lib: Any = require_llama_cpp()
-        self._threads = threads
+        self.threads = threads
         self._kv = KV_TYPES[kv]
         self._context: Any = None
         self._model: Any = None
@@ -118,13 +118,16 @@ class LlamaCpp:
         params = lib.llama_context_default_params()
         params.n_ctx = -(-n_ctx // 256) * 256
         params.n_batch = params.n_ubatch = BATCH
-        params.n_threads = params.n_threads_batch = self._threads
+        params.n_threads = params.n_threads_batch = self.threads
         params.flash_attn_type = _FLASH_ATTENTION_OFF
         params.offload_kqv = params.op_offload = False
         params.type_k = params.type_v = self._kv
         self._context = lib.llama_init_from_model(self._model, params)
         if not self._context:
             raise BackendError(f"llama.cpp: expected a context of {n_ctx} tokens, found refusal")
+        found = lib.llama_n_threads(self._context), lib.llama_n_threads_batch(self._context)
+        if found != (self.threads, self.threads):
+            raise BackendError(f"llama.cpp: expected {self.threads} threads, found {found}")
         self._pos = 0
 
     def prefill(self, ids: list[int]) -> None:

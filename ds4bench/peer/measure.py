@@ -6,8 +6,8 @@ The engines are known by a narrow interface (`PeerEngine`); nothing here opens a
 from __future__ import annotations
 
 import csv
-import functools
 import io
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -15,6 +15,9 @@ from typing import Protocol
 
 import numpy as np
 import psutil
+
+from ds4bench.peer.side import Done
+from engine.tooling.report.intervals import Interval
 
 CHUNK = 512  # tokens that one side prefills before it is the other's turn
 BLOCK = 16  # tokens that one side decodes before it is the other's turn
@@ -24,39 +27,47 @@ SEED = 2026
 
 
 class PeerEngine(Protocol):
-    """One engine under test. A turn's work must be finished when a method returns."""
+    """One engine under test, in a process of its own."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
 
     def start(self, n_ctx: int) -> None: ...
-    def prefill(self, ids: list[int]) -> None: ...
-    def decode(self, token: int) -> None: ...
-    def top(self) -> int: ...
-    def close(self) -> None: ...
+    def prefill(self, ids: list[int]) -> float: ...
+    def decode(self, ids: list[int]) -> Done: ...
+    def step_bytes(self, n_ctx: int) -> int | None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class PeerRow:
-    """Raw measurement of one side at one context; rates are derived when shown.
+    """Raw measurement of one side in one repeat at one context; rates are derived when shown.
 
     Parameters
     ----------
     side : str
+    threads : int
+        Worker threads, as the side itself says.
+    repeat : int
+        Counted from 1; each has fresh timelines.
     ctx_tokens, gen_tokens : int
     prefill_s, decode_s : float
-        Wall seconds.
+        Wall seconds, taken in the side's own process.
     top1_equal : int
         Of the gen_tokens decoded tokens, after how many both sides' most likely token agreed.
     decode_bytes : int or None
         Weight and cache bytes that our engine reads per token here; None for the peer.
     bandwidth : float
-        Measured sequential read bandwidth of this machine, bytes per second.
+        Sequential read bandwidth of this machine, measured just before; bytes per second.
     others_cpu : float
         Part of all cores that other processes used in the second before; 0 to 1. llama.cpp's
         workers spin at barriers, so it loses far more than that part once cores are shared.
     """
 
     side: str
+    threads: int
+    repeat: int
     ctx_tokens: int
     gen_tokens: int
     prefill_s: float
@@ -83,34 +94,23 @@ class PeerRow:
 
 
 def others_cpu() -> float:
-    """Part of this machine's cores in use during one second in which this process waits."""
+    """Part of this machine's cores in use during one second in which both sides wait."""
     return float(psutil.cpu_percent(interval=1.0)) / 100
 
 
-def _turn(action: Callable[[], None]) -> float:
-    time.sleep(PAUSE)
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
-
-
-def _decode_all(side: PeerEngine, ids: Sequence[int], tops: list[int]) -> Callable[[], None]:
-    def run() -> None:
-        for token in ids:
-            side.decode(token)
-            tops.append(side.top())
-
-    return run
-
-
 def measure(
-    sides: Sequence[PeerEngine], ids: Sequence[int], gen: int
+    sides: Sequence[PeerEngine], ids: Sequence[int], gen: int, *, reverse: bool = False
 ) -> tuple[list[float], list[float], int]:
     """Prefill all but the last `gen` ids and decode those, all sides in turns.
 
     Sides alternate every `CHUNK` prefilled and every `BLOCK` decoded tokens and swap who goes
     first each time, so that a change of clock or load meets all of them. Decoded tokens are given
     (teacher forcing): every side evaluates the same ids.
+
+    Parameters
+    ----------
+    reverse : bool
+        Begin with the last side.
 
     Returns
     -------
@@ -125,15 +125,21 @@ def measure(
     for side in sides:
         side.start(len(ids))
     order = list(range(len(sides)))
+    if reverse:
+        order.reverse()
     for first in range(0, n_prompt, CHUNK):
         part = list(ids[first : min(first + CHUNK, n_prompt)])
         for i in order:
-            prefill[i] += _turn(functools.partial(sides[i].prefill, part))
+            time.sleep(PAUSE)
+            prefill[i] += sides[i].prefill(part)
         order.reverse()
     for first in range(n_prompt, len(ids), BLOCK):
         part = list(ids[first : first + BLOCK])
         for i in order:
-            decode[i] += _turn(_decode_all(sides[i], part, tops[i]))
+            time.sleep(PAUSE)
+            done = sides[i].decode(part)
+            decode[i] += done.seconds
+            tops[i] += done.tops
         order.reverse()
     return prefill, decode, sum(len(set(row)) == 1 for row in zip(*tops))
 
@@ -148,38 +154,66 @@ def to_csv(rows: Sequence[PeerRow]) -> bytes:
     return text.getvalue().encode()
 
 
+def median_of(values: Sequence[float]) -> Interval:
+    """The median, with the least and the greatest value as the bounds of its interval.
+
+    Whatever the distribution, the true median lies between the extremes of n independent values
+    with probability 1 - 2**(1 - n) (see `coverage`); one value has no interval.
+    """
+    known = len(values) > 1
+    low, high = (min(values), max(values)) if known else (float("-inf"), float("inf"))
+    return Interval(statistics.median(values), low, high)
+
+
+def coverage(n: int) -> float:
+    """Probability that the extremes of n independent values enclose the median."""
+    return 1.0 - 2.0 ** (1 - n)
+
+
 def compare(
     sides: Sequence[PeerEngine],
     n_vocab: int,
     contexts: Sequence[int],
     gen: int,
-    bandwidth: float,
-    bytes_at: Callable[[int], int],
-    done: Callable[[list[PeerRow]], None],
+    repeats: int,
+    bandwidth: Callable[[], float],
+    done: Callable[[list[PeerRow], bool], None],
     busy: Callable[[], float] = others_cpu,
 ) -> list[PeerRow]:
-    """Measure ours (first) and a peer (second) at every context; `done` after each of them."""
+    """Measure all sides at every context, several times.
+
+    Parameters
+    ----------
+    repeats : int
+        Fresh timelines at each context; they swap which side begins.
+    bandwidth : callable
+        Measures how fast memory is read now, bytes per second.
+    done : callable
+        Called after each repeat with all rows so far, and whether it was the context's last.
+    """
     ids = np.random.default_rng(SEED).integers(0, n_vocab, max(contexts) + gen).tolist()
     measure(sides, ids[: WARM_UP + BLOCK], BLOCK)
     rows: list[PeerRow] = []
     for ctx in contexts:
-        others = busy()
-        prefill, decode, equal = measure(sides, ids[: ctx + gen], gen)
-        for i, side in enumerate(sides):
-            # Halfway through the decoded tokens: the mean, as bytes grow evenly with context.
-            n_bytes = bytes_at(ctx + gen // 2) if i == 0 else None
-            rows.append(
-                PeerRow(
-                    side.name,
-                    ctx,
-                    gen,
-                    prefill[i],
-                    decode[i],
-                    equal,
-                    n_bytes,
-                    bandwidth,
-                    others,
+        for repeat in range(1, repeats + 1):
+            others, rate = busy(), bandwidth()
+            prefill, decode, equal = measure(sides, ids[: ctx + gen], gen, reverse=repeat % 2 == 0)
+            for i, side in enumerate(sides):
+                rows.append(
+                    PeerRow(
+                        side.name,
+                        side.threads,
+                        repeat,
+                        ctx,
+                        gen,
+                        prefill[i],
+                        decode[i],
+                        equal,
+                        # Halfway through the decoded tokens: bytes grow evenly with context.
+                        side.step_bytes(ctx + gen // 2),
+                        rate,
+                        others,
+                    )
                 )
-            )
-        done(rows)
+            done(rows, repeat == repeats)
     return rows

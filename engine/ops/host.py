@@ -37,8 +37,15 @@ def new_array(shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> np.n
 
 
 def ring_put(ring: np.ndarray, rows: np.ndarray, pos0: int, skip: int) -> None:
-    """Write rows[skip:] to a ring indexed by position; rows[0] belongs to position pos0."""
-    ring[np.arange(pos0 + skip, pos0 + len(rows)) % len(ring)] = rows[skip:]
+    """Write rows[skip:] to a ring indexed by position; rows[0] belongs to position pos0.
+
+    By slices: an index array costs 45 us, more than a decoded token's other small steps.
+    """
+    while skip < len(rows):
+        at = (pos0 + skip) % len(ring)
+        n = min(len(rows) - skip, len(ring) - at)
+        ring[at : at + n] = rows[skip : skip + n]
+        skip += n
 
 
 def ring_set(ring: np.ndarray, first: int, rows: np.ndarray) -> None:

@@ -19,7 +19,7 @@ from engine.ops.cpu.products import matmul, matmul_grouped, matmul_multi
 from engine.ops.cpu.rope import q_norm_rope, rope_tail
 from engine.ops.cpu.router import router_hash, router_select
 from engine.ops.cpu.runtime.facts import facts, notices
-from engine.ops.cpu.runtime.jit import set_threads
+from engine.ops.cpu.runtime.team import set_threads
 from engine.ops.cpu.select import indexer_select
 
 __all__ = [

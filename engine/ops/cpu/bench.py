@@ -14,7 +14,9 @@ import numpy as np
 
 from engine.ops.cpu import moe, products
 from engine.ops.cpu.formats import weight
-from engine.ops.cpu.runtime.jit import parallel_kernel, prange, set_threads
+from engine.ops.cpu.runtime.jit import kernel
+from engine.ops.cpu.runtime.over import over
+from engine.ops.cpu.runtime.team import set_threads, team
 from engine.ops.cpu.simd.ir import I32, emitter, vec
 from engine.quant.formats import BY_NAME, NATIVE
 from engine.weights.tensor import Tensor
@@ -32,12 +34,17 @@ def _sum_vectors(ir, address, n, out):
         ir.store(ir.b.load(slot), ir.at(out, 64 * k))
 
 
-@parallel_kernel
-def _read(data, sink, n_threads):
+@kernel
+def _streams(data, sink, n, first, last):
+    for t in range(first, last):
+        _sum_vectors(data.ctypes.data + t * n * 512, n, sink.ctypes.data + t * 512)
+
+
+@kernel
+def _read_all(team, data, sink, n_threads):
     """Read all of data, one stream per thread."""
     n = data.nbytes // 512 // n_threads
-    for t in prange(n_threads):
-        _sum_vectors(data.ctypes.data + t * n * 512, n, sink.ctypes.data + t * 512)
+    over(team, n_threads, 512 * n, _streams, (data, sink, n))
 
 
 def _least(function, repeats: int) -> float:
@@ -69,8 +76,8 @@ def bandwidth(n_threads: int) -> float:
     """Bytes per second of reading memory, the best of several passes over 256 MiB."""
     data = np.ones(256 << 20, np.uint8)
     sink = np.zeros(512 * n_threads, np.uint8)
-    _read(data, sink, n_threads)
-    return data.nbytes / _least(lambda: _read(data, sink, n_threads), 8)
+    _read_all(team(), data, sink, n_threads)
+    return data.nbytes / _least(lambda: _read_all(team(), data, sink, n_threads), 8)
 
 
 def numpy_rate(n: int, rows: int, cols: int) -> float:

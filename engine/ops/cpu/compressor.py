@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from engine.ops.cpu.kv import store_rows
-from engine.ops.cpu.runtime.jit import inline_kernel, kernel, parallel_kernel, prange
+from engine.ops.cpu.runtime.jit import inline_kernel, kernel
+from engine.ops.cpu.runtime.over import over
+from engine.ops.cpu.runtime.team import team
 from engine.ops.cpu.simd.scalar import exp
 
-PARALLEL_VALUES = 1 << 14  # of the projections
+VALUE_COST = 16  # multiply-adds that a pooled value is worth
 LOWEST = np.float32(-np.inf)
 ZERO = np.float32(0)
 
@@ -83,21 +85,19 @@ def _pool(pooled, ring_kv, ring_score, kv, score, ape, pos0, ratio, first, last)
         _pool_window(pooled[i], window, ring_kv, ring_score, kv, score, ape, pos0, ratio)
 
 
-@parallel_kernel
-def _pool_parallel(pooled, ring_kv, ring_score, kv, score, ape, pos0, ratio):
-    for i in prange(pooled.shape[0]):
-        _pool(pooled, ring_kv, ring_score, kv, score, ape, pos0, ratio, i, i + 1)
+@kernel
+def _pool_all(team, pooled, ring_kv, ring_score, kv, score, ape, pos0, ratio):
+    n, d = pooled.shape
+    rows = (pooled, ring_kv, ring_score, kv, score, ape, pos0, ratio)
+    over(team, n, VALUE_COST * ratio * d, _pool, rows)
+    # Only now: pooling still reads positions that these rows replace.
+    _remember(ring_kv, ring_score, kv, score, ape, pos0, ratio)
 
 
 def compressor_pool(pooled, ring_kv, ring_score, kv, score, ape, pos0, ratio):
     n_emit = len(pooled)
     assert n_emit == (pos0 + len(kv)) // ratio - pos0 // ratio, (n_emit, pos0, kv.shape)
-    if n_emit > 1 and kv.size >= PARALLEL_VALUES:
-        _pool_parallel(pooled, ring_kv, ring_score, kv, score, ape, pos0, ratio)
-    elif n_emit:
-        _pool(pooled, ring_kv, ring_score, kv, score, ape, pos0, ratio, 0, n_emit)
-    # Only now: pooling still reads positions that these rows replace.
-    _remember(ring_kv, ring_score, kv, score, ape, pos0, ratio)
+    _pool_all(team(), pooled, ring_kv, ring_score, kv, score, ape, pos0, ratio)
 
 
 def compressor_store(rows, row0, pooled, weight, cos, sin, eps, official):

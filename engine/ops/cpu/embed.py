@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import get_num_threads
 
 from engine.ops.cpu.products import (
     D_AREA_B,
@@ -21,7 +20,19 @@ from engine.ops.cpu.products import (
     D_ROWS,
 )
 from engine.ops.cpu.runtime.jit import kernel
-from engine.ops.cpu.runtime.jobs import COST, FN, LD_OUT, OUT, TABLE, UNITS, N, W, run, scratch
+from engine.ops.cpu.runtime.jobs import (
+    COST,
+    FN,
+    LD_OUT,
+    OUT,
+    TABLE,
+    UNITS,
+    N,
+    W,
+    run,
+    scratch,
+    team,
+)
 from engine.ops.cpu.runtime.leaf import (
     call4,
     call6,
@@ -73,7 +84,7 @@ def _embed(job, u0, u1):
 
 
 @kernel
-def _run(fn, state, tokens, w, space, n_threads):
+def _run(fn, state, tokens, w, space, team):
     n, copies, cols = state.shape
     rows = load_i64(w + D_ROWS)
     for i in range(n):
@@ -87,7 +98,7 @@ def _run(fn, state, tokens, w, space, n_threads):
     store_i64(space + TABLE, tokens.ctypes.data)
     store_i64(space + OUT, state.ctypes.data)
     store_i64(space + LD_OUT, copies)
-    run(space, 1, n_threads)
+    run(space, 1, team)
     return True
 
 
@@ -104,5 +115,5 @@ def embed_hc(state: np.ndarray, tokens: np.ndarray, table) -> None:
     assert state.shape[0] == n and state.shape[2] == table.cols, (state.shape, tokens.shape, table)
     assert state.flags.c_contiguous and state.dtype == np.float32, state.dtype
     assert tokens.flags.c_contiguous and tokens.dtype == np.int32, tokens.dtype
-    known = _run(_embed.address, state, tokens, table.decoding(), scratch(128), get_num_threads())
+    known = _run(_embed.address, state, tokens, table.decoding(), scratch(128), team())
     assert known, f"tokens: expected 0 to {table.rows - 1}, found {tokens.min()} to {tokens.max()}"

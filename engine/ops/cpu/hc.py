@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.ops.cpu.runtime.jit import inline_kernel, kernel, parallel_kernel, prange
+from engine.ops.cpu.runtime.jit import inline_kernel, kernel
+from engine.ops.cpu.runtime.over import over
+from engine.ops.cpu.runtime.team import team
 from engine.ops.cpu.simd.scalar import exp, sigmoid
 
-PARALLEL_VALUES = 1 << 16
 MAX_STREAMS = 8
 SPAN = 512  # columns expanded at a time, so that a copy of every stream stays in the cache
 ONE = np.float32(1)
@@ -83,19 +84,16 @@ def _split(x, post, comb, mix, state, scale, base, n_iter, eps, first, last):
         _split_row(x, post, comb, mix, state, scale, base, n_iter, eps, i)
 
 
-@parallel_kernel
-def _split_parallel(x, post, comb, mix, state, scale, base, n_iter, eps):
-    for i in prange(x.shape[0]):
-        _split(x, post, comb, mix, state, scale, base, n_iter, eps, i, i + 1)
+@kernel
+def _split_all(team, x, post, comb, mix, state, scale, base, n_iter, eps):
+    n, n_hc, d = state.shape
+    rows = (x, post, comb, mix, state, scale, base, n_iter, eps)
+    over(team, n, 2 * n_hc * d, _split, rows)
 
 
 def hc_split(x, post, comb, mix, state, scale, base, n_iter, eps):
     assert post.shape[1] <= MAX_STREAMS, post.shape
-    n = len(x)
-    if n > 1 and state.size >= PARALLEL_VALUES:
-        _split_parallel(x, post, comb, mix, state, scale, base, n_iter, eps)
-    else:
-        _split(x, post, comb, mix, state, scale, base, n_iter, eps, 0, n)
+    _split_all(team(), x, post, comb, mix, state, scale, base, n_iter, eps)
 
 
 @inline_kernel
@@ -133,18 +131,14 @@ def _expand(out, y, post, comb, state, first, last):
         _expand_row(out[i], y[i], post[i], comb[i], state[i], old)
 
 
-@parallel_kernel
-def _expand_parallel(out, y, post, comb, state):
-    for i in prange(y.shape[0]):
-        _expand(out, y, post, comb, state, i, i + 1)
+@kernel
+def _expand_all(team, out, y, post, comb, state):
+    n, n_hc, d = state.shape
+    over(team, n, 2 * n_hc * n_hc * d, _expand, (out, y, post, comb, state))
 
 
 def hc_expand(out, y, post, comb, state):
-    n = len(y)
-    if n > 1 and state.size >= PARALLEL_VALUES:
-        _expand_parallel(out, y, post, comb, state)
-    else:
-        _expand(out, y, post, comb, state, 0, n)
+    _expand_all(team(), out, y, post, comb, state)
 
 
 @kernel

@@ -10,10 +10,12 @@ from __future__ import annotations
 import numpy as np
 
 from engine.errors import SnapshotError
-from engine.ops.cpu.kv import amax_of
+from engine.ops.cpu.kv import VALUE_COST, amax_of
 from engine.ops.cpu.norm import norm_row
 from engine.ops.cpu.rope import turn_tail
-from engine.ops.cpu.runtime.jit import inline_kernel, kernel, parallel_kernel, prange
+from engine.ops.cpu.runtime.jit import inline_kernel, kernel
+from engine.ops.cpu.runtime.over import over
+from engine.ops.cpu.runtime.team import team
 from engine.ops.cpu.simd import vec
 from engine.ops.cpu.simd.scalar import ceil_pow2, round_e2m1
 from engine.ops.cpu.simd.vec import LANES
@@ -175,14 +177,11 @@ def _query(q, cos, sin, official, first, last):
                     _fp4_round_trip(head[b : b + BLOCK])
 
 
-@parallel_kernel
-def _query_parallel(q, cos, sin, official):
-    for i in prange(q.shape[0]):
-        _query(q, cos, sin, official, i, i + 1)
+@kernel
+def _query_all(team, q, cos, sin, official):
+    n, n_head, d = q.shape
+    over(team, n, VALUE_COST * n_head * d, _query, (q, cos, sin, official))
 
 
 def indexer_query(q, cos, sin, official):
-    if len(q) > 1:
-        _query_parallel(q, cos, sin, official)
-    else:
-        _query(q, cos, sin, official, 0, len(q))
+    _query_all(team(), q, cos, sin, official)

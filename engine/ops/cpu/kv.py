@@ -6,12 +6,14 @@ import numpy as np
 
 from engine.ops.cpu.norm import norm_row
 from engine.ops.cpu.rope import turn_tail
-from engine.ops.cpu.runtime.jit import inline_kernel, kernel, parallel_kernel, prange
+from engine.ops.cpu.runtime.jit import inline_kernel, kernel
+from engine.ops.cpu.runtime.over import over
+from engine.ops.cpu.runtime.team import team
 from engine.ops.cpu.simd.scalar import ceil_pow2, round_e4m3, round_f16
 from engine.ops.cpu.simd.vec import bits_of, float_of
 from engine.ops.scalar import E4M3_MAX, FP8_FLOOR
 
-PARALLEL_VALUES = 1 << 14
+VALUE_COST = 8  # multiply-adds that finishing a value is worth
 FP8_BLOCK = 64
 MAGNITUDE = np.int32(0x7FFFFFFF)
 ONE = np.float32(1)
@@ -51,20 +53,17 @@ def _store(rows, x, weight, cos, sin, first, eps, official, begin, stop):
                 row[j] = round_f16(row[j])
 
 
-@parallel_kernel
-def _store_parallel(rows, x, weight, cos, sin, first, eps, official):
-    for i in prange(x.shape[0]):
-        _store(rows, x, weight, cos, sin, first, eps, official, i, i + 1)
+@kernel
+def _store_all(team, rows, x, weight, cos, sin, first, eps, official):
+    n, d = x.shape
+    over(team, n, VALUE_COST * d, _store, (rows, x, weight, cos, sin, first, eps, official))
 
 
 def store_rows(rows, x, weight, cos, sin, first, eps, official):
     """Finish x (n, d) and write it to rows (cap, d) from row `first` on, modulo cap."""
-    n, d = x.shape
+    d = x.shape[1]
     assert not official or (d - 2 * cos.shape[1]) % FP8_BLOCK == 0, (x.shape, cos.shape)
-    if n > 1 and x.size >= PARALLEL_VALUES:
-        _store_parallel(rows, x, weight, cos, sin, first, eps, official)
-    else:
-        _store(rows, x, weight, cos, sin, first, eps, official, 0, n)
+    _store_all(team(), rows, x, weight, cos, sin, first, eps, official)
 
 
 def kv_store(ring, kv, weight, cos, sin, pos0, eps, official):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import get_num_threads
 
 from engine.ops.cpu.activations import swiglu_rows
 from engine.ops.cpu.moe_kernels import (
@@ -24,6 +23,7 @@ from engine.ops.cpu.moe_kernels import (
 from engine.ops.cpu.products import check_arrays, quantisers
 from engine.ops.cpu.runtime.jit import kernel
 from engine.ops.cpu.runtime.jobs import JOB_BYTES, run, scratch
+from engine.ops.cpu.runtime.team import team
 from engine.ops.memory import experts_bytes
 
 _functions: list = []
@@ -85,7 +85,7 @@ def routed_moe(out, x, ids, weights, gate, up, down, limit) -> None:
         down.address,
         _clamp(limit),
         space,
-        get_num_threads(),
+        team(),
     )
     assert known, f"ids: expected 0 to {gate.n_expert - 1}, found {ids.min()} to {ids.max()}"
 
@@ -114,18 +114,18 @@ def shared_ffn(out, x, gate, up, down, limit) -> None:
 
 
 @kernel
-def _swiglu(fns, out, gate, up, limit, space, n_threads):
+def _swiglu(fns, out, gate, up, limit, space, team):
     n, cols = gate.shape
     fn = get_entry(fns, 1)
     swiglu_job(space, fn, gate.ctypes.data, up.ctypes.data, out.ctypes.data, n, cols, limit, 0, 0)
-    run(space, 1, n_threads)
+    run(space, 1, team)
 
 
 @kernel
-def _add(fn, out, x, space, n_threads):
+def _add(fn, out, x, space, team):
     n, cols = x.shape
     rows_fn_job(space, fn, x.ctypes.data, 0, out.ctypes.data, n, cols, 1)
-    run(space, 1, n_threads)
+    run(space, 1, team)
 
 
 def swiglu(out, gate, up, limit) -> None:
@@ -139,11 +139,11 @@ def swiglu(out, gate, up, limit) -> None:
     """
     assert out.shape == gate.shape == up.shape, (out.shape, gate.shape, up.shape)
     check_arrays(out, gate, up)
-    _swiglu(_fns(), out, gate, up, _clamp(limit), scratch(JOB_BYTES), get_num_threads())
+    _swiglu(_fns(), out, gate, up, _clamp(limit), scratch(JOB_BYTES), team())
 
 
 def add(out, x) -> None:
     """out += x, float32 arrays of shape (n, d)."""
     assert out.shape == x.shape, (out.shape, x.shape)
     check_arrays(out, x)
-    _add(add_rows.address, out, x, scratch(JOB_BYTES), get_num_threads())
+    _add(add_rows.address, out, x, scratch(JOB_BYTES), team())

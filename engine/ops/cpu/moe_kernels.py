@@ -210,7 +210,7 @@ def _sort_pairs(ids, weights, sizes, space):
 
 
 @kernel
-def _quantise_rows(fns, x, gate_w, up_w, sizes, space, tables, n_threads):
+def _quantise_rows(fns, x, gate_w, up_w, sizes, space, tables, team):
     """Rows of x as gate and up take them. Returns where free memory begins.
 
     Entry `kind` of `tables` is the address of a table of row addresses, one per sorted pair.
@@ -226,7 +226,7 @@ def _quantise_rows(fns, x, gate_w, up_w, sizes, space, tables, n_threads):
             put_entry(tables, kind, by_row)
             free += activation_bytes(kind, sizes.n, sizes.cols)
             n_jobs += 1
-    run(space.jobs, n_jobs, n_threads)
+    run(space.jobs, n_jobs, team)
     # From tables of rows to tables of sorted pairs.
     for kind in range(N_KINDS):
         if kind in (gate_kind, up_kind):
@@ -239,7 +239,7 @@ def _quantise_rows(fns, x, gate_w, up_w, sizes, space, tables, n_threads):
 
 
 @kernel
-def _gate_up(gate_w, up_w, sizes, space, tables, n_threads):
+def _gate_up(gate_w, up_w, sizes, space, tables, team):
     """Products with gate and up, two jobs for each expert that has pairs."""
     n_ff = sizes.n_ff
     n_jobs = 0
@@ -254,11 +254,11 @@ def _gate_up(gate_w, up_w, sizes, space, tables, n_threads):
                 job = _job(space.jobs, n_jobs)
                 rows_job(job, w, rows, count, out + 4 * n_ff * p, 4 * n_ff, e, 0, n_ff)
                 n_jobs += 1
-    run(space.jobs, n_jobs, n_threads)
+    run(space.jobs, n_jobs, team)
 
 
 @kernel
-def _middle(fns, down_w, sizes, space, limit, free, n_threads):
+def _middle(fns, down_w, sizes, space, limit, free, team):
     """SwiGLU in place of gate, quantised as down takes it; the table of the middle rows."""
     follow = _job(space.jobs, 1)
     table_fns, kind = get_entry(fns, 0), load_i64(down_w + D_KIND)
@@ -266,12 +266,12 @@ def _middle(fns, down_w, sizes, space, limit, free, n_threads):
     middle = activation_job(follow, table_fns, kind, gate, pairs, n_ff, 1, free)
     fn = get_entry(fns, 1)
     swiglu_job(space.jobs, fn, gate, space.up, gate, pairs, n_ff, limit, space.weights, follow)
-    run(space.jobs, 1, n_threads)
+    run(space.jobs, 1, team)
     return middle
 
 
 @kernel
-def _down(down_w, middle, sizes, space, n_threads):
+def _down(down_w, middle, sizes, space, team):
     """Products with down, a job for each expert that has pairs."""
     n_out = sizes.n_out
     n_jobs = 0
@@ -283,11 +283,11 @@ def _down(down_w, middle, sizes, space, n_threads):
             out = space.y + 4 * n_out * p
             rows_job(job, down_w, middle + 8 * p, count, out, 4 * n_out, e, 0, n_out)
             n_jobs += 1
-    run(space.jobs, n_jobs, n_threads)
+    run(space.jobs, n_jobs, team)
 
 
 @kernel
-def routed(fns, out, x, ids, weights, gate_w, up_w, down_w, limit, space, n_threads):
+def routed(fns, out, x, ids, weights, gate_w, up_w, down_w, limit, space, team):
     """The routed experts' sum; False where an id is not an expert's."""
     n, used = ids.shape
     n_expert, cols = load_i64(gate_w + D_N_EXPERT), load_i64(gate_w + D_COLS)
@@ -297,12 +297,12 @@ def routed(fns, out, x, ids, weights, gate_w, up_w, down_w, limit, space, n_thre
     if not _sort_pairs(ids.ravel(), weights.ravel(), sizes, held):
         return False
     tables = stack(64)
-    free = _quantise_rows(fns, x.ctypes.data, gate_w, up_w, sizes, held, tables, n_threads)
-    _gate_up(gate_w, up_w, sizes, held, tables, n_threads)
-    middle = _middle(fns, down_w, sizes, held, limit, free, n_threads)
-    _down(down_w, middle, sizes, held, n_threads)
+    free = _quantise_rows(fns, x.ctypes.data, gate_w, up_w, sizes, held, tables, team)
+    _gate_up(gate_w, up_w, sizes, held, tables, team)
+    middle = _middle(fns, down_w, sizes, held, limit, free, team)
+    _down(down_w, middle, sizes, held, team)
     # Each row's slots are added, in slot order.
     fn = get_entry(fns, 2)
     rows_fn_job(held.jobs, fn, held.y, held.place, out.ctypes.data, n, n_out, used)
-    run(held.jobs, 1, n_threads)
+    run(held.jobs, 1, team)
     return True

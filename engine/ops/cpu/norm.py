@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 
-from engine.ops.cpu.runtime.jit import inline_kernel, kernel, parallel_kernel, prange
+from engine.ops.cpu.runtime.jit import inline_kernel, kernel
+from engine.ops.cpu.runtime.over import over
+from engine.ops.cpu.runtime.team import team
 from engine.ops.cpu.simd import vec
 
-# Below this many values a parallel region costs more than it saves.
-PARALLEL_VALUES = 1 << 16
 NO_WEIGHT = np.empty(0, np.float32)
 
 
@@ -56,16 +56,11 @@ def _rows(out, x, weight, eps, first, last):
         norm_row(out[i], x[i], weight, eps)
 
 
-@parallel_kernel
-def _parallel(out, x, weight, eps):
-    for i in prange(x.shape[0]):
-        _rows(out, x, weight, eps, i, i + 1)
+@kernel
+def _all(team, out, x, weight, eps):
+    over(team, x.shape[0], 2 * x.shape[1], _rows, (out, x, weight, eps))
 
 
 def rms_norm(out, x, weight, eps):
     weight = NO_WEIGHT if weight is None else weight
-    n = len(x)
-    if n > 1 and x.size >= PARALLEL_VALUES:
-        _parallel(out, x, weight, eps)
-    else:
-        _rows(out, x, weight, eps, 0, n)
+    _all(team(), out, x, weight, eps)

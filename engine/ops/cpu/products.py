@@ -8,7 +8,6 @@ rows of x. A panel has one arithmetic, so an output does not depend on how its r
 from __future__ import annotations
 
 import numpy as np
-from numba import get_num_threads
 
 from engine.ops.cpu.activations import (
     quantise_32,
@@ -38,6 +37,7 @@ from engine.ops.cpu.runtime.jobs import (
     W,
     run,
     scratch,
+    team,
 )
 from engine.ops.cpu.runtime.leaf import (
     call4,
@@ -246,7 +246,7 @@ def activation_bytes(kind, n, cols):
 
 
 @kernel
-def _products(quantisers, x, n, split, pairs, n_pairs, space, n_threads):
+def _products(quantisers, x, n, split, pairs, n_pairs, space, team):
     """All weights of `pairs` (weight, output) times the rows of x; `split` groups share x."""
     jobs = space
     w0 = load_i64(pairs)
@@ -264,7 +264,7 @@ def _products(quantisers, x, n, split, pairs, n_pairs, space, n_threads):
             store_i64(tables + 8 * kind, table)
             at += activation_bytes(kind, n * split, cols)
             n_jobs += 1
-    run(jobs, n_jobs, n_threads)
+    run(jobs, n_jobs, team)
     for p in range(n_pairs):
         w = load_i64(pairs + 16 * p)
         out = load_i64(pairs + 16 * p + 8)
@@ -275,15 +275,15 @@ def _products(quantisers, x, n, split, pairs, n_pairs, space, n_threads):
             job = jobs + (p * split + s) * JOB_BYTES
             first = table + 8 * n * s
             rows_job(job, w, first, n, out + 4 * each * s, 4 * rows, 0, each * s, each * (s + 1))
-    run(jobs, n_pairs * split, n_threads)
+    run(jobs, n_pairs * split, team)
 
 
 @kernel
-def _one(quantisers, out, x, n, split, w, space, n_threads):
+def _one(quantisers, out, x, n, split, w, space, team):
     pairs = stack(64)
     store_i64(pairs, w)
     store_i64(pairs + 8, out.ctypes.data)
-    _products(quantisers, x.ctypes.data, n, split, pairs, 1, space, n_threads)
+    _products(quantisers, x.ctypes.data, n, split, pairs, 1, space, team)
 
 
 _quantisers: list = []
@@ -311,7 +311,7 @@ def matmul(out: np.ndarray, x: np.ndarray, w) -> None:
     assert x.shape == (n, w.cols) and out.shape == (n, w.rows), (out.shape, x.shape, w)
     check_arrays(out, x)
     space = scratch(product_bytes(1, n, w.cols))
-    _one(w.quantisers, out, x, n, 1, w.address, space, get_num_threads())
+    _one(w.quantisers, out, x, n, 1, w.address, space, team())
 
 
 def matmul_grouped(out: np.ndarray, x: np.ndarray, w) -> None:
@@ -335,13 +335,13 @@ def matmul_grouped(out: np.ndarray, x: np.ndarray, w) -> None:
         groups,
         w.address,
         space,
-        get_num_threads(),
+        team(),
     )
 
 
 @kernel
-def _several(quantisers, x, n, pairs, n_pairs, space, n_threads):
-    _products(quantisers, x.ctypes.data, n, 1, pairs.ctypes.data, n_pairs, space, n_threads)
+def _several(quantisers, x, n, pairs, n_pairs, space, team):
+    _products(quantisers, x.ctypes.data, n, 1, pairs.ctypes.data, n_pairs, space, team)
 
 
 def matmul_multi(outs, x: np.ndarray, ws) -> None:
@@ -361,7 +361,7 @@ def matmul_multi(outs, x: np.ndarray, ws) -> None:
         pairs[i, 0] = w.address
         pairs[i, 1] = out.ctypes.data
     space = scratch(product_bytes(len(ws), n, cols))
-    _several(ws[0].quantisers, x, n, pairs, len(ws), space, get_num_threads())
+    _several(ws[0].quantisers, x, n, pairs, len(ws), space, team())
 
 
 def check_arrays(*arrays: np.ndarray) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from engine.ops.cpu.norm import NO_WEIGHT, norm_row
-from engine.ops.cpu.runtime.jit import inline_kernel, kernel, parallel_kernel, prange
+from engine.ops.cpu.runtime.jit import inline_kernel, kernel
+from engine.ops.cpu.runtime.over import over
+from engine.ops.cpu.runtime.team import team
 
-PARALLEL_VALUES = 1 << 15
+VALUE_COST = 4  # multiply-adds that turning a value is worth
 
 
 @inline_kernel
@@ -36,23 +38,16 @@ def _heads(x, cos, sin, inverse, normed, no_weight, eps, first, last):
             turn_tail(head, cos[i], sin[i], inverse)
 
 
-@parallel_kernel
-def _parallel(x, cos, sin, inverse, normed, no_weight, eps):
-    for i in prange(x.shape[0]):
-        _heads(x, cos, sin, inverse, normed, no_weight, eps, i, i + 1)
-
-
-def _run(x, cos, sin, inverse, normed, eps):
-    n = len(x)
-    if n > 1 and x.size >= PARALLEL_VALUES:
-        _parallel(x, cos, sin, inverse, normed, NO_WEIGHT, eps)
-    else:
-        _heads(x, cos, sin, inverse, normed, NO_WEIGHT, eps, 0, n)
+@kernel
+def _all(team, x, cos, sin, inverse, normed, no_weight, eps):
+    n, n_head, d = x.shape
+    rows = (x, cos, sin, inverse, normed, no_weight, eps)
+    over(team, n, VALUE_COST * n_head * d, _heads, rows)
 
 
 def rope_tail(x, cos, sin, inverse):
-    _run(x, cos, sin, inverse, False, 0.0)
+    _all(team(), x, cos, sin, inverse, False, NO_WEIGHT, 0.0)
 
 
 def q_norm_rope(q, cos, sin, eps):
-    _run(q, cos, sin, False, True, eps)
+    _all(team(), q, cos, sin, False, True, NO_WEIGHT, eps)

@@ -6,10 +6,12 @@ import math
 
 import numpy as np
 
-from engine.ops.cpu.runtime.jit import inline_kernel, kernel, parallel_kernel, prange
+from engine.ops.cpu.runtime.jit import inline_kernel, kernel
+from engine.ops.cpu.runtime.over import over
+from engine.ops.cpu.runtime.team import team
 from engine.ops.cpu.simd.scalar import softplus
 
-PARALLEL_VALUES = 1 << 13
+EXPERT_COST = 16  # multiply-adds that an expert's score is worth
 SUM_FLOOR = np.float32(6.103515625e-5)  # float16's least normal
 NO_VALUES = np.empty(0, np.float32)
 LOWEST = np.float32(-np.inf)
@@ -64,20 +66,17 @@ def _select(ids, weights, logits, bias, scale, margin, begin, stop):
             margin[i] = best[used - 1] - dropped
 
 
-@parallel_kernel
-def _select_parallel(ids, weights, logits, bias, scale, margin):
-    for i in prange(ids.shape[0]):
-        _select(ids, weights, logits, bias, scale, margin, i, i + 1)
+@kernel
+def _select_all(team, ids, weights, logits, bias, scale, margin):
+    n, n_expert = logits.shape
+    rows = (ids, weights, logits, bias, scale, margin)
+    over(team, n, EXPERT_COST * n_expert, _select, rows)
 
 
 def router_select(ids, weights, logits, bias, scale, margin):
     bias = NO_VALUES if bias is None else bias
     margin = NO_VALUES if margin is None else margin
-    n = len(ids)
-    if n > 1 and logits.size >= PARALLEL_VALUES:
-        _select_parallel(ids, weights, logits, bias, scale, margin)
-    else:
-        _select(ids, weights, logits, bias, scale, margin, 0, n)
+    _select_all(team(), ids, weights, logits, bias, scale, margin)
 
 
 @kernel

@@ -5,13 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from engine.ops.cpu.indexer import BIAS, BLOCK, ONE, TWO, block_scale, code_of
-from engine.ops.cpu.runtime.jit import inline_kernel, kernel, parallel_kernel, prange
+from engine.ops.cpu.runtime.jit import inline_kernel, kernel
+from engine.ops.cpu.runtime.over import over
+from engine.ops.cpu.runtime.team import team
 from engine.ops.cpu.simd import vec
 from engine.ops.cpu.simd.tile import HEADS, ROWS, dots_4x4
 from engine.ops.cpu.simd.vec import LANES, bits_of, float_of
 
 TOKENS = 8  # tokens whose scores exist at a time
 SPAN = 512  # rows of one scoring task
+CHOICE_COST = 8  # multiply-adds that choosing is worth for each score
 NO_MARGIN = np.empty(0, np.float32)
 NO_QUERY = np.empty((0, 0, 0), np.float32)
 NO_WEIGHTS = np.empty((0, 0), np.float32)
@@ -239,7 +242,14 @@ def _all(sel, n_sel, pos0, ratio, margin):
 
 
 @kernel
-def _score_task(scores, codes, scales, rows, q, packed, offsets, q_scales, weights, task, spec):
+def _finish_rows(sel, n_sel, scores, begin, pos0, ratio, margin, first, last):
+    """Choose for rows begin + first .. begin + last - 1 of the call."""
+    for i in range(first, last):
+        _finish(sel, n_sel, scores, i, begin + i, pos0, ratio, margin)
+
+
+@inline_kernel
+def _score_task(scores, codes, scales, rows, q, packed, offsets, q_scales, weights, spec, task):
     """One span of rows for one token of the tokens at hand."""
     begin, count, pos0, ratio, top_k, official = spec
     # Neighbouring tasks are tokens of one span, whose rows stay in the cache.
@@ -256,6 +266,14 @@ def _score_task(scores, codes, scales, rows, q, packed, offsets, q_scales, weigh
         _scores_f32(scores[i], rows, first, stop, q[begin + i], weights[i])
 
 
+@kernel
+def _score_tasks(
+    scores, codes, scales, rows, q, packed, offsets, q_scales, weights, spec, first, last
+):
+    for task in range(first, last):
+        _score_task(scores, codes, scales, rows, q, packed, offsets, q_scales, weights, spec, task)
+
+
 @inline_kernel
 def _buffers(visible, n, n_head, d):
     """Scores, packed codes, offsets, scales and weights of up to TOKENS queries."""
@@ -270,8 +288,8 @@ def _buffers(visible, n, n_head, d):
     )
 
 
-@parallel_kernel
-def _select(sel, n_sel, q, head_w, codes, scales, rows, official, pos0, ratio, margin):
+@kernel
+def _select(team, sel, n_sel, q, head_w, codes, scales, rows, official, pos0, ratio, margin):
     n, n_head, d = q.shape
     top_k = sel.shape[1]
     visible = (pos0 + n) // ratio
@@ -281,12 +299,10 @@ def _select(sel, n_sel, q, head_w, codes, scales, rows, official, pos0, ratio, m
         count = min(TOKENS, n - begin)
         _encode_queries(packed, offsets, q_scales, weights, q, head_w, begin, count, official)
         spec = (begin, count, pos0, ratio, top_k, official)
-        for task in prange(count * spans):
-            _score_task(
-                scores, codes, scales, rows, q, packed, offsets, q_scales, weights, task, spec
-            )
-        for i in prange(count):
-            _finish(sel, n_sel, scores, i, begin + i, pos0, ratio, margin)
+        data = (scores, codes, scales, rows, q, packed, offsets, q_scales, weights, spec)
+        over(team, count * spans, SPAN * n_head * d // 4, _score_tasks, data)
+        chosen = (sel, n_sel, scores, begin, pos0, ratio, margin)
+        over(team, count, CHOICE_COST * visible, _finish_rows, chosen)
 
 
 def indexer_select(sel, n_sel, q, head_w, rows, pos0, ratio, margin):
@@ -297,4 +313,6 @@ def indexer_select(sel, n_sel, q, head_w, rows, pos0, ratio, margin):
         _all(sel, n_sel, pos0, ratio, margin)
         return
     codes, scales, values = rows.codes, rows.scales, rows.rows
-    _select(sel, n_sel, q, head_w, codes, scales, values, rows.official, pos0, ratio, margin)
+    _select(
+        team(), sel, n_sel, q, head_w, codes, scales, values, rows.official, pos0, ratio, margin
+    )

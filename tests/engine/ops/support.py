@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 
-import numba
 import numpy as np
+
+from engine.ops.cpu.runtime import team
 
 
 def poisoned(*shape: int) -> np.ndarray:
@@ -28,9 +29,9 @@ def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
 
 @contextlib.contextmanager
 def threads(n: int):
-    before = numba.get_num_threads()
-    numba.set_num_threads(min(n, numba.config.NUMBA_NUM_THREADS))
+    before = team.threads()
+    team.set_threads(n)
     try:
         yield
     finally:
-        numba.set_num_threads(before)
+        team.set_threads(before)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import pytest
 
 from engine.ops import cpu
+from engine.ops.cpu.runtime import team
 from engine.quant.formats import BY_NAME, NATIVE
 from tests.engine.ops.blocks import (
     MIN_AT,
@@ -26,9 +26,9 @@ COUNTS = (1, 2, 3, 5, 8, 17, 64, 70)  # every tile width, and more than one pass
 
 @pytest.fixture(autouse=True)
 def _threads():
-    before = numba.get_num_threads()
+    before = team.threads()
     yield
-    numba.set_num_threads(before)
+    team.set_threads(before)
 
 
 def rows(n, cols, seed=1):
@@ -55,13 +55,13 @@ def test_rows_do_not_depend_on_company(name, activations):
         t = random_tensor(name, rng, ROWS, cols)
         x = rows(max(COUNTS), cols)
         alone = cpu.prepare(t, activations=activations, repack=False)
-        numba.set_num_threads(1)
+        team.set_threads(1)
         expected = np.concatenate([product(x[i : i + 1], alone) for i in range(len(x))])
         assert np.isfinite(expected).all()
         for repack in (False, True):
             w = cpu.prepare(t, activations=activations, repack=repack)
             for threads in (1, 2):
-                numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+                team.set_threads(threads)
                 for n in COUNTS:
                     found = product(x[:n], w)
                     assert found.tobytes() == expected[:n].tobytes(), (cols, repack, threads, n)

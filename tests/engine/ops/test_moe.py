@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import pytest
 
 from engine.ops import cpu
+from engine.ops.cpu.runtime import team
 from tests.engine.ops.blocks import dequantised, random_tensor
 
 N_EXPERT, FF, EMBD, USED = 7, 256, 512, 3
@@ -21,9 +21,9 @@ RECIPES = (
 
 @pytest.fixture(autouse=True)
 def _threads():
-    before = numba.get_num_threads()
+    before = team.threads()
     yield
-    numba.set_num_threads(before)
+    team.set_threads(before)
 
 
 def silu(x):
@@ -102,7 +102,7 @@ def test_rows_do_not_depend_on_company(recipe, activations):
     x, ids, weights = inputs(64)
     ids[20:40] = ids[20]  # one expert with more rows than the widest tile
     plain = prepare(tensors, activations, False)
-    numba.set_num_threads(1)
+    team.set_threads(1)
     expected = np.concatenate(
         [
             routed(x[i : i + 1], ids[i : i + 1], weights[i : i + 1], plain, 1.5)
@@ -113,7 +113,7 @@ def test_rows_do_not_depend_on_company(recipe, activations):
     for repack in (False, True):
         prepared = prepare(tensors, activations, repack)
         for threads in (1, 2):
-            numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+            team.set_threads(threads)
             for n in (1, 2, 3, 8, 17, 64):
                 found = routed(x[:n], ids[:n], weights[:n], prepared, 1.5)
                 assert found.tobytes() == expected[:n].tobytes(), (repack, threads, n)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from engine.ops import cpu, reference
+from engine.ops.host import ring_put
 from engine.ops.reference import rounding
 from tests.engine.ops.support import angles, normal, poisoned, same_bits, threads
 
@@ -248,3 +249,15 @@ def test_pool_after_taking_tokens_back(rng, ratio):
         return pooled
 
     assert same_bits(run(True), run(False))
+
+
+@pytest.mark.parametrize(("cap", "n", "pos0", "skip"), [(1, 1, 9, 0), (5, 3, 4, 0), (5, 12, 3, 7),
+                                                        (4, 9, 2, 0), (7, 2, 0, 2)])  # fmt: skip
+def test_rows_of_a_ring_lie_where_their_position_says(rng, cap, n, pos0, skip):
+    """NumPy's own wrap-around is the second opinion; later rows replace earlier ones."""
+    rows, ring = normal(rng, n, 2, 3), normal(rng, cap, 2, 3)
+    expected = ring.copy()
+    for i in range(skip, n):
+        expected[np.ravel_multi_index((pos0 + i,), (cap,), mode="wrap")] = rows[i]
+    ring_put(ring, rows, pos0, skip)
+    assert same_bits(ring, expected)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import get_num_threads
 
 from engine.ops.cpu.products import (
     D_AREA_B,
@@ -17,7 +16,7 @@ from engine.ops.cpu.products import (
     D_ROWS,
 )
 from engine.ops.cpu.runtime.jit import kernel
-from engine.ops.cpu.runtime.jobs import COST, FN, JOB_BYTES, OUT, UNITS, N, W, run, scratch
+from engine.ops.cpu.runtime.jobs import COST, FN, JOB_BYTES, OUT, UNITS, N, W, run, scratch, team
 from engine.ops.cpu.runtime.leaf import call6, leaf, load_i64, store_i64
 
 
@@ -37,17 +36,17 @@ def _panels(job, u0, u1):
 
 
 @kernel
-def _run(fn, w, base, n_panels, space, n_threads):
+def _run(fn, w, base, n_panels, space, team):
     store_i64(space + FN, fn)
     store_i64(space + N, 1)
     store_i64(space + UNITS, n_panels)
     store_i64(space + COST, 16 * load_i64(w + D_COLS))
     store_i64(space + W, w)
     store_i64(space + OUT, base)
-    run(space, 1, n_threads)
+    run(space, 1, team)
 
 
 def repack(fields: np.ndarray, base: int, n_panels: int) -> None:
     """Write all panels of the weight described by `fields`, still in place, to address base."""
     space = scratch(JOB_BYTES)
-    _run(_panels.address, fields.ctypes.data, base, n_panels, space, get_num_threads())
+    _run(_panels.address, fields.ctypes.data, base, n_panels, space, team())

@@ -12,20 +12,13 @@ from engine.ops.cpu.simd.ir import isa
 
 
 def facts() -> dict[str, str | int]:
-    """Plain values: instruction set of the dot products, compiler, threading layer.
-
-    The layer is unknown ('') until the first parallel kernel has run.
-    """
-    try:
-        layer: str = numba.threading_layer()
-    except ValueError:
-        layer = ""
+    """Plain values: instruction set of the dot products, compiler, what shares the work."""
     return {
         "isa": isa(),
         "cpu_name": llvmlite.binding.get_host_cpu_name(),
         "numba": numba.__version__,
         "llvmlite": llvmlite.__version__,
-        "threading_layer": layer,
+        "threading_layer": "team",  # before December 2026: 'tbb' or another of numba's
         "kernel_cache": jit.FOLDER.path.name if jit.FOLDER.path and jit.FOLDER.lasts else "",
     }
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from functools import cached_property
 
+import llvmlite.binding
 import numba
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from engine.ops.cpu.runtime import jit  # sets numba up before anything is compiled
@@ -110,6 +112,81 @@ def fetch_add(typingctx, address, amount):
         return builder.atomic_rmw("add", pointer, args[1], "monotonic")
 
     return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic
+def add_release(typingctx, address, amount):
+    """Atomically add to an int64 behind everything written so far; returns the value before."""
+
+    def codegen(context, builder, signature, args):
+        pointer = builder.inttoptr(args[0], _I64.as_pointer())
+        return builder.atomic_rmw("add", pointer, args[1], "seq_cst")
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic
+def swap_if(typingctx, address, old, new):
+    """Atomically replace an int64 that equals `old`; 1 if it did, else 0."""
+
+    def codegen(context, builder, signature, args):
+        pointer = builder.inttoptr(args[0], _I64.as_pointer())
+        found = builder.cmpxchg(pointer, args[1], args[2], "seq_cst", "seq_cst")
+        return builder.zext(builder.extract_value(found, 1), _I64)
+
+    return types.int64(types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def load_shared(typingctx, address):
+    """Load an int64 that other threads write, and see what they wrote before it."""
+
+    def codegen(context, builder, signature, args):
+        return builder.load_atomic(builder.inttoptr(args[0], _I64.as_pointer()), "seq_cst", 8)
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def store_shared(typingctx, address, value):
+    """Store an int64 that other threads read, behind everything written so far."""
+
+    def codegen(context, builder, signature, args):
+        pointer = builder.inttoptr(args[0], _I64.as_pointer())
+        builder.store_atomic(args[1], pointer, "seq_cst", 8)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
+@intrinsic
+def pause(typingctx):
+    """Wait some nanoseconds and leave the core to its other thread meanwhile."""
+    machine = llvmlite.binding.get_process_triple().split("-")[0]
+
+    def codegen(context, builder, signature, args):
+        def call(name, *values):
+            kind = ir.FunctionType(ir.VoidType(), [v.type for v in values])
+            builder.call(cgutils.get_or_insert_function(builder.module, kind, name), values)
+
+        if machine in ("x86_64", "i686"):
+            call("llvm.x86.sse2.pause")
+        elif machine in ("aarch64", "arm64"):
+            call("llvm.aarch64.hint", ir.Constant(ir.IntType(32), 1))  # YIELD
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic
+def call1(typingctx, fn, a):
+    """Call the C function at address fn; what it returns is dropped."""
+    return _calling(1)(typingctx)
+
+
+@intrinsic
+def call2(typingctx, fn, a, b):
+    return _calling(2)(typingctx)
 
 
 @intrinsic
