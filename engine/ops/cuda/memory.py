@@ -87,7 +87,7 @@ def _forms_bytes(s: Shape, trunk: TrunkWeights, n: int) -> int:
         formats = inputs.setdefault(name, (rows, cols, set()))[2]
         for tensor in tensors:
             if tensor is not None:
-                formats.add(tensor.format.name if tensor.format.native else "Q8_0")
+                formats.add(tensor.format.name)
 
     for layer in trunk.layers:
         add("flat", n, s.n_hc * s.n_embd, layer.hc_attn_fn, layer.hc_ffn_fn)

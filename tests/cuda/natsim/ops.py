@@ -144,6 +144,7 @@ _define(
 )
 for _name in ("depend", "release"):
     _define(_name, [], [], "", [])
+_define("prefetch_bulk", [], ["i64", "i32"], _at("global", 16), [])
 
 # Conversions and float arithmetic.
 

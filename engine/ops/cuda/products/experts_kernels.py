@@ -15,7 +15,7 @@ from engine.ops.cuda.build.kernel import F32, F32P, I32P, I64P, U32, U64, Kernel
 from engine.ops.cuda.build.ptx import add_rn, mul_rn
 from engine.ops.cuda.build.scalar import exp
 from engine.ops.cuda.build.types import f32
-from engine.ops.cuda.products.blocks import BLOCKS, PARTS
+from engine.ops.cuda.products.blocks import BLOCKS, LAYOUTS, PARTS
 from engine.ops.cuda.products.generate import (
     SEGMENT,
     SLOTS,
@@ -53,7 +53,7 @@ def gated(g, u, limit):
 
 EXPERTS = ArgumentBlock(
     "Experts",
-    grid=(I64P, "(256,): the codebook of IQ2_XXS, 8 bytes a row"),
+    grid=(I64P, "(640,): the codebooks, see `pack.codebook`"),
     xq=(U64, "address of the rows' codes, or of their float16 or bfloat16 parts"),
     dq=(U64, "address of the rows' scales"),
     ids=(I32P, "(m,): expert of each pair"),
@@ -222,6 +222,7 @@ def _few(name: str, tiled: bool, two: bool) -> Kernel:
         min_blocks=_blocks(name, tiled, two),
         name=title,
         file=__file__,
+        writes=("out",),
     )(function)
 
 
@@ -291,11 +292,18 @@ def _many(name: str, tiled: bool, two: bool) -> Kernel:
             ]
     source += indented(store, 2)
     function = compiled(title, source, _scope())
-    return kernel(EXPERTS, I32P, I32P, threads=THREADS, min_blocks=1, name=title, file=__file__)(
-        function
-    )
+    return kernel(
+        EXPERTS,
+        I32P,
+        I32P,
+        threads=THREADS,
+        min_blocks=1,
+        name=title,
+        file=__file__,
+        writes=("out",),
+    )(function)
 
 
-_KINDS = [(n, tiled, two) for n in BLOCKS for tiled in (True, False) for two in (True, False)]
+_KINDS = [(name, tiled, two) for name, tiled in LAYOUTS for two in (True, False)]
 FEW = {kind: _few(*kind) for kind in _KINDS}
 MANY = {kind: _many(*kind) for kind in _KINDS}
