@@ -2,12 +2,13 @@
 
 Makes a file of DeepSeek V4 Flash's full shape with as many layers as memory and time allow,
 measures steps and kernels, sweeps all decode modes, and leaves files. Without a GPU it ends with
-the reason before anything is made.
+the reason before anything is made; `--predict` needs none.
 """
 
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -20,6 +21,7 @@ from engine.tooling.options.group import option
 from engine.tooling.options.kernels import kernel_options
 from engine.tooling.options.types import Whole
 from engine.tooling.program import Command
+from engine.tooling.timeline.machines import MACHINES
 
 LAYER_BYTES = 2_050_000_000  # one layer of the iq2 recipe, experts included
 FIXED_BYTES = 1_700_000_000  # embedding and output matrix
@@ -28,6 +30,13 @@ CONTEXTS = (2048, 65536)
 
 
 @click.command("gpu", cls=Command)
+@option(
+    "--predict",
+    section="Prediction",
+    type=click.Choice(sorted(MACHINES)),
+    metavar="MACHINE",
+    help="Measure nothing: print what the timeline model expects of a machine. Needs no GPU.",
+)
 @option(
     "-m",
     "--model",
@@ -83,6 +92,7 @@ CONTEXTS = (2048, 65536)
 )
 @kernel_options(backends=("cuda",)).only("device")
 def gpu_command(
+    predict: str | None,
     out: Path,
     work: Path | None,
     model: Path | None,
@@ -94,6 +104,11 @@ def gpu_command(
     device: int | None,
 ) -> None:
     """Measure the CUDA backend at full size: steps, bytes, kernels, all decode modes."""
+    if predict is not None:
+        from engine.tooling.timeline.predict import report
+
+        click.echo(report(MACHINES[predict], ctx_max))
+        return
     _run(out, work or out, model, mtp, layers, seconds, ctx_max, skip_sweep, device or 0)
 
 
@@ -114,7 +129,7 @@ def _run(
 ) -> None:
     from engine.ops.cuda import device_facts
     from engine.tooling.diagnose.gpu_speed import measure
-    from engine.tooling.results.publish import make_folder
+    from engine.tooling.results.publish import make_folder, publish_bytes
 
     facts = device_facts(device)
     make_folder(out)
@@ -125,11 +140,13 @@ def _run(
         elif mtp is None and not skip_sweep:
             raise OptionError("--mtp: expected a file for the speculative modes, found none")
         contexts = [n for n in CONTEXTS if n <= ctx_max] or [ctx_max]
-        result = measure(model, contexts, _say, device=device)
-        (out / "steps.json").write_text(json.dumps(result, indent=1) + "\n")
-        text = summary(result)
-        (out / "steps.md").write_text(text)
-        click.echo(text)
+
+        def keep(result: dict[str, Any]) -> None:
+            publish_bytes(out / "steps.json", (json.dumps(result, indent=1) + "\n").encode())
+            publish_bytes(out / "steps.md", summary(result).encode())
+
+        result = measure(model, contexts, _say, keep, device=device)
+        click.echo(summary(result))
         if not skip_sweep:
             _sweep(model, mtp, ctx_max, out, device)
     finally:
@@ -200,23 +217,38 @@ def summary(result: dict[str, Any]) -> str:
             f"| {r['n_ctx']} | {rate} | {decode * 1e3:.3f} | {1 / decode:.1f} "
             f"| {r['decode_bytes'] / 1e9:.3f} | {share:.1%} | {verify[3] / verify[1]:.2f} |"
         )
+    lines += _variants(result["variants"])
     for r in result["records"]:
-        for name, table in r["passes"].items():
-            total = sum(row["seconds"] for row in table)
-            lines += [
-                "",
-                f"## {r['n_ctx']} tokens, pass {name}: {total * 1e3:.3f} ms by events",
-                "",
-            ]
-            lines += ["| kernel | launches | ms | GB | GB/s |", "|---|---|---|---|---|"]
-            for row in table[:24]:
-                size = row["bytes"]
-                lines.append(
-                    f"| {row['kernel']} | {row['launches']} | {row['seconds'] * 1e3:.3f} "
-                    + (
-                        f"| {size / 1e9:.3f} | {size / row['seconds'] / 1e9:.0f} |"
-                        if size
-                        else "| | |"
-                    )
-                )
+        for name, found in r["passes"].items():
+            lines += _kernels(r["n_ctx"], name, found)
     return "\n".join(lines) + "\n"
+
+
+def _variants(records: list[dict[str, Any]]) -> list[str]:
+    """A table of each step of decoding with and without it."""
+    if not records:
+        return []
+    lines = ["", "| step | ms with | ms without | same bits |", "|---|---|---|---|"]
+    for record in records:
+        with_s, without_s = (statistics.median(record[arm]) for arm in ("with_s", "without_s"))
+        same = "yes" if record["same_bits"] else "NO"
+        lines.append(f"| {record['step']} | {with_s * 1e3:.3f} | {without_s * 1e3:.3f} | {same} |")
+    return lines
+
+
+def _kernels(n_ctx: int, name: str, found: dict[str, Any]) -> list[str]:
+    """A table of a pass by kernel, the longest first; steps.json has its launches in order."""
+    sums: dict[str, list[float]] = {}
+    for launch in found["launches"]:
+        row = sums.setdefault(launch["kernel"], [0, 0.0, 0])
+        row[0] += 1
+        row[1] += launch["seconds"]
+        row[2] += launch["weight_bytes"]
+    total = sum(row[1] for row in sums.values())
+    title = f"## {n_ctx} tokens, pass {name} at position {found['pos0']}"
+    lines = ["", f"{title}: {total * 1e3:.3f} ms by events", ""]
+    lines += ["| kernel | launches | ms | GB | GB/s |", "|---|---|---|---|---|"]
+    for kernel, (n, seconds, size) in sorted(sums.items(), key=lambda row: -row[1][1])[:24]:
+        rate = f"| {size / 1e9:.3f} | {size / seconds / 1e9:.0f} |" if size and seconds else "| | |"
+        lines.append(f"| {kernel} | {n} | {seconds * 1e3:.3f} {rate}")
+    return lines

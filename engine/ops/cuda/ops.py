@@ -198,6 +198,10 @@ class CudaOps(ComposedOps):
             facts.update(self.residency.facts())
         return facts
 
+    def recorded(self, owner: object) -> list[Recording]:
+        """What an owner's recorded passes consist of, the oldest first."""
+        return [known.log for known in self._passes.get(owner, {}).values()]
+
     def time_passes(self, owner: object) -> dict[PassKey, PassTimes]:
         """Seconds include the gaps between launches; of experts, bytes are the expected share."""
         tables: dict[PassKey, PassTimes] = {}

@@ -118,7 +118,7 @@ def passes() -> Any:
 
 
 def branches() -> Any:
-    """Copies and sums over three arrays: a graph in any order that its edges allow does the same."""
+    """Copies and sums over three arrays: a graph in any order of its edges does the same."""
     device, ctx = open_stub()
     x, y, z = (ctx.zeros((4,), np.uint32) for _ in range(3))
     with ctx.recording() as log:

@@ -125,7 +125,7 @@ def _aligned(n_bytes: int) -> int:
     return -(-n_bytes // 256) * 256
 
 
-def _layout_bytes(name: str, rows: int, cols: int) -> tuple[int, int, int]:
+def layout_bytes(name: str, rows: int, cols: int) -> tuple[int, int, int]:
     """Bytes of one expert's codes, scales and factors, each a multiple of 256."""
     s = SIZES[name]
     count = -(-rows // TILE) * -(-cols // s.block)
@@ -142,7 +142,7 @@ def repack_bytes(tensor: Any) -> int:
     n_expert, rows, cols = _dims(tensor)
     if not is_tiled(tensor.format.name):
         return n_expert * rows * int(tensor.format.row_bytes(cols))
-    return n_expert * sum(_layout_bytes(tensor.format.name, rows, cols))
+    return n_expert * sum(layout_bytes(tensor.format.name, rows, cols))
 
 
 def codebook(ctx: Context) -> DeviceArray:
@@ -160,9 +160,7 @@ def _fours(name: str) -> np.ndarray:
 
     kind = getattr(quants, name)
     kind.init_grid()
-    return (
-        np.ascontiguousarray(kind.grid.reshape(-1, 4).astype(np.uint8)).view(np.int64).reshape(-1)
-    )
+    return np.ascontiguousarray(kind.grid.reshape(-1).astype(np.uint8)).view(np.int64)
 
 
 def prepare(ctx: Context, tensor: Any, *, place: Any = None) -> Weight:
@@ -192,7 +190,7 @@ def prepare(ctx: Context, tensor: Any, *, place: Any = None) -> Weight:
             tensor.name, name, rows, cols, n_expert, False, owner.address, 0, 0,
             (stride, 0, 0), tensor.n_bytes, tensor.n_bytes, owner,
         )  # fmt: skip
-    sizes = _layout_bytes(name, rows, cols)
+    sizes = layout_bytes(name, rows, cols)
     owner = ctx.empty((n_expert * sum(sizes),), np.uint8)
     codes = owner.address
     scales = codes + n_expert * sizes[0]
