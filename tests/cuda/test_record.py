@@ -8,8 +8,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from engine.ops.cuda.build import ptx
 from engine.ops.cuda.build.compile import registry
-from engine.ops.cuda.build.kernel import U32P, kernel
+from engine.ops.cuda.build.kernel import U32, U32P, kernel
 from engine.ops.cuda.device.context import Context
 from engine.ops.cuda.device.record import Entry, Extents, dependencies
 from engine.ops.cuda.ops import CudaOps, horizon_of
@@ -84,8 +85,19 @@ def test_the_simulator_finds_a_write_that_was_not_declared():
         ctx.launch(_sly, 1, a, b)
 
 
+@kernel(U32P, threads=32, name="test_unordered", writes=("a",))
+def _unordered(a):
+    a[1] = U32(ptx.ld_nc_b32(ptx.address(a)))
+
+
+def test_the_simulator_finds_an_unordered_load_of_what_is_written():
+    ctx = Context(NatsimDevice())
+    with pytest.raises(SimulationError, match="expected a load without order of memory"):
+        ctx.launch(_unordered, 1, ctx.zeros((2,), np.uint32))
+
+
 def test_a_name_that_is_no_pointer_is_refused():
-    with pytest.raises(ValueError, match="expected a pointer among .* found c"):
+    with pytest.raises(ValueError, match=r"expected a pointer among .* found c"):
         kernel(U32P, threads=32, name="test_refused", writes=("c",))(lambda a: None)
 
 

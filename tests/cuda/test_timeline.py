@@ -38,10 +38,8 @@ def test_recorded_steps_are_predicted_within_the_stated_error(rows):
     for table in (record["passes"][f"trunk {rows} True"], record["passes"][f"verify {rows}"]):
         for row in table:
             n, kernel = row["launches"], row["kernel"]
-            # The recorded entry and head held the spread, which is a launch of its own today.
-            fixed = 12.0 if kernel.startswith("hc_enter") else cost_of(kernel, deep=True).fixed
-            rate = cost_of(kernel).rate or H100.read
-            times += n * (H100.gap + fixed) + row["bytes"] / 1e6 / rate
+            cost = cost_of(kernel, deep=True, recorded=True)
+            times += n * (H100.gap + cost.fixed) + row["bytes"] / 1e6 / (cost.rate or H100.read)
     measured = record["verify_s"][str(rows)] * 1e6
     assert abs(times / measured - 1) < STATED_ERROR, (times, measured)
 

@@ -243,10 +243,12 @@ class CudaOps(ComposedOps):
         if not hc_enter.can_enter(hc.fn, shape.n_embd):
             super().enter(s, hc, norm, following, shape)
             return
+        taken = self.ctx.take(s.state)
+        before = None if taken is None else (taken[0], taken[1], taken[2])
         hc_enter.hc_enter(
             self.ctx, s.a, s.post, s.comb, s.state, hc.fn, hc.scale, hc.base, norm,
             shape.n_sinkhorn, shape.hc_eps, shape.rms_eps, _formats(following),
-            self.ctx.take(s.state),
+            before,
         )  # fmt: skip
 
     def head(self, s: Any, state: Any, head: Any, output: Any, shape: Shape) -> None:

@@ -16,7 +16,7 @@ from engine.tooling.timeline.machines import Machine
 from engine.tooling.timeline.record import Recorded, record_step
 from engine.tooling.timeline.simulate import Node, Timeline, simulate
 
-STATED_ERROR = 0.08  # of the recorded steps of one to eight rows
+STATED_ERROR = 0.09  # of the recorded steps of one to eight rows
 HOST = 40.0  # microseconds of a step outside its graphs: the choice and its way back
 DEEP = 8192  # positions from which stored rows cost what `costs` says
 

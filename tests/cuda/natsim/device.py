@@ -154,7 +154,11 @@ class NatsimDevice:
             raise SimulationError(f"{kernel.name}: expected at most {ARENA} bytes of shared memory")
         for i, (kind, value) in enumerate(zip(kernel.args, args)):
             sim.args[i] = _word(kernel, i, kind, value)
-        unwritten = self._unwritten(kernel, args)
+        unwritten, written = self._effects(kernel, args)
+        for k, start in enumerate(written):
+            size_of = self._memory[start].size - 2 * RED_ZONE
+            sim.written[2 * k : 2 * k + 2] = start, start + size_of
+        sim.n_written[0] = len(written)
         size = compiled.shared + kernel.dynamic_smem
         sim.grid[:] = grid
         sim.threads[0] = kernel.threads
@@ -179,12 +183,12 @@ class NatsimDevice:
                     "found it changed"
                 )
 
-    def _unwritten(
+    def _effects(
         self, kernel: Kernel, args: tuple[Any, ...]
-    ) -> list[tuple[str, np.ndarray, bytes]]:
-        """Allocations that a launch may only read: name, bytes, and a copy of them."""
+    ) -> tuple[list[tuple[str, np.ndarray, bytes]], list[int]]:
+        """Allocations that a launch only reads (name, bytes, and a copy), and those it writes."""
         if kernel.writes is None:
-            return []
+            return [], []
         held: dict[int, str] = {}
         written: set[int] = set()
         for name, kind, writes, value in zip(kernel.names, kernel.args, kernel.written, args):
@@ -195,11 +199,12 @@ class NatsimDevice:
                     held[start] = name
                     if writes:
                         written.add(start)
-        return [
+        unwritten = [
             (name, self._memory[start], self._memory[start].tobytes())
             for start, name in held.items()
             if start not in written
         ]
+        return unwritten, sorted(written)
 
     def program(self, log: Sequence[Entry], mode: str) -> _Program:
         """A recorded pass; every mode runs entry by entry here."""

@@ -83,7 +83,8 @@ def effects(
     that is no allocation (weights that are read where a file is mapped) is known by the address
     itself; nothing writes it.
     """
-    reads, writes = set(), set()
+    reads: set[int] = set()
+    writes: set[int] = set()
     for kind, written, value in zip(kernel.args, kernel.written, values):
         pointer = isinstance(kind, types.CPointer)
         if not value or not (pointer or kind == types.uint64):

@@ -384,15 +384,9 @@ def _run(
         grid = (tiles, -(-segments // WARPS))
         ctx.launch(body, grid, *common, partial.address, *described)
         summed = SUMS(
-            partial=partial.address,
-            scales=rows.scales.address,
-            has_scales=int(name in PARTS),
-            n=n,
-            columns=8 * nt,
-            tiles=tiles,
-            segments=segments,
-            n_group=n_group,
-        )
+            partial=partial.address, scales=rows.scales.address, has_scales=int(name in PARTS),
+            n=n, columns=8 * nt, tiles=tiles, segments=segments, n_group=n_group,
+        )  # fmt: skip
         ctx.launch(mm_join, tiles, *summed, *_described(jobs, JOIN_JOB))
     else:
         nt = 1 if n <= 8 else 2
