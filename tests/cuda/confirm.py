@@ -3,10 +3,10 @@
     python -m tests.cuda.confirm --list         what would be run, and what each answers
     python -m tests.cuda.confirm --out FOLDER   run it; `make confirm-gpu` does
 
-What a simulation can prove is proved by `make test-cuda` without a GPU: results, bits, orders that a
-graph allows, machine code. Here is the rest. Steps are run in the order of what is needed most; each
-leaves its output in a file and its verdict in `confirm.json` as soon as it ends, and one that fails
-does not keep the next from running. A machine that is taken away keeps all that was measured.
+What a simulation can prove is proved by `make test-cuda` without a GPU: results, bits, orders that
+a graph allows, machine code. Here is the rest. Steps are run in the order of what is needed most;
+each leaves its output in a file and its verdict in `confirm.json` as soon as it ends, and one that
+fails does not keep the next from running. What was measured before a machine goes away is kept.
 """
 
 from __future__ import annotations

@@ -80,5 +80,6 @@ def test_predictions_of_all_layers_hold_what_the_log_says():
     assert serial.weight_bytes == best.weight_bytes == pytest.approx(9.55e9, rel=0.01)
     assert best.seconds < 0.78 * serial.seconds
     assert 1 / predict(MACHINES["gb10"], 43, 2048).seconds > 22.5
+    # Twice the context costs the indexer's rows, in a session that has room for far more.
     deep = predict(H100, 43, 131072, ctx=1 << 20)
-    assert deep.seconds < 1.15 * best.seconds
+    assert best.seconds < deep.seconds < 1.15 * best.seconds

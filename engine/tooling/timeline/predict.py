@@ -79,8 +79,14 @@ def nodes_of(
             own = launch.blocks * BLOCK_RATE
             rate = min(rate, own) if rate else own
         rate = min(rate, machine.read)
-        nodes.append(Node(launch.kernel, fixed, launch.weight_bytes / 1e6, rate, before))
+        megabytes = (launch.weight_bytes + _stored_bytes(launch.kernel, position)) / 1e6
+        nodes.append(Node(launch.kernel, fixed, megabytes, rate, before))
     return nodes
+
+
+def _stored_bytes(kernel: str, position: int) -> int:
+    """Indexer rows that are read: one of 128 bfloat16 for every four positions."""
+    return position // 4 * 256 if kernel.startswith("indexer_scores") else 0
 
 
 def _has_prologue(kernel: str) -> bool:
