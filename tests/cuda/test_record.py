@@ -123,6 +123,18 @@ def test_working_memory_that_grows_voids_no_recorded_pass():
     assert bodies == [4, 64]
 
 
+def test_the_pass_that_was_not_run_for_longest_is_dropped(monkeypatch):
+    monkeypatch.setattr("engine.ops.cuda.ops.KEPT_PASSES", 2)
+    ops, bodies = CudaOps(Context(NatsimDevice())), []
+
+    def body(n):
+        return lambda pos0: bodies.append(n)
+
+    for n in (1, 2, 1, 3, 1, 2):
+        ops.run(ops, ("pass", n), 0, body(n))
+    assert bodies == [1, 2, 3, 2]
+
+
 def test_passes_are_recorded_once_for_each_horizon():
     ends = (1, 4096, 4097, 16384, 16385, 1 << 20)
     assert [horizon_of(e) for e in ends] == [4096, 4096, 16384, 16384, 65536, 1 << 20]

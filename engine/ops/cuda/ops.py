@@ -42,7 +42,7 @@ from engine.weights.tensor import Tensor
 
 GRAPH_ROWS = 16  # passes of up to this many rows are replayed as graphs: decode and verification
 _Angles = tuple[DeviceArray, DeviceArray]
-KEPT_PASSES = 24  # recorded passes per owner; the oldest is dropped
+KEPT_PASSES = 48  # recorded passes per owner; the one that was not run for longest is dropped
 NEAREST = 4096  # positions: the first horizon; each further one is four times as far
 
 
@@ -85,7 +85,6 @@ class CudaOps(ComposedOps):
         self._passes = weakref.WeakKeyDictionary()
         self._banned: dict[bytes, DeviceArray] = {}
         self._launches: dict[str, int] = {}
-        self._steps: frozenset[str] = getattr(ctx.device, "steps", frozenset(STEPS))
 
     # Memory and passes
 
@@ -132,12 +131,14 @@ class CudaOps(ComposedOps):
         horizon = horizon_of(pos0 + int(key[1]))
         key = (*key, horizon)
         passes = self._passes.setdefault(owner, {})
-        known = passes.get(key)
+        known = passes.pop(key, None)
         if known is not None:
+            passes[key] = known  # the one that was run last is dropped last
             known.pos0 = pos0
             known.program.replay()
         else:
-            ctx.horizon = horizon if "horizon" in self._steps else None
+            steps = getattr(ctx.device, "steps", STEPS)
+            ctx.horizon = horizon if "horizon" in steps else None
             try:
                 with ctx.recording() as log:
                     body(ctx.pos)
