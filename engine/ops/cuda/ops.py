@@ -124,9 +124,11 @@ class CudaOps(ComposedOps):
         ctx.forget()
         ctx.set_position(pos0)
         if key is None:
-            body(ctx.pos)
-            ctx.settle()
-            ctx.forget()
+            try:
+                body(ctx.pos)
+            finally:
+                ctx.settle()  # after an error too: nothing of this pass may wait for the next
+                ctx.forget()
             return
         horizon = horizon_of(pos0 + int(key[1]))
         key = (*key, horizon)
