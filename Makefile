@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT := out
 
-.PHONY: bench locked test test-slow test-pythons mutants house test-oracle test-cuda test-gpu bench-gpu train-nano check smoke fuzz lock clean
+.PHONY: bench locked test test-slow test-pythons mutants house test-oracle test-cuda test-gpu confirm-gpu bench-gpu train-nano check smoke fuzz lock clean
 
 # The marker is remade when the list of dependencies changes.
 $(VENV)/.installed: pyproject.toml
@@ -91,6 +91,11 @@ test-cuda: $(VENV)/.cuda
 test-gpu: $(VENV)/.cuda
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cuda-sanitizer]'
 	DS4_TEST_DEVICE=gpu $(BIN)/python -m pytest -q -m '(cuda or gpu) and not slow'
+
+# What no simulation can prove, in the order of what is needed most; see docs/gpu.md.
+confirm-gpu: $(VENV)/.cuda
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cuda-sanitizer]'
+	$(BIN)/python -m tests.cuda.confirm --out $(OUT)/confirm
 
 bench-gpu: $(VENV)/.cuda
 	$(BIN)/ds4-bench gpu --out $(OUT)/gpu

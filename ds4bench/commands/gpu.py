@@ -2,12 +2,13 @@
 
 Makes a file of DeepSeek V4 Flash's full shape with as many layers as memory and time allow,
 measures steps and kernels, sweeps all decode modes, and leaves files. Without a GPU it ends with
-the reason before anything is made.
+the reason before anything is made; `--predict` needs none.
 """
 
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -23,6 +24,7 @@ from engine.tooling.options.kernels import kernel_options
 from engine.tooling.options.types import Whole
 from engine.tooling.program import Command
 from engine.tooling.results.publish import check_folder, publish_bytes
+from engine.tooling.timeline.machines import MACHINES
 
 LAYER_BYTES = 2_050_000_000  # one layer of the iq2 recipe, experts included
 FIXED_BYTES = 1_700_000_000  # embedding and output matrix
@@ -33,6 +35,13 @@ SWEEP = ("sweep/rows.jsonl", "sweep/sweep.csv", "sweep/sweep.parquet", "sweep.sv
 
 
 @click.command("gpu", cls=Command)
+@option(
+    "--predict",
+    section="Prediction",
+    type=click.Choice(sorted(MACHINES)),
+    metavar="MACHINE",
+    help="Measure nothing: print what the timeline model expects of a machine. Needs no GPU.",
+)
 @option(
     "-m",
     "--model",
@@ -89,6 +98,7 @@ SWEEP = ("sweep/rows.jsonl", "sweep/sweep.csv", "sweep/sweep.parquet", "sweep.sv
 @FORCE
 @kernel_options(backends=("cuda",)).only("device")
 def gpu_command(
+    predict: str | None,
     out: Path,
     force: bool,
     work: Path | None,
@@ -101,6 +111,11 @@ def gpu_command(
     device: int | None,
 ) -> None:
     """Measure the CUDA backend at full size: steps, bytes, kernels, all decode modes."""
+    if predict is not None:
+        from engine.tooling.timeline.predict import report
+
+        click.echo(report(MACHINES[predict], ctx_max))
+        return
     files = [out / name for name in (*STEPS, *(() if skip_sweep else SWEEP))]
     check_folder(out, "--out")
     if out.is_dir():
@@ -137,12 +152,15 @@ def _run(
         elif mtp is None and not skip_sweep:
             raise OptionError("--mtp: expected a file for the speculative modes, found none")
         contexts = [n for n in CONTEXTS if n <= ctx_max] or [ctx_max]
-        result = measure(model, contexts, _say, device=device)
-        text = summary(result)
         set_aside(out / name for name in STEPS)
-        for name, content in zip(STEPS, (json.dumps(result, indent=1) + "\n", text)):
-            publish_bytes(out / name, content.encode())
-        click.echo(text)
+
+        def keep(result: dict[str, Any]) -> None:
+            contents = (json.dumps(result, indent=1) + "\n", summary(result))
+            for name, content in zip(STEPS, contents):
+                publish_bytes(out / name, content.encode())
+
+        result = measure(model, contexts, _say, keep, device=device)
+        click.echo(summary(result))
         if not skip_sweep:
             _sweep(model, mtp, ctx_max, out, device)
     finally:
@@ -213,23 +231,38 @@ def summary(result: dict[str, Any]) -> str:
             f"| {r['n_ctx']} | {rate} | {decode * 1e3:.3f} | {1 / decode:.1f} "
             f"| {r['decode_bytes'] / 1e9:.3f} | {share:.1%} | {verify[3] / verify[1]:.2f} |"
         )
+    lines += _variants(result["variants"])
     for r in result["records"]:
-        for name, table in r["passes"].items():
-            total = sum(row["seconds"] for row in table)
-            lines += [
-                "",
-                f"## {r['n_ctx']} tokens, pass {name}: {total * 1e3:.3f} ms by events",
-                "",
-            ]
-            lines += ["| kernel | launches | ms | GB | GB/s |", "|---|---|---|---|---|"]
-            for row in table[:24]:
-                size = row["bytes"]
-                lines.append(
-                    f"| {row['kernel']} | {row['launches']} | {row['seconds'] * 1e3:.3f} "
-                    + (
-                        f"| {size / 1e9:.3f} | {size / row['seconds'] / 1e9:.0f} |"
-                        if size
-                        else "| | |"
-                    )
-                )
+        for name, found in r["passes"].items():
+            lines += _kernels(r["n_ctx"], name, found)
     return "\n".join(lines) + "\n"
+
+
+def _variants(records: list[dict[str, Any]]) -> list[str]:
+    """A table of each step of decoding with and without it."""
+    if not records:
+        return []
+    lines = ["", "| step | ms with | ms without | same bits |", "|---|---|---|---|"]
+    for record in records:
+        with_s, without_s = (statistics.median(record[arm]) for arm in ("with_s", "without_s"))
+        same = "yes" if record["same_bits"] else "NO"
+        lines.append(f"| {record['step']} | {with_s * 1e3:.3f} | {without_s * 1e3:.3f} | {same} |")
+    return lines
+
+
+def _kernels(n_ctx: int, name: str, found: dict[str, Any]) -> list[str]:
+    """A table of a pass by kernel, the longest first; steps.json has its launches in order."""
+    sums: dict[str, list[float]] = {}
+    for launch in found["launches"]:
+        row = sums.setdefault(launch["kernel"], [0, 0.0, 0])
+        row[0] += 1
+        row[1] += launch["seconds"]
+        row[2] += launch["weight_bytes"]
+    total = sum(row[1] for row in sums.values())
+    title = f"## {n_ctx} tokens, pass {name} at position {found['pos0']}"
+    lines = ["", f"{title}: {total * 1e3:.3f} ms by events", ""]
+    lines += ["| kernel | launches | ms | GB | GB/s |", "|---|---|---|---|---|"]
+    for kernel, (n, seconds, size) in sorted(sums.items(), key=lambda row: -row[1][1])[:24]:
+        rate = f"| {size / 1e9:.3f} | {size / seconds / 1e9:.0f} |" if size and seconds else "| | |"
+        lines.append(f"| {kernel} | {n} | {seconds * 1e3:.3f} {rate}")
+    return lines

@@ -7,7 +7,7 @@ has weights, rows by position and tables of angles.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,10 +25,42 @@ from engine.ops.operands import (
 from engine.options import EngineOptions
 from engine.weights.tensor import Tensor
 
-__all__ = ["Device", "PassTimes"]
+__all__ = ["Device", "LaunchTime", "PassTimes"]
 
-# Launches, device seconds and weight bytes by kernel.
-PassTimes = dict[str, tuple[int, float, int]]
+
+class LaunchTime(NamedTuple):
+    """One launch of a recorded pass, measured by itself.
+
+    Parameters
+    ----------
+    kernel : str
+        Its name; 'copy' or 'fill' for those.
+    grid : tuple of int
+        Blocks in each dimension; empty for copies and fills.
+    seconds : float
+        On the device, the gap to the next one included.
+    weight_bytes : int
+        Bytes of weights that it reads; of experts, the expected share.
+    """
+
+    kernel: str
+    grid: tuple[int, ...]
+    seconds: float
+    weight_bytes: int
+
+
+class PassTimes(NamedTuple):
+    """The launches of a recorded pass, in order.
+
+    Parameters
+    ----------
+    pos0 : int
+        Position of its first row, while it was measured: where it ran last.
+    launches : list of LaunchTime
+    """
+
+    pos0: int
+    launches: list[LaunchTime]
 
 
 class Device(Protocol):
@@ -113,9 +145,9 @@ class Device(Protocol):
         """Return when everything that was asked for is done."""
 
     def time_passes(self, owner: object) -> dict[PassKey, PassTimes]:
-        """Launches, device seconds and weight bytes per kernel of an owner's recorded passes.
+        """Every launch of an owner's recorded passes, measured one by one in its order.
 
-        Runs each once more at the last position; empty for a set that records none.
+        Runs each once more where it ran last; empty for a set that records none.
         """
 
     def rotation(self, table: object, pos0: Position, n: int) -> Rotation:

@@ -70,7 +70,7 @@ BY_NAME = {f.name: f for f in BY_ID.values()}
 _ACTIVATIONS = ("I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K")  # never weights
 KERNELS = {
     "cpu": NATIVE,
-    "cuda": NATIVE,
+    "cuda": (*NATIVE, "Q3_K", "Q5_K", "Q6_K", "IQ3_XXS", "IQ3_S", "IQ4_XS"),
     "reference": tuple(name for name in BY_NAME if name not in _ACTIVATIONS),
 }
 

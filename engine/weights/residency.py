@@ -19,7 +19,7 @@ MODES = ("auto", "device", "hybrid", "mapped")
 # Tensors are copied in this order while room lasts. An embedding is read one row per token.
 KINDS = ("dense", "head", "mtp", "embedding", "experts")
 HOT = KINDS[:4]
-# Shared memory holds the file's pages too: copying experts there drops what it copies from.
+# Shared memory holds the file's pages too: where not everything can be copied, experts stay there.
 UNIFIED_BUDGET = 24 * GIB
 # Left free on a device of its own for KV rows, activations and code.
 RESERVE = 4 * GIB
@@ -240,9 +240,9 @@ def plan(spans: Sequence[Span], machine: Machine, settings: Settings, context: i
     'device' copies everything or refuses. 'mapped' copies nothing that can be read in place.
     'hybrid' copies hot tensors, then experts, within the budget; where memory is shared experts
     stay mapped unless asked for. 'auto' is 'device' where everything fits in the budget, else
-    'hybrid'. The budget is what the user said; else all of the device's memory but a reserve, or
-    24 GiB where memory is shared. `context` is what a session will take on the device, where
-    that is known.
+    'hybrid'. The budget is what the user said; else all of the device's memory but a reserve. Where
+    memory is shared it is that for a model that fits whole, and else 24 GiB. `context` is what a
+    session will take on the device, where that is known.
 
     Raises
     ------
@@ -259,10 +259,20 @@ def plan(spans: Sequence[Span], machine: Machine, settings: Settings, context: i
         budget, said = min(settings.budget, room), "what was asked for"
         if settings.budget > room:
             reasons.append(f"asked for {gib(settings.budget)}, of which {gib(room)} can be had")
-    elif machine.unified:
-        budget, said = min(UNIFIED_BUDGET, room), "the default where memory is shared"
     total = sum(span.copied_bytes for span in spans)
     mode = settings.mode
+    if machine.unified and settings.budget is None and settings.direct:
+        budget, said = _shared_budget(room)
+    elif machine.unified and settings.budget is None:
+        shared = min(room, machine.host_room - context)
+        if mode == "auto" and total <= shared:
+            # Kernels read copies better than the file's blocks, and a copy's pages are given back.
+            budget, said = shared, "what is free beside a session, if pages of the file are dropped"
+        else:
+            budget, said = _shared_budget(room)
+            if mode == "auto":
+                needed = f"{gib(total)} exceed {gib(shared)} that are free"
+                reasons.append(f"not everything is copied, since {needed}")
     if mode == "auto":
         mode = "device" if total <= budget else "hybrid"
         compared = "fit in" if total <= budget else "exceed"
@@ -307,6 +317,11 @@ def plan(spans: Sequence[Span], machine: Machine, settings: Settings, context: i
     need = HostNeed(made.mapped_bytes, made.copied_bytes, context)
     warning = need.check(machine, settings.mode == "mapped")
     return replace(made, pinnable=need.pinnable(machine), warning=warning)
+
+
+def _shared_budget(room: int) -> tuple[int, str]:
+    """Bytes that are copied where memory is shared and not everything is, and why so many."""
+    return min(UNIFIED_BUDGET, room), "the default where memory is shared"
 
 
 def _route(machine: Machine, settings: Settings) -> tuple[str, str]:

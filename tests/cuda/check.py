@@ -39,13 +39,18 @@ _DOUBLE = re.compile(
     r"\b(D(?:FMA|MUL|ADD|SETP|MNMX)|MUFU\.\w*64\w*|F2F\.F\d+\.F64|F2F\.F64\.\S*|I2F\.F64\S*|F2I\.\S*F64\S*)"
 )
 _SPILL = re.compile(r"\b(LDL|STL)\b")
+_WAIT = "ACQBULK"  # a launch waits for those that it depends on
+# What must not come before: access to global memory, and an end. Prefetches may.
+_TOO_EARLY = re.compile(r"^(LDG|STG|LD|ST|ATOM|ATOMG|RED|LDGSTS|UBLKCP|EXIT)\b")
 
 
 @dataclass(frozen=True)
 class Resources:
     """What one kernel takes on one architecture: registers, bytes of stack, local, shared memory.
 
-    `instructions` counts lines of machine code; `opcodes` lists them without repetition.
+    `instructions` counts lines of machine code; `opcodes` lists them without repetition; `early`
+    those that stand before the kernel waits for its predecessors and must not, or the wait itself
+    where there is none.
     """
 
     registers: int
@@ -54,6 +59,7 @@ class Resources:
     shared: int
     instructions: int
     opcodes: tuple[str, ...]
+    early: tuple[str, ...] = ()
 
     def row(self) -> dict[str, int]:
         """What the table holds of it."""
@@ -107,7 +113,8 @@ def resources(image: bytes) -> Resources:
         store.put(name, json.dumps(asdict(found)).encode())
         return found
     fields = json.loads(stored)
-    return Resources(**{**fields, "opcodes": tuple(fields["opcodes"])})
+    lists = {name: tuple(fields[name]) for name in ("opcodes", "early")}
+    return Resources(**{**fields, **lists})
 
 
 def _read(image: bytes) -> Resources:
@@ -121,7 +128,16 @@ def _read(image: bytes) -> Resources:
         raise BackendError(f"cuobjdump: expected the usage of one kernel, found {usage!r}")
     registers, stack, shared, local = map(int, numbers.groups())
     lines = re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", assembly, re.M)
-    return Resources(registers, stack, local, shared, len(lines), tuple(sorted(set(lines))))
+    opcodes = tuple(sorted(set(lines)))
+    return Resources(registers, stack, local, shared, len(lines), opcodes, _early(lines))
+
+
+def _early(lines: list[str]) -> tuple[str, ...]:
+    """What stands before the wait and must not."""
+    if _WAIT not in lines:
+        return (f"no {_WAIT}",)
+    before = lines[: lines.index(_WAIT)]
+    return tuple(sorted({opcode for opcode in before if _TOO_EARLY.match(opcode)}))
 
 
 def faults(kernel: Kernel, cc: tuple[int, int], found: Resources) -> list[str]:
@@ -134,6 +150,8 @@ def faults(kernel: Kernel, cc: tuple[int, int], found: Resources) -> list[str]:
         seen = sorted(set(pattern.findall(text)))
         if seen:
             wrong.append(f"expected no {what}, found {', '.join(seen)}")
+    if found.early:
+        wrong.append(f"expected nothing before the wait, found {', '.join(found.early)}")
     system = 1024
     if found.shared > STATIC_SHARED + system:
         wrong.append(f"expected at most {STATIC_SHARED} static shared bytes, found {found.shared}")

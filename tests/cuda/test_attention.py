@@ -147,3 +147,24 @@ def test_nan_in_a_row_reaches_every_head(ctx, dtype):
     case = Case(ctx, 1, 4, 192, 60, 0, 0, dtype)
     case.ring[30, 5] = np.nan
     assert np.isnan(np.asarray(case.found())).any(axis=2).all()
+
+
+@BOTH
+@pytest.mark.parametrize(("ratio", "top_k"), [(4, 0), (4, 24)])
+def test_rows_in_turns_and_a_horizon_give_the_same_bits(ctx, ratio, top_k, dtype, monkeypatch):
+    """However many rows are split at once, and however few chunks are launched for."""
+    case = Case(ctx, 5, 4, 72, 700, ratio, top_k, dtype)
+    whole = case.found()
+    ctx.horizon = 708
+    assert same_bits(case.found(), whole)
+    chunks = -(-(128 + (top_k or 177)) // 32)
+    monkeypatch.setattr(attention, "SPLIT_BYTES", 2 * chunks * 4 * 74 * 4)
+    launch, joins = ctx.device.launch, []
+
+    def counted(kernel, grid, args):
+        joins.extend(grid[2:] if kernel.name == "attention_join" else ())
+        launch(kernel, grid, args)
+
+    monkeypatch.setattr(ctx.device, "launch", counted)
+    assert same_bits(case.found(), whole)
+    assert joins == [2, 2, 1]

@@ -318,6 +318,7 @@ _INSTRUCTIONS = {
     "redux_add": "REDUX.SUM.S32",
     "depend": "ACQBULK",
     "release": "PREEXIT",
+    "prefetch_bulk": "UBLKPF",
 }
 
 

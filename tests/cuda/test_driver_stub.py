@@ -89,6 +89,7 @@ def test_facts(session):
         "driver": "13.0",
         "transfers": {"h2d_bytes": 0, "h2d_copies": 0, "d2h_bytes": 0, "d2h_copies": 0},
         "pinned_staging": True,
+        "variant": "all",
     }
     assert answer["notices"] == ["Stub H100, compute capability 9.0, 1.0 GiB, driver 13.0"]
     assert answer["free"] <= 1 << 30
@@ -194,33 +195,42 @@ def test_a_recorded_pass_does_the_same_in_every_mode(session):
     assert answer["prepared launches"] == answer["graph launches"] == 6
     for mode in ("prepared", "graph"):
         times = answer[f"{mode} times"]
-        assert {name: row[0] for name, row in times.items()} == {
-            "stub_add": 5, "stub_other": 1, "copy": 1, "fill": 1,
-        }  # fmt: skip
+        # In the order of the pass, each with its grid.
+        assert [time["kernel"] for time in times] == [
+            *["stub_add"] * 5, "stub_other", "copy", "fill",
+        ]  # fmt: skip
+        assert [time["grid"] for time in times] == [*[[3, 2, 1]] * 5, [1, 1, 1], [], []]
         # The stub's events are a millisecond apart per launch.
-        assert times["stub_add"][1] == pytest.approx(5e-3)
-        assert times["copy"][1] == 0
+        assert [time["seconds"] for time in times] == pytest.approx([1e-3] * 6 + [0] * 2)
     assert answer["token"] == 90
     assert outcome.named("cuGraphInstantiate") == ["cuGraphInstantiate 8"]
     assert len(outcome.named("cuGraphLaunch")) == 3
     assert len(outcome.named("cuGraphExecDestroy")) == 1
-    # Recorded, prepared and timed twice, captured once.
+    # Recorded, prepared and timed twice; nodes of a graph once.
     adds = outcome.named("cuLaunchKernel")
-    assert adds.count("cuLaunchKernel ds4_stub_add 3,2,1 64 100000") == 5 * (1 + 3 + 1 + 1 + 1)
+    assert adds.count("cuLaunchKernel ds4_stub_add 3,2,1 64 100000") == 5 * (1 + 3 + 1 + 1)
+    # One waits for nothing, the others for the one before, and begin early.
+    assert outcome.named("cuGraphAddKernelNode") == [
+        "cuGraphAddKernelNode ds4_stub_add 3,2,1 64 100000 after 0"
+    ]
+    nodes = outcome.named("cuGraphAddNode")
+    assert len(nodes) == 5 and all(node.endswith("after 1 early 1") for node in nodes)
     # Leave for more shared memory than 48 KiB is asked for once, per kernel that needs it.
     assert outcome.named("cuFuncSetAttribute") == ["cuFuncSetAttribute 8 100000"]
     assert len(outcome.named("cuModuleLoadData")) == len(outcome.named("cuModuleUnload"))
 
 
-def test_nothing_is_freed_while_a_pass_is_captured(session):
-    outcome = session("graph_with_garbage")
+def test_a_capture_is_one_stream_and_nothing_is_freed_meanwhile(session):
+    outcome = session("graph_with_garbage", DS4_CUDA_VARIANT="-branches")
     assert outcome.answer == {"x": [2, 0, 0, 0], "given_back": 4000}
     calls = [call.split()[0] for call in outcome.calls]
     assert calls.index("cuStreamEndCapture") < calls.index("cuMemFree")
 
 
 def test_a_capture_that_fails_says_what_does_without(session):
-    answer = session("passes", STUB_FAIL="cuStreamEndCapture=901").answer
+    answer = session(
+        "passes", STUB_FAIL="cuStreamEndCapture=901", DS4_CUDA_VARIANT="-branches"
+    ).answer
     assert answer["error"].startswith(
         "graph: expected a pass that can be captured, found error 901"
     )
@@ -235,9 +245,72 @@ def test_a_device_works_in_threads_that_did_not_open_it(session):
         "load": True, "time": 1, "free": None, "free bytes": True, "wait": None, "record": 1,
         "close": None,
     }  # fmt: skip
-    # Once for the thread that opened it and once for each of the others.
-    assert len(outcome.named("cuCtxSetCurrent")) == 1 + 13
     assert len(outcome.named("cuModuleUnload")) == len(outcome.named("cuModuleLoadData"))
+
+
+# Sixteen times: x += 2, y += 7, z[1] = x, x += 3, y[2] = z[1], z[2] = y, y += 1; and a fill.
+BRANCHES = [[80, 0, 0, 0], [128, 0, 77, 0], [0, 77, 127, 0x01010101]]
+
+
+def test_a_graph_gives_the_same_in_every_order_that_its_edges_allow(session):
+    assert session("branches", STUB_ORDER=1).answer["words"] == BRANCHES
+
+
+@pytest.mark.parametrize(
+    ("variables", "captured"),
+    [
+        ({"DS4_CUDA_VARIANT": "-branches,-early"}, True),
+        ({"STUB_DRIVER": 12020, "STUB_ATTR": "75=8,76=9"}, False),
+    ],
+)
+def test_steps_that_are_off_or_not_offered_leave_the_same_result(session, variables, captured):
+    outcome = session("branches", **variables)
+    assert outcome.answer["words"] == BRANCHES
+    assert not outcome.named("cuGraphAddNode")
+    assert bool(outcome.named("cuStreamBeginCapture")) == captured
+
+
+def test_early_launches_that_a_driver_refuses_are_done_without(session):
+    outcome = session("branches", STUB_REFUSE_EARLY=1)
+    assert outcome.answer["words"] == BRANCHES
+    assert any("launches begin early: the driver refused" in n for n in outcome.answer["notices"])
+    assert len(outcome.named("cuGraphInstantiate")) == 2
+    assert len(outcome.named("cuGraphDestroy")) == 2
+
+
+def test_an_unknown_variant_is_refused(session):
+    answer = session("start", DS4_CUDA_VARIANT="-nonsense").answer
+    assert answer["kind"] == "OptionError"
+    assert "DS4_CUDA_VARIANT: expected some of -branches, -early" in answer["error"]
+
+
+def test_every_thread_may_use_a_device(session):
+    outcome = session("other_thread")
+    assert outcome.answer == {
+        "x": [25, 25, 2, 3],
+        "token": 25,
+        "large": 1 << 20,
+        "given_back": 4 << 20,
+        "closed": True,
+    }
+
+
+def test_two_devices_of_one_thread_keep_their_contexts(session):
+    outcome = session("two_devices")
+    assert outcome.answer == [3, 0, 0, 0, 6, 0, 0, 0]
+
+
+def test_a_refused_allocation_is_tried_once_more_where_memory_is_shared(session):
+    # The first allocation is the position's.
+    once = {"STUB_FAIL": "cuMemAlloc=2@2:1"}
+    assert session("relief", STUB_ATTR="18=1", **once).answer == {"words": [0, 0], "asked": 1}
+    assert session("relief", **once).answer == {"error": "MemoryBudgetError", "asked": 0}
+    twice = session("relief", STUB_ATTR="18=1", STUB_FAIL="cuMemAlloc=2@2:2").answer
+    assert twice == {"error": "MemoryBudgetError", "asked": 1}
+    outcome = session("relief", STUB_FAIL="cuMemAlloc=2@2")
+    assert outcome.answer["error"] == "MemoryBudgetError"
+    # An allocation that was refused has nothing to give back.
+    assert "Exception ignored" not in outcome.stderr
 
 
 def test_a_kernel_that_asks_for_too_much_shared_memory_is_refused(session):
@@ -349,7 +422,10 @@ def test_refused_read_only_registration_is_tried_without_the_flag(session, model
 def test_refused_registration_falls_to_pages_where_the_device_reads_them(session, model_file):
     outcome = session("residency", model_file, "mapped", "", STUB_ATTR="88=1", STUB_REFUSE_PLAIN=1)
     assert set(outcome.answer["placed"].values()) == {"mapped"}
-    assert outcome.answer["facts"]["residency_route"] == "pageable"
+    facts = outcome.answer["facts"]
+    assert facts["residency_route"] == "pageable"
+    # Read in before the device would fault on every page of them.
+    assert facts["residency_populated_bytes"] >= facts["residency_mapped_bytes"] > 0
 
 
 def test_refused_registration_falls_to_copies_and_says_so(session, model_file):

@@ -16,7 +16,7 @@ import pytest
 
 from engine.ops.cuda.build.kernel import Kernel
 from engine.ops.cuda.products import experts_kernels, generate, products
-from engine.ops.cuda.products.blocks import BLOCKS
+from engine.ops.cuda.products.blocks import BLOCKS, LAYOUTS
 
 GOLDEN = Path(__file__).with_name("golden")
 FAMILIES = {
@@ -74,8 +74,7 @@ def read_before_written(lines: list[str]) -> set[str]:
 ARGUMENTS = {*generate.PRODUCT.names, *generate.JOB.names, *experts_kernels.EXPERTS.names}
 
 
-@pytest.mark.parametrize("tiled", [True, False])
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize(("name", "tiled"), LAYOUTS)
 def test_a_block_takes_only_documented_names(name, tiled):
     table = documented()
     assert len(table) == 27

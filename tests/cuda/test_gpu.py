@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -38,6 +40,31 @@ def test_graphs_and_prepared_launches_give_the_same_bits(model_folder, recipe):
             return steps(engine, text, 30)
 
     assert run("graph") == run("prepared")
+
+
+@pytest.mark.parametrize(
+    "variant", ["-branches", "-early", "-horizon", "-branches,-early,-horizon"]
+)
+def test_each_step_of_decoding_leaves_the_bits(model_folder, monkeypatch, variant):
+    text = np.random.default_rng(3).integers(3, 500, 300).tolist()
+
+    def run(words):
+        monkeypatch.setenv("DS4_CUDA_VARIANT", words)
+        with open_model(model_folder, "micro", "iq2", backend="cuda") as engine:
+            assert engine.facts()["variant"] == (words or "all")
+            return steps(engine, text, 30)
+
+    assert run("") == run(variant)
+
+
+def test_another_thread_may_use_what_one_has_opened(model_folder):
+    text = np.random.default_rng(3).integers(3, 500, 100).tolist()
+    with open_model(model_folder, "micro", "iq2", backend="cuda") as engine:
+        expected, found = steps(engine, text, 5), []
+        thread = threading.Thread(target=lambda: found.append(steps(engine, text, 5)))
+        thread.start()
+        thread.join()
+    assert found == [expected]
 
 
 def test_a_run_repeats_itself(model_folder):

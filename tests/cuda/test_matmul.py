@@ -205,7 +205,7 @@ def test_activations_are_quantised_once_and_again_when_they_change(ctx):
     with ctx.recording() as log:
         products.matmul(ctx, out, x, w)
         products.matmul(ctx, out, x, w)
-    names = [entry[1].name for entry in log]
+    names = [entry.name for entry in log]
     assert names == ["quantise_32", "mm_q8_0_tiled_8", "mm_q8_0_tiled_8"]
     first = np.asarray(out)
     x[...] = np.asarray(x) * np.float32(2)

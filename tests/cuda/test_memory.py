@@ -59,7 +59,7 @@ def test_the_plan_is_what_is_allocated(device, model_folder, shape, recipe, kv, 
         assert plan == engine.memory_estimate(ctx)
         # What preparing leaves behind beside the weights: raw rows, the codebook, a position.
         left = engine.ops.ctx._scratch.get("raw rows")
-        left_bytes = 256 * 8 + 4 + (left.nbytes if left is not None else 0)
+        left_bytes = 640 * 8 + 4 + (left.nbytes if left is not None else 0)
         assert held(device) - empty == plan.weights + left_bytes
         before = held(device)
         session = engine.session(ctx)
@@ -90,6 +90,7 @@ class Roomy:
     """What a residency asks of a device with room for everything."""
 
     driver = None
+    relief: list = []  # noqa: RUF012  nobody is asked
     unified = False
     attributes = dict.fromkeys(("host_register", "read_only_register", "pageable_access"), 0)
 

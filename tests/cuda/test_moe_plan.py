@@ -52,6 +52,28 @@ def test_few(ctx, n, used, n_expert, kind):
     assert (counts > 0).sum() == sum(-(-c // 8) for c in np.bincount(flat))
 
 
+@kernel(I32P, I32P, U32, threads=64, name="test_few_pairs_writers", writes=("columns",))
+def _writers(columns, ids, m):
+    """Each warp has columns of its own."""
+    pairs = cuda.shared.array((2, 8), int32)
+    t = U32(cuda.threadIdx.x)
+    if t < U32(16):
+        pairs[t >> U32(3), t & U32(7)] = int32(-7)
+    cuda.syncthreads()
+    moe_plan.few_pairs(pairs[t >> U32(5)], ids, m, U32(0))
+    cuda.syncthreads()
+    if t < U32(16):
+        columns[t] = pairs[t >> U32(3), t & U32(7)]
+
+
+def test_one_warp_writes_the_columns(ctx):
+    """Warps that all wrote them, each first its own and then the same, would race."""
+    ids = np.zeros(5, np.int32)
+    columns = ctx.empty((16,), np.int32)
+    ctx.launch(_writers, 1, columns, ctx.put(ids), 5)
+    assert np.asarray(columns).tolist() == [0, 1, 2, 3, 4, 0, 0, 0] + [-7] * 8
+
+
 @pytest.mark.parametrize("kind", ["distinct", "one", "repeats"])
 @pytest.mark.parametrize(
     ("n", "used", "n_expert", "width"),

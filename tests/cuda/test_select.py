@@ -168,3 +168,47 @@ def test_nan_is_chosen_last(ctx, official):
     assert n_sel[0] == 90
     assert sel[0].tolist() == [*range(15), *range(25, 100)]
     assert np.isnan(margin[0])
+
+
+@pytest.mark.parametrize("pos", [3000, 4 * 16384 + 3, 4 * 40000 + 1])
+def test_several_blocks_choose_what_one_does(ctx, pos, monkeypatch):
+    """Made-up scores with ties across the pieces, infinities and NaN: rows, order, margin."""
+    n, top_k, cap = 2, 700, 40005
+    rng = np.random.default_rng(pos)
+    scores = rng.integers(-300, 300, (n, cap)).astype(np.float32)
+    scores[:, 7::501] = np.nan
+    scores[0, [3, 16383, 16384, 39999]] = np.inf
+    held = ctx.put(scores)
+    ctx.pos[...] = np.array([pos], np.int32)
+
+    def chosen():
+        out = (
+            poisoned(ctx, (n, top_k), np.int32),
+            poisoned(ctx, (n,), np.int32),
+            poisoned(ctx, (n,)),
+        )
+        select._choose(ctx, out, held, ctx.pos, (0, n, cap, 4, top_k), 1)
+        return [np.asarray(each) for each in out]
+
+    many = chosen()
+    monkeypatch.setattr(select, "PIECE", cap)
+    one = chosen()
+    for found, expected in zip(many, one):
+        np.testing.assert_array_equal(found, expected)
+    for i in range(n):
+        visible = (pos + i + 1) // 4
+        order = np.argsort(
+            np.where(np.isnan(scores[i, :visible]), np.inf, -scores[i, :visible]), kind="stable"
+        )
+        kept = [r for r in order if not np.isnan(scores[i, r])][:top_k]
+        np.testing.assert_array_equal(many[0][i], np.sort(kept))
+
+
+def test_rows_behind_the_horizon_are_not_launched_for(ctx):
+    """A session with room for more: the same choice from fewer blocks and scores."""
+    case = Case(ctx, 2, 4, 128, 400, 4, 20, True, spare=5000)
+    whole = case.found()
+    ctx.horizon = 512
+    near = case.found()
+    for found, expected in zip(near, whole):
+        np.testing.assert_array_equal(found, expected)

@@ -14,13 +14,13 @@ from ds4bench.commands import gpu
 from engine.tooling import exits
 
 RESULT = {"facts": {"device_name": "made up", "launches": "graph", "shape": {"n_layer": 2}},
-          "copy_bytes_per_s": 1e12, "load_s": 1.0, "records": []}  # fmt: skip
+          "copy_bytes_per_s": 1e12, "load_s": 1.0, "records": [], "variants": []}  # fmt: skip
 
 
 @pytest.fixture
 def command(tmp_path, monkeypatch):
     """Runs the command over a device that is made up; keeps what it did."""
-    done = SimpleNamespace(written=[], measured=[], swept=[], code=0)
+    done = SimpleNamespace(written=[], measured=[], swept=[], code=0, cut=False)
 
     def write_model(path, shape, recipe, seed, *, draft, force, quick):
         assert force and quick
@@ -28,9 +28,12 @@ def command(tmp_path, monkeypatch):
         done.written.append((path, shape.n_layer, draft))
         return SimpleNamespace(n_bytes=4)
 
-    def measure(model, contexts, say, *, device):
+    def measure(model, contexts, say, keep, *, device):
         assert model.exists()
         done.measured.append((contexts, device))
+        keep(RESULT)
+        if done.cut:
+            raise KeyboardInterrupt
         return RESULT
 
     def sweep(words):
@@ -113,3 +116,37 @@ def test_a_sweep_that_fails_is_named_and_steps_are_kept(command):
     assert done.exit_code == exits.ERROR
     assert "sweep: expected exit status 0, found 3" in done.output
     assert Path("found/steps.md").exists() and not list(Path("found").glob("*.gguf"))
+
+
+def test_what_was_measured_before_a_run_was_cut_off_is_kept(command):
+    command("--layers", "1").cut = True
+    done = command("--layers", "1", "--out", "found")
+    assert done.exit_code != 0
+    assert json.loads(Path("found/steps.json").read_text()) == RESULT
+    assert Path("found/steps.md").read_text().startswith("# made up, 2 layers")
+
+
+def test_tables_name_launches_positions_and_variants():
+    launch = {"kernel": "mm", "grid": [4, 1, 1], "seconds": 2e-6, "weight_bytes": 4000}
+    record = {
+        "n_ctx": 2048, "decode_s": 1e-3, "decode_bytes": 1e8, "prefill_s": [0.1],
+        "prefill_tokens": 2048, "verify_s": {1: 1e-3, 3: 2e-3},
+        "passes": {"trunk 1 True": {"pos0": 2110, "launches": [launch, launch]}},
+    }  # fmt: skip
+    variant = {"step": "early", "with_s": [1e-3], "without_s": [2e-3], "same_bits": False}
+    text = gpu.summary({**RESULT, "records": [record], "variants": [variant]})
+    assert "## 2048 tokens, pass trunk 1 True at position 2110: 0.004 ms by events" in text
+    assert "| mm | 2 | 0.004 | 0.000 | 2 |" in text
+    assert "| early | 1.000 | 2.000 | NO |" in text
+
+
+def test_predict_prints_the_model_and_needs_no_device(tmp_path, monkeypatch):
+    pytest.importorskip("numba_cuda")
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(gpu.gpu_command, ["--predict", "gb10", "--ctx-max", "4096"])
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith("# Predicted: GB10, one row at position 4096")
+    assert "| 43 | + branches | " in result.output
+    assert list(tmp_path.iterdir()) == []
+    refused = CliRunner().invoke(gpu.gpu_command, ["--predict", "abacus"])
+    assert refused.exit_code == exits.USAGE and "gb10" in refused.output

@@ -14,7 +14,7 @@ from typing import Any
 from engine.ops.cuda.attention.attention import SPLIT_BYTES, SPLIT_ROWS
 from engine.ops.cuda.attention.attention_parts import CHUNK
 from engine.ops.cuda.attention.indexer import PACKED_DIM
-from engine.ops.cuda.attention.select import SCORE_BYTES
+from engine.ops.cuda.attention.select import PIECE, SCORE_BYTES
 from engine.ops.cuda.device.residency import machine_of, spans_of
 from engine.ops.cuda.hyper.hc_mix import COLUMNS
 from engine.ops.cuda.products.act import padded
@@ -44,13 +44,16 @@ class CudaFootprint:
     def working_bytes(
         self, shape: Shape, trunk: TrunkWeights, rows: int, ctx: int, official: bool
     ) -> int:
-        """Sum over the names of `Context.scratch`: each is kept once it was used."""
-        s = shape
-        total = _attention_bytes(s, rows, ctx, official)
-        total += rows * (s.hc_mix + 1) * -(-s.n_embd // COLUMNS) * F32
-        total += _experts_bytes(s, trunk, rows)
-        # Passes of one row, of a verification's 16 and of a chunk keep forms of their own.
+        """Sum over the names of `Context.scratch`: each is kept once it was used.
+
+        A recorded pass keeps what it works in when a larger one gets more: so do passes of one
+        row, of a verification's up to 16, and of a chunk.
+        """
+        s, total = shape, 0
         for n in sorted({1, min(16, rows), rows}):
+            total += _attention_bytes(s, n, ctx, official)
+            total += n * (s.hc_mix + 1) * -(-s.n_embd // COLUMNS) * F32
+            total += _experts_bytes(s, trunk, n)
             total += _forms_bytes(s, trunk, n)
         return total
 
@@ -60,11 +63,13 @@ def _attention_bytes(s: Shape, rows: int, ctx: int, official: bool) -> int:
     ratios = [r for r in s.compress_ratios if r]
     seen = [s.n_swa] + [s.n_swa + (s.idx_top_k if r == 4 else ctx // r + 1) for r in ratios]
     part = max(-(-n // CHUNK) for n in seen) * s.n_head * (s.head_dim + 2) * F32
-    total = min(SPLIT_ROWS, rows) * part
-    total = total if total <= SPLIT_BYTES else SPLIT_BYTES
+    total = max(min(rows * part, SPLIT_BYTES), part) if rows <= SPLIT_ROWS else 0
     if 4 in ratios:
-        scores = (ctx // 4 + 1) * F32
-        total += max(min(rows, SCORE_BYTES // scores), 1) * scores
+        cap = ctx // 4 + 1
+        at_once = max(min(rows, SCORE_BYTES // (cap * F32)), 1)
+        total += at_once * cap * F32
+        if cap > PIECE:  # what the pieces of a query's rows pick, and its scores
+            total += at_once * -(-cap // PIECE) * (s.idx_top_k + 1) * 2 * F32
         if official and s.idx_head_dim == PACKED_DIM:
             total += rows * s.n_idx_head * s.idx_head_dim * 2
     return total
@@ -87,7 +92,7 @@ def _forms_bytes(s: Shape, trunk: TrunkWeights, n: int) -> int:
         formats = inputs.setdefault(name, (rows, cols, set()))[2]
         for tensor in tensors:
             if tensor is not None:
-                formats.add(tensor.format.name if tensor.format.native else "Q8_0")
+                formats.add(tensor.format.name)
 
     for layer in trunk.layers:
         add("flat", n, s.n_hc * s.n_embd, layer.hc_attn_fn, layer.hc_ffn_fn)

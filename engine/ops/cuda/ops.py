@@ -18,8 +18,9 @@ from engine.ops.composed import ComposedOps
 from engine.ops.cuda.attention import attention, attention_rows, indexer, select
 from engine.ops.cuda.device import store
 from engine.ops.cuda.device.array import DeviceArray
-from engine.ops.cuda.device.context import Context
+from engine.ops.cuda.device.context import Context, Recording
 from engine.ops.cuda.device.residency import open_residency
+from engine.ops.cuda.device.variant import STEPS
 from engine.ops.cuda.hyper import hc, hc_enter
 from engine.ops.cuda.memory import copy_bytes
 from engine.ops.cuda.products import experts, pack, products
@@ -42,16 +43,17 @@ from engine.weights.tensor import Tensor
 
 GRAPH_ROWS = 16  # passes of up to this many rows are replayed as graphs: decode and verification
 _Angles = tuple[DeviceArray, DeviceArray]
-KEPT_PASSES = 24  # recorded passes per owner; the oldest is dropped
+KEPT_PASSES = 48  # recorded passes per owner; the one that was not run for longest is dropped
+NEAREST = 4096  # positions: the first horizon; each further one is four times as far
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Pass:
-    """A recorded pass: valid for one generation of working memory."""
+    """A recorded pass, and the list of what it consists of, which keeps its working memory."""
 
-    generation: int
     program: Any
-    charges: dict[str, int]
+    log: Recording
+    pos0: int  # where it ran last
 
 
 def _op(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -123,26 +125,34 @@ class CudaOps(ComposedOps):
         ctx.forget()
         ctx.set_position(pos0)
         if key is None:
-            body(ctx.pos)
-            ctx.forget()
+            try:
+                body(ctx.pos)
+            finally:
+                ctx.settle()  # after an error too: nothing of this pass may wait for the next
+                ctx.forget()
             return
+        horizon = horizon_of(pos0 + int(key[1]))
+        key = (*key, horizon)
         passes = self._passes.setdefault(owner, {})
-        known = passes.get(key)
-        if known is not None and known.generation == ctx.generation:
+        known = passes.pop(key, None)
+        if known is not None:
+            passes[key] = known  # the one that was run last is dropped last
+            known.pos0 = pos0
             known.program.replay()
         else:
-            generation = ctx.generation
-            with ctx.recording() as log:
-                body(ctx.pos)
+            steps = getattr(ctx.device, "steps", STEPS)
+            ctx.horizon = horizon if "horizon" in steps else None
+            try:
+                with ctx.recording() as log:
+                    body(ctx.pos)
+            finally:
+                ctx.horizon = None
             name, rows = key[0], int(key[1])
-            self._launches[f"{name}, {rows} rows"] = sum(e[0] == "launch" for e in log)
-            # Working memory that grew during the pass has moved: record again next time.
-            if ctx.generation == generation:
-                passes.pop(key, None)
-                while len(passes) >= KEPT_PASSES:
-                    passes.pop(next(iter(passes)))
-                mode = self.launch if rows <= GRAPH_ROWS or self.launch != "graph" else "prepared"
-                passes[key] = _Pass(generation, ctx.device.program(log, mode), ctx.charges)
+            self._launches[f"{name}, {rows} rows"] = sum(e.kind == "launch" for e in log)
+            while len(passes) >= KEPT_PASSES:
+                passes.pop(next(iter(passes)))
+            mode = self.launch if rows <= GRAPH_ROWS or self.launch != "graph" else "prepared"
+            passes[key] = _Pass(ctx.device.program(log, mode), log, pos0)
         ctx.forget()
 
     ring_put = _op(rings.ring_put)
@@ -192,16 +202,17 @@ class CudaOps(ComposedOps):
             facts.update(self.residency.facts())
         return facts
 
+    def recorded(self, owner: object) -> list[Recording]:
+        """What an owner's recorded passes consist of, the oldest first."""
+        return [known.log for known in self._passes.get(owner, {}).values()]
+
     def time_passes(self, owner: object) -> dict[PassKey, PassTimes]:
         """Seconds include the gaps between launches; of experts, bytes are the expected share."""
         tables: dict[PassKey, PassTimes] = {}
         for key, known in self._passes.get(owner, {}).items():
-            if known.generation == self.ctx.generation:
-                times = known.program.time_launches()
-                tables[key] = {
-                    name: (count, seconds, known.charges.get(name, 0))
-                    for name, (count, seconds) in times.items()
-                }
+            # Other passes have left theirs: logits are computed at position 0.
+            self.ctx.set_position(known.pos0)
+            tables[key] = PassTimes(known.pos0, known.program.time_launches())
         return tables
 
     def notices(self) -> list[str]:
@@ -237,9 +248,12 @@ class CudaOps(ComposedOps):
         if not hc_enter.can_enter(hc.fn, shape.n_embd):
             super().enter(s, hc, norm, following, shape)
             return
+        taken = self.ctx.take(s.state)
+        before = None if taken is None else (taken[0], taken[1], taken[2])
         hc_enter.hc_enter(
             self.ctx, s.a, s.post, s.comb, s.state, hc.fn, hc.scale, hc.base, norm,
             shape.n_sinkhorn, shape.hc_eps, shape.rms_eps, _formats(following),
+            before,
         )  # fmt: skip
 
     def head(self, s: Any, state: Any, head: Any, output: Any, shape: Shape) -> None:
@@ -285,7 +299,18 @@ class CudaOps(ComposedOps):
                 shape.rms_eps, official,
             )  # fmt: skip
 
-    hc_expand = _op(hc.hc_expand)
+    def hc_expand(self, out: Any, y: Any, post: Any, comb: Any, state: Any) -> None:
+        """In place it is put off: the next sublayer's entry does it on the way."""
+
+        def launch() -> None:
+            hc.hc_expand(self.ctx, out, y, post, comb, state)
+
+        if out.address != state.address:
+            launch()
+            return
+        self.ctx.wrote(out)
+        self.ctx.defer(out, (y, post, comb), launch)
+
     hc_collapse = _op(hc.hc_collapse)
     q_norm_rope = _op(rope.q_norm_rope)
     rope_tail = _op(rope.rope_tail)
@@ -345,6 +370,17 @@ class CudaOps(ComposedOps):
         if key not in self._banned:
             self._banned[key] = self.ctx.put(banned.astype(np.int32))
         return self._banned[key]
+
+
+def horizon_of(end: int) -> int:
+    """The first of a few positions that no row of a pass reaches which ends at `end`.
+
+    A pass is recorded once for each, so that what it launches fits the rows that it can see.
+    """
+    horizon = NEAREST
+    while horizon < end:
+        horizon *= 4
+    return horizon
 
 
 def _own(array: Any) -> DeviceArray:

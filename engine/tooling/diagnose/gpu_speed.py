@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 from engine.engine import Engine, open_engine
 from engine.options import EngineOptions
 from engine.session import Session
+from engine.tooling.diagnose.gpu_variants import compare_variants
 
 COPY_BYTES = 2 << 30  # far beyond every cache
 VERIFY_ROWS = (1, 2, 3, 4, 8)
@@ -52,18 +53,16 @@ class Speed:
         n_vocab = engine.shape.n_vocab
         self._text = np.random.default_rng(1).integers(0, n_vocab, self.session.ctx).tolist()
 
-    def run(self, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    def run(self, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
         """One record per context: raw seconds, launches, weight bytes, and kernel tables."""
-        records = []
         for n_ctx in self.contexts:
             record = {"n_ctx": n_ctx, **self._prefill(n_ctx), **self._decode()}
             record["verify_s"] = {n: self._verify(n) for n in VERIFY_ROWS}
             record["decode_bytes"] = self._bytes(n_ctx, 1)
             record["verify_bytes"] = {n: self._bytes(n_ctx, n) for n in VERIFY_ROWS}
             record["passes"] = self._passes()
-            records.append(record)
             say(f"{n_ctx} tokens: decode {record['decode_s'] * 1e3:.3f} ms")
-        return records
+            yield record
 
     def _prefill(self, n_ctx: int) -> dict[str, Any]:
         """Prefill up to the context; seconds of the last whole chunk on its own."""
@@ -111,14 +110,15 @@ class Speed:
         # The first two record the pass and capture its graph.
         return statistics.median(times[2:])
 
-    def _passes(self) -> dict[str, list[dict[str, Any]]]:
-        tables = self.engine.ops.time_passes(self.session.trunk)
+    def _passes(self) -> dict[str, dict[str, Any]]:
+        """Every recorded pass of the trunk: where it ran last, and its launches in order."""
+        found = self.engine.ops.time_passes(self.session.trunk)
         return {
-            " ".join(map(str, key)): [
-                {"kernel": name, "launches": n, "seconds": s, "bytes": b}
-                for name, (n, s, b) in sorted(table.items(), key=lambda row: -row[1][1])
-            ]
-            for key, table in tables.items()
+            " ".join(map(str, key)): {
+                "pos0": times.pos0,
+                "launches": [launch._asdict() for launch in times.launches],
+            }
+            for key, times in found.items()
         }
 
     def _bytes(self, n_ctx: int, n_rows: int) -> float:
@@ -138,9 +138,10 @@ def measure(
     model: Path,
     contexts: Sequence[int],
     say: Callable[[str], None],
+    keep: Callable[[dict[str, Any]], None],
     **options: Any,
 ) -> dict[str, Any]:
-    """Facts, bandwidth and records of one model file on the CUDA device.
+    """Facts, bandwidth, records and variants of one model file on the CUDA device.
 
     Parameters
     ----------
@@ -148,6 +149,9 @@ def measure(
     contexts : sequence of int
     say : callable
         Gets a line of progress now and then.
+    keep : callable
+        Gets everything that is known so far after each measurement, so that nothing is lost when
+        a machine is taken away in between.
     options
         Further fields of EngineOptions.
     """
@@ -157,11 +161,19 @@ def measure(
         load_s = perf_counter() - start
         bandwidth = copy_bandwidth(engine.ops)
         say(f"loaded in {load_s:.1f} s; copies at {bandwidth / 1e9:.0f} GB/s")
-        speed = Speed(engine, contexts)
-        records = speed.run(say)
-        return {
+        result: dict[str, Any] = {
             "facts": engine.facts(),
             "load_s": load_s,
             "copy_bytes_per_s": bandwidth,
-            "records": records,
+            "records": [],
+            "variants": [],
         }
+        keep(result)
+        speed = Speed(engine, contexts)
+        for record in speed.run(say):
+            result["records"].append(record)
+            result["facts"] = engine.facts()
+            keep(result)
+        result["variants"] = compare_variants(engine, min(contexts), say)
+        keep(result)
+        return result

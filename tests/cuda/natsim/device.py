@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,8 @@ import psutil
 from numba.cuda import types
 
 from engine.ops.cuda.build.kernel import Kernel
+from engine.ops.cuda.device.record import Entry, Extents, dependencies
+from engine.ops.device import LaunchTime
 from tests.cuda.natsim.ops import LANES
 from tests.cuda.natsim.runtime import ARENA, ERRORS, LIVE, OK, engine_of, runtime
 from tests.cuda.natsim.translate import FAULTS, translate
@@ -31,20 +35,56 @@ class _Compiled:
         self.red_zones = np.array(module.red_zones, np.int64)
 
 
+COMPARED = 8  # launches of a kernel whose read-only memory is compared
+
 _compiled: dict[Kernel, _Compiled] = {}
+_compared: dict[Kernel, int] = {}
 
 
 class _Program:
-    """Entries of a recording (see `Context.recording`), done again in order."""
+    """Entries of a recording (see `Context.recording`), done again.
 
-    def __init__(self, device: NatsimDevice, log: list[tuple[Any, ...]]) -> None:
+    Each replay takes them in another order that their dependencies allow, since a graph may: an
+    effect that a kernel does not declare shows as other bits.
+    """
+
+    def __init__(self, device: NatsimDevice, log: Sequence[Entry]) -> None:
         self._device = device
         self._log = log
-        self.launches = sum(entry[0] == "launch" for entry in log)
+        self._before = dependencies(log)
+        self._chance = random.Random(len(log))
+        self.launches = sum(entry.kind == "launch" for entry in log)
 
     def replay(self) -> None:
-        for what, *values in self._log:
-            getattr(self._device, what)(*values)
+        for at in topological(self._before, self._chance):
+            entry = self._log[at]
+            if entry.kernel is not None and entry.grid is not None:
+                self._device.launch(entry.kernel, entry.grid, entry.values)
+            else:
+                getattr(self._device, entry.kind)(*entry.values)
+
+    def time_launches(self) -> list[LaunchTime]:
+        """The entries in their order, as if each took no time."""
+        return [LaunchTime(e.name, e.grid or (), 0.0, e.weight_bytes) for e in self._log]
+
+
+def topological(before: Sequence[tuple[int, ...]], chance: random.Random) -> list[int]:
+    """A random order in which every entry comes after those that it waits for."""
+    waits = [len(others) for others in before]
+    after: list[list[int]] = [[] for _ in before]
+    for at, others in enumerate(before):
+        for other in others:
+            after[other].append(at)
+    ready = [at for at, n in enumerate(waits) if not n]
+    order = []
+    while ready:
+        at = ready.pop(chance.randrange(len(ready)))
+        order.append(at)
+        for other in after[at]:
+            waits[other] -= 1
+            if not waits[other]:
+                ready.append(other)
+    return order
 
 
 class NatsimDevice:
@@ -60,16 +100,19 @@ class NatsimDevice:
     def __init__(self, reverse: bool = False) -> None:
         self.reverse = reverse
         self._memory: dict[int, np.ndarray] = {}
+        self._extents = Extents()
 
     def alloc(self, n_bytes: int) -> int:
         whole = np.full(n_bytes + 2 * RED_ZONE + 256, POISON, np.uint8)
         address = -(-(whole.ctypes.data + RED_ZONE) // 256) * 256
         start = address - whole.ctypes.data
         self._memory[address] = whole[start - RED_ZONE : start + n_bytes + RED_ZONE]
+        self._extents.add(address, n_bytes)
         return address
 
     def free(self, address: int) -> None:
         del self._memory[address]
+        self._extents.remove(address)
 
     def _bytes(self, address: int, n_bytes: int) -> np.ndarray:
         """The bytes at an address; they must lie in one allocation."""
@@ -117,6 +160,11 @@ class NatsimDevice:
             raise SimulationError(f"{kernel.name}: expected at most {ARENA} bytes of shared memory")
         for i, (kind, value) in enumerate(zip(kernel.args, args)):
             sim.args[i] = _word(kernel, i, kind, value)
+        unwritten, written = self._effects(kernel, args)
+        for k, start in enumerate(written):
+            size_of = self._memory[start].size - 2 * RED_ZONE
+            sim.written[2 * k : 2 * k + 2] = start, start + size_of
+        sim.n_written[0] = len(written)
         size = compiled.shared + kernel.dynamic_smem
         sim.grid[:] = grid
         sim.threads[0] = kernel.threads
@@ -134,10 +182,44 @@ class NatsimDevice:
         if sim.code[0]:
             raise SimulationError(f"{where}: {FAULTS[int(sim.code[0])]}")
         self._check_red_zones(kernel)
+        for name, block, before in unwritten:
+            if block.tobytes() != before:
+                raise SimulationError(
+                    f"{kernel.name}: expected {name} to be only read, as the kernel declares, "
+                    "found it changed"
+                )
 
-    def program(self, log: list[tuple[Any, ...]], mode: str) -> _Program:
+    def _effects(
+        self, kernel: Kernel, args: tuple[Any, ...]
+    ) -> tuple[list[tuple[str, np.ndarray, bytes]], list[int]]:
+        """Allocations that a launch only reads (name, bytes, and a copy), and those it writes.
+
+        Copies take time, so that they are made for the first launches of a kernel only.
+        """
+        if kernel.writes is None:
+            return [], []
+        held: dict[int, str] = {}
+        written: set[int] = set()
+        for name, kind, writes, value in zip(kernel.names, kernel.args, kernel.written, args):
+            if isinstance(kind, types.CPointer) or kind == types.uint64:
+                start = self._extents.holding(int(value))
+                if start is not None:
+                    held[start] = name
+                    if writes:
+                        written.add(start)
+        seen = _compared[kernel] = _compared.get(kernel, 0) + 1
+        if seen > COMPARED:
+            return [], sorted(written)
+        unwritten = [
+            (name, self._memory[start], self._memory[start].tobytes())
+            for start, name in held.items()
+            if start not in written
+        ]
+        return unwritten, sorted(written)
+
+    def program(self, log: Sequence[Entry], mode: str) -> _Program:
         """A recorded pass; every mode runs entry by entry here."""
-        return _Program(self, list(log))
+        return _Program(self, log)
 
     def free_bytes(self) -> int:
         return psutil.virtual_memory().available

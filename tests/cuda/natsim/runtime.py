@@ -41,6 +41,8 @@ _GLOBALS = f"""
 @sim_args = global [64 x i64] zeroinitializer
 @sim_code = global i32 0
 @sim_shared_size = global i64 0
+@sim_written = global [32 x i64] zeroinitializer
+@sim_n_written = global i32 0
 @sim_dynamic_size = global i32 0
 @sim_shared = global [{ARENA} x i8] zeroinitializer, align 128
 @sim_entry = global ptr null
@@ -156,7 +158,8 @@ define void @sim_init(i64 %i) noinline {{
 SYMBOLS = (
     "sim_cur", "sim_turn", "sim_slots", "sim_block_turn", "sim_block_slots", "sim_block",
     "sim_grid", "sim_threads", "sim_args", "sim_code", "sim_shared_size", "sim_dynamic_size",
-    "sim_shared", "sim_yield", "sim_copies", "sim_copy_count", "sim_copy_group",
+    "sim_written", "sim_n_written", "sim_shared", "sim_yield", "sim_copies", "sim_copy_count",
+    "sim_copy_group",
 )  # fmt: skip
 
 
@@ -218,6 +221,8 @@ class Runtime:
         self.code = self._array("sim_code", 1, np.int32)
         self.shared = self._array("sim_shared", ARENA, np.uint8)
         self.shared_size = self._array("sim_shared_size", 1, np.int64)
+        self.written = self._array("sim_written", 32, np.int64)
+        self.n_written = self._array("sim_n_written", 1, np.int32)
         self.dynamic_size = self._array("sim_dynamic_size", 1, np.int32)
         self.entry = self._array("sim_entry", 1, np.int64)
         self._stacks = np.zeros(LANES * STACK + 64, np.uint8)

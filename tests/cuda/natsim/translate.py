@@ -39,6 +39,8 @@ _PRELUDE = """
 @sim_args = external global i64
 @sim_code = external global i32
 @sim_shared_size = external global i64
+@sim_written = external global i64
+@sim_n_written = external global i32
 @sim_dynamic_size = external global i32
 @sim_shared = external global i8
 declare void @sim_yield(i32, i32)
@@ -49,6 +51,31 @@ note:
   store i32 %code, ptr @sim_code
   br label %good
 good:
+  ret void
+}
+define internal void @sim_pure(i64 %address) noinline {
+entry:
+  %n = load i32, ptr @sim_n_written
+  br label %head
+head:
+  %i = phi i32 [0, %entry], [%next, %body]
+  %more = icmp slt i32 %i, %n
+  br i1 %more, label %body, label %done
+body:
+  %k = shl i32 %i, 1
+  %k1 = add i32 %k, 1
+  %lp = getelementptr i64, ptr @sim_written, i32 %k
+  %hp = getelementptr i64, ptr @sim_written, i32 %k1
+  %lo = load i64, ptr %lp
+  %hi = load i64, ptr %hp
+  %ge = icmp uge i64 %address, %lo
+  %lt = icmp ult i64 %address, %hi
+  %in = and i1 %ge, %lt
+  %code = select i1 %in, i32 6, i32 0
+  call void @sim_fault(i32 %code)
+  %next = add i32 %i, 1
+  br label %head
+done:
   ret void
 }
 define internal ptr @sim_row(i32 %address, i32 %offset) alwaysinline {
@@ -74,6 +101,8 @@ FAULTS = {
     2: "expected an address inside shared memory, found one beyond",
     3: "expected the full mask at a warp collective, found a part",
     5: "expected at most 64 asynchronous copies of a thread in flight, found more",
+    6: "expected a load without order of memory that the launch only reads, found one of memory "
+    "that it writes",
     4: "expected an access inside an allocation, found one outside",
 }
 

@@ -12,9 +12,11 @@
      STUB_HANG=n                nothing finishes any more from the n-th launch on
      STUB_REFUSE_READ_ONLY=801  code of cuMemHostRegister with the read-only flag
      STUB_REFUSE_PLAIN=1        the same without
+     STUB_ORDER=n               graphs run in other orders that their edges allow, from seed n on
+     STUB_REFUSE_EARLY=1        graphs with programmatic edges are not instantiated
 
-   As in a real driver a context is current in a thread, not in the process: what needs one answers
-   201 (invalid context) in a thread that never called cuCtxSetCurrent.
+   A context is current in the thread that made it current, and nowhere else: calls that need one
+   answer 201 in other threads.
 
    Codes 700 and above are sticky: every later call of most kinds repeats them. */
 
@@ -28,7 +30,7 @@ typedef unsigned long long ptr;
 
 static FILE *log_file;
 static int sticky, n_launched, capturing;
-static __thread void *current;
+static __thread void *current; /* context of this thread */
 static unsigned long long used;
 
 typedef struct { char name[64]; int n; } Counter;
@@ -87,10 +89,12 @@ static long setting(const char *name, long otherwise) {
         if (code_) return code_;                     \
     } while (0)
 
-/* Of a call that needs a context in its thread. */
-#define WORK(...)          \
-    CALL(__VA_ARGS__);     \
-    if (!current) return 201
+/* The same for calls that need a context in this thread. */
+#define CALL_IN(name, ...)             \
+    CALL(name, __VA_ARGS__);           \
+    do {                               \
+        if (!current) return 201;      \
+    } while (0)
 
 /* Start and device */
 
@@ -134,13 +138,13 @@ typedef struct { ptr address; size_t n; } Block;
 static Block blocks[4096];
 
 API int cuMemGetInfo(size_t *free_, size_t *total) {
-    WORK("cuMemGetInfo");
+    CALL_IN("cuMemGetInfo");
     *total = setting("STUB_MEMORY", 1L << 30);
     *free_ = *total - used;
     return 0;
 }
 API int cuMemAlloc(ptr *p, size_t n) {
-    WORK("cuMemAlloc", " %zu", n);
+    CALL_IN("cuMemAlloc", " %zu", n);
     if (used + n > (unsigned long long)setting("STUB_MEMORY", 1L << 30)) return 2;
     void *memory;
     if (posix_memalign(&memory, 256, n + 256)) return 2;
@@ -152,7 +156,7 @@ API int cuMemAlloc(ptr *p, size_t n) {
     return 2;
 }
 API int cuMemFree(ptr p) {
-    WORK("cuMemFree");
+    CALL_IN("cuMemFree");
     if (capturing) return 901;
     for (int i = 0; i < 4096; i++)
         if (blocks[i].address == p) {
@@ -169,18 +173,18 @@ static int inside(ptr p, size_t n) {
     return 0;
 }
 API int cuMemHostAlloc(void **p, size_t n, unsigned flags) {
-    WORK("cuMemHostAlloc", " %zu", n);
+    CALL_IN("cuMemHostAlloc", " %zu", n);
     *p = malloc(n);
     return *p ? 0 : 2;
 }
-API int cuMemFreeHost(void *p) { WORK("cuMemFreeHost"); free(p); return 0; }
+API int cuMemFreeHost(void *p) { CALL_IN("cuMemFreeHost"); free(p); return 0; }
 API int cuMemHostRegister(void *p, size_t n, unsigned flags) {
-    WORK("cuMemHostRegister", " %zu %u %d", n, flags, (int)((uintptr_t)p % 4096));
+    CALL_IN("cuMemHostRegister", " %zu %u %d", n, flags, (int)((uintptr_t)p % 4096));
     return flags & 8 ? setting("STUB_REFUSE_READ_ONLY", 0) : setting("STUB_REFUSE_PLAIN", 0);
 }
-API int cuMemHostUnregister(void *p) { WORK("cuMemHostUnregister"); return 0; }
+API int cuMemHostUnregister(void *p) { CALL_IN("cuMemHostUnregister"); return 0; }
 API int cuMemHostGetDevicePointer(ptr *d, void *p, unsigned flags) {
-    WORK("cuMemHostGetDevicePointer");
+    CALL_IN("cuMemHostGetDevicePointer");
     *d = (ptr)(uintptr_t)p;
     return 0;
 }
@@ -188,8 +192,11 @@ API int cuMemHostGetDevicePointer(ptr *d, void *p, unsigned flags) {
 /* Work: executed at once, or kept while capturing. */
 
 enum { COPY_IN, COPY_OUT, COPY, FILL, LAUNCH };
-typedef struct { int kind; ptr target, source; size_t n; int byte; char name[64]; ptr values[32]; } Work;
-typedef struct { Work *work; int n, room; } Graph;
+typedef struct {
+    int kind; ptr target, source; size_t n; int byte; char name[64]; ptr values[32];
+    int before[64], n_before; /* of a graph of nodes: numbers of those that it waits for */
+} Work;
+typedef struct { Work *work; int n, room, nodes, early; } Graph;
 static Graph *captured;
 
 /* Kernels that the stub knows, by name; their slots are 8 bytes, 32-bit values in the low half. */
@@ -215,30 +222,33 @@ static int perform(Work *w) {
     memcpy((void *)(uintptr_t)w->target, (void *)(uintptr_t)w->source, w->n);
     return 0;
 }
+static void append(Graph *g, Work w) {
+    if (g->n == g->room) {
+        g->room = g->room ? 2 * g->room : 16;
+        g->work = realloc(g->work, g->room * sizeof(Work));
+    }
+    g->work[g->n++] = w;
+}
 static int submit(Work w) {
     if (!capturing) return perform(&w);
     if (w.kind == COPY_IN || w.kind == COPY_OUT) return 900;
-    if (captured->n == captured->room) {
-        captured->room = captured->room ? 2 * captured->room : 16;
-        captured->work = realloc(captured->work, captured->room * sizeof(Work));
-    }
-    captured->work[captured->n++] = w;
+    append(captured, w);
     return 0;
 }
 API int cuMemcpyHtoDAsync(ptr d, const void *h, size_t n, void *s) {
-    WORK("cuMemcpyHtoDAsync", " %zu", n);
+    CALL_IN("cuMemcpyHtoDAsync", " %zu", n);
     return submit((Work){COPY_IN, d, (ptr)(uintptr_t)h, n});
 }
 API int cuMemcpyDtoHAsync(void *h, ptr d, size_t n, void *s) {
-    WORK("cuMemcpyDtoHAsync", " %zu", n);
+    CALL_IN("cuMemcpyDtoHAsync", " %zu", n);
     return submit((Work){COPY_OUT, (ptr)(uintptr_t)h, d, n});
 }
 API int cuMemcpyDtoDAsync(ptr d, ptr from, size_t n, void *s) {
-    WORK("cuMemcpyDtoDAsync", " %zu", n);
+    CALL_IN("cuMemcpyDtoDAsync", " %zu", n);
     return submit((Work){COPY, d, from, n});
 }
 API int cuMemsetD8Async(ptr d, unsigned char byte, size_t n, void *s) {
-    WORK("cuMemsetD8Async", " %zu", n);
+    CALL_IN("cuMemsetD8Async", " %zu", n);
     return submit((Work){FILL, d, 0, n, byte});
 }
 
@@ -248,16 +258,16 @@ static int unfinished(void) {
     long from = setting("STUB_HANG", 0);
     return from && n_launched >= from ? 600 : 0;
 }
-API int cuStreamCreate(void **s, unsigned flags) { WORK("cuStreamCreate", " %u", flags); *s = (void *)32; return 0; }
-API int cuStreamDestroy(void *s) { WORK("cuStreamDestroy"); return 0; }
-API int cuStreamQuery(void *s) { WORK("cuStreamQuery"); return unfinished(); }
-API int cuEventCreate(void **e, unsigned flags) { WORK("cuEventCreate"); *e = malloc(8); return 0; }
-API int cuEventDestroy(void *e) { WORK("cuEventDestroy"); free(e); return 0; }
-API int cuEventRecord(void *e, void *s) { WORK("cuEventRecord"); *(long *)e = n_launched; return 0; }
-API int cuEventQuery(void *e) { WORK("cuEventQuery"); return unfinished(); }
+API int cuStreamCreate(void **s, unsigned flags) { CALL_IN("cuStreamCreate", " %u", flags); *s = (void *)32; return 0; }
+API int cuStreamDestroy(void *s) { CALL_IN("cuStreamDestroy"); return 0; }
+API int cuStreamQuery(void *s) { CALL_IN("cuStreamQuery"); return unfinished(); }
+API int cuEventCreate(void **e, unsigned flags) { CALL_IN("cuEventCreate"); *e = malloc(8); return 0; }
+API int cuEventDestroy(void *e) { CALL_IN("cuEventDestroy"); free(e); return 0; }
+API int cuEventRecord(void *e, void *s) { CALL_IN("cuEventRecord"); *(long *)e = n_launched; return 0; }
+API int cuEventQuery(void *e) { CALL_IN("cuEventQuery"); return unfinished(); }
 /* A millisecond for each launch between the two. */
 API int cuEventElapsedTime(float *ms, void *a, void *b) {
-    WORK("cuEventElapsedTime");
+    CALL_IN("cuEventElapsedTime");
     *ms = (float)(*(long *)b - *(long *)a);
     return 0;
 }
@@ -265,21 +275,21 @@ API int cuEventElapsedTime(float *ms, void *a, void *b) {
 /* Kernels */
 
 API int cuModuleLoadData(void **m, const void *image) {
-    WORK("cuModuleLoadData");
+    CALL_IN("cuModuleLoadData");
     *m = strdup(image);
     return 0;
 }
-API int cuModuleUnload(void *m) { WORK("cuModuleUnload"); return 0; }
+API int cuModuleUnload(void *m) { CALL_IN("cuModuleUnload"); return 0; }
 API int cuModuleGetFunction(void **f, void *m, const char *name) {
-    WORK("cuModuleGetFunction", " %s", name);
+    CALL_IN("cuModuleGetFunction", " %s", name);
     if (strcmp(m, name)) return 500;
     *f = strdup(name);
     return 0;
 }
-API int cuFuncSetAttribute(void *f, int which, int value) { WORK("cuFuncSetAttribute", " %d %d", which, value); return 0; }
+API int cuFuncSetAttribute(void *f, int which, int value) { CALL_IN("cuFuncSetAttribute", " %d %d", which, value); return 0; }
 API int cuLaunchKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
                        unsigned smem, void *s, void **params, void **extra) {
-    WORK("cuLaunchKernel", " %s %u,%u,%u %u %u", (char *)f, gx, gy, gz, bx, smem);
+    CALL_IN("cuLaunchKernel", " %s %u,%u,%u %u %u", (char *)f, gx, gy, gz, bx, smem);
     Work w = {LAUNCH};
     strncpy(w.name, f, 63);
     int n = !strcmp(f, "ds4_poke_words") ? 18 : !strcmp(f, "ds4_stub_add") ? 2 : 0;
@@ -290,7 +300,7 @@ API int cuLaunchKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned 
 /* Graphs */
 
 API int cuStreamBeginCapture(void *s, int mode) {
-    WORK("cuStreamBeginCapture", " %d", mode);
+    CALL_IN("cuStreamBeginCapture", " %d", mode);
     capturing = 1;
     captured = calloc(1, sizeof(Graph));
     return 0;
@@ -298,24 +308,112 @@ API int cuStreamBeginCapture(void *s, int mode) {
 API int cuStreamEndCapture(void *s, void **g) {
     capturing = 0;
     *g = captured;
-    WORK("cuStreamEndCapture");
+    CALL("cuStreamEndCapture");
     return 0;
 }
 API int cuGraphInstantiateWithFlags(void **e, void *g, unsigned long long flags) {
-    WORK("cuGraphInstantiate", " %d", ((Graph *)g)->n);
+    CALL_IN("cuGraphInstantiate", " %d", ((Graph *)g)->n);
+    if (((Graph *)g)->early && setting("STUB_REFUSE_EARLY", 0)) return 801;
     *e = g;
     return 0;
 }
-API int cuGraphDestroy(void *g) { WORK("cuGraphDestroy"); return 0; }
-API int cuGraphExecDestroy(void *g) { WORK("cuGraphExecDestroy"); return 0; }
+API int cuGraphDestroy(void *g) { CALL("cuGraphDestroy"); return 0; }
+API int cuGraphExecDestroy(void *g) { CALL_IN("cuGraphExecDestroy"); return 0; }
 API int cuGraphLaunch(void *e, void *s) {
-    WORK("cuGraphLaunch");
+    CALL_IN("cuGraphLaunch");
     Graph *g = e;
-    for (int i = 0; i < g->n; i++) {
-        int code = perform(&g->work[i]);
-        if (code) return code;
+    if (!g->nodes) {
+        for (int i = 0; i < g->n; i++) {
+            int code = perform(&g->work[i]);
+            if (code) return code;
+        }
+        return 0;
     }
+    /* Any node whose predecessors are done: the last such one, or by a small generator. */
+    char *done = calloc(g->n + 1, 1);
+    static unsigned seed; /* goes on from launch to launch */
+    if (!seed) seed = setting("STUB_ORDER", 0);
+    for (int k = 0; k < g->n; k++) {
+        int chosen = -1, seen = 0;
+        for (int i = 0; i < g->n; i++) {
+            int ready = !done[i];
+            for (int j = 0; j < g->work[i].n_before; j++) ready &= done[g->work[i].before[j]];
+            if (!ready) continue;
+            seen++;
+            seed = seed * 1664525u + 1013904223u;
+            if (chosen < 0 || !setting("STUB_ORDER", 0) || seed % seen == 0) chosen = i;
+        }
+        int code = perform(&g->work[chosen]);
+        if (code) return code;
+        done[chosen] = 1;
+    }
+    free(done);
     return 0;
+}
+API int cuGraphCreate(void **g, unsigned flags) {
+    CALL("cuGraphCreate");
+    Graph *made = calloc(1, sizeof(Graph));
+    made->nodes = 1;
+    *g = made;
+    return 0;
+}
+/* A node is its number in the graph and one, since a null pointer is no node. */
+static int add_node(void **node, Graph *g, void *const *before, size_t n, Work w) {
+    if (n > 64) return 1;
+    for (size_t i = 0; i < n; i++) {
+        long number = (long)(uintptr_t)before[i] - 1;
+        if (number < 0 || number >= g->n) return 1;
+        w.before[i] = (int)number;
+    }
+    w.n_before = (int)n;
+    append(g, w);
+    *node = (void *)(uintptr_t)g->n;
+    return 0;
+}
+typedef struct {
+    void *func;
+    unsigned gx, gy, gz, bx, by, bz, smem;
+    void **params, **extra;
+} KernelNode;
+static Work launch_of(const KernelNode *p) {
+    Work w = {LAUNCH};
+    strncpy(w.name, p->func, 63);
+    int n = !strcmp(w.name, "ds4_poke_words") ? 18 : !strcmp(w.name, "ds4_stub_add") ? 2 : 0;
+    for (int i = 0; i < n; i++) w.values[i] = *(ptr *)p->params[i];
+    return w;
+}
+API int cuGraphAddKernelNode_v2(void **node, void *g, void *const *before, size_t n, const KernelNode *p) {
+    CALL_IN("cuGraphAddKernelNode", " %s %u,%u,%u %u %u after %zu", (char *)p->func, p->gx, p->gy, p->gz, p->bx, p->smem, n);
+    return add_node(node, g, before, n, launch_of(p));
+}
+/* Nodes behind programmatic edges come this way: type, then the parameters of a kernel. */
+typedef struct { int type, reserved[3]; KernelNode kernel; } AnyNode;
+typedef struct { unsigned char from, to, type, reserved[5]; } Edge;
+API int cuGraphAddNode_v2(void **node, void *g, void *const *before, const Edge *edges, size_t n, const AnyNode *p) {
+    int early = 0;
+    for (size_t i = 0; edges && i < n; i++) early += edges[i].type == 1 && edges[i].from == 1;
+    CALL_IN("cuGraphAddNode", " %s %u,%u,%u after %zu early %d", (char *)p->kernel.func, p->kernel.gx, p->kernel.gy, p->kernel.gz, n, early);
+    if (p->type) return 1;
+    ((Graph *)g)->early += early;
+    return add_node(node, g, before, n, launch_of(&p->kernel));
+}
+typedef struct { ptr dst; size_t pitch; unsigned value, size; size_t width, height; } FillNode;
+API int cuGraphAddMemsetNode(void **node, void *g, void *const *before, size_t n, const FillNode *p, void *context) {
+    CALL_IN("cuGraphAddMemsetNode", " %zu after %zu", p->width, n);
+    if (p->size != 1 || p->height != 1 || context != current) return 1;
+    return add_node(node, g, before, n, (Work){FILL, p->dst, 0, p->width, (int)p->value});
+}
+typedef struct {
+    size_t src_x, src_y, src_z, src_lod; int src_type; const void *src_host; ptr src; void *src_array, *r0;
+    size_t src_pitch, src_height;
+    size_t dst_x, dst_y, dst_z, dst_lod; int dst_type; void *dst_host; ptr dst; void *dst_array, *r1;
+    size_t dst_pitch, dst_height;
+    size_t width, height, depth;
+} CopyNode;
+API int cuGraphAddMemcpyNode(void **node, void *g, void *const *before, size_t n, const CopyNode *p, void *context) {
+    CALL_IN("cuGraphAddMemcpyNode", " %zu after %zu", p->width, n);
+    if (p->src_type != 2 || p->dst_type != 2 || p->height != 1 || p->depth != 1 || context != current) return 1;
+    return add_node(node, g, before, n, (Work){COPY, p->dst, p->src, p->width});
 }
 
 /* The way in: the bindings ask for every function by its unversioned name. */
@@ -336,7 +434,9 @@ static struct { const char *name; void *function; } entries[] = {
     ENTRY(cuStreamBeginCapture), ENTRY(cuStreamEndCapture),
     {"cuGraphInstantiate", (void *)cuGraphInstantiateWithFlags},
     ENTRY(cuGraphInstantiateWithFlags), ENTRY(cuGraphDestroy), ENTRY(cuGraphExecDestroy),
-    ENTRY(cuGraphLaunch),
+    ENTRY(cuGraphLaunch), ENTRY(cuGraphCreate), ENTRY(cuGraphAddMemsetNode),
+    ENTRY(cuGraphAddMemcpyNode), {"cuGraphAddKernelNode", (void *)cuGraphAddKernelNode_v2},
+    {"cuGraphAddNode", (void *)cuGraphAddNode_v2},
 };
 
 API int cuGetProcAddress_v2(const char *name, void **f, int version, unsigned long long flags, int *status) {

@@ -111,11 +111,87 @@ def passes() -> Any:
             program.replay()
         out[mode] = words(x)
         out[f"{mode} launches"] = program.launches
-        out[f"{mode} times"] = program.time_launches()
+        out[f"{mode} times"] = [t._asdict() for t in program.time_launches()]
         del program
     out["token"] = device.read_i32(x.address)
     device.close()
     return out
+
+
+def branches() -> Any:
+    """Copies and sums over three arrays: a graph in any order of its edges does the same."""
+    device, ctx = open_stub()
+    x, y, z = (ctx.zeros((4,), np.uint32) for _ in range(3))
+    with ctx.recording() as log:
+        ctx.launch(stub_add, 1, x, 2)
+        ctx.launch(stub_add, 1, y, 7)
+        ctx.copy(z[1:2], x[0:1])
+        ctx.launch(stub_add, 1, x, 3)
+        ctx.copy(y[2:3], z[1:2])
+        ctx.fill(z[3:4], 1)
+        ctx.copy(z[2:3], y[0:1])
+        ctx.launch(stub_add, 1, y, 1)
+    program = device.program(log, "graph")
+    for _ in range(15):
+        program.replay()
+    return {"words": [words(a) for a in (x, y, z)], "notices": device.notices()}
+
+
+def other_thread() -> Any:
+    """A thread opens the device; others use it, collect its garbage and close it."""
+    import threading
+
+    device, ctx = open_stub()
+    out: dict[str, Any] = {}
+
+    def use() -> None:
+        x = ctx.put(np.arange(4, dtype=np.uint32))
+        large = ctx.put(np.ones(1 << 20, np.uint32))
+        with ctx.recording() as log:
+            ctx.launch(stub_add, 1, x, 5)
+            ctx.copy(x[1:2], x[0:1])
+        for mode in ("graph", "prepared"):
+            program = device.program(log, mode)
+            program.replay()
+            program.time_launches()
+        device.synchronize()
+        out["x"], out["token"] = words(x), device.read_i32(x.address)
+        out["large"] = int(np.asarray(large).sum())
+        free = device.free_bytes()
+        del large
+        gc.collect()
+        out["given_back"] = device.free_bytes() - free
+
+    def leave() -> None:
+        device.close()
+        out["closed"] = True
+
+    for work in (use, use, leave):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    return out
+
+
+def two_devices() -> Any:
+    """One thread uses two devices in turn: each call has its own device's context."""
+    (_, a), (_, b) = open_stub(), open_stub()
+    x, y = a.zeros((4,), np.uint32), b.zeros((4,), np.uint32)
+    for _ in range(3):
+        a.launch(stub_add, 1, x, 1)
+        b.launch(stub_add, 1, y, 2)
+    return words(x) + words(y)
+
+
+def relief() -> Any:
+    """The first allocation is refused where memory is shared; what is given back lets it pass."""
+    device, ctx = open_stub()
+    asked: list[int] = []
+    device.relief.append(lambda: asked.append(1))
+    try:
+        return {"words": words(ctx.zeros((2,), np.uint32)), "asked": len(asked)}
+    except EngineError as error:
+        return {"error": type(error).__name__, "asked": len(asked)}
 
 
 def graph_with_garbage() -> Any:

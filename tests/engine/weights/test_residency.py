@@ -50,7 +50,7 @@ def both(trunk) -> list[Span]:
 
 
 def test_shared_memory_copies_what_upstream_copied(both):
-    made = plan(both, GB10, Settings())
+    made = plan(both, GB10, Settings(mode="hybrid"))
     assert made.mode == "hybrid" and made.route == "registered" and made.budget == 24 * GIB
     # "startup model cache prepared 8.20 GiB of tensor spans", then 0.17 GiB for the MTP file
     # (upstream's log on this machine with these files).
@@ -62,6 +62,16 @@ def test_shared_memory_copies_what_upstream_copied(both):
         assert decision.place == ("mapped" if decision.span.kind == "experts" else "device")
     assert made.mapped_bytes + made.bytes_of("device") == sum(s.n_bytes for s in both)
     assert any("routed experts stay" in reason for reason in made.reasons)
+
+
+def test_shared_memory_copies_everything_that_fits_and_says_why_not_otherwise(both):
+    whole = plan(both, GB10, Settings())
+    assert whole.mode == "device" and whole.route == "none" and not whole.mapped_runs
+    assert "pages of the file are dropped" in whole.reasons[0]
+    # The same where other programs have half of the device's share.
+    part = plan(both, dataclasses.replace(GB10, device_bytes=60 * GIB), Settings())
+    assert part.mode == "hybrid" and part.budget == 24 * GIB
+    assert part.reasons[0].startswith("not everything is copied, since ")
 
 
 def test_a_device_that_holds_everything_copies_everything(both):
@@ -87,7 +97,7 @@ def test_small_models_are_copied_whole_even_where_memory_is_shared(trunk):
 
 
 def test_experts_may_be_copied_where_memory_is_shared_if_asked(trunk):
-    made = plan(trunk, GB10, Settings(experts_too=True))
+    made = plan(trunk, GB10, Settings(mode="hybrid", experts_too=True))
     assert 8.2 * GIB < made.bytes_of("device") <= 24 * GIB
     assert made.bytes_of("device", "experts") > 0
 
@@ -131,9 +141,9 @@ def test_asking_for_device_beyond_memory_is_refused(both):
 
 
 def test_without_registration_a_device_reads_pages_or_copies(both):
-    blind = dataclasses.replace(GB10, register=False)
-    assert plan(both, blind, Settings()).route == "pageable"
-    made = plan(both, dataclasses.replace(blind, pageable=False), Settings())
+    blind, hybrid = dataclasses.replace(GB10, register=False), Settings(mode="hybrid")
+    assert plan(both, blind, hybrid).route == "pageable"
+    made = plan(both, dataclasses.replace(blind, pageable=False), hybrid)
     assert made.route == "staged" and not made.mapped_runs
     assert made.bytes_of("staged", "experts") == made.bytes_of("staged") > 70 * GIB
     with pytest.raises(MemoryBudgetError, match="cannot read the file in place"):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from engine.ops.cuda.device import residency as on_device
+from engine.ops.cuda.device.pages import MADV_PAGEOUT
 from engine.weights.residency import GIB, Settings
 
 
@@ -21,6 +22,7 @@ class FakeDevice:
         self.attributes = {"host_register": 1, "read_only_register": 0, "pageable_access": 1}
         self.driver = self
         self.registered = []
+        self.relief = []
 
     def free_bytes(self):
         return 118 * GIB
@@ -100,4 +102,36 @@ def test_pages_behind_copies_are_given_back_where_memory_is_shared(tmp_path, uni
     placed = [held.place(each).kind for each in (first, small, experts)]
 
     assert placed == ["device", "device", "mapped"]
-    assert mapped.told == ((on_device.MADV_PAGEOUT, page, 2 * page),) * unified
+    given_back = tuple(each for each in mapped.told if each[0] == MADV_PAGEOUT)
+    assert given_back == ((MADV_PAGEOUT, page, 2 * page),) * unified
+
+
+def test_under_pressure_everything_but_what_is_read_in_place_is_given_back(tmp_path):
+    page = mmap.PAGESIZE
+    (tmp_path / "m").write_bytes(bytes(9 * page))
+    with open(tmp_path / "m", "rb") as file:
+        mapped = WatchedMapping(file.fileno(), 0, access=mmap.ACCESS_READ)
+    data = np.frombuffer(mapped, np.uint8)
+
+    def tensor(name, start, stop):
+        return SimpleNamespace(
+            name=name, data=data[start:stop], n_bytes=stop - start,
+            format=SimpleNamespace(native=True),
+        )  # fmt: skip
+
+    device = FakeDevice()
+    device.unified = True
+    tensors = [
+        tensor("output.weight", 0, 3 * page),
+        tensor("blk.0.ffn_up_exps.weight", 4 * page, 6 * page),
+    ]
+    settings = Settings(mode="hybrid", budget=3 * page)
+    held = on_device.FileResidency(device, tensors, settings)
+    (give_back,) = device.relief
+    mapped.told = ()
+
+    give_back()
+
+    assert mapped.told == ((MADV_PAGEOUT, 0, 4 * page), (MADV_PAGEOUT, 6 * page, 3 * page))
+    held.close()
+    assert device.relief == []

@@ -2,6 +2,7 @@
 
 Many rows of a call: a block walks over a query's whole list. Few rows: every chunk of 32 entries
 has a block of its own, and a second launch joins the chunks in the same order, to the same bits.
+Blocks are launched for the rows that the pass can see, however many the session has room for.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
 
 SPLIT_ROWS = 16  # calls of up to this many rows are split into chunks
-SPLIT_BYTES = 64 << 20  # of chunks' results at most; beyond, lists are walked whole
+SPLIT_BYTES = 64 << 20  # of chunks' results at most; rows whose are more come in turns
 
 
 def attend(
@@ -71,27 +72,36 @@ def attend(
     if ratio:
         assert rows is not None and rows.shape[1] == d and rows.dtype == ring.dtype, (rows, ring)
         top_k = sel.shape[1] if sel is not None else 0
-        most += top_k if sel is not None else len(rows)
+        seen_rows = len(rows) if ctx.horizon is None else min(len(rows), ctx.horizon // ratio)
+        most += top_k if sel is not None else seen_rows
     cos, sin = turn if turn is not None else (None, None)
     half = cos.shape[1] if cos is not None else 0
     chunks = -(-most // CHUNK)
     chosen = int(bool(ratio) and sel is not None)
     scale = float(np.float32(1 / np.sqrt(np.float64(d))))
-    seen = dict(n_sel=n_sel, sinks=sinks, pos=pos0, n_swa=n_swa, ratio=ratio, chosen=chosen)
-    seen |= dict(cos=cos, sin=sin, n_head=n_head, d=d, max_chunks=chunks, half=half)
-    walked = dict(q=q, ring=ring, rows=rows, sel=sel, cap=cap, top_k=top_k, scale=scale)
     packed = ring.dtype == np.float16
     body = attention_f16 if packed else attention_f32
-    if n <= SPLIT_ROWS and n * chunks * n_head * (d + 2) * 4 <= SPLIT_BYTES:
-        heads = attention_f16.PART_HEADS if packed else attention_f32.HEADS
-        parts = ctx.scratch("attention parts", (n, chunks, n_head, d))
-        tops = ctx.scratch("attention tops", (n, chunks, n_head, 2))
-        grid = (chunks, -(-n_head // heads), n)
-        ctx.launch(body.PART, grid, *body.WALK(out=parts, tops=tops, **walked, **seen))
-        grid = (-(-d // (2 * JOIN_THREADS)), n_head, n)
-        ctx.launch(attention_join, grid, *JOIN(out=out, parts=parts, tops=tops, **seen))
-    else:
-        heads = attention_f16.WHOLE_HEADS if packed else attention_f32.HEADS
-        blocks = (n, -(-n_head // heads))
-        ctx.launch(body.WHOLE, blocks, *body.WALK(out=out, tops=None, **walked, **seen))
+    row_bytes = chunks * n_head * (d + 2) * 4
+    at_once = min(n, max(SPLIT_BYTES // row_bytes, 1)) if n <= SPLIT_ROWS else n
+    for row0 in range(0, n, at_once):
+        part = slice(row0, row0 + at_once)
+        count = min(at_once, n - row0)
+        seen = dict(sinks=sinks, pos=pos0, n_swa=n_swa, ratio=ratio, chosen=chosen, row0=row0)
+        seen |= dict(n_sel=n_sel if n_sel is None else n_sel[part], n_head=n_head, d=d)
+        seen |= dict(cos=cos, sin=sin, max_chunks=chunks, half=half)
+        walked = dict(q=q[part], ring=ring, rows=rows, sel=sel if sel is None else sel[part])
+        walked |= dict(cap=cap, top_k=top_k, scale=scale)
+        if n <= SPLIT_ROWS:
+            heads = attention_f16.PART_HEADS if packed else attention_f32.HEADS
+            parts = ctx.scratch("attention parts", (count, chunks, n_head, d))
+            tops = ctx.scratch("attention tops", (count, chunks, n_head, 2))
+            grid = (chunks, -(-n_head // heads), count)
+            ctx.launch(body.PART, grid, *body.WALK(out=parts, tops=tops, **walked, **seen))
+            grid = (-(-d // (2 * JOIN_THREADS)), n_head, count)
+            joined = JOIN(out=out[part], parts=parts, tops=tops, **seen)
+            ctx.launch(attention_join, grid, *joined)
+        else:
+            heads = attention_f16.WHOLE_HEADS if packed else attention_f32.HEADS
+            blocks = (n, -(-n_head // heads))
+            ctx.launch(body.WHOLE, blocks, *body.WALK(out=out, tops=None, **walked, **seen))
     ctx.wrote(out)

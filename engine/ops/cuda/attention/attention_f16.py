@@ -84,6 +84,7 @@ def _kernel(tiles: int, split: bool) -> Kernel:
         dynamic_smem=factors + heads * 8,
         name=f"attention_f16_{'part' if split else 'whole'}_{heads}",
         requires=("HMMA.16816.F32", "LDSM.16.M88.4", "LDGSTS"),
+        writes=("out", "tops"),
     )
     def attention_f16(args):
         # Which heads and which part of the query's list this block has.

@@ -58,6 +58,7 @@ def _kernel(split: bool) -> Kernel:
         threads=THREADS,
         dynamic_smem=(CHUNK * (MAX_DIM + PAD) + HEADS * MAX_DIM) * 4,
         name=f"attention_f32_{'part' if split else 'whole'}",
+        writes=("out", "tops"),
     )
     def attention_f32(args):
         # Which query and head this warp has, and the part of the query's list this block has.

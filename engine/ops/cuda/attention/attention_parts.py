@@ -57,6 +57,7 @@ _FIELDS: dict[str, tuple[Any, str]] = dict(
     ratio=(U32, "positions of a compressed row; 0: there are none"),
     chosen=(U32, "1: of the compressed rows, only those of sel are seen"),
     half=(U32, "rotated pairs of a head's tail to turn back; 0: none"),
+    row0=(U32, "row of the pass that is row 0 of these arrays"),
     scale=(F32, "factor of scores"),
 )
 
@@ -70,14 +71,14 @@ def walk_block(kept: Any) -> ArgumentBlock:
     """Arguments of the kernels that walk over rows of the type `kept`."""
     fields = (
         "out tops q ring rows sel n_sel sinks pos cos sin "
-        "n_head d cap top_k max_chunks n_swa ratio chosen half scale"
+        "n_head d cap top_k max_chunks n_swa ratio chosen half row0 scale"
     )
     return _block("Walk", fields, kept)
 
 
 JOIN = _block(
     "Join",
-    "out parts tops sinks n_sel pos cos sin n_head d max_chunks n_swa ratio chosen half",
+    "out parts tops sinks n_sel pos cos sin n_head d max_chunks n_swa ratio chosen half row0",
 )
 
 # What a query sees: its position, how many raw rows, and how many rows in all.
@@ -86,8 +87,8 @@ Seen = namedtuple("Seen", "p raw total")
 
 @device
 def seen_rows(args, i):
-    """What row i of the call sees."""
-    p = u32(u32(args.pos[0]) + i)
+    """What row i of the launch sees."""
+    p = u32(u32(args.pos[0]) + args.row0 + i)
     visible = u32(p + u32(1))
     raw = args.n_swa if args.n_swa < visible else visible
     compressed = u32(0)
@@ -140,7 +141,7 @@ def store_pair(out, at, dim, d, a, b, p, turn):
     st_v2_f32(address(out) + u32(at + dim) * 4, a, b)
 
 
-@kernel(JOIN, threads=JOIN_THREADS)
+@kernel(JOIN, threads=JOIN_THREADS, writes=("out",))
 def attention_join(args):
     """Grid (pieces of a head, heads, rows): each thread joins a pair of values."""
     h, i = u32(cuda.blockIdx.y), u32(cuda.blockIdx.z)

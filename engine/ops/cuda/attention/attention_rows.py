@@ -20,7 +20,7 @@ from engine.ops.cuda.build.ptx import address
 from engine.ops.cuda.build.types import f32, i32, u32
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
-from engine.ops.cuda.hyper.forms import FORMS, forms_of
+from engine.ops.cuda.hyper.forms import FORMS, FORMS_WRITTEN, forms_of
 from engine.ops.cuda.rows.kv import THREADS, row_finisher, window_of
 from engine.ops.cuda.rows.norm import WIDE, row_norm_with_forms
 from engine.ops.cuda.rows.rounding import FP8_BLOCK
@@ -97,6 +97,7 @@ def _rows(ratio: int, packed: bool) -> Kernel:
         *(_BLOCKS[packed, "Compressed"], POOLING, U32, POOLING),
         threads=THREADS,
         name=f"attention_rows_{ratio}_{'f16' if packed else 'f32'}",
+        writes=(*FORMS_WRITTEN, "q_a", "ring", "rows", "pooled", "ring_kv", "ring_score"),
     )
     def attention_rows(queries, forms, raw, call, compressed, pooling, idx_d, indexing):
         """Grid: n blocks of queries, n of raw rows, then n_pool windows and n rows to remember.

@@ -156,6 +156,7 @@ def _store(dim: int) -> Kernel:
         *(F32, F32),
         threads=THREADS,
         name=f"indexer_store_{dim}",
+        writes=("rows",),
     )
     def indexer_rows(rows, x, weight, pos, cos, sin, n, ratio, cap, half, eps, share):
         """A warp finishes x[i], the row of window pos // ratio + i, if that ends in the call."""
@@ -200,6 +201,7 @@ def _query(dim: int) -> Kernel:
         F32,
         threads=THREADS,
         name=f"indexer_query_{dim}",
+        writes=("q", "narrow"),
     )
     def indexer_heads(q, narrow, pos, cos, sin, heads, n_head, half, share):
         """A warp turns and rounds one of `heads` = n * n_head heads; bfloat16 beside if packed."""

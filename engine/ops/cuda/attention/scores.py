@@ -48,7 +48,7 @@ def _relu(x):
     return ZERO if x < ZERO else x
 
 
-@kernel(U16P, F32P, U32, threads=THREADS)
+@kernel(U16P, F32P, U32, threads=THREADS, writes=("narrow",))
 def indexer_narrow(narrow, q, quads):
     """bfloat16 of float32 values that it holds exactly, four a thread."""
     k = u32(cuda.blockIdx.x * THREADS + cuda.threadIdx.x)
@@ -103,6 +103,7 @@ def _add_heads(a, buffer, eights, lane, low, high):
     threads=THREADS,
     dynamic_smem=2 * (_TILE + _WEIGHTS),
     requires=("HMMA.16816.F32.BF16", "LDSM.16.M88.4", "LDGSTS"),
+    writes=("scores",),
 )
 def indexer_scores_bf16(scores, q, head_w, rows, pos, row0, n, n_head, cap, ratio, top_k, share):
     """Grid (groups of ROWS rows, groups of QUERIES queries); queries row0 .. row0 + n - 1.
@@ -191,6 +192,7 @@ def indexer_scores_bf16(scores, q, head_w, rows, pos, row0, n, n_head, cap, rati
     *(U32,) * 7,
     F32,
     threads=THREADS,
+    writes=("scores",),
 )
 def indexer_scores_f32(scores, q, head_w, rows, pos, row0, n, n_head, cap, ratio, top_k, d, share):
     """Grid (groups of THREADS rows, queries): one thread a row, heads one after another."""

@@ -1,8 +1,9 @@
 """Which compressed rows each query attends to: scores, then an exact choice of the greatest.
 
 A block finds the top_k-th greatest of a query's scores two bits at a time, by counting: integers
-that order as the scores do, compared with three candidates a round. The choice is exact; equal
-scores go to the lower row, NaN is lower than everything.
+that order as the scores do, compared with three candidates a round. Of more rows than its threads
+hold, several blocks pick the best of a piece each, and one chooses among the picks. The choice is
+exact; equal scores go to the lower row, NaN is lower than everything.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ PARTS = 6 * WARPS
 HELD = 16  # scores of a thread that stay in registers
 COUNTS = HELD * WARPS
 MOST = 0x7FFF  # top_k is less
+PIECE = HELD * THREADS  # rows of one block, where there are more than it can hold
 SCORE_BYTES = 64 << 20  # of the scores at hand
 INFINITY = f32(math.inf)
 MAGNITUDE = i32(0x7FFFFFFF)
@@ -192,10 +194,49 @@ def _write_kept(sel, out, keys, scores, row, visible, edge, ties, counts, thread
     return i32(before >> i32(16))
 
 
+@device
+def _held_keys(keys, scores, row, visible, thread):
+    """Integers of the first HELD scores of a thread; those past `visible` are NONE."""
+    for k in range(HELD):
+        r = u32(u32(k * THREADS) + thread)
+        keys[k] = NONE
+        if r < visible:
+            keys[k] = _key(scores[u32(row + r)])
+
+
+@device
+def _keep(sel, out, keys, scores, row, visible, wanted, parts, counts, thread):
+    """The `wanted` greatest of more than as many scores, to sel: edge, ties, below, equal."""
+    edge = _find_edge(keys, scores, row, visible, wanted, parts, thread)
+    ties, below = _around_edge(keys, scores, row, visible, wanted, edge, parts, thread)
+    equal = _write_kept(sel, out, keys, scores, row, visible, edge, ties, counts, thread)
+    return edge, ties, below, equal
+
+
+@device
+def _all_rows(sel, n_sel, margin, i, out, visible, edged, thread):
+    """No more rows than are wanted: all of them."""
+    for r in range(thread, visible, THREADS):
+        sel[u32(out + u32(r))] = i32(r)
+    if thread == u32(0):
+        n_sel[i] = i32(visible)
+        if edged:
+            margin[i] = INFINITY
+
+
+@device
+def _gap(edge, ties, below, equal):
+    """Score of the last row kept minus that of the first dropped."""
+    # More of the edge's own than are kept: the first dropped is one of them.
+    following = edge if equal > ties else below
+    return sub_rn(_score_of(edge), _score_of(following))
+
+
 @kernel(
     *(I32P, I32P, F32P, F32P, I32P),
     *(U32,) * 5,
     threads=THREADS,
+    writes=("sel", "n_sel", "margin"),
 )
 def indexer_top(sel, n_sel, margin, scores, pos, row0, top_k, cap, ratio, edged):
     """Grid (queries): the rows of query row0 + block, ascending."""
@@ -205,39 +246,100 @@ def indexer_top(sel, n_sel, margin, scores, pos, row0, top_k, cap, ratio, edged)
     i = u32(row0 + u32(cuda.blockIdx.x))
     out = u32(i * top_k)
     visible = u32(u32(u32(pos[0]) + i + u32(1)) // ratio)
-
-    # No more rows than are wanted: all of them.
     if visible <= top_k:
-        for r in range(thread, visible, THREADS):
-            sel[u32(out + u32(r))] = i32(r)
-        if thread == u32(0):
-            n_sel[i] = i32(visible)
-            if edged:
-                margin[i] = INFINITY
+        _all_rows(sel, n_sel, margin, i, out, visible, edged, thread)
         return
-
-    # Scores as integers; a thread holds those of its first HELD rows.
     row = u32(u32(cuda.blockIdx.x) * cap)
     keys = cuda.local.array(HELD, i32)
-    for k in range(HELD):
-        r = u32(u32(k * THREADS) + thread)
-        keys[k] = NONE
-        if r < visible:
-            keys[k] = _key(scores[u32(row + r)])
-
-    # Which keys are kept, and how they differ from those that are not.
+    _held_keys(keys, scores, row, visible, thread)
     wanted = i32(top_k)
-    edge = _find_edge(keys, scores, row, visible, wanted, parts, thread)
-    ties, below = _around_edge(keys, scores, row, visible, wanted, edge, parts, thread)
-
-    # The kept rows, ascending.
-    equal = _write_kept(sel, out, keys, scores, row, visible, edge, ties, counts, thread)
+    edge, ties, below, equal = _keep(
+        sel, out, keys, scores, row, visible, wanted, parts, counts, thread
+    )
     if thread == u32(0):
         n_sel[i] = wanted
         if edged:
-            # More of the edge's own than are kept: the first dropped is one of them.
-            following = edge if equal > ties else below
-            margin[i] = sub_rn(_score_of(edge), _score_of(following))
+            margin[i] = _gap(edge, ties, below, equal)
+
+
+@kernel(
+    *(I32P, F32P, F32P, I32P),
+    *(U32,) * 4,
+    threads=THREADS,
+    writes=("picks", "picked"),
+)
+def indexer_pieces(picks, picked, scores, pos, row0, wide, cap, ratio):
+    """Grid (pieces of PIECE rows, queries): a piece's `wide` best rows, ascending, and scores.
+
+    Every piece but a query's last has more rows than that, so that its picks lie together.
+    """
+    parts = cuda.shared.array(PARTS, i32)
+    counts = cuda.shared.array(COUNTS, i32)
+    thread = u32(cuda.threadIdx.x)
+    piece, query = u32(cuda.blockIdx.x), u32(cuda.blockIdx.y)
+    visible = u32(u32(u32(pos[0]) + row0 + query + u32(1)) // ratio)
+    begin = u32(piece * u32(PIECE))
+    # With so few rows all are chosen, and nobody looks here.
+    if visible < wide or begin >= visible:
+        return
+    count = min(u32(PIECE), u32(visible - begin))
+    row = u32(query * cap + begin)
+    out = u32(u32(query * u32(cuda.gridDim.x) + piece) * wide)
+    kept = min(count, wide)
+    if count <= wide:
+        for r in range(thread, count, THREADS):
+            picks[u32(out + u32(r))] = i32(r)
+    else:
+        keys = cuda.local.array(HELD, i32)
+        _held_keys(keys, scores, row, count, thread)
+        _keep(picks, out, keys, scores, row, count, i32(wide), parts, counts, thread)
+    cuda.syncthreads()
+    for k in range(thread, kept, THREADS):
+        at = u32(out + u32(k))
+        r = u32(picks[at])
+        picked[at] = scores[u32(row + r)]
+        picks[at] = i32(begin + r)
+
+
+@kernel(
+    *(I32P, I32P, F32P, I32P, F32P, I32P),
+    *(U32,) * 6,
+    threads=THREADS,
+    writes=("sel", "n_sel", "margin"),
+)
+def indexer_merge(sel, n_sel, margin, picks, picked, pos, row0, top_k, wide, pieces, ratio, edged):
+    """Grid (queries): what `indexer_top` gives, from the pieces' picks.
+
+    They hold one more row than is wanted of every piece, and so the first that is dropped, too.
+    """
+    parts = cuda.shared.array(PARTS, i32)
+    counts = cuda.shared.array(COUNTS, i32)
+    thread = u32(cuda.threadIdx.x)
+    i = u32(row0 + u32(cuda.blockIdx.x))
+    out = u32(i * top_k)
+    visible = u32(u32(u32(pos[0]) + i + u32(1)) // ratio)
+    if visible <= top_k:
+        _all_rows(sel, n_sel, margin, i, out, visible, edged, thread)
+        return
+    # The picks of all pieces, one after the other: the last piece may have fewer.
+    last = u32(u32(visible - u32(1)) // u32(PIECE))
+    rest = min(u32(visible - u32(last * u32(PIECE))), wide)
+    total = u32(u32(last * wide) + rest)
+    row = u32(u32(u32(cuda.blockIdx.x) * pieces) * wide)
+    keys = cuda.local.array(HELD, i32)
+    _held_keys(keys, picked, row, total, thread)
+    wanted = i32(top_k)
+    edge, ties, below, equal = _keep(
+        sel, out, keys, picked, row, total, wanted, parts, counts, thread
+    )
+    cuda.syncthreads()
+    for k in range(thread, top_k, THREADS):
+        at = u32(out + u32(k))
+        sel[at] = picks[u32(row + u32(sel[at]))]
+    if thread == u32(0):
+        n_sel[i] = wanted
+        if edged:
+            margin[i] = _gap(edge, ties, below, equal)
 
 
 def indexer_select(
@@ -283,20 +385,43 @@ def indexer_select(
     else:
         n_head = q.shape[1]
         assert q.shape == (n, n_head, d) and head_w.shape == (n, n_head), (q, head_w, rows.rows)
-        at_once = max(min(n, SCORE_BYTES // (cap * 4)), 1)
+        if ctx.horizon is not None:
+            cap = min(cap, ctx.horizon // ratio)
+        turns = -(-n // max(SCORE_BYTES // (cap * 4), 1))
+        at_once = -(-n // turns)
         scores = ctx.scratch("indexer scores", (at_once, cap))
         narrow = _narrow(ctx, q) if rows.packed else None
         share = float(np.float32(1 / np.sqrt(np.float64(d * n_head))))
         for row0 in range(0, n, at_once):
             count = min(at_once, n - row0)
-            _score(ctx, scores, narrow or q, head_w, rows, pos0, row0, count, ratio, top_k, share)
-            ctx.launch(
-                indexer_top, count, sel, n_sel, margin, scores, pos0, row0, top_k, cap, ratio,
-                edged,
-            )  # fmt: skip
+            sizes = (row0, count, cap, ratio, top_k)
+            _score(ctx, scores, narrow or q, head_w, rows, pos0, sizes, share)
+            _choose(ctx, (sel, n_sel, margin), scores, pos0, sizes, edged)
     ctx.wrote(sel, n_sel)
     if margin is not None:
         ctx.wrote(margin)
+
+
+def _choose(
+    ctx: Context,
+    out: tuple[DeviceArray, DeviceArray, DeviceArray | None],
+    scores: DeviceArray,
+    pos0: DeviceArray,
+    sizes: tuple[int, int, int, int, int],
+    edged: int,
+) -> None:
+    """The best of the scores; more rows than a block holds are shared out among several."""
+    row0, count, cap, ratio, top_k = sizes
+    pieces, wide = -(-cap // PIECE), top_k + 1
+    if pieces == 1 or wide >= PIECE:
+        ctx.launch(indexer_top, count, *out, scores, pos0, row0, top_k, cap, ratio, edged)
+        return
+    picks = ctx.scratch("indexer picks", (count, pieces, wide), np.int32)
+    picked = ctx.scratch("indexer picked", (count, pieces, wide))
+    grid = (pieces, count)
+    ctx.launch(indexer_pieces, grid, picks, picked, scores, pos0, row0, wide, cap, ratio)
+    args = (picks, picked, pos0, row0, top_k, wide, pieces, ratio, edged)
+    ctx.launch(indexer_merge, count, *out, *args)
 
 
 def _narrow(ctx: Context, q: DeviceArray) -> DeviceArray:
@@ -316,14 +441,12 @@ def _score(
     head_w: DeviceArray,
     rows: IndexRows,
     pos0: DeviceArray,
-    row0: int,
-    count: int,
-    ratio: int,
-    top_k: int,
+    sizes: tuple[int, int, int, int, int],
     share: float,
 ) -> None:
     """Scores of queries row0 .. row0 + count - 1, of all rows that they see."""
-    cap, d = rows.rows.shape
+    row0, count, cap, ratio, top_k = sizes
+    d = rows.rows.shape[1]
     args = (scores, q, head_w, rows.rows, pos0, row0, count, q.shape[1], cap, ratio, top_k)
     if rows.packed:
         grid = (-(-cap // scoring.ROWS), -(-count // scoring.QUERIES))

@@ -50,7 +50,11 @@ def asm_op(
         it is, several as a tuple.
     memory : bool
         The op writes memory, or reads memory that this kernel may write: it keeps its place among
-        other memory operations. Loads of memory that nobody writes do without.
+        other memory operations. A load without is pure: compilers may move it, merge it with an
+        equal one, or drop it. That is right where no thread of the launch writes what it reads,
+        and where the launch waits for its predecessors before anything else (see
+        `compile._awaiting`). The simulator refuses pure loads of allocations that a kernel
+        declares as written, and the check of machine code any load before that wait.
 
     Notes
     -----

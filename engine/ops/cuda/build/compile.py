@@ -55,8 +55,11 @@ class Cubin:
 
 
 def architecture(cc: tuple[int, int]) -> str:
-    """Name of a compute capability with its own instructions: (9, 0) is sm_90a."""
-    return f"sm_{cc[0]}{cc[1]}a"
+    """Name of a compute capability: (9, 0) is sm_90a, with its own instructions; (8, 6) is sm_86.
+
+    Architectures before 9.0 have none of their own, and the compilers know no such name.
+    """
+    return f"sm_{cc[0]}{cc[1]}" + ("a" if cc >= (9, 0) else "")
 
 
 def entry_name(kernel: Kernel) -> str:
@@ -115,6 +118,7 @@ def build(kernel: Kernel, cc: tuple[int, int]) -> bytes:
 
     ir = device_ir(kernel)
     texts = [text.replace(ir.entry, entry_name(kernel)) for text in ir.texts]
+    texts = _awaiting(texts, entry_name(kernel)) if cc >= EARLY_CC else _alone(texts)
     try:
         from cuda.bindings import nvjitlink
         from numba.cuda.cudadrv import nvvm
@@ -132,6 +136,38 @@ def build(kernel: Kernel, cc: tuple[int, int]) -> bytes:
             f"found {type(error).__name__}: {reason} (pip install 'ds4bench[cuda]', or set "
             f"DS4_CUDA_CUBINS to a folder of prebuilt cubins)"
         ) from error
+
+
+# From here on a grid may begin before the one that it depends on has ended.
+EARLY_CC = (9, 0)
+_WAIT, _RELEASE = "griddepcontrol.wait;", "griddepcontrol.launch_dependents;"
+
+
+def _awaiting(texts: list[str], entry: str) -> list[str]:
+    """Let a kernel's successors begin, and wait for its predecessors, before anything else.
+
+    A kernel that waits by itself (`ptx.depend`) does so where its source says. Every kernel must
+    wait, those that return early, too: an end means that everything before has ended.
+    """
+    lines = [f'  call void asm sideeffect "{_RELEASE}", ""()']
+    if not any(_WAIT in text for text in texts):
+        lines.append(f'  call void asm sideeffect "{_WAIT}", "~{{memory}}"()')
+    begin = re.compile(
+        rf'^define [^\n]*@"{re.escape(entry)}"\([^\n]*\n\{{\n[^\n]+:\n', re.MULTILINE
+    )
+    placed = [begin.sub(lambda found: found[0] + "\n".join(lines) + "\n", text) for text in texts]
+    if sum(old != new for old, new in zip(texts, placed)) != 1:
+        raise BackendError(
+            f"{entry}: expected one definition in the front end's code, found others"
+        )
+    return placed
+
+
+def _alone(texts: list[str]) -> list[str]:
+    """The same without the instructions that an older architecture lacks."""
+    return [
+        re.sub(r'"(?:griddepcontrol|cp\.async\.bulk\.prefetch)[^"]*"', '""', text) for text in texts
+    ]
 
 
 def _link(nvjitlink: Any, kernel: Kernel, linkable: bytes, arch: str) -> bytes:

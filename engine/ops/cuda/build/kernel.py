@@ -62,6 +62,11 @@ class Kernel:
         ``LDG.E.128``...); `check` looks for them. ``A|B`` is satisfied by either.
     parameters : tuple of numba types
         Of the function's parameters: `args`, with those of an argument block as one tuple.
+    names : tuple of str
+        Of `args`: parameters of the function, fields of its argument blocks.
+    writes : tuple of str, or None
+        Names of the pointers and addresses among them whose memory the kernel writes; it reads
+        the others. None: nobody said, so that all count as written.
     """
 
     name: str
@@ -74,6 +79,15 @@ class Kernel:
     file: str = field(default="")
     requires: tuple[str, ...] = ()
     parameters: tuple[Any, ...] = ()
+    names: tuple[str, ...] = ()
+    writes: tuple[str, ...] | None = None
+
+    @property
+    def written(self) -> tuple[bool, ...]:
+        """Of every argument, whether it is one whose memory is written."""
+        if self.writes is None:
+            return (True,) * len(self.args)
+        return tuple(name in self.writes for name in self.names)
 
     def launch_bounds(self) -> tuple[int, ...]:
         """Threads of a block, and the blocks that must fit if that was said."""
@@ -104,6 +118,7 @@ def kernel(
     dynamic_smem: int = 0,
     requires: tuple[str, ...] = (),
     file: str = "",
+    writes: tuple[str, ...] | None = None,
 ) -> Callable[[Callable[..., None]], Kernel]:
     """Decorator: register a kernel under `name`, or its function's name.
 
@@ -117,6 +132,11 @@ def kernel(
         flat += kind if isinstance(kind, types.BaseTuple) else [kind]
 
     def register(function: Callable[..., None]) -> Kernel:
+        names = _names(function, args)
+        for written in writes or ():
+            kinds = [kind for kind, name in zip(flat, names) if name == written]
+            if not any(isinstance(kind, types.CPointer) or kind == U64 for kind in kinds):
+                raise ValueError(f"kernel: expected a pointer among {names}, found {written}")
         made = Kernel(
             name or function.__name__,
             function,
@@ -128,6 +148,8 @@ def kernel(
             file or function.__code__.co_filename,
             requires,
             parameters,
+            names,
+            writes,
         )
         if made.name in REGISTRY:
             raise ValueError(f"kernel: expected a new name, found {made.name} again")
@@ -135,6 +157,18 @@ def kernel(
         return made
 
     return register
+
+
+def _names(function: Callable[..., None], args: Sequence[Any]) -> tuple[str, ...]:
+    """Of every argument of the machine code: its parameter's name, or its field's."""
+    code = function.__code__
+    names: list[str] = []
+    for parameter, kind in zip(code.co_varnames[: code.co_argcount], args):
+        if isinstance(kind, ArgumentBlock):
+            names += kind.names
+        else:
+            names += [parameter] * (len(kind) if isinstance(kind, types.BaseTuple) else 1)
+    return tuple(names)
 
 
 def device(function: Callable[..., Any]) -> Any:

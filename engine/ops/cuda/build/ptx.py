@@ -169,6 +169,11 @@ cp_async_wait0 = asm_op("cp_async_wait0", "cp.async.wait_group 0;", (), (), memo
 cp_async_wait1 = asm_op("cp_async_wait1", "cp.async.wait_group 1;", (), (), memory=True)
 cp_async_wait2 = asm_op("cp_async_wait2", "cp.async.wait_group 2;", (), (), memory=True)
 
+# (address, bytes, both multiples of 16): bring global memory into L2; nothing is waited for.
+prefetch_bulk = asm_op(
+    "prefetch_bulk", "cp.async.bulk.prefetch.L2.global [$0], $1;", (), (_L, _I), memory=True
+)
+
 # Conversions. 16-bit floats are uint16 bits; pairs are packed into int32, the first one low.
 
 h2f = asm_op("h2f", "cvt.f32.f16 $0, $1;", (_F,), (_H,))

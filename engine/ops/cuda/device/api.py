@@ -7,6 +7,7 @@ later call repeats it, since only a new process helps.
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from engine.errors import BackendError, DeviceLostError, EngineError, MemoryBudgetError
@@ -39,8 +40,17 @@ _LOAD = {
 }
 
 
+# Which context this program made current in a thread. One for all drivers of a process: two
+# devices that are used in turn by one thread must not take each other's for theirs.
+_current = threading.local()
+
+
 class Driver:
     """The driver of this machine.
+
+    A context is current in one thread at a time each. `use` names the one that calls need; from
+    then on `call` and `attempt` make it current in whichever thread they are made, and whoever
+    uses `raw` calls `enter` before.
 
     Raises
     ------
@@ -55,6 +65,8 @@ class Driver:
         Of the driver's API, 13000 for 13.0.
     lost : DeviceLostError or None
         What ended the context.
+    context : CUcontext or None
+        What `use` was given.
     """
 
     def __init__(self) -> None:
@@ -67,6 +79,7 @@ class Driver:
             ) from None
         self.raw: Any = driver
         self.lost: DeviceLostError | None = None
+        self.context: Any = None
         try:
             code = int(driver.cuInit(0)[0])
         except Exception as error:  # each version of the bindings has its own for this
@@ -84,6 +97,25 @@ class Driver:
                 f"{version_text(self.version)}; update the driver"
             )
 
+    def use(self, context: Any) -> None:
+        """Name the context of all calls from here on; None: they need none."""
+        self.context = context
+
+    def enter(self) -> None:
+        """Make the context current in this thread, if the last one that was is another.
+
+        Raises
+        ------
+        EngineError
+            See `error`.
+        """
+        if getattr(_current, "context", None) is self.context or self.context is None:
+            return
+        code = int(self.raw.cuCtxSetCurrent(self.context)[0])
+        if code:
+            raise self.error("cuCtxSetCurrent", code)
+        _current.context = self.context
+
     def call(self, name: str, *args: Any) -> Any:
         """One call; returns what it yields beside the code.
 
@@ -92,6 +124,7 @@ class Driver:
         EngineError
             See `error`.
         """
+        self.enter()
         try:
             result = getattr(self.raw, name)(*args)
         except RuntimeError as error:
@@ -116,6 +149,7 @@ class Driver:
         DeviceLostError
             Where the code means that there is no going on.
         """
+        self.enter()
         result = getattr(self.raw, name)(*args)
         code = int(result[0])
         if code in LOST:

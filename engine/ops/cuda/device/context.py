@@ -7,8 +7,9 @@ quantised companion of an array is used only while it is true.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +18,7 @@ from numba.cuda import types
 
 from engine.ops.cuda.build.kernel import U32, U32P, Kernel, device, kernel
 from engine.ops.cuda.device.array import DeviceArray
+from engine.ops.cuda.device.record import Entry, Extents, effects
 
 
 class Device(Protocol):
@@ -40,7 +42,7 @@ class Device(Protocol):
 
     def synchronize(self) -> None: ...
 
-    def program(self, log: list[tuple[Any, ...]], mode: str) -> Any:
+    def program(self, log: Sequence[Entry], mode: str) -> Any:
         """Something whose `replay()` does again what the log lists (see `Context.recording`)."""
 
     def free_bytes(self) -> int: ...
@@ -66,7 +68,7 @@ def _poke_four(target, n, first, words):
         target[first + 3] = words[3]
 
 
-@kernel(U32P, U32, types.UniTuple(U32, POKED), threads=32)
+@kernel(U32P, U32, types.UniTuple(U32, POKED), threads=32, writes=("target",))
 def poke_words(target, n, words):
     """Write the first n of the words; one thread, since they are few.
 
@@ -82,14 +84,52 @@ def poke_words(target, n, words):
 class _Allocation:
     """Device memory that is given back when nothing refers to it."""
 
-    __slots__ = ("_device", "address")
+    __slots__ = ("_device", "_extents", "address")
 
-    def __init__(self, device: Device, n_bytes: int) -> None:
-        self._device = device
-        self.address = device.alloc(max(n_bytes, 1))
+    def __init__(self, device: Device, extents: Extents, n_bytes: int) -> None:
+        n_bytes = max(n_bytes, 1)
+        self.address = 0  # until there is memory: `__del__` runs after a refusal, too
+        self._device, self._extents = device, extents
+        self.address = device.alloc(n_bytes)
+        extents.add(self.address, n_bytes)
 
     def __del__(self) -> None:
-        self._device.free(self.address)
+        if self.address:
+            self._extents.remove(self.address)
+            self._device.free(self.address)
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """A launch that the next one may do on the way.
+
+    Parameters
+    ----------
+    key : int
+        Address of the array that it changes.
+    arrays : tuple of DeviceArray
+        Everything that it reads and writes.
+    launch : callable
+        Makes it.
+    """
+
+    key: int
+    arrays: tuple[DeviceArray, ...]
+    launch: Callable[[], None]
+
+
+class Recording(list[Entry]):
+    """Entries of a pass in order.
+
+    Attributes
+    ----------
+    held : dict of int to DeviceArray
+        Working memory that they point into, kept alive with them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: dict[int, DeviceArray] = {}
 
 
 class Context:
@@ -102,21 +142,22 @@ class Context:
 
     def __init__(self, device: Device) -> None:
         self.device = device
+        self._extents = Extents()
         # Position of the first row of the pass: device memory, so that a recorded pass can be
         # replayed at another position.
         self.pos = self.zeros((1,), np.int32)
         self._scratch: dict[str, DeviceArray] = {}
         self._companions: dict[int, dict[str, Any]] = {}
-        self._log: list[tuple[Any, ...]] | None = None
-        # Bytes of weights that the launches of a recording read, by kernel; for tables of speed.
-        self.charges: dict[str, int] = {}
-        # Changes when working memory moves: recorded passes that point to the old are void.
-        self.generation = 0
+        self._log: Recording | None = None
+        self._deferred: Deferred | None = None
+        # No row of the present pass is at this position or beyond; None: nothing is known. What a
+        # pass launches may depend on it, so that a recording holds for passes that end before it.
+        self.horizon: int | None = None
 
     def empty(self, shape: tuple[int, ...], dtype: Any = np.float32) -> DeviceArray:
         """Uninitialised device memory."""
         n_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-        owner = _Allocation(self.device, n_bytes)
+        owner = _Allocation(self.device, self._extents, n_bytes)
         return DeviceArray(self, owner.address, shape, dtype, owner)
 
     def zeros(self, shape: tuple[int, ...], dtype: Any = np.float32) -> DeviceArray:
@@ -133,28 +174,66 @@ class Context:
     def scratch(self, name: str, shape: tuple[int, ...], dtype: Any = np.float32) -> DeviceArray:
         """Working memory of one op, reused by every call with this name; it only grows.
 
-        Two uses of one name must not be alive at the same time.
+        Two uses of one name must not be alive at the same time, and none outlives its pass.
+        Memory that was outgrown lives on as long as a recorded pass that works in it, so that no
+        pass is ever recorded twice because another one wanted more.
         """
         n_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
         held = self._scratch.get(name)
         if held is None or held.nbytes < n_bytes:
             held = self.empty((max(n_bytes, 256),), np.uint8)
             self._scratch[name] = held
-            self.generation += 1
+        if self._log is not None:
+            self._log.held[held.address] = held
         return DeviceArray(self, held.address, shape, dtype, held)
 
     @contextmanager
-    def recording(self) -> Iterator[list[tuple[Any, ...]]]:
-        """Run what follows and list it: ('launch', kernel, grid, values), ('copy', target,
-        source, n_bytes) and ('fill', target, byte, n_bytes)."""
+    def recording(self) -> Iterator[Recording]:
+        """Run what follows and list it."""
         assert self._log is None, "passes do not nest"
-        log: list[tuple[Any, ...]] = []
+        log = Recording()
         self._log = log
-        self.charges = {}
         try:
             yield log
+            self.settle()
         finally:
             self._log = None
+            self._deferred = None
+
+    def defer(
+        self, array: DeviceArray, others: Sequence[DeviceArray], launch: Callable[[], None]
+    ) -> None:
+        """Put off a launch that changes `array` from `others`, until something needs any of them.
+
+        A launch that can do the same work first asks `take` for it; before any other that touches
+        one of these arrays it is made.
+        """
+        self.settle()
+        self._deferred = Deferred(array.address, (array, *others), launch)
+
+    def take(self, array: DeviceArray) -> tuple[DeviceArray, ...] | None:
+        """The others of a launch that was put off for this array; the caller does its work."""
+        deferred = self._deferred
+        if deferred is None or deferred.key != array.address:
+            return None
+        self._deferred = None
+        return deferred.arrays[1:]
+
+    def settle(self) -> None:
+        """Make the launch that was put off, if there is one."""
+        deferred, self._deferred = self._deferred, None
+        if deferred is not None:
+            deferred.launch()
+
+    def _settle_for(self, addresses: Sequence[Any]) -> None:
+        """Make the launch that was put off if one of these addresses is in its arrays."""
+        deferred = self._deferred
+        if deferred is not None and any(
+            a.address <= address < a.address + a.nbytes
+            for a in deferred.arrays
+            for address in addresses
+        ):
+            self.settle()
 
     def set_position(self, pos0: int) -> None:
         """Position of row 0 of the pass that follows."""
@@ -163,6 +242,7 @@ class Context:
     def upload(self, target: DeviceArray, host: np.ndarray) -> None:
         assert host.nbytes == target.nbytes and host.dtype == target.dtype, (host.shape, target)
         assert self._log is None, "an upload cannot be replayed"
+        self.settle()
         if target.nbytes % 4 == 0 and 0 < target.nbytes <= 4 * POKED:
             self.poke(target, host)
         elif target.nbytes:
@@ -178,23 +258,26 @@ class Context:
 
     def download(self, source: DeviceArray, host: np.ndarray) -> None:
         assert host.nbytes == source.nbytes
+        self.settle()
         if source.nbytes:
             self.device.download(host, source.address)
 
     def copy(self, target: DeviceArray, source: DeviceArray) -> None:
         assert target.nbytes == source.nbytes, (target, source)
+        self.settle()
         if target.nbytes:
             self.device.copy(target.address, source.address, target.nbytes)
             if self._log is not None:
-                self._log.append(("copy", target.address, source.address, target.nbytes))
+                self._note("copy", (target.address, source.address, target.nbytes), source, target)
             self.wrote(target)
 
     def fill(self, target: DeviceArray, byte: int) -> None:
         """Set every byte of an array."""
+        self.settle()
         if target.nbytes:
             self.device.fill(target.address, byte, target.nbytes)
             if self._log is not None:
-                self._log.append(("fill", target.address, byte, target.nbytes))
+                self._note("fill", (target.address, byte, target.nbytes), None, target)
             self.wrote(target)
 
     def launch(self, kernel: Kernel, grid: int | Sequence[int], *args: Any) -> None:
@@ -207,13 +290,28 @@ class Context:
         values = tuple(
             a.address if isinstance(a, DeviceArray) else 0 if a is None else a for a in args
         )
+        if self._deferred is not None:
+            self._settle_for([v for v in values if isinstance(v, int)])
         self.device.launch(kernel, dims, values)  # type: ignore[arg-type]
         if self._log is not None:
-            self._log.append(("launch", kernel, dims, values))
+            reads, writes = effects(kernel, values, self._extents)
+            self._log.append(Entry("launch", values, kernel, dims, reads, writes))  # type: ignore[arg-type]
+
+    def _note(
+        self, kind: str, values: tuple[int, ...], source: DeviceArray | None, target: DeviceArray
+    ) -> None:
+        assert self._log is not None
+        touched = [
+            frozenset() if a is None else frozenset([self._extents.holding(a.address) or a.address])
+            for a in (source, target)
+        ]
+        self._log.append(Entry(kind, values, reads=touched[0] - touched[1], writes=touched[1]))
 
     def charge(self, kernel: Kernel, n_bytes: int) -> None:
-        """Note that the launch just made reads this many bytes of weights."""
-        self.charges[kernel.name] = self.charges.get(kernel.name, 0) + n_bytes
+        """Note that the last launch of a kernel reads this many bytes of weights."""
+        if self._log is not None:
+            made = next(entry for entry in reversed(self._log) if entry.kernel is kernel)
+            made.weight_bytes += n_bytes
 
     # Companions: other representations of an array's present values (quantised rows, say).
 

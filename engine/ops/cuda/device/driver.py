@@ -8,22 +8,24 @@ What a driver refuses and another way exists for (pinned memory, host registrati
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import psutil
 
-from engine.errors import BackendError, MemoryBudgetError, OptionError
+from engine.errors import BackendError, EngineError, MemoryBudgetError, OptionError
 from engine.ops.cuda.build.kernel import Kernel
-from engine.ops.cuda.device.api import Driver, version_text
+from engine.ops.cuda.device.api import OUT_OF_MEMORY, Driver, version_text
 from engine.ops.cuda.device.program import Block, Program, packer
+from engine.ops.cuda.device.record import Entry
 from engine.ops.cuda.device.staging import Staging, Waiter
+from engine.ops.cuda.device.variant import steps_from, words_of
 
 OLDEST_CC = (8, 0)  # int8 mma of 16x8x32 and asynchronous copies to shared memory
+EARLY_CC, EARLY_DRIVER = (9, 0), 12030  # launches that begin early in graphs
 STATIC_SMEM = 48 << 10  # a kernel needs leave for more
 TIMEOUT_S = 300.0  # far beyond a pass of the largest model over the slowest bus
 
@@ -106,24 +108,16 @@ class CudaDevice:
         self._modules: list[Any] = []
         self._held_back: list[tuple[str, Any]] | None = None  # frees that a capture postpones
         self._sizes: dict[int, int] = {}
+        # What gives memory back when an allocation is refused, where memory is shared.
+        self.relief: list[Callable[[], None]] = []
+        self.steps = steps_from(os.environ)
+        self._refusals: list[str] = []
         self._open = True
-        self._context = call("cuDevicePrimaryCtxRetain", self._handle)
-        self._thread = threading.local()
-        self.attach()
+        self.driver.use(call("cuDevicePrimaryCtxRetain", self._handle))
         self.stream = call("cuStreamCreate", 1)  # not ordered behind the default stream
         self.waiter = Waiter(self.driver, self.stream, timeout_s)
         self.staging = Staging(self.driver, self.stream, self.waiter)
         self._launch = self.driver.raw.cuLaunchKernel
-
-    def attach(self) -> None:
-        """Make the device's context current in the calling thread, once per thread.
-
-        The driver keeps a current context per thread and refuses memory, launches and copies where
-        there is none, so that whatever may be the first call of a thread begins with this.
-        """
-        if not getattr(self._thread, "attached", False):
-            self.driver.call("cuCtxSetCurrent", self._context)
-            self._thread.attached = True
 
     @property
     def unified(self) -> bool:
@@ -140,9 +134,13 @@ class CudaDevice:
         MemoryBudgetError
             If the device has no room; nothing was allocated.
         """
-        self.attach()
         code, address = self.driver.attempt("cuMemAlloc", n_bytes)
-        if code == 2:
+        if code == OUT_OF_MEMORY and self.unified and self.relief:
+            # The system keeps pages of files that it would give up; the driver does not ask it to.
+            for give_back in self.relief:
+                give_back()
+            code, address = self.driver.attempt("cuMemAlloc", n_bytes)
+        if code == OUT_OF_MEMORY:
             raise MemoryBudgetError(
                 f"device memory: expected at most {self._free_now() >> 20} MiB free of "
                 f"{self.total_bytes >> 20} MiB to be asked for, found {n_bytes / 2**20:.1f} MiB "
@@ -165,8 +163,10 @@ class CudaDevice:
         if self._held_back is not None:
             self._held_back.append((name, handle))
             return
-        self.attach()
-        getattr(self.driver.raw, name)(handle)
+        # The garbage collector calls this in any thread, and has no use for an exception.
+        with suppress(EngineError):
+            self.driver.enter()
+            getattr(self.driver.raw, name)(handle)
 
     @contextmanager
     def no_frees(self) -> Iterator[None]:
@@ -182,26 +182,21 @@ class CudaDevice:
 
     def upload(self, address: int, host: np.ndarray) -> None:
         """Copy in stream order; the host array may change as soon as this returns."""
-        self.attach()
         self.staging.upload(address, np.ascontiguousarray(host))
 
     def download(self, host: np.ndarray, address: int) -> None:
         """Copy behind everything launched so far, and wait for it."""
         assert host.flags.c_contiguous, host.strides
-        self.attach()
         self.staging.download(host, address)
 
     def read_i32(self, address: int) -> int:
         """One int32 (a chosen token), waiting for no more than what writes it."""
-        self.attach()
         return self.staging.read_i32(address)
 
     def copy(self, target: int, source: int, n_bytes: int) -> None:
-        self.attach()
         self.driver.call("cuMemcpyDtoDAsync", target, source, n_bytes, self.stream)
 
     def fill(self, address: int, byte: int, n_bytes: int) -> None:
-        self.attach()
         self.driver.call("cuMemsetD8Async", address, byte, n_bytes, self.stream)
 
     def free_bytes(self) -> int:
@@ -214,7 +209,6 @@ class CudaDevice:
         return max(free, psutil.virtual_memory().available) if self.unified else free
 
     def _free_now(self) -> int:
-        self.attach()
         return int(self.driver.call("cuMemGetInfo")[0])
 
     # Launches
@@ -227,7 +221,6 @@ class CudaDevice:
         BackendError
             If there is no code for this device, or it asks for more than the device has.
         """
-        self.attach()
         found = self._loaded.get(kernel)
         if found is None:
             if kernel.dynamic_smem > self.attributes["max_dynamic_smem"]:
@@ -249,8 +242,8 @@ class CudaDevice:
 
     def launch(self, kernel: Kernel, grid: tuple[int, int, int], args: tuple[Any, ...]) -> None:
         """Launch with scalars and addresses already in the kernel's argument types."""
-        self.attach()
         loaded = self._loaded.get(kernel) or self.loaded(kernel)
+        self.driver.enter()
         loaded.block.set(args)
         code = self._launch(
             loaded.function, *grid, kernel.threads, 1, 1, kernel.dynamic_smem,
@@ -289,7 +282,24 @@ class CudaDevice:
             self._numba[kernel] = compiled.launch, stream
         return self._numba[kernel]
 
-    def program(self, log: list[tuple[Any, ...]], mode: str) -> Program:
+    @property
+    def branches(self) -> bool:
+        """Whether a recorded pass may run its independent launches side by side."""
+        return "branches" in self.steps
+
+    @property
+    def early(self) -> bool:
+        """Whether a launch of a graph may begin before the one that it depends on has ended."""
+        able = self.driver.version >= EARLY_DRIVER and self.cc >= EARLY_CC
+        return able and "early" in self.steps
+
+    def refuse_early(self, error: EngineError) -> None:
+        self.steps -= {"early"}
+        self._refusals.append(
+            f"graphs whose launches begin early: the driver refused them ({error})"
+        )
+
+    def program(self, log: Sequence[Entry], mode: str) -> Program:
         """Something whose `replay()` does again what the log lists."""
         return Program(self, log, mode)
 
@@ -302,7 +312,6 @@ class CudaDevice:
             If something that was launched failed.
         """
         if self._open:
-            self.attach()
             self.waiter.stream_done()
 
     def close(self) -> None:
@@ -310,12 +319,12 @@ class CudaDevice:
         if not self._open:
             return
         if self.driver.lost is None:
-            self.attach()
             self.staging.close()
             for module in self._modules:
                 self.driver.attempt("cuModuleUnload", module)
             self.driver.attempt("cuStreamDestroy", self.stream)
             self.driver.attempt("cuDevicePrimaryCtxRelease", self._handle)
+            self.driver.use(None)
         self._open = False
 
     # What is known of it
@@ -332,6 +341,7 @@ class CudaDevice:
             "driver": version_text(self.driver.version),
             "transfers": asdict(self.staging.transfers),
             "pinned_staging": not self.staging.pageable,
+            "variant": words_of(self.steps),
         }
 
     def notices(self) -> list[str]:
@@ -340,7 +350,7 @@ class CudaDevice:
         found = [f"{self.name}, compute capability {_dotted(self.cc)}, {size}, driver {driver}"]
         if self.staging.pageable:
             found.append("pinned memory: the driver refused it; copies are plain and slower")
-        return found
+        return found + self._refusals
 
 
 def _run_time_compiler() -> Callable[[Kernel, tuple[int, int]], Any]:

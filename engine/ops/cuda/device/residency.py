@@ -7,8 +7,6 @@ then copies.
 
 from __future__ import annotations
 
-import contextlib
-import mmap
 import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ import psutil
 
 from engine.errors import BackendError, MemoryBudgetError
 from engine.ops.cuda.device.api import OUT_OF_MEMORY, REGISTER_REFUSED
+from engine.ops.cuda.device.pages import mapping_of, page_out, populate
 from engine.weights.residency import (
     Machine,
     Run,
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
 
 DEVICEMAP = 2
 READ_ONLY = 8
-# Linux 5.4: take clean pages of a file out of the page cache. The mmap module has no name for it.
-MADV_PAGEOUT = 21
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +83,6 @@ class AllOnDevice:
 
     def close(self) -> None:
         """Nothing is held."""
-
-
-def mapping_of(data: np.ndarray) -> np.ndarray | None:
-    """The whole mapping that a tensor's bytes are a view of; None if they lie elsewhere."""
-    array = data
-    while isinstance(array.base, np.ndarray):
-        array = array.base
-    owner: Any = array.base
-    if isinstance(owner, memoryview):
-        owner = owner.obj
-    return array if isinstance(owner, mmap.mmap) else None
 
 
 def spans_of(
@@ -190,10 +176,12 @@ class FileResidency:
         self._windows: list[tuple[int, int, int]] = []  # host start, host stop, device address
         self._mapped: set[int] = set()
         self.refused_bytes = 0
+        self.populated_bytes = 0
         for run in self.plan.mapped_runs:
             self._offer(run, machine, settings.direct)
         reached = {self._address(d.span) for d in self.plan.decisions if d.place == "mapped"}
         self._mapped = {host for host in reached if self._window(host) is not None}
+        device.relief.append(self._drop_pages)
         missed = [
             d.span
             for d in self.plan.decisions
@@ -223,6 +211,7 @@ class FileResidency:
             + self.refused_bytes,
             "residency_mapped_bytes": self.plan.mapped_bytes - self.refused_bytes,
             "residency_budget_bytes": self.plan.budget,
+            "residency_populated_bytes": self.populated_bytes,
             "residency_refusals": list(self.refusals),
         }
 
@@ -251,6 +240,8 @@ class FileResidency:
 
     def close(self) -> None:
         """Unregister; mapped placements are void."""
+        if self._drop_pages in self.device.relief:
+            self.device.relief.remove(self._drop_pages)
         self._copying = None
         for host in self._registered:
             self.device.drop("cuMemHostUnregister", host)
@@ -267,16 +258,18 @@ class FileResidency:
         whole = None if done is None else mapping_of(done.data)
         if done is None or whole is None or not self.device.unified:
             return
-        owner: Any = whole.base
-        mapping: Any = owner.obj if isinstance(owner, memoryview) else owner
         first = done.data.ctypes.data - whole.ctypes.data
-        # Pages at the edges hold neighbours' bytes, too.
-        start = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE
-        stop = (first + done.n_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
-        if stop > start:
-            # An older system keeps the pages, which is what it did before.
-            with contextlib.suppress(OSError):
-                mapping.madvise(MADV_PAGEOUT, start, stop - start)
+        page_out(whole, first, first + done.n_bytes)
+
+    def _drop_pages(self) -> None:
+        """Give back the file's pages of everything that is not read in place."""
+        mapped = {(run.file, run.start, run.stop) for run in self.plan.mapped_runs}
+        for file, whole in enumerate(self._mappings):
+            held = sorted((start, stop) for at, start, stop in mapped if at == file)
+            begin = 0
+            for start, stop in [*held, (whole.nbytes, whole.nbytes)]:
+                page_out(whole, begin, start)
+                begin = stop
 
     def _offer(self, run: Run, machine: Machine, direct: bool) -> None:
         """Make a run of a mapping readable by the device, if there is a way."""
@@ -300,6 +293,9 @@ class FileResidency:
         if machine.pageable and (direct or self.plan.route in ("registered", "pageable")):
             self.route = "pageable"
             self._windows.append((start, stop, start))
+            stop = min(run.stop, whole.nbytes)
+            populate(whole, run.start, stop)
+            self.populated_bytes += stop - run.start
 
     def _register(self, start: int, n_bytes: int, machine: Machine) -> int | None:
         """Device address of a registered run, or None where the driver refuses."""

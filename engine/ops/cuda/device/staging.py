@@ -62,6 +62,7 @@ class Waiter:
         self._poll(self.driver.raw.cuEventQuery, event, "cuEventQuery")
 
     def _poll(self, query: Any, handle: Any, name: str) -> None:
+        self.driver.enter()
         start = time.monotonic()
         while True:
             code = int(query(handle)[0])

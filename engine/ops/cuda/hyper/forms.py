@@ -33,6 +33,7 @@ from engine.ops.cuda.build.types import f32, i32, u32
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
 from engine.ops.cuda.products.act import pack4, padded, quantised_room, row_scale, split_room
+from engine.ops.cuda.products.pack import INT8
 
 CODES_32, CODES_256, HALVES = 1, 2, 4
 FORMS = ArgumentBlock(
@@ -46,6 +47,9 @@ FORMS = ArgumentBlock(
     n_pad=(U32, "rows that the products read; a multiple of their tile"),
     which=(U32, "sum of CODES_32, CODES_256 and HALVES: the forms to write"),
 )
+FORMS_WRITTEN = (
+    "codes_32", "scales_32", "codes_256", "scales_256", "halves", "halves_scale",
+)  # fmt: skip
 SMALLEST = f32(2.0**-120)
 LOW_SCALE = f32(2048)
 MAGNITUDE = i32(0x7FFFFFFF)
@@ -203,8 +207,8 @@ def forms_of(ctx: Context, x: DeviceArray, formats: Collection[str]) -> Forms:
     args: list[Any] = []
     which = 0
     for flag, block, users in (
-        (CODES_32, 32, ("Q8_0", "MXFP4")),
-        (CODES_256, 256, ("Q4_K", "Q2_K", "IQ2_XXS")),
+        (CODES_32, 32, INT8[32]),
+        (CODES_256, 256, INT8[256]),
     ):
         if d % block or not any(f in users for f in formats):
             args += [None, None]

@@ -11,9 +11,9 @@ import math
 from numba import cuda
 
 from engine.ops.cuda.build.kernel import F32, F32P, U32, Kernel, device, kernel
-from engine.ops.cuda.build.ptx import add_rn, fma_rn, mul_rn, sub_rn
+from engine.ops.cuda.build.ptx import add_rn, fma_rn, mul_rn, shfl_f32, shfl_xor_f32, sub_rn
 from engine.ops.cuda.build.scalar import exp, sigmoid
-from engine.ops.cuda.build.types import f32, u32
+from engine.ops.cuda.build.types import f32, i32, u32
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
 
@@ -57,53 +57,47 @@ def mixed(state, at, d, n_hc, p0, p1, p2, p3):
 
 @device
 def spread(post, comb, mix, at, scale, base, row, n_hc, n_iter, eps):
-    """post and comb of one row, by one thread: all sixteen entries stay in registers.
+    """post and comb of one row, by one whole warp: a lane holds one of the sixteen entries.
 
-    mix + at are the row's logits. Divisions by a sum are products with its reciprocal.
+    mix + at are the row's logits. Divisions by a sum are products with its reciprocal. Sums of four
+    are (a + b) + (c + d), which shuffles give to every lane alike; lanes from 16 on repeat those
+    before them.
     """
-    for s in range(n_hc):
-        k = u32(n_hc + u32(s))
+    lane = u32(cuda.threadIdx.x) & u32(31)
+    if lane < n_hc:
+        k = u32(n_hc + lane)
         y = gate(mix[at + k], scale[1], base[k], ZERO)
-        post[u32(row * n_hc) + u32(s)] = mul_rn(TWO, y)
-    c = cuda.local.array(ENTRIES, f32)
-    for r in range(STREAMS):
-        top = LOWEST
-        for o in range(STREAMS):
-            y = LOWEST
-            if r < n_hc and o < n_hc:
-                k = u32(u32(2) * n_hc + u32(r) * n_hc + u32(o))
-                y = add_rn(mul_rn(mix[at + k], scale[2]), base[k])
-            c[r * STREAMS + o] = y
-            top = y if y > top else top
-        total = ZERO
-        for o in range(STREAMS):
-            y = ZERO
-            if r < n_hc and o < n_hc:
-                y = exp(sub_rn(c[r * STREAMS + o], top))
-            c[r * STREAMS + o] = y
-            total = add_rn(total, y)
-        inverse = ONE / total if r < n_hc else ZERO
-        for o in range(STREAMS):
-            y = add_rn(mul_rn(c[r * STREAMS + o], inverse), eps)
-            c[r * STREAMS + o] = y if r < n_hc and o < n_hc else ZERO
+        post[u32(row * n_hc) + lane] = mul_rn(TWO, y)
+    r, o = u32(lane & u32(15)) >> u32(2), lane & u32(3)
+    here = r < n_hc and o < n_hc
+    first = i32(lane & u32(28))
+    # Softmax over a row's destinations.
+    c = LOWEST
+    if here:
+        k = u32(u32(2) * n_hc + r * n_hc + o)
+        c = add_rn(mul_rn(mix[at + k], scale[2]), base[k])
+    top = c
+    for step in range(2):
+        other = shfl_xor_f32(top, 1 << step)
+        top = other if other > top else top
+    c = exp(sub_rn(c, top)) if here else ZERO
+    total = ZERO
+    for j in range(STREAMS):
+        total = add_rn(total, shfl_f32(c, i32(first + j)))
+    inverse = ONE / total if r < n_hc else ZERO
+    c = add_rn(mul_rn(c, inverse), eps)
+    c = c if here else ZERO
+    # Rows and columns in turns; the first turn has had its rows.
     for i in range(n_iter):
         if i > 0:
-            for r in range(STREAMS):
-                k = r * STREAMS
-                total = add_rn(add_rn(c[k], c[k + 1]), add_rn(c[k + 2], c[k + 3]))
-                inverse = ONE / add_rn(total, eps)
-                for o in range(STREAMS):
-                    c[k + o] = mul_rn(c[k + o], inverse)
-        for o in range(STREAMS):
-            total = add_rn(add_rn(c[o], c[o + 4]), add_rn(c[o + 8], c[o + 12]))
-            inverse = ONE / add_rn(total, eps)
-            for r in range(STREAMS):
-                c[r * STREAMS + o] = mul_rn(c[r * STREAMS + o], inverse)
-    for r in range(STREAMS):
-        for o in range(STREAMS):
-            if r < n_hc and o < n_hc:
-                k = u32(u32(row * n_hc + u32(r)) * n_hc + u32(o))
-                comb[k] = c[r * STREAMS + o]
+            total = add_rn(c, shfl_xor_f32(c, 1))
+            total = add_rn(total, shfl_xor_f32(total, 2))
+            c = mul_rn(c, ONE / add_rn(total, eps))
+        total = add_rn(c, shfl_xor_f32(c, 4))
+        total = add_rn(total, shfl_xor_f32(total, 8))
+        c = mul_rn(c, ONE / add_rn(total, eps))
+    if here and lane < u32(ENTRIES):
+        comb[u32(u32(row * n_hc + r) * n_hc + o)] = c
 
 
 def _mix(split: bool) -> Kernel:
@@ -118,6 +112,7 @@ def _mix(split: bool) -> Kernel:
         F32,
         threads=MIX_THREADS,
         name="hc_split_rows" if split else "hc_collapse_rows",
+        writes=("x", "post", "comb"),
     )
     def hc_rows(x, post, comb, mix, state, scale, base, width, d, n_hc, pieces, n_iter, eps):
         row = u32(cuda.blockIdx.x)
@@ -130,7 +125,7 @@ def _mix(split: bool) -> Kernel:
                 p0, p1, p2, p3 = pre_weights(mix, logits, scale, base, n_hc, eps)
                 at = u32(u32(row * n_hc) * d + j)
                 x[u32(row * d + j)] = mixed(state, at, d, n_hc, p0, p1, p2, p3)
-        elif split and t == u32(0):
+        elif split and t < u32(32):
             # How the sublayer's output will be spread.
             spread(post, comb, mix, logits, scale, base, row, n_hc, n_iter, eps)
 
@@ -155,7 +150,7 @@ def expanded(y, post, comb, row, o, n_hc, s0, s1, s2, s3):
     return value
 
 
-@kernel(*(F32P,) * 5, U32, U32, threads=THREADS)
+@kernel(*(F32P,) * 5, U32, U32, threads=THREADS, writes=("out",))
 def hc_expand_columns(out, y, post, comb, state, d, n_hc):
     """Grid (pieces of a row, rows); one thread takes one column of every stream."""
     row = u32(cuda.blockIdx.y)

@@ -1,8 +1,9 @@
-"""A sublayer's entry in two launches: spread what came before, mix the streams, norm, quantise.
+"""A sublayer's entry: spread what came before, mix the streams, norm, quantise.
 
 `hc_mix` leaves partial logits per 64 columns; here one block per row adds them up, mixes the
-streams, norms the mixed row and writes the forms that products will want of it, while another
-block works out how the sublayer's output will be spread. The same for the output head.
+streams, norms the mixed row and writes the forms that products will want of it. A launch of its own
+works out how the sublayer's output will be spread: nobody needs that before the sublayer's end, so
+that it may run beside everything else. The output head is the same without it.
 
 Arithmetic is that of `hc_expand`, `hc_split` and `rms_norm`, of `act` for the forms, and float32
 sums for the logits; the norm of the flattened streams is a factor applied to the sums.
@@ -15,7 +16,7 @@ from collections.abc import Collection
 from numba import cuda
 
 from engine.ops.cuda.build.arguments import ArgumentBlock
-from engine.ops.cuda.build.kernel import F32, F32P, U32, Kernel, kernel
+from engine.ops.cuda.build.kernel import F32, F32P, U32, Kernel, device, kernel
 from engine.ops.cuda.build.ptx import (
     add_rn,
     address,
@@ -30,7 +31,7 @@ from engine.ops.cuda.build.reduce import block_sum, inverse_rms, square_quad
 from engine.ops.cuda.build.types import f32, i32, u32
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
-from engine.ops.cuda.hyper.forms import FORMS, forms_of, row_writer
+from engine.ops.cuda.hyper.forms import FORMS, FORMS_WRITTEN, forms_of, row_writer
 from engine.ops.cuda.hyper.hc import STREAMS, check_streams, pre_weights, spread
 from engine.ops.cuda.hyper.hc_mix import COLUMNS, kind_of, mix
 from engine.ops.cuda.products.pack import UNIT, Weight
@@ -38,6 +39,7 @@ from engine.ops.cuda.rows.norm import WIDE
 
 LOGITS = STREAMS * (2 + STREAMS) + 1  # and the sum of squares
 GROUP = 8  # lanes that add up one logit's parts
+SPREAD_THREADS = 256
 
 
 STREAMED = ArgumentBlock(
@@ -63,85 +65,96 @@ SIZES = ArgumentBlock(
 )
 
 
-def _entry(threads: int, with_spread: bool) -> Kernel:
+@device
+def _sum_logits(logits, arrays, sizes, row, t, threads):
+    """The row's logits, times the factor of the norm of its flattened streams."""
+    d, n_hc, count = sizes.d, sizes.n_hc, sizes.count
+    # Eight lanes add up one's parts: a lane takes every eighth, then they meet.
+    for i in range(u32(0), u32(LOGITS * GROUP), threads):
+        k = u32(u32(u32(i) + t) // u32(GROUP))
+        total = f32(0)
+        if k <= count:
+            source = address(arrays.parts) + u32(u32(row * (count + u32(1)) + k) * sizes.pieces) * 4
+            for p in range(t % u32(GROUP), sizes.pieces, GROUP):
+                total = add_rn(total, ld_nc_f32(source + p * 4))
+        total = add_rn(total, shfl_xor_f32(total, 4))
+        total = add_rn(total, shfl_xor_f32(total, 2))
+        total = add_rn(total, shfl_xor_f32(total, 1))
+        if k <= count and t % u32(GROUP) == u32(0):
+            logits[k] = total
+    cuda.syncthreads()
+    factor = inverse_rms(logits[count], n_hc * d, sizes.rms_eps)
+    cuda.syncthreads()
+    if t < count:
+        logits[t] = mul_rn(logits[t], factor)
+    cuda.syncthreads()
+
+
+def _entry(threads: int) -> Kernel:
     warps = threads // 32
-    passes = -(-LOGITS * GROUP // threads)
     write_row = row_writer(threads)
 
     @kernel(
         *(STREAMED, FORMS, SIZES),
         threads=threads,
         min_blocks=1024 // threads,
-        name=f"hc_{'enter' if with_spread else 'head'}_{threads}",
+        name=f"hc_enter_{threads}",
+        writes=(*FORMS_WRITTEN, "a"),
     )
     def hc_rows(arrays, forms, sizes):
-        """Grid (rows, 2 with spread): block 0 mixes, norms and quantises, block 1 spreads."""
+        """Grid (rows): mixes a row's streams, norms and quantises."""
         logits = cuda.shared.array(32, f32)
         shared = cuda.shared.array(32, f32)
         tops = cuda.shared.array(32, i32)
         row = u32(cuda.blockIdx.x)
         t = u32(cuda.threadIdx.x)
-        d, n_hc, count = sizes.d, sizes.n_hc, sizes.count
+        d, n_hc = sizes.d, sizes.n_hc
+        _sum_logits(logits, arrays, sizes, row, t, u32(threads))
 
-        # The logits: eight lanes add up one's parts. A lane takes every eighth, then they meet.
-        for i in range(passes):
-            k = u32((u32(i * threads) + t) // u32(GROUP))
-            total = f32(0)
-            if k <= count:
-                source = (
-                    address(arrays.parts) + u32(u32(row * (count + u32(1)) + k) * sizes.pieces) * 4
-                )
-                for p in range(t % u32(GROUP), sizes.pieces, GROUP):
-                    total = add_rn(total, ld_nc_f32(source + p * 4))
-            total = add_rn(total, shfl_xor_f32(total, 4))
-            total = add_rn(total, shfl_xor_f32(total, 2))
-            total = add_rn(total, shfl_xor_f32(total, 1))
-            if k <= count and t % u32(GROUP) == u32(0):
-                logits[k] = total
-        cuda.syncthreads()
-        factor = inverse_rms(logits[count], n_hc * d, sizes.rms_eps)
-        cuda.syncthreads()
-        if t < count:
-            logits[t] = mul_rn(logits[t], factor)
-        cuda.syncthreads()
-
-        if cuda.blockIdx.y == 0:
-            # The streams' mix, its norm and its forms.
-            scale, base = arrays.scale, arrays.base
-            p0, p1, p2, p3 = pre_weights(logits, u32(0), scale, base, n_hc, sizes.hc_eps)
-            quads = d >> u32(2)
-            source = address(arrays.state) + u32(u32(row * n_hc) * d) * 4
-            target = address(arrays.a) + u32(row * d) * 4
-            total = f32(0)
-            for q in range(t, quads, threads):
-                x0, x1, x2, x3 = ld_v4_f32(source + q * 16)
-                y0, y1, y2, y3 = mul_rn(p0, x0), mul_rn(p0, x1), mul_rn(p0, x2), mul_rn(p0, x3)
-                if n_hc > u32(1):
-                    x0, x1, x2, x3 = ld_v4_f32(source + q * 16 + d * 4)
-                    y0, y1 = fma_rn(p1, x0, y0), fma_rn(p1, x1, y1)
-                    y2, y3 = fma_rn(p1, x2, y2), fma_rn(p1, x3, y3)
-                if n_hc > u32(2):
-                    x0, x1, x2, x3 = ld_v4_f32(source + q * 16 + d * 8)
-                    y0, y1 = fma_rn(p2, x0, y0), fma_rn(p2, x1, y1)
-                    y2, y3 = fma_rn(p2, x2, y2), fma_rn(p2, x3, y3)
-                if n_hc > u32(3):
-                    x0, x1, x2, x3 = ld_v4_f32(source + q * 16 + d * 12)
-                    y0, y1 = fma_rn(p3, x0, y0), fma_rn(p3, x1, y1)
-                    y2, y3 = fma_rn(p3, x2, y2), fma_rn(p3, x3, y3)
-                total = square_quad(total, y0, y1, y2, y3)
-                st_v4_f32(target + q * 16, y0, y1, y2, y3)
-            norm = inverse_rms(block_sum(total, shared, warps), d, sizes.rms_eps)
-            write_row(target, target, row, arrays.weight, norm, d, tops, forms)
-        elif with_spread and t == u32(0):
-            # How the sublayer's output will be spread.
-            scale, base, n_iter = arrays.scale, arrays.base, sizes.n_iter
-            post, comb = arrays.post, arrays.comb
-            spread(post, comb, logits, u32(0), scale, base, row, n_hc, n_iter, sizes.hc_eps)
+        # The streams' mix, its norm and its forms.
+        scale, base = arrays.scale, arrays.base
+        p0, p1, p2, p3 = pre_weights(logits, u32(0), scale, base, n_hc, sizes.hc_eps)
+        quads = d >> u32(2)
+        source = address(arrays.state) + u32(u32(row * n_hc) * d) * 4
+        target = address(arrays.a) + u32(row * d) * 4
+        total = f32(0)
+        for q in range(t, quads, threads):
+            x0, x1, x2, x3 = ld_v4_f32(source + q * 16)
+            y0, y1, y2, y3 = mul_rn(p0, x0), mul_rn(p0, x1), mul_rn(p0, x2), mul_rn(p0, x3)
+            if n_hc > u32(1):
+                x0, x1, x2, x3 = ld_v4_f32(source + q * 16 + d * 4)
+                y0, y1 = fma_rn(p1, x0, y0), fma_rn(p1, x1, y1)
+                y2, y3 = fma_rn(p1, x2, y2), fma_rn(p1, x3, y3)
+            if n_hc > u32(2):
+                x0, x1, x2, x3 = ld_v4_f32(source + q * 16 + d * 8)
+                y0, y1 = fma_rn(p2, x0, y0), fma_rn(p2, x1, y1)
+                y2, y3 = fma_rn(p2, x2, y2), fma_rn(p2, x3, y3)
+            if n_hc > u32(3):
+                x0, x1, x2, x3 = ld_v4_f32(source + q * 16 + d * 12)
+                y0, y1 = fma_rn(p3, x0, y0), fma_rn(p3, x1, y1)
+                y2, y3 = fma_rn(p3, x2, y2), fma_rn(p3, x3, y3)
+            total = square_quad(total, y0, y1, y2, y3)
+            st_v4_f32(target + q * 16, y0, y1, y2, y3)
+        norm = inverse_rms(block_sum(total, shared, warps), d, sizes.rms_eps)
+        write_row(target, target, row, arrays.weight, norm, d, tops, forms)
 
     return hc_rows
 
 
-_KERNELS = {(threads, s): _entry(threads, s) for threads in (256, 1024) for s in (False, True)}
+_KERNELS = {threads: _entry(threads) for threads in (256, 1024)}
+
+
+@kernel(STREAMED, SIZES, threads=SPREAD_THREADS, writes=("post", "comb"))
+def hc_spread(arrays, sizes):
+    """Grid (rows): how a row's sublayer output will be spread."""
+    logits = cuda.shared.array(32, f32)
+    row = u32(cuda.blockIdx.x)
+    t = u32(cuda.threadIdx.x)
+    _sum_logits(logits, arrays, sizes, row, t, u32(SPREAD_THREADS))
+    if t < u32(32):
+        scale, base, n_iter = arrays.scale, arrays.base, sizes.n_iter
+        post, comb, n_hc = arrays.post, arrays.comb, sizes.n_hc
+        spread(post, comb, logits, u32(0), scale, base, row, n_hc, n_iter, sizes.hc_eps)
 
 
 def can_enter(fn: Weight, n_embd: int) -> bool:
@@ -171,24 +184,21 @@ def _run(
     mix(ctx, parts, state, fn, before)
     forms = forms_of(ctx, a, formats)
     post, comb, n_iter = spreading or (None, None, 0)
-    body = _KERNELS[256 if d <= WIDE else 1024, spreading is not None]
-    ctx.launch(
-        body,
-        (n, 2 if spreading else 1),
-        *STREAMED(
-            a=a, post=post, comb=comb, parts=parts, state=state, scale=scale, base=base, weight=norm
-        ),
-        *forms.args,
-        *SIZES(
-            d=d,
-            n_hc=n_hc,
-            count=fn.rows,
-            pieces=pieces,
-            n_iter=n_iter,
-            hc_eps=hc_eps,
-            rms_eps=rms_eps,
-        ),
+    arrays = STREAMED(
+        a=a, post=post, comb=comb, parts=parts, state=state, scale=scale, base=base, weight=norm
     )
+    sizes = SIZES(
+        d=d,
+        n_hc=n_hc,
+        count=fn.rows,
+        pieces=pieces,
+        n_iter=n_iter,
+        hc_eps=hc_eps,
+        rms_eps=rms_eps,
+    )
+    ctx.launch(_KERNELS[256 if d <= WIDE else 1024], n, *arrays, *forms.args, *sizes)
+    if spreading:
+        ctx.launch(hc_spread, n, *arrays, *sizes)
     ctx.wrote(*(v for v in (post, comb) if v is not None))
     forms.keep(ctx, a)
 

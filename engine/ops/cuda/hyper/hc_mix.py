@@ -95,6 +95,7 @@ def _mixer(kind: str, tiles: int, rows_each: int) -> Kernel:
         threads=THREADS,
         min_blocks=4,
         name=f"hc_mix_{kind}_{tiles}_{rows_each}",
+        writes=("parts", "state"),
     )
     def hc_mix(parts, state, y, post, comb, fn, n, d, n_hc, count, pieces, spread):
         """Grid (pieces of 64 columns, groups of rows): parts (row, count + 1, piece)."""

@@ -108,7 +108,16 @@ def lane_quantiser(block: int) -> Any:
 def _quantiser(block: int) -> Kernel:
     quantise_lane = lane_quantiser(block)
 
-    @kernel(I8P, F32P, F32P, U32, U32, threads=THREADS, name=f"quantise_{block}")
+    @kernel(
+        I8P,
+        F32P,
+        F32P,
+        U32,
+        U32,
+        threads=THREADS,
+        name=f"quantise_{block}",
+        writes=("codes", "scales"),
+    )
     def quantise(codes, scales, x, cols, n_pad):
         """Grid (pieces of 2048 columns, rows): a lane quantises 8 values."""
         row = u32(cuda.blockIdx.y)
@@ -160,7 +169,7 @@ def row_scale(top):
     return up, down
 
 
-@kernel(U16P, F32P, F32P, U32, U32, threads=THREADS)
+@kernel(U16P, F32P, F32P, U32, U32, threads=THREADS, writes=("parts", "scales"))
 def split_f16(parts, scales, x, cols, plane):
     """Grid (rows): x * up = hi + lo / 2048, both float16."""
     shared = cuda.shared.array(WARPS, i32)
@@ -177,7 +186,7 @@ def split_f16(parts, scales, x, cols, plane):
         scales[row] = down
 
 
-@kernel(U16P, F32P, F32P, U32, U32, threads=THREADS)
+@kernel(U16P, F32P, F32P, U32, U32, threads=THREADS, writes=("parts", "scales"))
 def split_bf16(parts, scales, x, cols, plane):
     """Grid (rows): x = hi + mid + lo, all bfloat16."""
     row = u32(cuda.blockIdx.x)

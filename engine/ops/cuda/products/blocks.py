@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-Lines = list[str]
+from engine.ops.cuda.products.blocks_raw import RAW_BLOCKS
+from engine.ops.cuda.products.lines import Lines, half, scaled, zero
 
 
 def _products(nt: int, a: tuple[str, str, str, str], at: str, sums: str = "c") -> Lines:
@@ -26,39 +27,19 @@ def _products(nt: int, a: tuple[str, str, str, str], at: str, sums: str = "c") -
     return lines
 
 
-def _zero(nt: int, sums: str = "c") -> Lines:
-    return [f"{sums}{j}_{i} = i32(0)" for j in range(nt) for i in range(4)]
-
-
-def _scaled(nt: int, low: str, high: str, sums: str = "c", sign: str = "") -> Lines:
-    """s += c * (row factor * activation scale)."""
-    lines = []
-    for j in range(nt):
-        lines += [f"x{i} = ld_nc_f32(da{j}_{i} + kd)" for i in range(2)]
-        for i in range(4):
-            factor = low if i < 2 else high
-            product = f"mul_rn({factor}, x{i & 1})"
-            lines.append(f"s{j}_{i} = fma_rn(i2f({sums}{j}_{i}), {sign}{product}, s{j}_{i})")
-    return lines
-
-
-def _half(target: str, address: str) -> str:
-    return f"{target} = h2f(ld_nc_u16({address}))"
-
-
 def q8_0(nt: int, tiled: bool) -> Lines:
     if tiled:
         lines = [
             "a0, a1, a2, a3 = ld_stream_v4(cb + place * 512 + lane * 16)",
-            _half("d0", "sb + place * 32 + g * 2"),
-            _half("d1", "sb + place * 32 + g * 2 + 16"),
+            half("d0", "sb + place * 32 + g * 2"),
+            half("d1", "sb + place * 32 + g * 2 + 16"),
         ]
     else:
-        lines = [_half("d0", "ra"), _half("d1", "rb")]
+        lines = [half("d0", "ra"), half("d1", "rb")]
         lines += [f"a{i} = raw_word({'rb' if i & 1 else 'ra'} + 2 + t * 8 + {4 * (i >> 1)})"
                   for i in range(4)]  # fmt: skip
-    lines += _zero(nt) + _products(nt, ("a0", "a1", "a2", "a3"), "0")
-    return lines + _scaled(nt, "d0", "d1")
+    lines += zero(nt) + _products(nt, ("a0", "a1", "a2", "a3"), "0")
+    return lines + scaled(nt, "d0", "d1")
 
 
 def mxfp4(nt: int, tiled: bool) -> Lines:
@@ -73,8 +54,8 @@ def mxfp4(nt: int, tiled: bool) -> Lines:
         for word, row in (("w0", "ra"), ("w1", "rb")):
             lines.append(f"{word} = raw_mxfp4({row} + 1, t)")
     lines += ["a0, a2 = e2m1_bytes(w0)", "a1, a3 = e2m1_bytes(w1)"]
-    lines += _zero(nt) + _products(nt, ("a0", "a1", "a2", "a3"), "0")
-    return lines + _scaled(nt, "d0", "d1")
+    lines += zero(nt) + _products(nt, ("a0", "a1", "a2", "a3"), "0")
+    return lines + scaled(nt, "d0", "d1")
 
 
 def q4_k(nt: int, tiled: bool) -> Lines:
@@ -91,7 +72,7 @@ def q4_k(nt: int, tiled: bool) -> Lines:
             "f1, z0, z1, z2, z3 = raw_q4_k(rb)",
         ]
     lines += ["d0, m0 = unpack_f16(f0)", "d1, m1 = unpack_f16(f1)"]
-    lines += _zero(nt, "p") + _zero(nt, "m_")
+    lines += zero(nt, "p") + zero(nt, "m_")
     for u in range(8):
         if tiled:
             lines.append(f"w0, w1 = ld_stream_v2(cb + place * 2048 + {256 * u} + lane * 8)")
@@ -113,14 +94,14 @@ def q4_k(nt: int, tiled: bool) -> Lines:
         for j in range(nt):
             c = ", ".join(f"c{j}_{i}" for i in range(4))
             m = ", ".join(f"m_{j}_{i}" for i in range(4))
-            zero = ", ".join(["i32(0)"] * 4)
+            nought = ", ".join(["i32(0)"] * 4)
             lines += [
                 f"b0, b1 = ld_nc_v2(xa{j} + kx + {32 * u})",
-                f"{c} = mma_m16n8k32_s8(a0, a1, a2, a3, b0, b1, {zero})",
+                f"{c} = mma_m16n8k32_s8(a0, a1, a2, a3, b0, b1, {nought})",
                 f"{m} = mma_m16n8k32_s8(l0, l1, l0, l1, b0, b1, {m})",
             ]
             lines += [f"p{j}_{i} = plus_times(p{j}_{i}, c{j}_{i}, e{i >> 1})" for i in range(4)]
-    return lines + _scaled(nt, "d0", "d1", "p") + _scaled(nt, "m0", "m1", "m_", "-")
+    return lines + scaled(nt, "d0", "d1", "p") + scaled(nt, "m0", "m1", "m_", "-")
 
 
 def q2_k(nt: int, tiled: bool) -> Lines:
@@ -139,7 +120,7 @@ def q2_k(nt: int, tiled: bool) -> Lines:
             "f1, z0, z1 = raw_q2_k(rb, t)",
         ]
     lines += ["d0, m0 = unpack_f16(f0)", "d1, m1 = unpack_f16(f1)"]
-    lines += _zero(nt, "p") + _zero(nt, "m_")
+    lines += zero(nt, "p") + zero(nt, "m_")
     for u in range(8):
         word, shift = u >> 2, 8 * (u & 3)
         lines += [
@@ -159,7 +140,7 @@ def q2_k(nt: int, tiled: bool) -> Lines:
                 )
         lines += _products(nt, ("a0", "a1", "a2", "a3"), str(32 * u), "p")
         lines += _products(nt, ("l0", "l1", "l0", "l1"), str(32 * u), "m_")
-    return lines + _scaled(nt, "d0", "d1", "p") + _scaled(nt, "m0", "m1", "m_", "-")
+    return lines + scaled(nt, "d0", "d1", "p") + scaled(nt, "m0", "m1", "m_", "-")
 
 
 def iq2_xxs(nt: int, tiled: bool) -> Lines:
@@ -167,14 +148,14 @@ def iq2_xxs(nt: int, tiled: bool) -> Lines:
         lines = [
             "q0, w0, q1, w1 = ld_stream_v4(cb + place * 1024 + lane * 16)",
             "q2, w2, q3, w3 = ld_stream_v4(cb + place * 1024 + 512 + lane * 16)",
-            _half("d0", "fb + place * 32 + g * 2"),
-            _half("d1", "fb + place * 32 + g * 2 + 16"),
+            half("d0", "fb + place * 32 + g * 2"),
+            half("d1", "fb + place * 32 + g * 2 + 16"),
             "z0, z1 = quad_nibbles(w0, w1, t), quad_nibbles(w2, w3, t)",
         ]
     else:
-        lines = [_half("d0", "ra"), _half("d1", "rb")]
+        lines = [half("d0", "ra"), half("d1", "rb")]
     lines += ["d0 = mul_rn(d0, f32(0.125))", "d1 = mul_rn(d1, f32(0.125))"]
-    lines += _zero(nt, "p")
+    lines += zero(nt, "p")
     for u in range(8):
         word = u >> 1
         if tiled and u % 2 == 0:
@@ -204,13 +185,13 @@ def iq2_xxs(nt: int, tiled: bool) -> Lines:
             lines.append(f"a{r}, a{r + 2} = signed_rows(table, i{r}, h{r})")
         for j in range(nt):
             c = ", ".join(f"c{j}_{i}" for i in range(4))
-            zero = ", ".join(["i32(0)"] * 4)
+            nought = ", ".join(["i32(0)"] * 4)
             lines += [
                 f"b0, b1 = ld_nc_v2(xa{j} + kx + {32 * u})",
-                f"{c} = mma_m16n8k32_s8(a0, a1, a2, a3, b0, b1, {zero})",
+                f"{c} = mma_m16n8k32_s8(a0, a1, a2, a3, b0, b1, {nought})",
             ]
             lines += [f"p{j}_{i} = plus_times(p{j}_{i}, c{j}_{i}, e{i >> 1})" for i in range(4)]
-    return lines + _scaled(nt, "d0", "d1", "p")
+    return lines + scaled(nt, "d0", "d1", "p")
 
 
 def _float(nt: int, tiled: bool, parts: int, mma: str) -> Lines:
@@ -251,6 +232,14 @@ BLOCKS: dict[str, Callable[[int, bool], Lines]] = {
     "IQ2_XXS": iq2_xxs,
     "F16": f16,
     "BF16": bf16,
+    **RAW_BLOCKS,
 }
+# Formats and layouts that there are kernels for: tiled or not.
+LAYOUTS = [
+    (name, tiled)
+    for name in BLOCKS
+    for tiled in (True, False)
+    if not tiled or name not in RAW_BLOCKS
+]
 # Accumulators besides s that a block adds to, per format: the lower parts of split rows.
 PARTS = {"F16": "sr", "BF16": "sru"}

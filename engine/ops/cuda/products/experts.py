@@ -29,7 +29,8 @@ from engine.ops.cuda.products.products import activations, matmul, matmul_multi
 
 
 @kernel(
-    F32P, F32P, U64, U64, U64, I32P, F32P, U32, U32, U32, U32, F32, U32, threads=THREADS
+    F32P, F32P, U64, U64, U64, I32P, F32P, U32, U32, U32, U32, F32, U32, threads=THREADS,
+    writes=("out",),
 )  # fmt: skip
 def moe_f32(out, x, gate, up, stride, ids, weights, m, used, rows, cols, limit, two):
     """Grid (rows / 8, pairs), for float32 weights: a warp takes one row of one pair's expert."""
@@ -55,7 +56,7 @@ def moe_f32(out, x, gate, up, stride, ids, weights, m, used, rows, cols, limit, 
             st_f32(address(out) + (i64(pair) * i64(rows) + i64(row)) * 4, value)
 
 
-@kernel(F32P, F32P, F32P, U32, U32, U32, U32, threads=THREADS)
+@kernel(F32P, F32P, F32P, U32, U32, U32, U32, threads=THREADS, writes=("out",))
 def moe_sum(out, pairs, shared, count, d, used, has_shared):
     """One value a thread: slots in slot order, then the shared expert."""
     k = u32(u32(cuda.blockIdx.x) * u32(THREADS) + u32(cuda.threadIdx.x))
@@ -70,14 +71,14 @@ def moe_sum(out, pairs, shared, count, d, used, has_shared):
         out[k] = value
 
 
-@kernel(F32P, F32P, F32P, U32, F32, threads=THREADS)
+@kernel(F32P, F32P, F32P, U32, F32, threads=THREADS, writes=("out",))
 def swiglu_values(out, gate, up, count, limit):
     k = u32(u32(cuda.blockIdx.x) * u32(THREADS) + u32(cuda.threadIdx.x))
     if k < count:
         out[k] = gated(gate[k], up[k], limit)
 
 
-@kernel(F32P, F32P, U32, threads=THREADS)
+@kernel(F32P, F32P, U32, threads=THREADS, writes=("out",))
 def add_values(out, x, count):
     k = u32(u32(cuda.blockIdx.x) * u32(THREADS) + u32(cuda.threadIdx.x))
     if k < count:

@@ -15,10 +15,9 @@ from engine.ops.cuda.device.context import Context
 from engine.ops.cuda.products.act import lane_quantiser, padded, quantised_room
 from engine.ops.cuda.products.experts_kernels import gated
 from engine.ops.cuda.products.generate import THREADS
-from engine.ops.cuda.products.pack import SIZES, Weight
+from engine.ops.cuda.products.pack import INT8, SIZES, Weight
 
-# Formats whose products take int8 rows, in blocks of 32 or 256.
-_INT8 = ("Q8_0", "MXFP4", "Q4_K", "Q2_K", "IQ2_XXS")
+_INT8 = INT8[32] + INT8[256]
 
 
 def _forms(routed: int, shared: int) -> Kernel:
@@ -27,6 +26,7 @@ def _forms(routed: int, shared: int) -> Kernel:
     @kernel(
         I8P, F32P, F32P, U32, U32, U32, I8P, F32P, F32P, F32P, U32, U32, F32,
         threads=THREADS, name=f"moe_forms_{routed}_{shared}",
+        writes=("codes", "scales", "shared_codes", "shared_scales"),
     )  # fmt: skip
     def moe_forms(
         codes, scales, middle, cols, n_pad, m,

@@ -15,7 +15,7 @@ from engine.ops.cuda.build.kernel import F32, F32P, I32P, I64P, U32, U64, Kernel
 from engine.ops.cuda.build.ptx import add_rn, mul_rn
 from engine.ops.cuda.build.scalar import exp
 from engine.ops.cuda.build.types import f32
-from engine.ops.cuda.products.blocks import BLOCKS, PARTS
+from engine.ops.cuda.products.blocks import BLOCKS, LAYOUTS, PARTS
 from engine.ops.cuda.products.generate import (
     SEGMENT,
     SLOTS,
@@ -53,7 +53,7 @@ def gated(g, u, limit):
 
 EXPERTS = ArgumentBlock(
     "Experts",
-    grid=(I64P, "(256,): the codebook of IQ2_XXS, 8 bytes a row"),
+    grid=(I64P, "(640,): the codebooks, see `pack.codebook`"),
     xq=(U64, "address of the rows' codes, or of their float16 or bfloat16 parts"),
     dq=(U64, "address of the rows' scales"),
     ids=(I32P, "(m,): expert of each pair"),
@@ -120,13 +120,36 @@ def _columns(nt: int, two: bool) -> list[str]:
 
 
 def _start(name: str) -> list[str]:
+    return [*_who(name), *table_lines(name)]
+
+
+def _who(name: str) -> list[str]:
     return [
         "# Who this thread is.",
         "t_all = u32(cuda.threadIdx.x)",
         "lane, warp = t_all & u32(31), t_all >> u32(5)",
         "g, t = u32(lane >> u32(2)), u32(lane & u32(3))",
         f"xquad = {16 if name in PARTS else 8}",
-        *table_lines(name),
+    ]
+
+
+def _ahead_lines(name: str, n_matrix: int) -> list[str]:
+    """Bring the codes of a warp's first segment near, of all matrices at once.
+
+    A warp takes its matrices and blocks one after the other, with few loads in flight: each would
+    wait for memory anew.
+    """
+    size, bps = SIZES[name].codes, SEGMENT // SIZES[name].block
+    lines = [
+        "# The warp's codes, of every matrix, are asked for before any is used.",
+        "if mine < per and tile * 16 < rows and lane == u32(0):",
+        f"    ahead = u32(u32(blocks - first * {bps}) * {size})",
+        f"    ahead = min(ahead, u32({bps * size}))",
+        f"    near = i64(i64(i64(tile) * i64(blocks) + i64(first * {bps})) * {size})",
+        "    near = i64(near + i64(expert) * i64(codes_stride))",
+    ]
+    return lines + [
+        f"    prefetch_bulk(i64(i64(codes{m}) + near), i32(ahead))" for m in range(n_matrix)
     ]
 
 
@@ -161,8 +184,7 @@ def _few(name: str, tiled: bool, two: bool) -> Kernel:
         "count = few_pairs(pairs, ids, m, u32(cuda.blockIdx.y))",
         "if count == i32(0):",
         "    return",
-        *_start(name),
-        "cuda.syncthreads()",
+        *_who(name),
         "# The warp's row tile and its first segment.",
         "expert = u32(ids[u32(cuda.blockIdx.y)])",
         f"per = u32(max(u32({WARPS}) // segments, u32(1)))",
@@ -170,6 +192,9 @@ def _few(name: str, tiled: bool, two: bool) -> Kernel:
         f"if segments >= u32({WARPS}):",
         "    mine, first = u32(0), warp",
         "tile = u32(u32(cuda.blockIdx.x) * per + mine)",
+        *(_ahead_lines(name, n_matrix) if tiled else []),
+        *table_lines(name),
+        "cuda.syncthreads()",
         "if mine < per and tile * 16 < rows:",
         *("    " + line for line in _columns(1, two)),
         f"    for matrix in range({n_matrix}):",
@@ -222,6 +247,7 @@ def _few(name: str, tiled: bool, two: bool) -> Kernel:
         min_blocks=_blocks(name, tiled, two),
         name=title,
         file=__file__,
+        writes=("out",),
     )(function)
 
 
@@ -291,11 +317,18 @@ def _many(name: str, tiled: bool, two: bool) -> Kernel:
             ]
     source += indented(store, 2)
     function = compiled(title, source, _scope())
-    return kernel(EXPERTS, I32P, I32P, threads=THREADS, min_blocks=1, name=title, file=__file__)(
-        function
-    )
+    return kernel(
+        EXPERTS,
+        I32P,
+        I32P,
+        threads=THREADS,
+        min_blocks=1,
+        name=title,
+        file=__file__,
+        writes=("out",),
+    )(function)
 
 
-_KINDS = [(n, tiled, two) for n in BLOCKS for tiled in (True, False) for two in (True, False)]
+_KINDS = [(name, tiled, two) for name, tiled in LAYOUTS for two in (True, False)]
 FEW = {kind: _few(*kind) for kind in _KINDS}
 MANY = {kind: _many(*kind) for kind in _KINDS}

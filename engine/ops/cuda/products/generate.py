@@ -35,7 +35,7 @@ fragment: 0 and 1 are row g at columns 2 t and 2 t + 1, 2 and 3 the same of row 
     rb        int64   raw: address of the block in row g + 8                       row_lines
     kx        int64   bytes from a row's first value to the block's                row_lines
     kd        int64   bytes from a row's first scale to the block's                row_lines
-    table     uint32  IQ2_XXS: shared address of the codebook, as nibbles          table_lines
+    table     uint32  IQ formats: shared address of the codebook                   table_lines
     s{j}_{i}  float32 sum of the segment                                           blocks
     r{j}_{i}  float32 F16, BF16: sum with the second part of the split rows        blocks
     u{j}_{i}  float32 BF16: sum with the third part                                blocks
@@ -56,19 +56,23 @@ from engine.ops.cuda.build import ptx
 from engine.ops.cuda.build.arguments import ArgumentBlock
 from engine.ops.cuda.build.kernel import I64P, U32, U64
 from engine.ops.cuda.build.types import f32, i32, i64, u32
-from engine.ops.cuda.products import decode_bits
+from engine.ops.cuda.products import decode_bits, decode_raw
 from engine.ops.cuda.products.blocks import PARTS
+from engine.ops.cuda.products.blocks_raw import RAW_BLOCKS
 from engine.ops.cuda.products.pack import SIZES
 
 SEGMENT = 512
 WARPS = 8
 THREADS = 32 * WARPS
 JOBS = 6  # weights of one launch
+PROLOGUE_BYTES = 2048  # of a warp: of all that fit a device, a few microseconds of its memory
 SLOTS = 16  # segments that meet in shared memory
+# Codebooks of rows of four: where they begin in `grid`, and pairs of rows.
+_FOURS = {"IQ3_XXS": (256, 128), "IQ3_S": (384, 256)}
 
 PRODUCT = ArgumentBlock(
     "Product",
-    grid=(I64P, "(256,): the codebook of IQ2_XXS, 8 bytes a row"),
+    grid=(I64P, "(640,): the codebooks, see `pack.codebook`"),
     xq=(U64, "address of the rows' codes, or of their float16 or bfloat16 parts"),
     dq=(U64, "address of the rows' scales"),
     n=(U32, "rows of a group"),
@@ -79,6 +83,7 @@ PRODUCT = ArgumentBlock(
     block_bytes=(U32, "raw: bytes of a block"),
     plane=(U64, "float formats: bytes from one part of the rows to the next"),
     xcol=(U32, "bytes from one row's codes or parts to the next row's of the group"),
+    xstep=(U32, "bytes from one row's codes or parts to the next row's of x"),
     dcol=(U32, "bytes from one row's first scale to the next row's of the group"),
     dstep=(U32, "bytes from one block's scales to the next block's"),
 )
@@ -96,6 +101,7 @@ def names() -> dict[str, Any]:
     """What generated functions see."""
     found = {n: getattr(ptx, n) for n in dir(ptx) if not n.startswith("__")}
     found |= {n: getattr(decode_bits, n) for n in dir(decode_bits) if not n.startswith("__")}
+    found |= {n: getattr(decode_raw, n) for n in dir(decode_raw) if not n.startswith("__")}
     found |= dict(cuda=cuda, f32=f32, i32=i32, i64=i64, u32=u32)
     return found
 
@@ -128,7 +134,18 @@ def segment_value(name: str, j: int, i: int) -> str:
 
 
 def table_lines(name: str) -> list[str]:
-    """The codebook as nibbles in shared memory, where the format has one."""
+    """The codebook in shared memory, where the format has one: as nibbles, or as words."""
+    if name in _FOURS:
+        begin, pairs = _FOURS[name]
+        return [
+            f"grid_copy = cuda.shared.array({2 * pairs}, i32)",
+            f"for k in range(u32(cuda.threadIdx.x), u32({pairs}), u32(cuda.blockDim.x)):",
+            f"    two = grid[u32({begin} + k)]",
+            "    grid_copy[u32(k + k)] = i32(two)",
+            "    grid_copy[u32(k + k + 1)] = i32(two >> i64(32))",
+            "table = shared_address(grid_copy)",
+            "cuda.syncthreads()",
+        ]
     if name != "IQ2_XXS":
         return []
     return [
@@ -137,6 +154,22 @@ def table_lines(name: str) -> list[str]:
         "    grid_copy[k] = selectors(grid[k])",
         "table = shared_address(grid_copy)",
         "cuda.syncthreads()",
+    ]
+
+
+def prologue_lines(name: str) -> list[str]:
+    """Ask for a warp's first weights before the launches that this one follows have ended.
+
+    Weights never change; everything else may, so that nothing else is touched before `depend`.
+    """
+    size, bps = SIZES[name].codes, SEGMENT // SIZES[name].block
+    return [
+        "# The warp's first weights are brought near while earlier launches end.",
+        "if found != u32(0) and mine < per and lane == u32(0):",
+        f"    ahead = u32(u32(blocks - first * {bps}) * {size})",
+        f"    near = i64(i64(i64(tile) * i64(blocks) + i64(first * {bps})) * {size})",
+        f"    prefetch_bulk(cb + near, i32(min(ahead, u32({PROLOGUE_BYTES}))))",
+        "depend()",
     ]
 
 
@@ -160,6 +193,6 @@ def row_lines(name: str, tiled: bool) -> list[str]:
 
 def few_blocks(name: str, nt: int, tiled: bool) -> int:
     """Blocks of few rows that share a multiprocessor: what the registers allow without spills."""
-    if name in PARTS or name == "Q4_K" or (name == "IQ2_XXS" and not tiled):
+    if name in RAW_BLOCKS or name in PARTS or name == "Q4_K" or (name == "IQ2_XXS" and not tiled):
         return 3 - nt
     return 3 if SIZES[name].block == 32 and nt == 1 and tiled else 2

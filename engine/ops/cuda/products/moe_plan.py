@@ -29,7 +29,7 @@ def few_pairs(pairs, ids, m, p):
     Parameters
     ----------
     pairs : shared int32 array of 8, overwritten: pairs of the columns, p where there is none
-        Lanes see each other's after the next barrier; several warps may write the same.
+        The first warp writes them; everybody sees them after the next barrier.
     ids : pointer to m int32
 
     Returns
@@ -38,7 +38,8 @@ def few_pairs(pairs, ids, m, p):
         Pairs of the tile; 0 where p belongs to the tile of an earlier pair.
     """
     # Earlier pairs of the same expert: every eighth of them begins a tile.
-    lane = u32(cuda.threadIdx.x) & u32(31)
+    thread = u32(cuda.threadIdx.x)
+    lane, writes = thread & u32(31), thread < u32(32)
     below = i32(u32(u32(1) << lane) - u32(1))
     expert = ids[p]
     rank = i32(0)
@@ -49,7 +50,7 @@ def few_pairs(pairs, ids, m, p):
     # The tile's pairs: the next of the same expert, from p on.
     found = i32(0)
     if i32(rank & i32(FEW - 1)) == i32(0):
-        if lane < u32(FEW):
+        if writes and lane < u32(FEW):
             pairs[lane] = i32(p)
         cuda.syncwarp()
         for base in range(p, m, u32(32)):
@@ -57,13 +58,13 @@ def few_pairs(pairs, ids, m, p):
             same = i32(1) if k < m and ids[k] == expert else i32(0)
             votes = ballot(same)
             at = i32(found + popc(i32(votes & below)))
-            if same != i32(0) and at < i32(FEW):
+            if writes and same != i32(0) and at < i32(FEW):
                 pairs[at] = i32(k)
             found = i32(found + popc(votes))
     return i32(min(found, i32(FEW)))
 
 
-@kernel(I32P, I32P, I32P, U32, U32, threads=THREADS)
+@kernel(I32P, I32P, I32P, U32, U32, threads=THREADS, writes=("order", "tiles"))
 def moe_sort(order, tiles, ids, m, width):
     """Block e lists expert e's pairs in ascending order and cuts them into tiles of `width`.
 

@@ -18,7 +18,8 @@ Per tile, in this order of dimensions:
     F16 BF16 codes (unit, lane, 32): 8 values of g, 8 of g+8
     F32      codes (row, value): as in the file
 
-`raw`: the file's blocks, row by row. Both give the same numbers to the same lanes.
+`raw`: the file's blocks, row by row. Both give the same numbers to the same lanes. Q3_K, Q5_K,
+Q6_K, IQ3_XXS, IQ3_S and IQ4_XS have this layout only, copied or not.
 """
 
 from __future__ import annotations
@@ -59,6 +60,15 @@ SIZES = {
     "F16": Sizes(32, 1024, 0, 0),
     "BF16": Sizes(32, 1024, 0, 0),
     "F32": Sizes(32, 2048, 0, 0),
+    # Multiplied as the file has them: no tiles.
+    **{n: Sizes(256, 0, 0, 0) for n in ("Q3_K", "Q5_K", "Q6_K", "IQ3_XXS", "IQ3_S", "IQ4_XS")},
+}
+# Formats whose products take int8 rows, by the values of a block of them.
+INT8 = {
+    block: tuple(
+        n for n, s in SIZES.items() if s.block == block and n not in ("F16", "BF16", "F32")
+    )
+    for block in (32, 256)
 }
 
 
@@ -115,26 +125,42 @@ def _aligned(n_bytes: int) -> int:
     return -(-n_bytes // 256) * 256
 
 
-def _layout_bytes(name: str, rows: int, cols: int) -> tuple[int, int, int]:
+def layout_bytes(name: str, rows: int, cols: int) -> tuple[int, int, int]:
     """Bytes of one expert's codes, scales and factors, each a multiple of 256."""
     s = SIZES[name]
     count = -(-rows // TILE) * -(-cols // s.block)
     return _aligned(count * s.codes), _aligned(count * s.scales), _aligned(count * s.factors)
 
 
+def is_tiled(name: str) -> bool:
+    """Whether copies of a format are arranged in tiles."""
+    return SIZES[name].codes > 0
+
+
 def repack_bytes(tensor: Any) -> int:
-    """Device bytes that a tiled copy takes."""
+    """Device bytes that a copy takes: tiled, or as in the file where the format has no tiles."""
     n_expert, rows, cols = _dims(tensor)
-    return n_expert * sum(_layout_bytes(tensor.format.name, rows, cols))
+    if not is_tiled(tensor.format.name):
+        return n_expert * rows * int(tensor.format.row_bytes(cols))
+    return n_expert * sum(layout_bytes(tensor.format.name, rows, cols))
 
 
 def codebook(ctx: Context) -> DeviceArray:
-    """The codebook of IQ2_XXS in device memory, 256 rows of 8 bytes."""
+    """The codebooks in device memory: 256 rows of 8 bytes, 256 of 4 (IQ3_XXS), 512 of 4 (IQ3_S)."""
     found = getattr(ctx, "_codebook", None)
     if found is None:
-        found = ctx.put(CODEBOOK)
+        found = ctx.put(np.concatenate([CODEBOOK, _fours("IQ3_XXS"), _fours("IQ3_S")]))
         ctx._codebook = found  # type: ignore[attr-defined]
     return found
+
+
+def _fours(name: str) -> np.ndarray:
+    """A codebook of rows of four magnitudes, two rows an int64 (source: `gguf.quants`)."""
+    from gguf import quants
+
+    kind = getattr(quants, name)
+    kind.init_grid()
+    return np.ascontiguousarray(kind.grid.reshape(-1).astype(np.uint8)).view(np.int64)
 
 
 def prepare(ctx: Context, tensor: Any, *, place: Any = None) -> Weight:
@@ -157,14 +183,14 @@ def prepare(ctx: Context, tensor: Any, *, place: Any = None) -> Weight:
             tensor.name, name, rows, cols, n_expert, False, where.address, 0, 0,
             (stride, 0, 0), 0, tensor.n_bytes,
         )  # fmt: skip
-    if tensor.name in IN_FILE_ORDER:
+    if tensor.name in IN_FILE_ORDER or not is_tiled(name):
         owner = ctx.put(np.ascontiguousarray(tensor.data).reshape(-1).view(np.uint8))
         stride = rows * row_bytes
         return Weight(
             tensor.name, name, rows, cols, n_expert, False, owner.address, 0, 0,
             (stride, 0, 0), tensor.n_bytes, tensor.n_bytes, owner,
         )  # fmt: skip
-    sizes = _layout_bytes(name, rows, cols)
+    sizes = layout_bytes(name, rows, cols)
     owner = ctx.empty((n_expert * sum(sizes),), np.uint8)
     codes = owner.address
     scales = codes + n_expert * sizes[0]

@@ -19,7 +19,8 @@ from engine.ops.cuda.build.kernel import U64, Kernel, kernel
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
 from engine.ops.cuda.products.act import PAD_FEW, Quantised, Split, padded, quantised, split
-from engine.ops.cuda.products.blocks import BLOCKS, PARTS
+from engine.ops.cuda.products.blocks import BLOCKS, LAYOUTS, PARTS
+from engine.ops.cuda.products.blocks_raw import RAW_BLOCKS
 from engine.ops.cuda.products.generate import (
     JOB,
     JOBS,
@@ -33,6 +34,7 @@ from engine.ops.cuda.products.generate import (
     few_blocks,
     indented,
     names,
+    prologue_lines,
     row_lines,
     segment_value,
     table_lines,
@@ -40,12 +42,15 @@ from engine.ops.cuda.products.generate import (
 from engine.ops.cuda.products.pack import SIZES, TILE, Weight, codebook
 from engine.ops.cuda.products.products_plain import JOIN_JOB, SUMS, mm_f32, mm_join
 
+# By whether segment sums go to memory first.
+WRITES = {False: ("out",), True: ("partial",)}
 MANY_TILES = 4  # row tiles of a block for many rows
 
 
 def _width(name: str, tiled: bool) -> int:
     """Columns of a warp for many rows: as many as registers hold on sm_121a, which spills first."""
-    return 16 if name == "Q4_K" or (name == "IQ2_XXS" and not tiled) else 32
+    narrow = name == "Q4_K" or name in RAW_BLOCKS or (name == "IQ2_XXS" and not tiled)
+    return 16 if narrow else 32
 
 
 def _job_lines() -> list[str]:
@@ -71,8 +76,8 @@ def _column_lines(nt: int, first: str) -> list[str]:
     lines = [
         "# The columns' values and scales.",
         "group = u32(u32(tile * 16) // u32(u32(rows) // n_group))",
-        "xbase = i64(i64(xq) + i64(group) * i64(xcol) // i64(n_group) + i64(t) * i64(xquad))",
-        "dbase = i64(i64(dq) + i64(group) * i64(dcol) // i64(n_group))",
+        "xbase = i64(i64(xq) + i64(u32(group * xstep)) + i64(t) * i64(xquad))",
+        "dbase = i64(i64(dq) + i64(group * u32(4)))",
     ]
     for j in range(nt):
         column = f"i64({first} + {8 * j} + g)"
@@ -106,10 +111,10 @@ def _few(name: str, tiled: bool, nt: int, spread: bool) -> Kernel:
         "lane, warp = t_all & u32(31), t_all >> u32(5)",
         "g, t = u32(lane >> u32(2)), u32(lane & u32(3))",
         f"xquad = {quad}",
-        *table_lines(name),
     ]
     if spread:
         body += [
+            *table_lines(name),
             "wanted = u32(cuda.blockIdx.x)",
             *_job_lines(),
             f"s = u32(u32(cuda.blockIdx.y) * u32({WARPS}) + warp)",
@@ -126,6 +131,8 @@ def _few(name: str, tiled: bool, nt: int, spread: bool) -> Kernel:
             "    mine, first = u32(0), warp",
             "wanted = u32(u32(cuda.blockIdx.x) * per + mine)",
             *_job_lines(),
+            *(prologue_lines(name) if tiled else []),
+            *table_lines(name),
             "if found != u32(0) and mine < per:",
             "    s = first",
             "    while s < segments:",
@@ -187,9 +194,14 @@ def _few(name: str, tiled: bool, nt: int, spread: bool) -> Kernel:
     function = compiled(title, source, scope)
     blocks = 1 if spread and nt == 2 else few_blocks(name, nt, tiled)
     blocks_of = (PRODUCT, *((U64,) if spread else ()), *[JOB] * JOBS)
-    return kernel(*blocks_of, threads=THREADS, min_blocks=blocks, name=title, file=__file__)(
-        function
-    )
+    return kernel(
+        *blocks_of,
+        threads=THREADS,
+        min_blocks=blocks,
+        name=title,
+        file=__file__,
+        writes=WRITES[spread],
+    )(function)
 
 
 def _many(name: str, tiled: bool) -> Kernel:
@@ -241,19 +253,24 @@ def _many(name: str, tiled: bool) -> Kernel:
     source = _head(title) + indented(body, 1) + indented(work, 2) + indented(inner, 4)
     source += indented(after, 2) + indented(store, 2)
     function = compiled(title, source, names())
-    return kernel(PRODUCT, *[JOB] * JOBS, threads=THREADS, min_blocks=1, name=title, file=__file__)(
-        function
-    )
+    return kernel(
+        PRODUCT,
+        *[JOB] * JOBS,
+        threads=THREADS,
+        min_blocks=1,
+        name=title,
+        file=__file__,
+        writes=("out",),
+    )(function)
 
 
 _FEW = {
     (name, tiled, nt, spread): _few(name, tiled, nt, spread)
-    for name in BLOCKS
-    for tiled in (True, False)
+    for name, tiled in LAYOUTS
     for nt in (1, 2)
     for spread in (False, True)
 }
-_MANY = {(name, tiled): _many(name, tiled) for name in BLOCKS for tiled in (True, False)}
+_MANY = {kind: _many(*kind) for kind in LAYOUTS}
 
 
 def activations(ctx: Context, x: DeviceArray, name: str, n_group: int = 1) -> Quantised | Split:
@@ -350,6 +367,7 @@ def _run(
         block_bytes=row_bytes * block // cols,
         plane=plane,
         xcol=width * cols * n_group,
+        xstep=width * cols,
         dcol=4 * n_group,
         dstep=dstep,
     )
@@ -366,15 +384,9 @@ def _run(
         grid = (tiles, -(-segments // WARPS))
         ctx.launch(body, grid, *common, partial.address, *described)
         summed = SUMS(
-            partial=partial.address,
-            scales=rows.scales.address,
-            has_scales=int(name in PARTS),
-            n=n,
-            columns=8 * nt,
-            tiles=tiles,
-            segments=segments,
-            n_group=n_group,
-        )
+            partial=partial.address, scales=rows.scales.address, has_scales=int(name in PARTS),
+            n=n, columns=8 * nt, tiles=tiles, segments=segments, n_group=n_group,
+        )  # fmt: skip
         ctx.launch(mm_join, tiles, *summed, *_described(jobs, JOIN_JOB))
     else:
         nt = 1 if n <= 8 else 2

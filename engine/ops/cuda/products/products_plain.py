@@ -30,7 +30,7 @@ JOIN_JOB = ArgumentBlock(
 )
 
 
-@kernel(SUMS, *[JOIN_JOB] * JOBS, threads=THREADS)
+@kernel(SUMS, *[JOIN_JOB] * JOBS, threads=THREADS, writes=("out",))
 def mm_join(sums, job0, job1, job2, job3, job4, job5):
     """Grid (row tiles): adds the segments of 16 rows and all columns in ascending order."""
     wanted = u32(cuda.blockIdx.x)
@@ -75,7 +75,7 @@ def mm_join(sums, job0, job1, job2, job3, job4, job5):
         decode_bits.st_f32(i64(out) + (i64(column) * i64(rows) + i64(row_all)) * 4, value)
 
 
-@kernel(F32P, F32P, F32P, U32, U32, U32, U32, threads=THREADS)
+@kernel(F32P, F32P, F32P, U32, U32, U32, U32, threads=THREADS, writes=("out",))
 def mm_f32(out, x, w, n, rows, cols, n_group):
     """Grid (rows / 8, column groups of 8): a warp takes one row of weights and up to 8 columns.
 

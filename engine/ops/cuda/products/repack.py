@@ -44,7 +44,7 @@ _place_iq = _coordinates(264)
 _place_16 = _coordinates(256)
 
 
-@kernel(*_ARGS, threads=THREADS)
+@kernel(*_ARGS, threads=THREADS, writes=("codes", "scales", "factors"))
 def tile_q8_0(codes, scales, factors, raw, rows, blocks, row_bytes, tiles):
     """128 words of codes, 8 of scales."""
     tile, block, word = _place_q8(blocks)
@@ -75,7 +75,7 @@ def tile_q8_0(codes, scales, factors, raw, rows, blocks, row_bytes, tiles):
                     scales[u64(place * u64(32) + u64((first + i) * 2 + j))] = byte
 
 
-@kernel(*_ARGS, threads=THREADS)
+@kernel(*_ARGS, threads=THREADS, writes=("codes", "scales", "factors"))
 def tile_mxfp4(codes, scales, factors, raw, rows, blocks, row_bytes, tiles):
     """64 words of codes, 4 of scales."""
     tile, block, word = _place_mx(blocks)
@@ -106,7 +106,7 @@ def tile_mxfp4(codes, scales, factors, raw, rows, blocks, row_bytes, tiles):
                 scales[u64(place * u64(16) + u64(first + u32(i)))] = byte
 
 
-@kernel(*_ARGS, threads=THREADS)
+@kernel(*_ARGS, threads=THREADS, writes=("codes", "scales", "factors"))
 def tile_q4_k(codes, scales, factors, raw, rows, blocks, row_bytes, tiles):
     """512 words of codes, 64 of scales, 16 of factors."""
     tile, block, word = _place_q4(blocks)
@@ -156,7 +156,7 @@ def tile_q4_k(codes, scales, factors, raw, rows, blocks, row_bytes, tiles):
                 factors[u64(place * u64(32) + u64(w * 2 + i))] = u16(value)
 
 
-@kernel(*_ARGS, threads=THREADS)
+@kernel(*_ARGS, threads=THREADS, writes=("codes", "scales", "factors"))
 def tile_q2_k(codes, scales, factors, raw, rows, blocks, row_bytes, tiles):
     """256 words of codes, 64 of scales, 16 of factors."""
     tile, block, word = _place_q2(blocks)
@@ -201,7 +201,7 @@ def tile_q2_k(codes, scales, factors, raw, rows, blocks, row_bytes, tiles):
                 factors[u64(place * u64(32) + u64(w * 2 + i))] = u16(value)
 
 
-@kernel(*_ARGS, threads=THREADS)
+@kernel(*_ARGS, threads=THREADS, writes=("codes", "scales", "factors"))
 def tile_iq2_xxs(codes, scales, factors, raw, rows, blocks, row_bytes, tiles):
     """256 words of codes, 8 of factors."""
     tile, block, word = _place_iq(blocks)
@@ -246,7 +246,7 @@ def tile_iq2_xxs(codes, scales, factors, raw, rows, blocks, row_bytes, tiles):
                 factors[u64(place * u64(16) + u64(w + u32(i)))] = u16(value)
 
 
-@kernel(*_ARGS, threads=THREADS)
+@kernel(*_ARGS, threads=THREADS, writes=("codes", "scales", "factors"))
 def tile_16bit(codes, scales, factors, raw, rows, blocks, row_bytes, tiles):
     """256 words of codes; columns past the row's end are zero."""
     tile, block, word = _place_16(blocks)

@@ -56,7 +56,17 @@ def _lanes(value, at, bad, values, ids, bads, n_warps):
     return value, at, bad
 
 
-@kernel(F32P, I32P, I32P, F32P, I32P, U32, U32, threads=THREADS)
+@kernel(
+    F32P,
+    I32P,
+    I32P,
+    F32P,
+    I32P,
+    U32,
+    U32,
+    threads=THREADS,
+    writes=("part_value", "part_id", "part_bad"),
+)
 def argmax_pieces(part_value, part_id, part_bad, logits, banned, n_banned, d):
     """Grid (pieces, rows): best candidate of PIECE values of a row."""
     values = cuda.shared.array(32, f32)
@@ -81,7 +91,7 @@ def argmax_pieces(part_value, part_id, part_bad, logits, banned, n_banned, d):
         part_bad[k] = bad
 
 
-@kernel(I32P, I32P, F32P, I32P, I32P, U32, threads=THREADS)
+@kernel(I32P, I32P, F32P, I32P, I32P, U32, threads=THREADS, writes=("out_ids", "out_flags"))
 def argmax_join(out_ids, out_flags, part_value, part_id, part_bad, pieces):
     """One block per row: best of the pieces."""
     values = cuda.shared.array(32, f32)

@@ -45,6 +45,7 @@ def _score(ring_score, score, ape, position, pos0, column, ratio, rows, width):
     U32,
     U32,
     threads=GROUPS * LANES,
+    writes=("pooled", "ring_kv", "ring_score"),
 )
 def compressor_windows(
     pooled, ring_kv, ring_score, kv, score, ape, pos, n, ratio, rows, d, width, n_pool, kept

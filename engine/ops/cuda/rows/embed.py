@@ -24,6 +24,7 @@ from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
 from engine.ops.cuda.products.decode_bits import e8m0, raw_q4_k
 from engine.ops.cuda.products.pack import Weight, codebook
+from engine.ops.cuda.rows import embed_raw
 
 THREADS = 256
 
@@ -120,13 +121,25 @@ _FORMATS = {
     "Q4_K": (144, 256, _q4_k),
     "Q2_K": (84, 256, _q2_k),
     "IQ2_XXS": (66, 256, _iq2_xxs),
+    **embed_raw.FORMATS,
 }
 
 
 def _kernel(name: str) -> Kernel:
     block_bytes, block, value_at = _FORMATS[name]
 
-    @kernel(F32P, I32P, U64, I64P, U32, U32, U32, threads=THREADS, name=f"embed_{name.lower()}")
+    @kernel(
+        F32P,
+        I32P,
+        U64,
+        I64P,
+        U32,
+        U32,
+        U32,
+        threads=THREADS,
+        name=f"embed_{name.lower()}",
+        writes=("state",),
+    )
     def embed(state, tokens, table, grid, d, n_hc, row_bytes):
         """Grid (pieces of a row, rows)."""
         k = u32(u32(cuda.blockIdx.x) * u32(THREADS) + u32(cuda.threadIdx.x))

@@ -96,6 +96,7 @@ def _store(packed: bool) -> Kernel:
         *(F32, U32),
         threads=THREADS,
         name="store_rows_f16" if packed else "store_rows_f32",
+        writes=("rows",),
     )
     def store_rows(rows, x, weight, pos, cos, sin, n, ratio, cap, d, half, eps, official):
         """A block finishes x[i], the row of window pos // ratio + i, if that ends in the call."""

@@ -13,7 +13,7 @@ from engine.ops.cuda.build.reduce import block_sum, inverse_rms, quads_of, squar
 from engine.ops.cuda.build.types import f32, i32, u32
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
-from engine.ops.cuda.hyper.forms import FORMS, forms_of, row_writer
+from engine.ops.cuda.hyper.forms import FORMS, FORMS_WRITTEN, forms_of, row_writer
 
 WIDE = 2048  # rows longer than this take a block of 1024 threads instead of 256
 
@@ -73,7 +73,17 @@ def row_norm_with_forms(threads: int) -> Any:
 def _rows(threads: int) -> Kernel:
     norm_row = row_norm(threads)
 
-    @kernel(F32P, F32P, F32P, U32, U32, F32, threads=threads, name=f"rms_norm_{threads}")
+    @kernel(
+        F32P,
+        F32P,
+        F32P,
+        U32,
+        U32,
+        F32,
+        threads=threads,
+        name=f"rms_norm_{threads}",
+        writes=("out",),
+    )
     def rms_norm_rows(out, x, weight, d, weighted, eps):
         parts = cuda.shared.array(32, f32)
         norm_row(out, x, u32(cuda.blockIdx.x), weight, weighted, d, eps, parts)
@@ -84,7 +94,12 @@ def _rows(threads: int) -> Kernel:
 def _rows_with_forms(threads: int) -> Kernel:
     norm_row = row_norm_with_forms(threads)
 
-    @kernel(*(F32P, F32P, F32P, U32, F32, FORMS), threads=threads, name=f"rms_norm_forms_{threads}")
+    @kernel(
+        *(F32P, F32P, F32P, U32, F32, FORMS),
+        threads=threads,
+        name=f"rms_norm_forms_{threads}",
+        writes=(*FORMS_WRITTEN, "out"),
+    )
     def rms_norm_rows(out, x, weight, d, eps, forms):
         parts = cuda.shared.array(32, f32)
         tops = cuda.shared.array(32, i32)

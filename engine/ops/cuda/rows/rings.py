@@ -13,7 +13,7 @@ from engine.ops.cuda.device.context import Context
 THREADS = 256
 
 
-@kernel(F32P, F32P, I32P, U32, U32, U32, threads=THREADS)
+@kernel(F32P, F32P, I32P, U32, U32, U32, threads=THREADS, writes=("ring",))
 def ring_rows(ring, rows, pos, cap, width, skip):
     """Grid (rows written, pieces of a row)."""
     i = u32(u32(cuda.blockIdx.x) + skip)
@@ -23,7 +23,7 @@ def ring_rows(ring, rows, pos, cap, width, skip):
         ring[u32(at * width + j)] = rows[u32(i * width + j)]
 
 
-@kernel(F32P, F32P, U32, U32, U32, threads=THREADS)
+@kernel(F32P, F32P, U32, U32, U32, threads=THREADS, writes=("state",))
 def stream_sums(state, y, count, d, n_hc):
     """One thread adds one value of y to every stream."""
     k = u32(cuda.blockIdx.x * THREADS + cuda.threadIdx.x)

@@ -24,7 +24,7 @@ def turned(a, b, c, s):
     return fma_rn(a, c, -mul_rn(b, s)), fma_rn(b, c, mul_rn(a, s))
 
 
-@kernel(F32P, I32P, F32P, F32P, U32, U32, U32, U32, F32, threads=THREADS)
+@kernel(F32P, I32P, F32P, F32P, U32, U32, U32, U32, F32, threads=THREADS, writes=("q",))
 def q_norm_rope_heads(q, pos, cos, sin, heads, n_head, d, half, eps):
     """One warp scales and turns one of `heads` = n * n_head heads."""
     lane = u32(cuda.threadIdx.x) & u32(31)
@@ -48,7 +48,7 @@ def q_norm_rope_heads(q, pos, cos, sin, heads, n_head, d, half, eps):
             st_v2_f32(at + p * 8, a, b)
 
 
-@kernel(F32P, I32P, F32P, F32P, U32, U32, U32, U32, F32, threads=THREADS)
+@kernel(F32P, I32P, F32P, F32P, U32, U32, U32, U32, F32, threads=THREADS, writes=("x",))
 def rope_tail_pairs(x, pos, cos, sin, heads, n_head, d, half, sign):
     """One thread turns one pair, by its angle times `sign`."""
     i = u32(cuda.blockIdx.x * THREADS + cuda.threadIdx.x)

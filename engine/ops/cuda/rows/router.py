@@ -55,7 +55,20 @@ def _weigh(weights, at, lane, p, used, scale):
         weights[at] = mul_rn(p / total, scale)
 
 
-@kernel(I32P, F32P, F32P, F32P, F32P, U32, U32, U32, U32, F32, threads=32)
+@kernel(
+    I32P,
+    F32P,
+    F32P,
+    F32P,
+    F32P,
+    U32,
+    U32,
+    U32,
+    U32,
+    F32,
+    threads=32,
+    writes=("ids", "weights", "margin"),
+)
 def router_top(ids, weights, margin, logits, bias, n_expert, used, biased, edged, scale):
     """Grid (tokens): `used` rounds of taking the greatest key, equal ones by the lower id."""
     lane = u32(cuda.threadIdx.x)
@@ -105,7 +118,7 @@ def router_top(ids, weights, margin, logits, bias, n_expert, used, biased, edged
         margin[cuda.blockIdx.x] = f32(math.inf) if used == n_expert else edge
 
 
-@kernel(I32P, F32P, F32P, I32P, I32P, U32, U32, F32, threads=32)
+@kernel(I32P, F32P, F32P, I32P, I32P, U32, U32, F32, threads=32, writes=("ids", "weights"))
 def router_table(ids, weights, logits, table, tokens, n_expert, used, scale):
     """Grid (tokens): the experts that the table lists for the token."""
     lane = u32(cuda.threadIdx.x)
