@@ -6,6 +6,8 @@ Nothing here imports numba, numpy or the engine; --help and bad options must not
 from __future__ import annotations
 
 import importlib
+import os
+import stat
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -13,6 +15,8 @@ from typing import Any
 
 import click
 
+from engine.errors import OptionError
+from engine.files.regular import kind_of
 from engine.tooling.exits import TABLE, run_program
 from engine.tooling.options.group import GENERAL, Option
 
@@ -45,6 +49,10 @@ class Command(StatusCommand):
         attrs.setdefault("context_settings", {"help_option_names": list(HELP_NAMES)})
         super().__init__(*args, **attrs)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        refuse_special_files(self, ctx)
+        return super().invoke(ctx)
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         self.write_sections(ctx, formatter, [])
 
@@ -64,6 +72,34 @@ class Command(StatusCommand):
         general = sections.pop(GENERAL, [])
         for title, rows in [*sections.items(), (GENERAL, [*general, *more])]:
             _write(formatter, title, rows)
+
+
+def refuse_special_files(command: click.Command, ctx: click.Context) -> None:
+    """Refuse FIFOs, devices and sockets in every parameter that takes a path.
+
+    A FIFO would block whoever opens it, in either direction, and a device may never end. What is
+    missing, or a folder, is the command's own business.
+
+    Raises
+    ------
+    OptionError
+        Naming the parameter, the kind and the path.
+    """
+    for parameter in command.params:
+        if not isinstance(parameter.type, click.Path):
+            continue
+        given = ctx.params.get(str(parameter.name))
+        for path in given if isinstance(given, (tuple, list)) else (given,):
+            try:
+                mode = os.stat(path).st_mode if path else 0
+            except (OSError, ValueError):
+                continue
+            if mode and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                option = isinstance(parameter, click.Option)
+                name = parameter.opts[-1] if option else str(parameter.name).upper()
+                raise OptionError(
+                    f"{name}: expected a file or a folder, found {kind_of(mode)}: {str(path)!r}"
+                )
 
 
 class Program(StatusCommand, click.Group):
