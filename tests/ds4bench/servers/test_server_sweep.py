@@ -14,7 +14,7 @@ pytest.importorskip("httpx")
 
 from ds4bench import cli
 from ds4bench.records.files import read_rows
-from ds4bench.report.page import rows_table
+from ds4bench.report.page import circumstances, rows_table
 from ds4bench.server import ask
 from engine.tooling import exits
 from engine.tooling.results.journal import read_journal
@@ -259,6 +259,9 @@ def test_rows_of_a_server_are_drawn_compared_and_reported(sweep, server):
     assert "server cold x2" in compared.output
     names = {row.cells[0] for row in rows_table(read_rows(sweep.folder / "o")).rows}
     assert names == {"server cold", "server cold x2"}
+    told = dict(circumstances(read_rows(sweep.folder / "o")))
+    assert told["Model"] == "some-model" and told["Server"].startswith("http://127.0.0.1:")
+    assert told["Client's processor"] == "Fake" and "Processor" not in told
 
 
 def test_two_servers_are_unlike_unless_that_is_allowed(sweep, server):
