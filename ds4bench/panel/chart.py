@@ -1,8 +1,8 @@
 """The figure of a panel: why one machine has many speeds.
 
 On the left every kind of text with its rate in each mode. On the right the same points against the
-tokens that a step gave: points of a mode lie on a line through the origin, whose slope is what its
-steps cost, and it pays where that line is above plain's. What is computed is hollow and named so.
+tokens that a step gave: points of a mode lie on a curve, which is what its steps cost, and the mode
+pays where that curve is above plain's line. What is computed is hollow and named so.
 """
 
 from __future__ import annotations
@@ -93,7 +93,8 @@ def panel_figure(
             list(entries),
             loc="outside lower left",
             ncols=min(len(entries), 4),
-            title="dotted: plain; the right panel's lines: tokens per step over cost of a step",
+            title="per cent: drafts kept by position; dotted: plain; "
+            "curves: tokens of a step over its cost",
             title_fontsize=8.5,
             alignment="left",
         )
@@ -138,7 +139,7 @@ def _dots(axes: Axes, here: Rates, modes: Sequence[str], colours: dict[str, str]
     axes.set_ylim(-0.6, len(order) - 0.4)
     axes.set_xlim(0, top * 1.32)
     axes.set_xlabel("tokens/s")
-    axes.set_title(f"Decode at {ctx} tokens; right: drafts kept by position", fontsize=9)
+    axes.set_title(f"Decode at {ctx} tokens, and drafts kept", fontsize=9)
 
 
 def _lines(
@@ -160,11 +161,11 @@ def _lines(
             marker = _MARKERS[modes.index(mode) % len(_MARKERS)]
             axes.plot(*points[-1], marker=marker, linestyle="", color=colours[mode], ms=5.5)
     points += [(one.tokens_per_step, one.tps) for one in results]
-    right = max([x for x, _ in points] + [one.break_even for one in costs] + [1.2]) * 1.06
+    right = max([x for x, _ in points] + [one.break_even or 1.0 for one in costs] + [1.2]) * 1.06
     for number, one in enumerate(costs):
-        x = np.array([1.0, right])
-        axes.plot(x, x / one.step_s, color=colours[one.mode], lw=1.1, alpha=0.8)
-        if one.break_even >= 1.0:
+        x = np.linspace(1.0, min(max(right, 1.2), one.depth + 1), 60)
+        axes.plot(x, x / [one.cost(n) for n in x], color=colours[one.mode], lw=1.1, alpha=0.8)
+        if one.break_even is not None:
             axes.annotate(
                 f"{one.break_even:.2f}", (one.break_even, 1 / one.plain_s), fontsize=7.5,
                 color=colours[one.mode], xytext=(0, -9 - 9 * (number % 3)), ha="center",
@@ -186,4 +187,4 @@ def _lines(
     axes.set_ylim(0, (top or 1.0) * 1.15)
     axes.set_xlabel("tokens per step")
     axes.set_ylabel("tokens/s")
-    axes.set_title("What the spread comes from; numbers: break-even", fontsize=9)
+    axes.set_title("Where it comes from, and break-even", fontsize=9)

@@ -47,11 +47,21 @@ class StepCosts:
     rollback_s: float = 0.0
 
     @property
-    def break_even(self) -> float:
-        """Tokens per step from which on the mode is faster than plain, at its average step."""
-        return self.step_s / self.plain_s
+    def break_even(self) -> float | None:
+        """Fewest tokens per step at which the mode is as fast as plain; None if it never is.
 
-    def cost(self, tokens: int) -> float:
+        A step that commits n tokens must cost no more than n of plain's. Between whole numbers,
+        which stand for a mixture of steps, costs are linear.
+        """
+        for low in range(1, self.depth + 1):
+            gain, more = (n * self.plain_s - self.cost(n) for n in (low, low + 1))
+            if gain >= 0:
+                return float(low)
+            if more >= 0:
+                return low + gain / (gain - more)
+        return None
+
+    def cost(self, tokens: float) -> float:
         """Seconds of a step that commits so many tokens, by the nearest that were measured.
 
         Between two measured numbers the cost is interpolated; beyond them it is that of the last.

@@ -135,9 +135,11 @@ def summary(rows: Sequence[SpeedRow], asked: Sequence[Computed] = ()) -> str:
         lines += ["", "break-even, from measured steps"]
     for one in costs:
         parts = f"draft {1e3 * one.draft_s:.2f}, verify {1e3 * one.verify_s:.2f}"
+        even = one.break_even
+        pays = "never" if even is None else f"{even:.2f} tok/step"
         lines.append(
             f"{one.ctx_tokens:>8}  {one.mode:<13} step {1e3 * one.step_s:.2f} ms ({parts}) against "
-            f"{1e3 * one.plain_s:.2f}: {one.break_even:.2f} tok/step"
+            f"{1e3 * one.plain_s:.2f}: {pays}"
         )
     if asked:
         lines += ["", "COMPUTED from these steps, not measured"]

@@ -278,14 +278,8 @@ def _row(cell: dict[str, str], where: str, decimal: str) -> SpeedRow:
         raise EngineError(f"{where}: expected ctx_tokens and prefill_tokens, found empty cells")
     gen = whole("gen_tokens") or 0
     prefill_tps, gen_tps = number("prefill_tps"), number("gen_tps")
-    mode = cell.get("mode", "") or "plain"
-    status = cell.get("status", "") or "ok"
-    text_class, prefix = cell.get("text_class", ""), cell.get("prefix", "")
+    mode, status, text_class, prefix = _words(cell, where)
     users = whole("users") or 1
-    words = (("mode", mode), ("status", status), ("text_class", text_class), ("prefix", prefix))
-    for name, word in words:
-        if (word or name in ("mode", "status")) and not re.fullmatch(r"[a-z0-9_-]{1,40}", word):
-            raise EngineError(f"{where}: expected a word in {name}, found {word[:40]!r}")
     depths = [pair.split("/") for pair in (cell.get("accepted_by_depth") or "").split()]
     if not all(len(d) == 2 and d[0].isdecimal() and d[1].isdecimal() for d in depths):
         raise EngineError(f"{where}: expected pairs like 12/40 in accepted_by_depth")
@@ -331,3 +325,14 @@ def _row(cell: dict[str, str], where: str, decimal: str) -> SpeedRow:
         prefix=prefix,
         cached_tokens=whole("cached_tokens"),
     )
+
+
+def _words(cell: dict[str, str], where: str) -> list[str]:
+    """Mode, status, kind of text and prefix: what a file without such a column has, or words."""
+    words = []
+    for name, usual in (("mode", "plain"), ("status", "ok"), ("text_class", ""), ("prefix", "")):
+        word = cell.get(name, "") or usual
+        if word and not re.fullmatch(r"[a-z0-9_-]{1,40}", word):
+            raise EngineError(f"{where}: expected a word in {name}, found {word[:40]!r}")
+        words.append(word)
+    return words

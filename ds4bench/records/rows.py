@@ -17,9 +17,9 @@ from typing import Any
 from ds4bench.records.derived import mode_of as mode_of
 from ds4bench.records.derived import mode_rank as mode_rank
 from ds4bench.records.derived import percentile, ratio, series_of
-from ds4bench.records.words import DISTURBED as DISTURBED
+from ds4bench.records.statuses import DISTURBED as DISTURBED
+from ds4bench.records.statuses import STATUSES as STATUSES
 from ds4bench.records.words import RULES
-from ds4bench.records.words import STATUSES as STATUSES
 from engine.tooling.results.typed import typed
 
 SCHEMA = "ds4bench.sweep"

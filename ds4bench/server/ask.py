@@ -69,7 +69,7 @@ class Server:
     def close(self) -> None:
         self.client.close()
 
-    def body(self, prompt: str, n_tokens: int) -> dict[str, object]:
+    def body(self, prompt: str, n_tokens: int, stream: bool = True) -> dict[str, object]:
         """The request for exactly `n_tokens` tokens, as far as a server can be told so."""
         s = self.sampling
         body: dict[str, object] = {
@@ -92,14 +92,19 @@ class Server:
             body["messages"] = [{"role": "user", "content": prompt}]
         else:
             body["prompt"] = prompt
+        if not stream:
+            body["stream"] = False
+            del body["stream_options"]
         for name, value in self.options.extra_body.items():
             body.pop(name, None)
             if value is not None:
                 body[name] = value
         return body
 
-    def ask(self, prompts: Sequence[str], n_tokens: int) -> list[Reply]:
+    def ask(self, prompts: Sequence[str], n_tokens: int, stream: bool = True) -> list[Reply]:
         """Replies to prompts that are sent side by side; all again where one brought none.
+
+        Without `stream` a reply comes at once: more servers say then how long its prompt was.
 
         Raises
         ------
@@ -113,7 +118,7 @@ class Server:
             bodies: list[dict[str, object]] = []
             notes: list[str] = []
             for prompt in prompts:
-                body, notes = self.adaptation.apply(self.body(prompt, n_tokens))
+                body, notes = self.adaptation.apply(self.body(prompt, n_tokens, stream))
                 bodies.append(body)
             self.changed = notes
             try:

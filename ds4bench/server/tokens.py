@@ -90,7 +90,7 @@ class Counter:
             if found is None:
                 raise Trouble(f"server: expected a count of {self.how}, found none")
             return found + self._offset
-        [reply] = self.server.ask([prompt], 1)
+        [reply] = self.server.ask([prompt], 1, stream=False)
         if reply.prompt_tokens is None:
             raise Trouble(
                 "server: expected usage.prompt_tokens or a /tokenize, found neither: the length of "

@@ -82,7 +82,12 @@ def test_costs_are_medians_by_tokens_without_cold_and_cut_steps():
     [costs] = step_costs([plain(), drafting(), drafting("prose", (0, 0, 1))])
     assert costs.by_tokens == pytest.approx(COST)
     assert costs.depth == 2 and costs.plain_s == pytest.approx(PLAIN_S)
-    assert costs.break_even == pytest.approx(costs.step_s / PLAIN_S)
+    # Where the broken line of costs meets plain's, by NumPy's interpolation.
+    x = np.linspace(1, 3, 200_001)
+    pays = x[np.interp(x, list(COST), list(COST.values())) <= x * PLAIN_S]
+    assert costs.break_even == pytest.approx(pays[0], abs=1e-4)
+    assert replace(costs, plain_s=0.001).break_even is None
+    assert replace(costs, plain_s=0.5).break_even == 1
     assert costs.draft_s == pytest.approx(0.003) and costs.verify_s == pytest.approx(0.017)
     assert step_costs([drafting()]) == [], "without plain rows nothing breaks even"
 
@@ -137,12 +142,11 @@ def test_the_figure_names_what_is_computed_and_where_it_breaks_even():
     assert f"{costs.break_even:.2f}" in [t.get_text() for t in right.texts]
     labels = [t.get_text() for t in fig.legends[0].get_texts()]
     assert any(label.startswith("computed: mtp-combined") for label in labels)
-    # The line of a mode goes through the rates that its mean step would give.
-    lines = [line for line in right.lines if len(line.get_xdata()) == 2]
-    assert any(
-        np.allclose(np.array(line.get_ydata()), np.array(line.get_xdata()) / costs.step_s)
-        for line in lines
-    )
+    # The curve of a mode goes through the rates that its steps give.
+    [curve] = [line for line in right.lines if len(line.get_xdata()) == 60]
+    x = np.array(curve.get_xdata())
+    expected = x / np.interp(x, list(COST), list(COST.values()))
+    assert np.allclose(np.array(curve.get_ydata()), expected)
 
 
 def test_a_panel_of_plain_rows_alone_is_drawn_too():

@@ -86,14 +86,10 @@ class Handler(BaseHTTPRequestHandler):
                 server.served += n - 1
         if server.together is not None and n > 1:
             server.together.wait(timeout=30)  # until so many requests are there
-        if server.whole:
-            return self.send(
-                200,
-                {
-                    "choices": [{"text": "x", "finish_reason": "length"}],
-                    "usage": {"prompt_tokens": n_prompt, "completion_tokens": n},
-                },
-            )
+        if server.whole or not body["stream"]:
+            used = {"prompt_tokens": n_prompt, "completion_tokens": n}
+            answer = {"choices": [{"text": "x", "finish_reason": "length"}]}
+            return self.send(200, answer | ({"usage": used} if server.counts != "never" else {}))
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.end_headers()
@@ -135,7 +131,7 @@ class SpeedServer(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.tokenizer = "llama.cpp"
-        self.counts = "each"  # each, end, never
+        self.counts = "each"  # each, end, whole (in replies at once only), never
         self.per_event = 1
         self.pause_s = 0.001
         self.most_tokens = 10**9

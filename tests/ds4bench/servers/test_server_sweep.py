@@ -14,8 +14,8 @@ pytest.importorskip("httpx")
 
 from ds4bench import cli
 from ds4bench.records.files import read_rows
-from ds4bench.report.page import rows_table
-from ds4bench.server import ask
+from ds4bench.report.page import circumstances, rows_table
+from ds4bench.server import ask, measure
 from engine.tooling import exits
 from engine.tooling.results.journal import read_journal
 from tests.ds4bench.servers.speed_server import BOS, SpeedServer, count
@@ -35,6 +35,8 @@ def sweep(server, tmp_path, monkeypatch):
     """Runs a sweep of the server into a folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ask, "FIRST_WAIT_S", 0.01)
+    # A busy machine reads several events at once; what is held back, one test shows.
+    monkeypatch.setattr(measure, "LEAST_PIECES", 1)
     # What the client's machine is takes most of a second to find out.
     monkeypatch.setattr("ds4bench.server.run.environment", lambda: {"cpu": {"name": "Fake"}})
 
@@ -85,6 +87,16 @@ def test_rates_are_of_the_stream_and_tokens_of_usage(sweep, server, counts, per_
         assert row.ttft_s == (row.prefill_s,)
         latencies = np.repeat(np.array(row.step_s[1:]) / per_event, per_event)
         assert row.itl_s(90) == pytest.approx(np.percentile(latencies, 90))
+
+
+def test_a_stream_without_usage_is_counted_by_its_limit(sweep, server):
+    """As llama-cpp-python streams chats: replies at once have usage, streams have none."""
+    server.counts = "whole"
+    assert sweep("--api", "chat").exit_code == exits.OK
+    rows = read_rows(sweep.folder / "o").good
+    assert [row.gen_tokens for row in rows] == [20, 20]
+    lengths = [count(b["messages"][0]["content"]) + BOS + 3 for b in server.measured[-2:]]
+    assert lengths == [64, 128]
 
 
 def test_several_tokens_in_an_event_without_counts_leave_latencies_unknown(sweep, server):
@@ -206,7 +218,8 @@ ODD = {
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_what_says_nothing_of_speed_is_no_good_row(sweep, server, name):
+def test_what_says_nothing_of_speed_is_no_good_row(sweep, server, name, monkeypatch):
+    monkeypatch.setattr(measure, "LEAST_PIECES", 3)
     given, words = ODD[name]
     for attribute, value in given.items():
         setattr(server, attribute, value)
@@ -259,6 +272,9 @@ def test_rows_of_a_server_are_drawn_compared_and_reported(sweep, server):
     assert "server cold x2" in compared.output
     names = {row.cells[0] for row in rows_table(read_rows(sweep.folder / "o")).rows}
     assert names == {"server cold", "server cold x2"}
+    told = dict(circumstances(read_rows(sweep.folder / "o")))
+    assert told["Model"] == "some-model" and told["Server"].startswith("http://127.0.0.1:")
+    assert told["Client's processor"] == "Fake" and "Processor" not in told
 
 
 def test_two_servers_are_unlike_unless_that_is_allowed(sweep, server):
