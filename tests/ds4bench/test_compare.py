@@ -15,6 +15,7 @@ from scipy import stats as sp
 from ds4bench.commands.compare import ALLOWABLE, compare_command, parse_tolerances
 from ds4bench.compare import stats
 from ds4bench.compare import view as compare_view
+from ds4bench.compare.conditions import CONDITIONS
 from ds4bench.compare.judge import compare, compare_pairs
 from ds4bench.compare.samples import FIELDS, SHAPE_FIELDS, Arm, load_arm, unlike
 from ds4bench.compare.stats import Verdict
@@ -198,7 +199,7 @@ def test_rows_of_other_prefill_are_never_joined_even_when_allowed():
 
 
 def test_every_field_can_be_allowed():
-    assert set(ALLOWABLE) == {*FIELDS, *SHAPE_FIELDS, "outputs", "validity"}
+    assert set(ALLOWABLE) == {*FIELDS, *SHAPE_FIELDS, *CONDITIONS, "outputs", "validity"}
 
 
 def test_bare_files_are_taken_to_be_alike_and_said_so(tmp_path):

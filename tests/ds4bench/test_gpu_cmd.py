@@ -80,7 +80,7 @@ def test_without_a_work_folder_files_are_made_beside_the_results(command):
 def test_more_seconds_allow_more_layers(command):
     layers = []
     for seconds in ("60", "420", "36000"):
-        done = command("--seconds", seconds)
+        done = command("--seconds", seconds, "--out", f"in-{seconds}-seconds")
         layers.append(done.written[-1][1])
     # By hand: (20 * 1.2e9 - 1.7e9) // 2.05e9 fit the time; half of the memory holds 36.
     assert layers == [10, 36, 36]

@@ -299,7 +299,14 @@ def test_tolerance_and_allowed_differences_decide_the_verdict(tmp_path, monkeypa
     write_journal(tmp_path / "unlike", rows, fingerprint={"kv": "f32"})
 
     def status(head, *more):
-        options = ["--base", str(tmp_path / "base"), "--gate", "--out", str(tmp_path / "o")]
+        options = [
+            "--base",
+            str(tmp_path / "base"),
+            "--gate",
+            "--out",
+            str(tmp_path / "o"),
+            "--force",
+        ]
         return CliRunner().invoke(report_command, [str(tmp_path / head), *options, *more]).exit_code
 
     assert status("slow") == exits.REGRESSION

@@ -73,7 +73,9 @@ def test_the_gpu_is_read_where_it_computes(bench, monkeypatch, options, ordinal,
         def facts(self):
             return {"name": "NVIDIA GB10", "ordinal": self.ordinal}
 
-        def read(self, pid):
+        present = True
+
+        def read(self, pid=None):
             return {"temp_c": 61}
 
         def energy_j(self):
