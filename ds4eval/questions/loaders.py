@@ -29,9 +29,9 @@ from ds4eval.questions.known import (
 )
 from ds4eval.questions.layouts.others import OtherReader
 from ds4eval.questions.layouts.own import OwnReader
+from ds4eval.questions.layouts.published import CHOICES, Reader, detect, relabelled
 from ds4eval.questions.presets import KNOWN_KEYS
 from ds4eval.questions.question import LETTERS, Question, permuted, seeded_order
-from ds4eval.questions.layouts.published import CHOICES, Reader, detect, relabelled
 
 # Part of a run's manifest: changes whenever the same file would give other questions.
 LOADER_VERSION = "1"

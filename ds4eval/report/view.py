@@ -10,6 +10,7 @@ from ds4eval.compare.result import RunComparison
 from ds4eval.compare.view import interval_text, p_text, points, to_json, to_markdown
 from ds4eval.compare.view import print_rich as print_comparison
 from ds4eval.documents import Document
+from ds4eval.questions.known import exam_of
 from ds4eval.report.scores import RunScores, Score
 from engine.tooling.report.intervals import finite
 from engine.tooling.report.labels import clean_label, escape_markdown
@@ -134,6 +135,13 @@ def remarks(run: RunScores) -> list[str]:
         f"right, but in another form than asked for ({where} the score): {score.missed} of "
         f"{score.answers}"
     )
+    corrected = {(s.source, s.id) for s in run.arm.samples if exam_of(s.source) != s.source}
+    if corrected:
+        sources = ", ".join(sorted({clean_label(source) for source, _ in corrected}))
+        out.append(
+            f"asked with a known error corrected, and counted with the exam: {len(corrected)} "
+            f"({sources})"
+        )
     if run.macro is not None:
         out.append(
             f"macro mean over {len(run.groups)} groups {points(run.macro.estimate, sign=False)} % "
