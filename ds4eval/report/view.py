@@ -111,7 +111,7 @@ def remarks(run: RunScores) -> list[str]:
     if run.grader != "strict":
         out.append(f"graded by {run.grader}, not by the strict rule")
     recipe = run.arm.run.manifest.get("recipe")
-    if isinstance(recipe, dict):
+    if isinstance(recipe, dict) and recipe:
         changed = ", ".join(map(str, recipe.get("overridden") or ()))
         text = f"recipe {recipe.get('name')}, version {recipe.get('version')}"
         out.append(clean_label(f"{text}; {changed} typed otherwise" if changed else text, 160))

@@ -71,7 +71,7 @@ def test_simple_evals_words():
 
 def test_no_recipe_is_the_request_of_before(request_of):
     assert request_of("--recipe", "upstream").reply == Request().reply
-    assert request_of().recipe is None
+    assert request_of().recipe.record() == {}
 
 
 def test_card_is_temperature_1_top_p_1_four_times_and_a_box(request_of):
