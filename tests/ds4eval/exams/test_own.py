@@ -161,7 +161,7 @@ def test_listed_asked_resumed_and_compared_like_an_exam(tmp_path, capsys, monkey
     # A trace keeps the kinds of answers that the C program has not.
     assert call(capsys, "import-trace", "t.txt", "--out", "c")[0] == 0
     imported = read_run(tmp_path / "c").samples
-    assert [s.lenient_verdict for s in imported] == [s.lenient_verdict for s in found.samples]
+    assert [(s.kind, s.expected) for s in imported] == [(s.kind, s.expected) for s in found.samples]
     # Another file of that name is another set.
     write(tmp_path, rows[:4])
     status, _, err = call(capsys, *run, "--out", "a")
