@@ -67,32 +67,42 @@ RECIPES = {
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """A recipe as a command line used it; `typed` are values that beat the recipe's."""
+    """A recipe as a command line used it, or none; `typed` are values that beat the recipe's."""
 
-    recipe: Recipe
+    recipe: Recipe | None = None
     typed: Mapping[str, float | int] = field(default_factory=dict)
+
+    @property
+    def form(self) -> str:
+        """Form of the prompt."""
+        return "line" if self.recipe is None else self.recipe.form
 
     def value(self, name: str, given: float) -> float:
         """Value of an option: the user's where it was typed, else the recipe's if it has one."""
-        return given if name in self.typed else self.recipe.values.get(name, given)
+        if self.recipe is None or name in self.typed:
+            return given
+        return self.recipe.values.get(name, given)
 
     def record(self) -> Document:
-        """What a run's manifest keeps of it."""
+        """What a run's manifest keeps of it; empty without a recipe."""
+        if self.recipe is None:
+            return {}
+        values = self.recipe.values
         return {
             "name": self.recipe.name,
             "version": self.recipe.version,
             "prompt": self.recipe.form,
             "overridden": {
-                name: {"recipe": self.recipe.values[name], "typed": value}
+                name: {"recipe": values[name], "typed": value}
                 for name, value in self.typed.items()
-                if value != self.recipe.values[name]
+                if value != values[name]
             },
         }
 
 
-def applied(name: str | None, typed: Mapping[str, float | int]) -> Applied | None:
-    """A recipe by name with what the user typed of its options; None without a name."""
+def applied(name: str | None, typed: Mapping[str, float | int]) -> Applied:
+    """A recipe by name with what the user typed of its options; none without a name."""
     if name is None:
-        return None
+        return Applied()
     recipe = RECIPES[name]
     return Applied(recipe, {name: typed[name] for name in recipe.values if name in typed})

@@ -262,7 +262,7 @@ class Request:
     reply: ReplyOptions = field(default_factory=ReplyOptions)
     gates: GateOptions = field(default_factory=GateOptions)
     output: OutputOptions = field(default_factory=OutputOptions)
-    recipe: Applied | None = None
+    recipe: Applied = field(default_factory=Applied)
 
 
 def check_request(request: Request) -> None:

@@ -29,7 +29,7 @@ from engine.tooling.program import Command
 @option(
     "--suite",
     section="Questions",
-    metavar="NAME",
+    metavar="NAME|FILE",
     help="List its questions; without it, list suites.",
 )
 @dataset_option

@@ -74,7 +74,6 @@ def parse(ctx: click.Context, values: dict[str, Any], model: ModelChoice) -> Req
     _refuse_idle(ctx, values)
     sampling, thinking = SAMPLING.take(values), THINKING.take(values)
     recipe = applied(values["recipe"], _typed(ctx, {**values, **asdict(sampling)}))
-    chosen = (lambda name, given: recipe.value(name, given)) if recipe else (lambda _, given: given)
     return Request(
         model=_model(values, model),
         data=DataOptions(
@@ -87,7 +86,7 @@ def parse(ctx: click.Context, values: dict[str, Any], model: ModelChoice) -> Req
             offset=values["offset"],
             limit=values["limit"],
             questions=values["questions"],
-            repeats=int(chosen("repeats", values["repeats"])),
+            repeats=int(recipe.value("repeats", values["repeats"])),
         ),
         reply=ReplyOptions(
             think=thinking.mode(values["think"]),
@@ -96,13 +95,13 @@ def parse(ctx: click.Context, values: dict[str, Any], model: ModelChoice) -> Req
             hard=values["hard_limit_reply_budget"],
             rank=values["soft_limit_think_close_rank"],
             cue=values["close_cue"],
-            temp=chosen("temp", sampling.temp),
-            top_k=int(chosen("top_k", sampling.top_k)),
-            top_p=chosen("top_p", sampling.top_p),
-            min_p=chosen("min_p", sampling.min_p),
+            temp=recipe.value("temp", sampling.temp),
+            top_k=int(recipe.value("top_k", sampling.top_k)),
+            top_p=recipe.value("top_p", sampling.top_p),
+            min_p=recipe.value("min_p", sampling.min_p),
             seed=sampling.seed,
             encoding=thinking.encoding,
-            form=recipe.recipe.form if recipe else "line",
+            form=recipe.form,
             retry_cut=values["retry_cut"],
         ),
         gates=GateOptions(

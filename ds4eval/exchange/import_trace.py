@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ds4eval.documents import Document
-from ds4eval.exchange.trace import Case, Trace, latest_cases, number, real
+from ds4eval.exchange.trace import OTHER_KINDS, Case, Trace, latest_cases, number, real
 from ds4eval.plan import Job, Sampling, make_jobs
 from ds4eval.questions.prompts import PROMPT_VERSION, messages
 from ds4eval.questions.question import Question, QuestionError, canonical_answer
@@ -72,6 +72,8 @@ def question_from(case: Case) -> Question:
     kind = "letter" if case.choices else "integer"
     if not case.choices and case.fields.get("source") == "COMPSEC":
         kind = "lines"
+    if case.fields.get("answer_kind") in OTHER_KINDS:
+        kind = case.fields["answer_kind"]
     prompt = case.blocks.get("QUESTION_PROMPT", b"").decode("utf-8", "replace")
     return Question(
         id=case.fields["id"].strip(),

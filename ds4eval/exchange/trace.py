@@ -55,6 +55,10 @@ class Trace:
     problems: tuple[str, ...]
 
 
+# Kinds of answers that the C program does not have.
+OTHER_KINDS = ("text", "latex")
+
+
 class TraceWriter:
     """Appends to a trace, flushed case by case.
 
@@ -144,7 +148,8 @@ class TraceWriter:
             text += "choices:\n"
             text += "".join(f"  {LETTERS[i]}. {_line(c)}\n" for i, c in enumerate(q.choices))
         else:
-            text += "answer_kind: exact_integer\n"
+            named = q.kind if q.kind in OTHER_KINDS else "exact_integer"
+            text += f"answer_kind: {named}\n"
         system, user = system_text(q), user_text(q)
         self._write(text)
         for label, block in zip(BLOCKS, (system, user, sample.output)):

@@ -31,8 +31,8 @@ from engine.errors import OptionError
 
 BUILT_IN = {
     "nano": "generated arithmetic and look-up, for small models",
-    "long": "generated: facts at known depths of texts of 4k to 256k tokens",
     "practice": "90 questions written for this project, in the form of the three exams",
+    "long": "generated: facts at known depths of texts of 4k to 256k tokens",
 }
 PRESET_FILE_VERSION = 1
 FILTER_FIELDS = ("id", "source", "kind", "domain", "answer")

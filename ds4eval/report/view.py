@@ -10,6 +10,7 @@ from ds4eval.compare.result import RunComparison
 from ds4eval.compare.view import interval_text, p_text, points, to_json, to_markdown
 from ds4eval.compare.view import print_rich as print_comparison
 from ds4eval.documents import Document
+from ds4eval.questions.known import exam_of
 from ds4eval.report.budget import short
 from ds4eval.report.scores import RunScores, Score
 from engine.tooling.report.intervals import finite
@@ -137,7 +138,7 @@ def remarks(run: RunScores) -> list[str]:
     if run.grader != "strict":
         out.append(f"graded by {run.grader}, not by the strict rule")
     recipe = run.arm.run.manifest.get("recipe")
-    if isinstance(recipe, dict):
+    if isinstance(recipe, dict) and recipe:
         changed = ", ".join(map(str, recipe.get("overridden") or ()))
         text = f"recipe {recipe.get('name')}, version {recipe.get('version')}"
         out.append(clean_label(f"{text}; {changed} typed otherwise" if changed else text, 160))
@@ -161,6 +162,13 @@ def remarks(run: RunScores) -> list[str]:
         f"right, but in another form than asked for ({where} the score): {score.missed} of "
         f"{score.answers}"
     )
+    corrected = {(s.source, s.id) for s in run.arm.samples if exam_of(s.source) != s.source}
+    if corrected:
+        sources = ", ".join(sorted({clean_label(source) for source, _ in corrected}))
+        out.append(
+            f"asked with a known error corrected, and counted with the exam: {len(corrected)} "
+            f"({sources})"
+        )
     if run.macro is not None:
         out.append(
             f"macro mean over {len(run.groups)} groups {points(run.macro.estimate, sign=False)} % "

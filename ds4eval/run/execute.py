@@ -284,7 +284,7 @@ def _environment(plan: RunPlan) -> Document:
         "repeats": plan.request.data.repeats,
         "jobs": plan.request.model.jobs,
         "headline": plan.request.gates.headline,
-        **({"recipe": recipe.record()} if (recipe := plan.request.recipe) else {}),
+        "recipe": plan.request.recipe.record(),
         **retry,
     }
 

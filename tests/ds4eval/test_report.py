@@ -70,6 +70,8 @@ def test_a_corrected_question_counts_with_its_exam(tmp_path):
         ("AIME2025", 4, 0),
     ]
     assert scores.macro is not None and scores.macro.estimate == pytest.approx((2 / 5 + 0) / 2)
+    [note] = [text for text in report_view.remarks(scores) if "known error" in text]
+    assert note.endswith("counted with the exam: 1 (GPQA Diamond (modified))")
 
 
 def test_a_cut_reply_is_not_a_wrong_one():

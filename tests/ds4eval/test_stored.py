@@ -70,7 +70,9 @@ def test_finished_run_is_recognised_without_a_model(copies, monkeypatch, capsys)
     assert call(*GREEDY_COMMAND, "--out", "greedy") == 0
     said = capsys.readouterr()
     assert "all 3 questions are answered already" in said.err
-    assert said.out == (STORED / "greedy" / "report.txt").read_text()
+    # The release that began it did not say the last line.
+    form = "right, but in another form than asked for: 0 of 3\n"
+    assert said.out == (STORED / "greedy" / "report.txt").read_text() + form
     assert (copies / "greedy" / "results.csv").read_bytes() == (
         STORED / "greedy" / "results.csv"
     ).read_bytes()

@@ -117,7 +117,7 @@ def test_missing_data_says_how_to_get_it(monkeypatch, tmp_path):
 
 
 def test_unknown_suite():
-    with pytest.raises(OptionError, match="expected one of nano, practice, ds4-23"):
+    with pytest.raises(OptionError, match="expected one of nano, practice, long, ds4-23"):
         load_suite("mmlu")
 
 

@@ -144,7 +144,8 @@ def test_listed_asked_resumed_and_compared_like_an_exam(tmp_path, capsys, monkey
         replies = ["Answer: -7", "Answer: B", "Answer: A", "The answer is paris.", "Answer: 1234"]
         server.script = [[delta("stop", content=text)] for text in replies]
         assert call(capsys, *run, "--out", "a", "--limit", "2")[0] == 0
-        assert call(capsys, *run, "--out", "a")[0] == 0, "the same command goes on"
+        again = [*run, "--out", "a", "--trace", "t.txt"]
+        assert call(capsys, *again)[0] == 0, "the same command goes on"
         assert not server.script
         server.script = [[delta("stop", content="Answer: B")]] * 5
         assert call(capsys, *run, "--out", "b")[0] == 0
@@ -157,6 +158,10 @@ def test_listed_asked_resumed_and_compared_like_an_exam(tmp_path, capsys, monkey
     assert found.config["data"]["suite"] == "mine" and list(found.config["data"]["datasets"])
     status, out, _ = call(capsys, "compare", "a", "b")
     assert status in (0, 6, 7) and "mine" in out and "places" in out
+    # A trace keeps the kinds of answers that the C program has not.
+    assert call(capsys, "import-trace", "t.txt", "--out", "c")[0] == 0
+    imported = read_run(tmp_path / "c").samples
+    assert [(s.kind, s.expected) for s in imported] == [(s.kind, s.expected) for s in found.samples]
     # Another file of that name is another set.
     write(tmp_path, rows[:4])
     status, _, err = call(capsys, *run, "--out", "a")
