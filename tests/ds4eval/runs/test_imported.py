@@ -1,4 +1,4 @@
-"""A trace beside runs of the same questions: comparable, repeats kept, nothing taken for granted."""
+"""A trace beside runs of the same questions: comparable, repeats kept, nothing assumed."""
 
 from __future__ import annotations
 
