@@ -66,10 +66,10 @@ def export_command(run: Path, form: str, output: Path, with_text: bool, force: b
     if not read.samples:
         raise OptionError(f"{run}: expected a run with samples, found none")
     files = _files(read, form, output, with_text)
-    for path in files:
-        check_output(path, "--output", replace=force)
     if form == "lm-eval":
         output.mkdir(parents=True, exist_ok=True)
+    for path in files:
+        check_output(path, "--output", replace=force)
     for path, data in files.items():
         publish_bytes(path, data)
         say(f"wrote {path}")
