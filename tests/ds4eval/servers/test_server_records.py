@@ -80,6 +80,12 @@ def test_a_run_that_an_earlier_release_began_goes_on(server, asked, capsys):
     assert "answered already" in capsys.readouterr().err
 
 
+def test_a_small_budget_contradicts_no_limit_that_no_server_obeys(server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert ask(server, "-n", "64") == 0
+    assert {body["max_tokens"] for body in server.bodies} == {64}
+
+
 def test_server_moved_says_nothing_without_a_server(capsys):
     assert call("--server-moved", "--suite", "practice") == 2
     assert "--server-moved: expected with --base-url" in capsys.readouterr().err
