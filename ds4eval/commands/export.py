@@ -89,7 +89,7 @@ def _files(run: Run, form: str, output: Path, text: bool) -> dict[Path, bytes]:
     if form == "inspect":
         return {output: _json(export.inspect_log(run, text))}
     from ds4eval.compare.pairs import arm_of
-    from ds4eval.exchange import public
+    from ds4eval.report import public
     from engine.tooling.report.labels import clean_label
 
     arm = readable(lambda: arm_of(run, clean_label(run.folder.resolve().name)))

@@ -15,10 +15,10 @@ from importlib.metadata import PackageNotFoundError, version
 
 from ds4eval.compare.pairs import AnsweredRun, budget_tokens
 from ds4eval.documents import Document, section
-from ds4eval.exchange.export import iso
 from ds4eval.questions.known import PUBLISHED, Published
 from ds4eval.records.record import Sample
 from ds4eval.report.scores import RunScores, Score, scores_of
+from ds4eval.stats.times import iso
 from engine.errors import OptionError
 from engine.tooling.exits import printable
 
