@@ -97,10 +97,15 @@ def default_tokens(suite: str) -> int:
     return AIME_TOKENS if suite.startswith("aime") else DEFAULT_TOKENS
 
 
-def budget_of(reply: ReplyOptions, suite: str) -> Budget:
+def budget_of(reply: ReplyOptions, suite: str, closes: bool = True) -> Budget:
     """What the user named, completed by the defaults of the suite.
 
     A nano reply that is given more than the nano suite's tokens gets the usual limits of thinking.
+
+    Parameters
+    ----------
+    closes : bool
+        Limits of thinking act; a server obeys none, so that they contradict no budget there.
 
     Raises
     ------
@@ -118,7 +123,7 @@ def budget_of(reply: ReplyOptions, suite: str) -> Budget:
         rank=reply.rank,
         cue=reply.cue,
     )
-    budget.check(reply.think)
+    budget.check(reply.think if closes else "none")
     return budget
 
 

@@ -112,6 +112,13 @@ NOT_HERE = {
     "ds4-bench gpu": "an NVIDIA GPU; tests/cuda/test_gpu.py",
     "ds4-bench peer": "llama-cpp-python; tests/ds4bench/peer/test_peer.py",
     "ds4-bench peer --contexts 512,2048,8192": "llama-cpp-python; tests/ds4bench/peer/test_peer.py",
+    "ds4-eval view runs/a runs/b": "a terminal; tests/ds4eval/screens/test_reading.py",
+    "ds4-eval --suite gpqa-diamond -m DeepSeek-V4-Flash.gguf --cuda --device 0,1 --out runs/two": (
+        "two GPUs; tests/ds4eval/runs/test_devices.py"
+    ),
+    "ds4-eval --suite aime25 -m DeepSeek-V4-Flash.gguf -n 128000 --retry-cut --out runs/aime": (
+        "a run with cut replies; tests/ds4eval/runs/test_budgets.py"
+    ),
     "ds4-eval fetch aime25": "the network; tests/ds4eval/test_fetch.py has a stand-in of the hub",
     "ds4-eval fetch supergpqa": "the network",
     "ds4-eval fetch gpqa-diamond": "the network and an account",

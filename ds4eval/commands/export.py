@@ -1,9 +1,10 @@
-"""`ds4-eval export`: writes a run in the formats that other harnesses read."""
+"""`ds4-eval export`: writes a run in the formats that other programs read."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,16 +17,29 @@ from engine.tooling.options.types import OneOf
 from engine.tooling.program import Command
 from engine.tooling.results.publish import check_output, publish_bytes
 
+if TYPE_CHECKING:
+    from ds4eval.records.record import Run
+
+# Ending of the file by format; lm-eval writes a folder.
+ENDINGS = {
+    "inspect": ".json",
+    "lm-eval": "",
+    "junit": ".xml",
+    "eval-results": ".yaml",
+    "every-eval-ever": ".json",
+}
+WITHOUT_TEXT = ("eval-results", "every-eval-ever")
+
 
 @click.command("export", cls=Command)
 @click.argument("run", type=click.Path(path_type=Path))
 @option(
     "--format",
     "form",
-    type=OneOf(("inspect", "lm-eval")),
+    type=OneOf(tuple(ENDINGS)),
     default="inspect",
-    help="Write inspect_ai's log (one JSON file) or lm-evaluation-harness' samples (JSONL per "
-    "task).",
+    help="Write inspect_ai's log (JSON), lm-evaluation-harness' samples (JSONL per task), JUnit "
+    "(XML), a Hugging Face model's .eval_results (YAML), or Every Eval Ever's document (JSON).",
 )
 @option(
     "-o",
@@ -33,7 +47,7 @@ from engine.tooling.results.publish import check_output, publish_bytes
     type=click.Path(path_type=Path),
     required=True,
     metavar="PATH",
-    help="What to write: for inspect a file ending in .json, for lm-eval a folder.",
+    help="What to write: a file with the format's ending, for lm-eval a folder.",
 )
 @option(
     "--with-text",
@@ -42,27 +56,49 @@ from engine.tooling.results.publish import check_output, publish_bytes
 )
 @option("--force", is_flag=True, help="Replace existing files.")
 def export_command(run: Path, form: str, output: Path, with_text: bool, force: bool) -> int:
-    """Write RUN in another harness's format; without --with-text only ids, grades and counts."""
-    from ds4eval.exchange import export
-
-    if form == "inspect" and output.suffix != ".json":
-        raise OptionError(f"--output: expected a name ending in .json, found {str(output)!r}")
+    """Write RUN in another program's format; without --with-text only ids, grades and counts."""
+    ending = ENDINGS[form]
+    if ending and output.suffix != ending:
+        raise OptionError(f"--output: expected a name ending in {ending}, found {str(output)!r}")
+    if with_text and form in WITHOUT_TEXT:
+        raise OptionError(f"--with-text: expected another --format, found {form}, which has scores")
     read = readable(lambda: read_run(run))
     if not read.samples:
         raise OptionError(f"{run}: expected a run with samples, found none")
-    files: dict[Path, bytes] = {}
-    if form == "inspect":
-        log = export.inspect_log(read, with_text)
-        files[output] = json.dumps(log, ensure_ascii=False, allow_nan=False).encode(
-            "utf-8", "replace"
-        )
-    else:
+    files = _files(read, form, output, with_text)
+    if form == "lm-eval":
         output.mkdir(parents=True, exist_ok=True)
-        for task, records in export.lm_eval_tasks(read, with_text).items():
-            files[output / f"samples_{task}.jsonl"] = export.jsonl(records)
     for path in files:
         check_output(path, "--output", replace=force)
     for path, data in files.items():
         publish_bytes(path, data)
         say(f"wrote {path}")
     return 0
+
+
+def _files(run: Run, form: str, output: Path, text: bool) -> dict[Path, bytes]:
+    """Contents by path."""
+    from ds4eval.exchange import export
+
+    if form == "lm-eval":
+        tasks = export.lm_eval_tasks(run, text)
+        return {
+            output / f"samples_{task}.jsonl": export.jsonl(records)
+            for task, records in tasks.items()
+        }
+    if form == "inspect":
+        return {output: _json(export.inspect_log(run, text))}
+    from ds4eval.compare.pairs import arm_of
+    from ds4eval.report import public
+    from engine.tooling.report.labels import clean_label
+
+    arm = readable(lambda: arm_of(run, clean_label(run.folder.resolve().name)))
+    if form == "junit":
+        return {output: public.junit(arm, text)}
+    if form == "eval-results":
+        return {output: public.hub_results(arm)}
+    return {output: _json(public.every_eval_ever(arm))}
+
+
+def _json(document: object) -> bytes:
+    return json.dumps(document, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")

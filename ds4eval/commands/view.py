@@ -44,7 +44,7 @@ def view_command(run: Path, other: Path | None, html: Path | None, force: bool) 
     if html is None:
         _screen(found)
         return 0
-    from ds4eval.report.replies import WARNING, replies_page
+    from ds4eval.screen.page import WARNING, replies_page
     from engine.tooling.results.publish import check_output, publish_bytes
 
     check_output(html, "--html", replace=force)

@@ -15,6 +15,7 @@ from ds4eval.documents import Document, section
 from ds4eval.questions.prompts import system_text, user_text
 from ds4eval.records.record import Run, Sample
 from ds4eval.records.samples import question_of
+from ds4eval.stats.times import iso
 
 HIDDEN = "[not exported]"
 _SCORES = {"strict": "", "lenient": "lenient_", "ds4-classic": "classic_"}
@@ -71,15 +72,6 @@ def inspect_log(run: Run, text: bool) -> Document:
         "stats": {"started_at": created, "completed_at": iso(ended), "model_usage": _usage(run)},
         "samples": [_inspect_sample(s, run, text) for s in run.samples],
     }
-
-
-def iso(stamp: str) -> str:
-    """UTC time in the form that readers of logs parse: with an offset."""
-    match = re.match(r"(\d{4})-?(\d\d)-?(\d\d)T(\d\d):?(\d\d):?(\d\d)?Z?", stamp)
-    if not match:
-        return "1970-01-01T00:00:00+00:00"
-    y, mo, d, h, mi, s = match.groups()
-    return f"{y}-{mo}-{d}T{h}:{mi}:{s or '00'}+00:00"
 
 
 def sample_id(sample: Sample) -> str:

@@ -37,7 +37,8 @@ def budget_figure(runs: Sequence[RunScores], theme: str = "light") -> Figure | N
             budgets = [point.tokens for point in run.budget.points]
             shares = [point.interval.estimate for point in run.budget.points]
             most = [point.most for point in run.budget.points]
-            axes.fill_between(budgets, shares, most, color=ink, alpha=0.10, lw=0)
+            if len(shown) == 1:  # bands of several runs would hide one another
+                axes.fill_between(budgets, shares, most, color=ink, alpha=0.10, lw=0)
             axes.plot(budgets, most, color=ink, lw=0.8, ls=":")
             axes.plot(budgets, shares, color=ink, marker="o", lw=1.6, label=_named(run))
         _axes(axes, sorted({p.tokens for _, run in shown for p in run.budget.points}))

@@ -199,7 +199,7 @@ def settings_of(reply: ReplyOptions, model: ModelOptions, suite: str) -> ReplySe
     """
     return ReplySettings(
         Sampling(reply.temp, reply.top_k, reply.top_p, reply.min_p, reply.seed or 1),
-        budget_of(reply, suite),
+        budget_of(reply, suite, closes=model.server is None),
         reply.think,
         model.mode,
         model.draft,

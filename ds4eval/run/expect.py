@@ -13,6 +13,7 @@ from pathlib import Path
 from ds4eval.documents import Document, section
 from ds4eval.plan import header_only
 from ds4eval.records.record import MANIFEST
+from ds4eval.stats.times import span
 
 # Of V4 Flash on AIME 2025, thinking (SGLang, avg@16).
 AIME_REPLY = 20_000
@@ -70,19 +71,6 @@ class Expectation:
             if self.speed:
                 text += f", {span(self.most / self.speed / self.workers)}"
         return text
-
-
-def span(seconds: float) -> str:
-    """Seconds as people say them: 40 s, 12 min, 3 h 20 min, 2 d 5 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 90:
-        return f"{minutes} min"
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    hours = round(minutes / 60)
-    return f"{hours // 24} d {hours % 24} h"
 
 
 def expectation(

@@ -8,8 +8,8 @@ import numpy as np
 from rich.text import Text as Line
 
 from ds4eval.questions.known import exam_of
-from ds4eval.run.expect import span
 from ds4eval.screen.state import View
+from ds4eval.stats.times import span
 from engine.tooling.report.labels import clean_label
 from engine.tooling.report.wilson import wilson_bounds
 

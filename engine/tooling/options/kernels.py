@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from engine.errors import OptionError
 from engine.options import (
@@ -23,6 +23,10 @@ from engine.tooling.options.types import Number, OneOf, Whole, Wholes
 
 MAX_THREADS = 1024
 MAX_DEVICE = 63
+DEVICE_HELP = (
+    "CUDA: ordinal of the device.",
+    "CUDA: ordinal of the device, or several such as 0,1: a worker for each.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +60,16 @@ class KernelChoice:
         return EngineOptions(path=path, mtp_path=mtp_path, **self.to_dict())
 
 
-def kernel_options(
-    backends: Sequence[str] = BACKENDS, several: bool = False
-) -> OptionGroup[KernelChoice]:
-    """The group for a program that offers these backends.
+KernelGroup: TypeAlias = OptionGroup[KernelChoice]
+
+
+def kernel_options(backends: Sequence[str] = BACKENDS, several: bool = False) -> KernelGroup:
+    """The group for a program that offers these backends, and one device or `several` at once.
 
     Parameters
     ----------
     backends : sequence of str
         ds4-bench leaves 'reference' out: float64 NumPy is no subject of a benchmark.
-    several : bool
-        The program can use several devices at once.
     """
     return OptionGroup(
         "Kernels and weights",
@@ -147,8 +150,7 @@ def kernel_options(
                 ("--device",),
                 {
                     "type": (Wholes if several else Whole)(0, MAX_DEVICE),
-                    "help": "CUDA: ordinal of the device"
-                    + (", or several such as 0,1: a worker for each." if several else "."),
+                    "help": DEVICE_HELP[several],
                     "default_text": "0",
                 },
             ),

@@ -13,7 +13,8 @@ from ds4eval.records.record import read_run
 from ds4eval.report.budget import budget_curve, curve_line
 from ds4eval.report.scores import scores_of
 from ds4eval.request import ReplyOptions
-from ds4eval.run.expect import expectation, span
+from ds4eval.run.expect import expectation
+from ds4eval.stats.times import span
 from engine.tooling.exits import run_program
 from tests.ds4eval.eval_runs import CONFIG, sample, write_run
 

@@ -14,7 +14,6 @@ from ds4eval.commands.view import view_command
 from ds4eval.compare.pairs import load_arms
 from ds4eval.control import Control
 from ds4eval.events import Ended, Finished, Opened, Started, Text
-from ds4eval.report.replies import replies_page
 from ds4eval.request import OutputOptions
 from ds4eval.screen import choose
 from ds4eval.screen.app import EvalApp
@@ -22,6 +21,7 @@ from ds4eval.screen.browse import browsed, view_of
 from ds4eval.screen.draw import layout, left_lines, reply_window, right_lines
 from ds4eval.screen.filters import after
 from ds4eval.screen.marks import marks_of
+from ds4eval.screen.page import replies_page
 from ds4eval.screen.progress import by_source
 from ds4eval.screen.state import View
 from engine.errors import EngineError

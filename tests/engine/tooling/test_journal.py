@@ -64,14 +64,12 @@ def test_line_round_trip_is_one_line_with_standard_crc(record):
 @given(st.dictionaries(st.text(), JSON, min_size=1, max_size=4))
 def test_a_plain_line_is_json_with_its_checksum_as_a_field(record):
     line = encode_plain(record)
-    fields = json.loads(line)
-    crc = fields.pop("crc32")
+    crc = (fields := json.loads(line)).pop("crc32")
     if "crc32" not in record:
         assert fields == record
         body = json.dumps(fields, separators=(",", ":")).encode()
         assert int(crc, 16) == zlib.crc32(body)
-    assert line.count(b"\n") == 1 and decode(line[:-1]) == record
-    assert is_journal(line[:16])
+    assert line.count(b"\n") == 1 and decode(line[:-1]) == record and is_journal(line[:16])
     for at in (12, len(line) // 2, len(line) - 2):
         damaged = line[:at] + bytes([line[at] ^ 1]) + line[at + 1 : -1]
         assert decode(damaged) is None
@@ -85,8 +83,7 @@ def test_a_file_keeps_the_form_of_its_first_line(tmp_path):
         with Journal.open(path, SCHEMA, VERSION, {}, plain=not plain) as journal:
             assert journal.records == [{"i": 1}]
             journal.append({"i": 2})
-        starts = {line[:1] == b"{" for line in path.read_bytes().splitlines()}
-        assert starts == {plain}
+        assert {line[:1] == b"{" for line in path.read_bytes().splitlines()} == {plain}
         assert read_journal(path, SCHEMA, VERSION).records == [{"i": 1}, {"i": 2}]
         path.write_bytes(path.read_bytes() + b'{"crc32":"0000')
         with Journal.open(path, SCHEMA, VERSION, {}) as journal:

@@ -37,7 +37,7 @@ def replies_page(found: Browsed) -> str:
     found : Browsed
         One run or two; their texts are untrusted.
     """
-    parts = resources.files("ds4eval.report") / "style"
+    parts = resources.files("ds4eval.screen") / "style"
     style, script, page = (
         (parts / name).read_text(encoding="utf-8")
         for name in ("replies.css", "replies.js", "replies.html")
