@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("ds4bench", "numba", "llvmlite", "numpy", "tokenizers", "tbb", "pyarrow", "gguf")
+PACKAGES = ("ds4bench", "numba", "llvmlite", "numpy", "tokenizers", "pyarrow", "gguf")
 # Instruction sets that decide which kernel runs or how fast.
 CPU_FLAGS = (
     "avx2",
