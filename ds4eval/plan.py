@@ -300,11 +300,6 @@ def header_only(config: Document) -> Document:
     return {**config, "model": model}
 
 
-def like(found: Document | None, config: Document) -> Document:
-    """The configuration in the words of the one that a folder holds, if it holds one."""
-    return header_only(config) if found is not None and is_header_only(found) else config
-
-
 def with_seed(config: Document, seed: int) -> Document:
     """The configuration of a sampled run with another seed."""
     return {**config, "sampling": {**section(config, "sampling"), "seed": seed}}
