@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ds4eval.commands.data_options import readable
-from ds4eval.records.record import read_run
+from ds4eval.records.replay import read_run
 from engine.errors import OptionError
 from engine.tooling.exits import say
 from engine.tooling.options.group import option
@@ -18,7 +18,7 @@ from engine.tooling.program import Command
 from engine.tooling.results.publish import check_output, publish_bytes
 
 if TYPE_CHECKING:
-    from ds4eval.records.record import Run
+    from ds4eval.records.replay import Run
 
 # Ending of the file by format; lm-eval writes a folder.
 ENDINGS = {

@@ -11,6 +11,7 @@ from ds4eval.grading.grade import GRADER_VERSION
 from ds4eval.questions.question import QuestionError
 from ds4eval.questions.source import require_graders
 from ds4eval.records import record as records
+from ds4eval.records import replay
 from ds4eval.records.entries import entries_of
 from ds4eval.records.record import Sample
 from ds4eval.records.samples import regraded
@@ -38,7 +39,7 @@ def regrade_command(run: Path, write: bool, headline: str | None) -> int:
     Without --write nothing is changed. The exit status is 4 if a record cannot be graded, and 3
     if there is nothing to grade.
     """
-    read = readable(lambda: records.read_run(run))
+    read = readable(lambda: replay.read_run(run))
     graded = [sample for sample in read.samples if sample.graded]
     if not graded:
         say(f"{run}: expected graded samples, found none")

@@ -15,7 +15,8 @@ from ds4eval.grading.grade import GRADERS, PASS
 from ds4eval.plan import header_only, is_header_only
 from ds4eval.questions.known import exam_of
 from ds4eval.records.conditions import difference
-from ds4eval.records.record import HARD, SOFT, UNFINISHED, Run, Sample, read_run
+from ds4eval.records.record import HARD, SOFT, UNFINISHED, Sample
+from ds4eval.records.replay import Run, read_run
 from engine.errors import OptionError, StoreError
 from engine.tooling.report.labels import clean_label, unique_labels
 

@@ -13,7 +13,8 @@ from collections.abc import Iterable
 
 from ds4eval.documents import Document, section
 from ds4eval.questions.prompts import system_text, user_text
-from ds4eval.records.record import Run, Sample
+from ds4eval.records.record import Sample
+from ds4eval.records.replay import Run
 from ds4eval.records.samples import question_of
 from ds4eval.stats.times import iso
 

@@ -17,6 +17,7 @@ from ds4eval.plan import IDENTITY, Job, Selected, selection
 from ds4eval.records import record as records
 from ds4eval.records.conditions import check_config
 from ds4eval.records.record import Sample
+from ds4eval.records.replay import Replay
 from ds4eval.records.tables import write_tables
 from engine.errors import OptionError, StoreError
 from engine.tooling.results.journal import Journal, read_journal
@@ -66,7 +67,7 @@ class RunStore:
         self.journal = journal
         self.run_id = str(journal.header.get("run_id", ""))
         self.config: Document = section(journal.header, "config")
-        self._replay = records.Replay()
+        self._replay = Replay()
         for n, record in enumerate(journal.records, 2):  # the header is the first
             self._replay.take(record, f"{journal.path}: record {n}")
         self.session = self._replay.sessions + 1

@@ -10,7 +10,7 @@ from pathlib import Path
 from ds4eval.documents import Document, section
 from ds4eval.plan import config_digest, make_jobs, with_seed
 from ds4eval.questions.question import Question
-from ds4eval.records.record import read_run
+from ds4eval.records.replay import read_run
 from ds4eval.records.store import peek_config
 from ds4eval.request import OutputOptions
 from engine.errors import OptionError

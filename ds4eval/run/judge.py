@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ds4eval.records.entries import Entry
-from ds4eval.records.record import Run, Sample, read_run
+from ds4eval.records.record import Sample
+from ds4eval.records.replay import Run, read_run
 from ds4eval.report.text import tallies
 from ds4eval.request import GateOptions
 from engine.errors import OptionError, StoreError

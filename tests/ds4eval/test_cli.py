@@ -195,7 +195,7 @@ def test_regrade_shows_changes_and_keeps_them_only_when_told(tmp_path, monkeypat
     from dataclasses import replace
 
     from ds4eval.grading import grade as grading
-    from ds4eval.records.record import read_run
+    from ds4eval.records.replay import read_run
     from tests.ds4eval.fakes import FakeBackend, jobs
     from tests.ds4eval.test_runner import run
 

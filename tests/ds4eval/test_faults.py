@@ -24,7 +24,7 @@ from ds4eval.questions.errors import DatasetError
 from ds4eval.questions.loaders import load_dataset
 from ds4eval.records import record as records
 from ds4eval.records import store
-from ds4eval.records.record import read_run
+from ds4eval.records.replay import read_run
 from ds4eval.records.store import RunStore
 from ds4eval.run.execute import stop_signals
 from engine.errors import NonFiniteError, OptionError, StoreError

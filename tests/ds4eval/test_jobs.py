@@ -10,7 +10,7 @@ from ds4eval.answering.jobs import ProcessPool, joined
 from ds4eval.answering.threads import ThreadPool
 from ds4eval.control import Control
 from ds4eval.events import Ended, Finished, Notice, Text
-from ds4eval.records.record import read_run
+from ds4eval.records.replay import read_run
 from engine.errors import BackendError, LayoutError
 from tests.ds4eval import fakes
 from tests.ds4eval.fakes import FakeBackend, jobs

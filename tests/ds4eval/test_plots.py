@@ -7,7 +7,7 @@ import pytest
 
 from ds4eval.compare.judge import compare
 from ds4eval.compare.pairs import arm_of, load_arms
-from ds4eval.records.record import Run
+from ds4eval.records.replay import Run
 from ds4eval.report import plots
 from ds4eval.report.scores import scores_of
 from engine.tooling.report import figures

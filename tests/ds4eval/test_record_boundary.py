@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ds4eval.plan import Selected
-from ds4eval.records.record import FIELDS, Replay, Sample, sample_from
+from ds4eval.records.record import FIELDS, Sample, sample_from
+from ds4eval.records.replay import Replay
 from engine.errors import StoreError
 
 GOOD = Sample(

@@ -24,7 +24,8 @@ import pytest
 from ds4eval.records import record as records
 from ds4eval.records.answer import Answer
 from ds4eval.records.conditions import difference
-from ds4eval.records.record import Replay, comparable, read_run, sample_from, state_of
+from ds4eval.records.record import comparable, sample_from, state_of
+from ds4eval.records.replay import Replay, read_run
 from ds4eval.records.samples import make_sample, question_of, regraded
 from ds4eval.records.store import RunStore
 from ds4eval.records.tables import cell, to_csv, to_table

@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 
 from ds4eval.cli import cli
-from ds4eval.records.record import comparable, read_run
+from ds4eval.records.record import comparable
+from ds4eval.records.replay import read_run
 from engine.tooling.exits import run_program
 from tests.ds4eval.fakes import jobs
 from tests.ds4eval.test_runner import run as fake_run

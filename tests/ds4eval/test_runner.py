@@ -9,7 +9,8 @@ import pytest
 from ds4eval.answering.pool import Outcome
 from ds4eval.control import Control
 from ds4eval.events import Dropped, Ended, Finished, Notice, Opened, Started
-from ds4eval.records.record import comparable, read_run
+from ds4eval.records.record import comparable
+from ds4eval.records.replay import read_run
 from ds4eval.records.store import RunStore
 from ds4eval.run.runner import Recorder, Schedule, run_parallel, run_serial
 from tests.ds4eval.fakes import CONFIG, SETTINGS, FakeBackend, jobs

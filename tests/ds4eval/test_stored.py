@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from ds4eval.cli import cli
-from ds4eval.records.record import comparable, read_run
+from ds4eval.records.record import comparable
+from ds4eval.records.replay import read_run
 from ds4eval.records.tables import to_csv
 from engine.tooling.exits import INCOMPARABLE, run_program
 from engine.tooling.results.journal import encode, scan

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from ds4eval.control import Control
-from ds4eval.records.record import read_run
+from ds4eval.records.replay import read_run
 from ds4eval.records.store import RunStore
 from ds4eval.run.runner import Recorder, run_serial
 from ds4eval.screen.plain import Plain, wants_colour

@@ -114,7 +114,7 @@ def test_imported_run_has_the_questions_and_grades_of_the_one_traced(tmp_path):
     path = written(tmp_path, todo, {"q004": "limit"})
     _, made, samples, problems = samples_from(read_trace(path))
     assert not problems
-    from ds4eval.records.record import read_run
+    from ds4eval.records.replay import read_run
 
     before = read_run(tmp_path / "run").samples
     names = ("source", "id", "kind", "expected", "given", "verdict", "classic_given",

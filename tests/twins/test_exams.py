@@ -11,7 +11,7 @@ from ds4eval.cli import cli
 from ds4eval.compare.judge import compare
 from ds4eval.compare.pairs import load_arms
 from ds4eval.compare.view import remarks
-from ds4eval.records.record import read_run
+from ds4eval.records.replay import read_run
 from engine.gguf.reader import open_gguf
 from engine.tooling.exits import run_program
 from engine.tooling.results.journal import encode, scan

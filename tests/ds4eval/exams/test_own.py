@@ -13,7 +13,7 @@ from ds4eval.questions.errors import DatasetError
 from ds4eval.questions.layouts.own import FIELDS
 from ds4eval.questions.loaders import load_dataset, load_own
 from ds4eval.questions.suites import load_suite
-from ds4eval.records.record import read_run
+from ds4eval.records.replay import read_run
 from engine.errors import OptionError
 from engine.tooling.exits import run_program
 from tests.ds4eval import published

@@ -15,7 +15,7 @@ from ds4eval.grading.grade import grade
 from ds4eval.questions.prompts import VERSIONS, messages, user_text
 from ds4eval.questions.question import FORMS, Question
 from ds4eval.recipes import RECIPES, applied
-from ds4eval.records.record import read_run
+from ds4eval.records.replay import read_run
 from ds4eval.request import Request
 from engine.tooling.exits import run_program
 from tests.ds4eval.servers.odd_server import OddServer, delta

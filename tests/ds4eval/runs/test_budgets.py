@@ -9,7 +9,7 @@ import pytest
 from ds4eval.cli import cli
 from ds4eval.compare.pairs import load_arms
 from ds4eval.plan import AIME_TOKENS, DEFAULT_TOKENS, budget_of
-from ds4eval.records.record import read_run
+from ds4eval.records.replay import read_run
 from ds4eval.report.budget import budget_curve, curve_line
 from ds4eval.report.scores import scores_of
 from ds4eval.request import ReplyOptions

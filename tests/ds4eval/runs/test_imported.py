@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ds4eval.cli import cli
-from ds4eval.records.record import read_run
+from ds4eval.records.replay import read_run
 from engine.tooling.exits import INCOMPARABLE, run_program
 
 STORED = Path(__file__).parents[1] / "data" / "stored"

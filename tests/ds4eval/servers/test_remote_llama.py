@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from ds4eval.records.record import read_run
+from ds4eval.records.replay import read_run
 from engine.text import special
 from tests.ds4eval.test_run import call
 from tests.engine.models import model_file

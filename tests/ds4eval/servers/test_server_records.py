@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("httpx")
 
 from ds4eval.compare.pairs import load_arms
-from ds4eval.records.record import read_run
+from ds4eval.records.replay import read_run
 from ds4eval.report.scores import scores_of
 from engine.tooling.results.journal import encode, scan
 from tests.ds4eval.servers.odd_server import OddServer, delta

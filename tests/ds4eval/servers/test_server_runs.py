@@ -9,7 +9,7 @@ pytest.importorskip("httpx")
 from ds4eval.answering.threads import ThreadPool
 from ds4eval.control import Control
 from ds4eval.events import Ended, Finished
-from ds4eval.records.record import read_run
+from ds4eval.records.replay import read_run
 from ds4eval.records.store import RunStore
 from ds4eval.run.runner import Recorder, run_parallel
 from tests.ds4eval.fakes import CONFIG, jobs
