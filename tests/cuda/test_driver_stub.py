@@ -237,7 +237,7 @@ def test_a_capture_that_fails_says_what_does_without(session):
     assert "--launch prepared" in answer["error"]
 
 
-# Sixteen times: x += 2, y += 7, z[1] = x, x += 3, y[2] = z[1], z[2] = y, y += 1; and a fill.
+# Sixteen times: x += 2, y += 7, z[1] = x, x += 1, x += 2, y[2] = z[1], z[2] = y, y += 1; and a fill.
 BRANCHES = [[80, 0, 0, 0], [128, 0, 77, 0], [0, 77, 127, 0x01010101]]
 
 
