@@ -110,6 +110,7 @@ PAIRS = shlex.split("--min-pairs 2 --max-pairs 2 --max-load 100 --patience 0")
 # Commands that need what is not here. The options of ours are still parsed as they stand.
 NOT_HERE = {
     "ds4-bench gpu": "an NVIDIA GPU; tests/cuda/test_gpu.py",
+    "ds4-bench gpu --predict gb10": "the extra `cuda`; tests/ds4bench/test_gpu_cmd.py",
     "ds4-bench peer": "llama-cpp-python; tests/ds4bench/peer/test_peer.py",
     "ds4-bench peer --contexts 512,2048,8192": "llama-cpp-python; tests/ds4bench/peer/test_peer.py",
     "ds4-eval view runs/a runs/b": "a terminal; tests/ds4eval/screens/test_reading.py",

@@ -100,9 +100,9 @@ def run(steps: Sequence[Step], out: Path) -> list[dict[str, Any]]:
     for step in steps:
         command = [word.replace("{out}", str(out)) for word in step.command]
         print(f"{step.name}: {step.claim}", flush=True)
-        begin = time.monotonic()
         result: dict[str, Any] = {"step": step.name, "claim": step.claim, "command": command}
-        results.append(result | {"status": None, "seconds": None})
+        result["began"] = _now()
+        results.append(result | {"status": None, "ended": None})
         _keep(out, results)
         with open(out / f"{step.name}.txt", "wb") as file:
             try:
@@ -113,12 +113,16 @@ def run(steps: Sequence[Step], out: Path) -> list[dict[str, Any]]:
                 ).returncode  # fmt: skip
             except subprocess.TimeoutExpired:
                 status = None
-        seconds = time.monotonic() - begin
-        results[-1] = result | {"status": status, "seconds": seconds}
+        results[-1] = result | {"status": status, "ended": _now()}
         _keep(out, results)
         said = {0: "passed", None: "ran out of time"}.get(status, f"FAILED ({status})")
-        print(f"  {said} after {seconds:.0f} s; see {out / step.name}.txt", flush=True)
+        print(f"  {said}; see {out / step.name}.txt", flush=True)
     return results
+
+
+def _now() -> str:
+    """Time of day, UTC."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def _keep(out: Path, results: list[dict[str, Any]]) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cuda.stub.running import session, stub_folder  # noqa: F401  fixtures
+
 # Kernels need numba-cuda's front end (no toolkit, no driver); without it there is nothing to run.
 pytest.importorskip("numba_cuda")
 

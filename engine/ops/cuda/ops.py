@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
@@ -23,6 +22,7 @@ from engine.ops.cuda.device.residency import open_residency
 from engine.ops.cuda.device.variant import STEPS
 from engine.ops.cuda.hyper import hc, hc_enter
 from engine.ops.cuda.memory import copy_bytes
+from engine.ops.cuda.passes import RecordedPass, horizon_of
 from engine.ops.cuda.products import experts, pack, products
 from engine.ops.cuda.rows import argmax, compressor, embed, kv, norm, rings, rope, router
 from engine.ops.device import PassTimes
@@ -44,16 +44,6 @@ from engine.weights.tensor import Tensor
 GRAPH_ROWS = 16  # passes of up to this many rows are replayed as graphs: decode and verification
 _Angles = tuple[DeviceArray, DeviceArray]
 KEPT_PASSES = 48  # recorded passes per owner; the one that was not run for longest is dropped
-NEAREST = 4096  # positions: the first horizon; each further one is four times as far
-
-
-@dataclass(slots=True)
-class _Pass:
-    """A recorded pass, and the list of what it consists of, which keeps its working memory."""
-
-    program: Any
-    log: Recording
-    pos0: int  # where it ran last
 
 
 def _op(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -82,7 +72,7 @@ class CudaOps(ComposedOps):
         self.ctx = ctx
         self.launch = launch
         self.residency = residency
-        self._passes: weakref.WeakKeyDictionary[Any, dict[PassKey, _Pass]]
+        self._passes: weakref.WeakKeyDictionary[Any, dict[PassKey, RecordedPass]]
         self._passes = weakref.WeakKeyDictionary()
         self._banned: dict[bytes, DeviceArray] = {}
         self._launches: dict[str, int] = {}
@@ -152,7 +142,7 @@ class CudaOps(ComposedOps):
             while len(passes) >= KEPT_PASSES:
                 passes.pop(next(iter(passes)))
             mode = self.launch if rows <= GRAPH_ROWS or self.launch != "graph" else "prepared"
-            passes[key] = _Pass(ctx.device.program(log, mode), log, pos0)
+            passes[key] = RecordedPass(ctx.device.program(log, mode), log, pos0)
         ctx.forget()
 
     ring_put = _op(rings.ring_put)
@@ -370,17 +360,6 @@ class CudaOps(ComposedOps):
         if key not in self._banned:
             self._banned[key] = self.ctx.put(banned.astype(np.int32))
         return self._banned[key]
-
-
-def horizon_of(end: int) -> int:
-    """The first of a few positions that no row of a pass reaches which ends at `end`.
-
-    A pass is recorded once for each, so that what it launches fits the rows that it can see.
-    """
-    horizon = NEAREST
-    while horizon < end:
-        horizon *= 4
-    return horizon
 
 
 def _own(array: Any) -> DeviceArray:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.cuda.confirm import STEPS, Step, main
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def step(name, code, minutes=1.0):

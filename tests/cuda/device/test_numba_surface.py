@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 # Documented parts that any front end of kernels in Python would have.
 PUBLIC = {"numba.cuda", "numba.cuda.types", "numba.cuda.extending", "numba.cuda.typing"}
 # Who knows more: the front end without a device, the back end, and the launcher of --launch numba.

@@ -13,7 +13,7 @@ from engine.tooling.timeline.predict import HOST, STATED_ERROR, Switches, predic
 from engine.tooling.timeline.record import record_step
 from engine.tooling.timeline.simulate import Node, simulate
 
-TABLES = Path(__file__).resolve().parents[2] / "speed-bench" / "h100-8-layers-steps.json"
+TABLES = Path(__file__).resolve().parents[3] / "speed-bench" / "h100-8-layers-steps.json"
 H100 = MACHINES["h100"]
 
 

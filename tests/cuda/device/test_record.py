@@ -13,7 +13,8 @@ from engine.ops.cuda.build.compile import registry
 from engine.ops.cuda.build.kernel import U32, U32P, kernel
 from engine.ops.cuda.device.context import Context
 from engine.ops.cuda.device.record import Entry, Extents, dependencies
-from engine.ops.cuda.ops import CudaOps, horizon_of
+from engine.ops.cuda.ops import CudaOps
+from engine.ops.cuda.passes import horizon_of
 from tests.cuda.natsim import NatsimDevice, SimulationError
 from tests.cuda.natsim.device import topological
 
