@@ -61,6 +61,11 @@ _TABLE = (
     (39, "MXFP4", 32, 17),
 )
 NATIVE = ("F32", "F16", "BF16", "Q8_0", "Q4_K", "Q2_K", "IQ2_XXS", "MXFP4")
+# What the CPU set multiplies with besides.
+_CPU_TOO = (
+    *("Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "Q3_K", "Q5_K", "Q6_K", "TQ1_0", "TQ2_0"),
+    *("IQ1_S", "IQ1_M", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS"),
+)
 
 BY_ID = {t[0]: Format(*t, native=t[1] in NATIVE) for t in _TABLE}
 BY_NAME = {f.name: f for f in BY_ID.values()}
@@ -69,7 +74,7 @@ BY_NAME = {f.name: f for f in BY_ID.values()}
 # to float64, so it takes whatever can be decoded, at 8 bytes a value.
 _ACTIVATIONS = ("I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K")  # never weights
 KERNELS = {
-    "cpu": NATIVE,
+    "cpu": NATIVE + _CPU_TOO,
     "cuda": NATIVE,
     "reference": tuple(name for name in BY_NAME if name not in _ACTIVATIONS),
 }

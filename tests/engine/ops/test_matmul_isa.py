@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-
 import llvmlite.binding as llvm
 import numba
 import numpy as np
@@ -14,6 +12,7 @@ from engine.errors import BackendError
 from engine.ops import cpu
 from engine.ops.cpu import products
 from engine.ops.cpu.formats import dot_f32
+from engine.ops.cpu.formats.weight import leaves
 from engine.ops.cpu.simd import ir as simd
 from tests.engine.ops.blocks import QUANTISED, random_tensor, tensor
 from tests.engine.ops.test_matmul import product, rows
@@ -45,9 +44,9 @@ def test_integer_products_agree(name, isa, target):
     x[2] = np.where(x[2] > 0, 1, -1)  # codes of 127: the largest sums
     w = cpu.prepare(t, activations="int8", repack=True)
     expected = product(x, w)
-    module = importlib.import_module(f"engine.ops.cpu.formats.dot_{name.lower()}")
+    one, _, four, _ = leaves(name).dots
     target(isa, False)
-    made = [recompiled(module.dot4), recompiled(module.dot1)]
+    made = [recompiled(four), recompiled(one)]
     for place, dot in zip((products.D_DOT4, products.D_DOT1), made):
         assert w._fields[place // 8] != dot.address
         w._fields[place // 8] = dot.address
@@ -64,7 +63,7 @@ def test_decoding_agrees(name, isa, target):
     w = cpu.prepare(t, activations="f32", repack=True)
     expected = product(x, w)
     target(isa, False)
-    made = recompiled(importlib.import_module(f"engine.ops.cpu.formats.dot_{name.lower()}").decode)
+    made = recompiled(leaves(name).decode)
     w._fields[products.D_DECODE // 8] = made.address
     assert product(x, w).tobytes() == expected.tobytes()
 
@@ -108,8 +107,7 @@ def arm_assembly(emitted) -> str:
 
 @pytest.mark.parametrize("name", QUANTISED)
 def test_arm_has_dot_instructions(name):
-    module = importlib.import_module(f"engine.ops.cpu.formats.dot_{name.lower()}")
-    text = arm_assembly(module._dot4)
+    text = arm_assembly(leaves(name).emitted["dot4"])
     assert text.count("sdot") >= 64  # 16 lanes are four registers; four rows; four dwords or more
     assert "\tbl\t" not in text  # nothing falls back to a library call
     if name in ("MXFP4", "IQ2_XXS"):
