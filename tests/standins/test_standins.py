@@ -23,8 +23,8 @@ DSPARK = "a DSpark drafter of release 0731, which no decode mode here drafts wit
 # What each file says on a backend; files that are not listed run on both.
 REFUSED = {
     ("mtp", "cpu"): "mtp.gguf: expected a trunk, found an MTP block",
-    ("ud-iq3", "cpu"): (
-        f"ud-iq3.gguf: matrices: expected formats with a kernel for --backend cpu ({NATIVE}), "
+    ("ud-iq3", "cuda"): (
+        f"ud-iq3.gguf: matrices: expected formats with a kernel for --backend cuda ({NATIVE}), "
         "found Q6_K (output.weight), Q5_K (344 tensors, blk.0.attn_q_a.weight first), "
         "IQ3_XXS (86 tensors, blk.0.ffn_gate_exps.weight first), "
         "IQ4_XS (6 tensors, blk.0.ffn_down_exps.weight first), "
