@@ -36,8 +36,6 @@ _QUANTIZE: dict[str, Callable[[np.ndarray, np.ndarray | None], np.ndarray]] = {
 _PIECE_VALUES = 1 << 16
 
 
-
-
 def _encoder(name: str) -> Callable[[np.ndarray, np.ndarray | None], np.ndarray]:
     """Encoder of a format that only the `gguf` package can write; importance has no use there."""
 

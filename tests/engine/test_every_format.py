@@ -50,6 +50,9 @@ def random_encoder(name: str):
         if name in MIN_AT:
             put_half(raw, MIN_AT[name], factor * mean / low)
         put_scale(name, raw, factor)
+        if name == "NVFP4":
+            scale = np.float32([np.std(rows) / np.std(gguf.quants.NVFP4.kvalues) * 2])
+            raw[:, :4] = gguf.quants.NVFP4.fp32_to_ue4m3(scale)
         return raw.reshape(-1)
 
     return encode

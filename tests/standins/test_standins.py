@@ -39,7 +39,10 @@ REFUSED = {
         "of the model is needed"
     ),
     ("fp8", "cpu"): "found 42 (FP8 of early DeepSeek V4 files)",
-    ("nvfp4", "cpu"): "found 40 (NVFP4)",
+    ("nvfp4", "cuda"): (
+        f"nvfp4.gguf: matrices: expected formats with a kernel for --backend cuda ({NATIVE}), "
+        "found NVFP4 (129 tensors, blk.0.ffn_gate_exps.weight first)"
+    ),
     ("ik", "cpu"): "found 139 (IQ4_K of ik_llama.cpp)",
     ("v41", "cpu"): (
         "v41.gguf: general.architecture: expected 'deepseek4', found 'deepseek41' "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import get_num_threads
 
+from engine.ops.cpu.formats.dot_f32 import SLAB
 from engine.ops.cpu.products import (
     D_BLOCK_BYTES,
     D_BLOCKS,
@@ -17,7 +18,6 @@ from engine.ops.cpu.products import (
     D_PANEL_BYTES,
     D_ROW_BYTES,
     D_ROWS,
-    SLAB_F32,
     SPACE_F32,
 )
 from engine.ops.cpu.runtime.jit import kernel
@@ -34,13 +34,14 @@ from engine.ops.cpu.runtime.leaf import (
     store_i64,
 )
 
+
 @leaf
 def _embed(job, u0, u1):
     """Rows TABLE[u] of the weight, decoded, into LD_OUT copies each."""
     w, copies = load_i64(job + W), load_i64(job + LD_OUT)
     cols, blocks = load_i64(w + D_COLS), load_i64(w + D_BLOCKS)
     block_len = cols // blocks
-    slab = SLAB_F32 // block_len
+    slab = SLAB // block_len
     space = stack(SPACE_F32)
     decoded = stack(SPACE_F32)
     for u in range(u0, u1):

@@ -16,7 +16,6 @@ from engine.ops.cpu.activations import (
     row_bytes,
     take_f32,
 )
-from engine.ops.cpu.formats.dot_f32 import SLAB as SLAB_F32
 from engine.ops.cpu.runtime.jit import kernel
 from engine.ops.cpu.runtime.jobs import (
     A_COLS,
@@ -43,6 +42,7 @@ from engine.ops.cpu.runtime.jobs import (
 from engine.ops.cpu.runtime.leaf import (
     call3,
     call5,
+    call6,
     leaf,
     load_f32,
     load_i64,
@@ -51,6 +51,7 @@ from engine.ops.cpu.runtime.leaf import (
     store_i64,
 )
 from engine.ops.cpu.simd.ir import F32, emitter, vec
+from engine.ops.cpu.simd.vec import prefetch_at
 from engine.ops.memory import product_bytes
 
 # Byte offsets of a weight's int64 fields.
@@ -72,16 +73,16 @@ from engine.ops.memory import product_bytes
     D_DOT2,
     D_DOT4,
     D_DOT8,
+    D_ALONG,
     D_SLAB,
     D_KIND,
     D_N_EXPERT,
-) = range(0, 20 * 8, 8)
-N_FIELDS = 20
+) = range(0, 21 * 8, 8)
+N_FIELDS = 21
 
 _TILE = 64  # rows of x that pass over a panel before the next panel is taken
-# Bytes of stack in which a slab of a panel is made, of int8 and of f32 products; a slab of f32
-# products has at most SLAB_F32 values, which take as much when decoded. `formats.weight` checks
-# that no format's slab takes more.
+# Bytes of stack in which a slab of a panel is made, of int8 and of f32 products; the second is also
+# the room of a slab's values. `formats.weight` checks that no format's slab takes more.
 SPACE_INT8, SPACE_F32 = 36864, 16384
 
 
@@ -114,9 +115,17 @@ def _store(job, g, acc, t0, n):
 
 
 @kernel
+def ask(src, stride, n_bytes):
+    """Ask for n_bytes of each of 16 rows ahead of their use; addresses need not be valid."""
+    for r in range(16):
+        for at in range(0, n_bytes, 64):
+            prefetch_at(src + r * stride + at)
+
+
+@kernel
 def panel_slab(w, expert, g, b0, n_blocks, space):
     """Panel of blocks b0.. of group g: in the repacked weight, or made in `space`."""
-    if load_i64(w + D_PACKED) != 0:
+    if load_i64(w + D_PACKED) > 0:
         panel = load_i64(w + D_DATA) + expert * load_i64(w + D_EXPERT_BYTES)
         return panel + g * load_i64(w + D_PANEL_BYTES) + b0 * load_i64(w + D_PANEL_BLOCK)
     stride = load_i64(w + D_ROW_BYTES)
@@ -124,6 +133,14 @@ def panel_slab(w, expert, g, b0, n_blocks, space):
     n_rows = min(16, load_i64(w + D_ROWS) - 16 * g)
     src += b0 * load_i64(w + D_BLOCK_BYTES)
     call5(load_i64(w + D_PACK), src, stride, n_rows, n_blocks, space)
+    if load_i64(w + D_PACKED) == 0:
+        # What comes next: the rest of these rows, or the next 16 rows, which follow in memory.
+        rest = load_i64(w + D_BLOCKS) - b0 - n_blocks
+        size = n_blocks * load_i64(w + D_BLOCK_BYTES)
+        if rest > 0:
+            ask(src + size, stride, min(size, rest * load_i64(w + D_BLOCK_BYTES)))
+        else:
+            ask(src - b0 * load_i64(w + D_BLOCK_BYTES) + 16 * stride, stride, min(size, stride))
     return space
 
 
@@ -138,6 +155,16 @@ def rows_int8(job, u0, u1):
     acc = stack(4096)
     space = stack(SPACE_INT8)
     g0 = load_i64(job + ROW_LOW) // 16
+    along = load_i64(w + D_ALONG)
+    if n == 1 and along != 0:
+        stride, x = load_i64(w + D_ROW_BYTES), load_i64(table)
+        src = load_i64(w + D_DATA) + expert * load_i64(w + D_EXPERT_BYTES)
+        for g in range(g0 + u0, g0 + u1):
+            _clear(acc, 1)
+            n_rows = min(16, load_i64(w + D_ROWS) - 16 * g)
+            call6(along, acc, src + 16 * g * stride, stride, n_rows, x, blocks)
+            _store(job, g, acc, 0, 1)
+        return
     for t0 in range(0, n, _TILE):
         rows = min(_TILE, n - t0)
         for g in range(g0 + u0, g0 + u1):

@@ -12,7 +12,7 @@ from engine.weights.tensor import Tensor
 FORMATS = KERNELS["cpu"]
 QUANTISED = tuple(n for n in FORMATS if BY_NAME[n].block_len > 1)
 # byte offsets of the f16 scale and minimum of a block
-SCALE_AT = {n: 0 for n in QUANTISED if n not in ("MXFP4", "IQ1_M")}
+SCALE_AT = {n: 0 for n in QUANTISED if n not in ("MXFP4", "NVFP4", "IQ1_M")}
 SCALE_AT |= {"Q2_K": 80, "Q3_K": 108, "Q6_K": 208, "TQ1_0": 52, "TQ2_0": 64}
 MIN_AT = {"Q4_K": 2, "Q5_K": 2, "Q2_K": 82, "Q4_1": 2, "Q5_1": 2}
 PLUS = ("Q4_1", "Q5_1")  # whose second f16 is added to a value, not taken off
@@ -37,6 +37,8 @@ def random_blocks(name: str, n_values: int, rng) -> np.ndarray:
         put_half(raw, MIN_AT[name], rng.standard_normal(n) * 0.01)
     if name == "MXFP4":
         raw[:, 0] = rng.integers(116, 124, n)
+    if name == "NVFP4":
+        raw[:, :4] = rng.integers(0, 40, (n, 4))
     return raw
 
 
@@ -109,6 +111,11 @@ def integer_parts(t: Tensor):
         scale = np.ldexp(np.float32(1), e - 128).astype(np.float32).reshape(rows, -1)
         ones[:, 0] = 128
         return meaning(ones), None, scale, None
+    if name == "NVFP4":
+        one = gguf.quants.NVFP4.ue4m3_to_fp32(np.uint8([64]))[0]
+        scale = gguf.quants.NVFP4.ue4m3_to_fp32(raw[:, :4]).astype(np.float32)
+        ones[:, :4] = 64
+        return meaning(ones) / one, None, scale.reshape(rows, -1), None
     unit = UNIT.get(name, 1)
     scale = scale_of(name, raw).reshape(rows, -1) / np.float32(unit)
     put_scale(name, ones, unit)
@@ -141,14 +148,18 @@ def _fma(a, b, c):
 
 def int8_product(x: np.ndarray, t: Tensor) -> np.ndarray:
     """x @ w.T in the documented int8 arithmetic, in NumPy; float32 (n, rows)."""
-    block = t.format.block_len
+    # A block of NVFP4 has four scales; two blocks of activations meet it.
+    block, per = (32, 2) if t.format.name == "NVFP4" else (t.format.block_len, 1)
     weights, minima, scale, low = integer_parts(t)
     codes, dx = quantised_rows(x, block)
     out = np.zeros((len(x), t.shape[0]), np.float32)
     for b in range(codes.shape[1]):
         part = slice(b * block, (b + 1) * block)
-        total = (codes[:, b] @ weights[:, part].T).astype(np.float32)
-        out = _fma(total, scale[None, :, b] * dx[:, None, b], out)
+        size = block // per
+        for k in range(per):
+            some = slice(b * block + k * size, b * block + (k + 1) * size)
+            total = (codes[:, b, k * size : (k + 1) * size] @ weights[:, some].T).astype(np.float32)
+            out = _fma(total, scale[None, :, b * per + k] * dx[:, None, b], out)
         if minima is not None:
             total = (codes[:, b] @ minima[:, part].T).astype(np.float32)
             out = _fma(total, -low[None, :, b] * dx[:, None, b], out)

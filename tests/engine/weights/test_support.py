@@ -123,6 +123,6 @@ def test_a_draft_block_is_asked_for_too(tmp_path):
 
 
 def test_types_that_cannot_be_read_have_names():
-    assert unreadable_words(40) == "40 (NVFP4)"
+    assert unreadable_words(41) == "41 (Q1_0)"
     assert unreadable_words(42) == "42 (FP8 of early DeepSeek V4 files)"
     assert unreadable_words(7777) == "7777 (a type unknown to this program)"

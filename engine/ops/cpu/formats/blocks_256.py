@@ -66,7 +66,7 @@ class Form:
     signed : bool
         Whether the bytes of the scales are signed.
     pack : callable
-        As `Leaves.pack`, an emitting function or a compiled kernel.
+        Emitting function of `Leaves.pack`.
     """
 
     vectors: int
@@ -177,7 +177,7 @@ def exact_sums(ir, form: Form, base, xs, head: Header):
 
 
 def _emit_dot(form: Form):
-    """Per block and row: acc = fma(float(integer), dw * dx, acc), for the scales, then the minima."""
+    """Per block and row: acc = fma(float(integer), dw * dx, acc), first scales, then minima."""
 
     def of(n):
         def emit(ir, acc, panel, xt, b0, nb):

@@ -17,7 +17,7 @@ from engine.ops.cpu.simd.ir import F32, I8, I16, I32, I64, LANES, vec
 # Offsets in a block of activations, after its 32 values: the f32 scale, and -128 * their sum.
 X_SCALE, X_LIFT, X_BYTES = 32, 36, 40
 SLAB = 64  # blocks that a call covers; sized for the L1 cache, no part of the arithmetic
-_WIDE = 128  # the bias of codes that fill a byte
+WIDE = 128  # the bias of codes that fill a byte
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,22 +70,29 @@ class Form:
         return ir.at(base, (inner, self.head)), ir.at(base, 64, (inner, body))
 
 
-def _start(ir, form: Form, x, chains: int) -> list:
-    """Integer sums to begin with: what the bias adds to the products, taken off."""
-    zero = ir.const(0, vec(I32))
-    first = zero
-    if form.bias == _WIDE:
+def start(ir, form: Form, x):
+    """The integer sum to begin with: what the bias adds to the products, taken off."""
+    if form.bias == WIDE:
         if ir.biased:
-            first = ir.splat(ir.load(ir.at(x, X_LIFT), I32, 4))
+            return ir.splat(ir.load(ir.at(x, X_LIFT), I32, 4))
     elif form.bias:
-        less = ir.b.mul(_minus_sum(ir, x), ir.c(form.bias, I32))
-        first = ir.splat(less)
-    return [first, *[zero] * (chains - 1)]
+        return ir.splat(ir.b.mul(_minus_sum(ir, x), ir.c(form.bias, I32)))
+    return ir.const(0, vec(I32))
 
 
 def _minus_sum(ir, x):
     """Minus the sum of a block of activations, an i32."""
     return ir.b.ashr(ir.load(ir.at(x, X_LIFT), I32, 4), ir.c(7, I32))
+
+
+def float_step(ir, form: Form, head, x, total, dx, acc):
+    """acc after a block: scales at `head`, exact integer sums, the scale of x in every lane."""
+    b = ir.b
+    acc = ir.fma(ir.floats(total), b.fmul(form.scale(ir, head), dx), acc)
+    if form.offset:
+        whole = ir.splat(b.sitofp(b.neg(_minus_sum(ir, x)), F32))
+        acc = ir.fma(whole, b.fmul(_halves(ir, ir.at(head, 32)), dx), acc)
+    return acc
 
 
 def emit_dot(form: Form):
@@ -101,25 +108,20 @@ def emit_dot(form: Form):
             rows = [ir.at(ir.load(ir.at(xt, 8 * t), I64), (b0, X_BYTES)) for t in range(n)]
             sums = [ir.var(ir.load(ir.at(acc, 64 * t), vec(F32), 64)) for t in range(n)]
             chains = 2 if n == 1 else 1
-            dot = ir.dot_wide if form.bias == _WIDE else ir.dot
+            dot = ir.dot_wide if form.bias == WIDE else ir.dot
             with ir.loop(nb) as i:
                 head, body = form.places(ir, panel, i)
                 xs = [ir.at(row, (i, X_BYTES)) for row in rows]
-                ints = [_start(ir, form, x, chains) for x in xs]
+                zero = ir.const(0, vec(I32))
+                ints = [[start(ir, form, x), *[zero] * (chains - 1)] for x in xs]
                 for k, w in enumerate(form.codes(ir, body)):
                     for t in range(n):
                         x = ir.x_bytes(ir.at(xs[t], 4 * k))
                         ints[t][k % chains] = dot(ints[t][k % chains], w, x)
-                scale = form.scale(ir, head)
-                low = _halves(ir, ir.at(head, 32)) if form.offset else None
-                for t in range(n):
+                for t, x in enumerate(xs):
                     total = ints[t][0] if chains == 1 else b.add(*ints[t])
-                    dx = ir.splat(ir.load(ir.at(xs[t], X_SCALE), F32, 4))
-                    step = ir.fma(ir.floats(total), b.fmul(scale, dx), b.load(sums[t]))
-                    if low is not None:
-                        whole = b.sitofp(b.neg(_minus_sum(ir, xs[t])), F32)
-                        step = ir.fma(ir.splat(whole), b.fmul(low, dx), step)
-                    b.store(step, sums[t])
+                    dx = ir.splat(ir.load(ir.at(x, X_SCALE), F32, 4))
+                    b.store(float_step(ir, form, head, x, total, dx, b.load(sums[t])), sums[t])
             for t in range(n):
                 ir.store(b.load(sums[t]), ir.at(acc, 64 * t), 64)
 
@@ -245,7 +247,7 @@ def _spread(ir, bits):
     return out
 
 
-def _pack_nibbles(offset: bool, fifth: bool):
+def _pack_nibbles(offset: bool = False, fifth: bool = False):
     def pack(ir, rows, head, body):
         _put_scales(ir, rows, head, offset)
         at = 4 if offset else 2
@@ -261,27 +263,28 @@ def _pack_nibbles(offset: bool, fifth: bool):
 
 # Twice the e2m1 values (OCP Microscaling Formats 1.0), above a bias; the scale is halved instead.
 _E2M1 = (0, 1, 2, 3, 4, 6, 8, 12)
-_E2M1_BIAS = 12
-_E2M1_TABLE = [_E2M1_BIAS + m for m in _E2M1] + [_E2M1_BIAS - m for m in _E2M1]
+E2M1_BIAS = 12
+E2M1_TABLE = [E2M1_BIAS + m for m in _E2M1] + [E2M1_BIAS - m for m in _E2M1]
 # The values of IQ4_NL and IQ4_XS (source: `gguf.quants.IQ4_NL.kvalues`), above 128.
 IQ4_TABLE = [
-    _WIDE + v
+    WIDE + v
     for v in (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 ]  # fmt: skip
 
 _HALF = 2 * LANES
 FORMS = {
-    "Q8_0": Form(34, _HALF, 8, _WIDE, _halves, _bytes, _pack_bytes),
-    "MXFP4": Form(17, LANES, 4, _E2M1_BIAS, _exponents, _looked_up(_E2M1_TABLE), _pack_mxfp4),
-    "IQ4_NL": Form(18, _HALF, 4, _WIDE, _halves, _looked_up(IQ4_TABLE), _pack_nibbles(False, False)),
-    "Q4_0": Form(18, _HALF, 4, 8, _halves, _nibbles, _pack_nibbles(False, False)),
-    "Q4_1": Form(20, 2 * _HALF, 4, 0, _halves, _nibbles, _pack_nibbles(True, False), True),
-    "Q5_0": Form(22, _HALF, 5, 16, _halves, _with_fifth_bit, _pack_nibbles(False, True)),
+    "Q8_0": Form(34, _HALF, 8, WIDE, _halves, _bytes, _pack_bytes),
+    "MXFP4": Form(17, LANES, 4, E2M1_BIAS, _exponents, _looked_up(E2M1_TABLE), _pack_mxfp4),
+    "IQ4_NL": Form(18, _HALF, 4, WIDE, _halves, _looked_up(IQ4_TABLE), _pack_nibbles()),
+    "Q4_0": Form(18, _HALF, 4, 8, _halves, _nibbles, _pack_nibbles()),
+    "Q4_1": Form(20, 2 * _HALF, 4, 0, _halves, _nibbles, _pack_nibbles(True), True),
+    "Q5_0": Form(22, _HALF, 5, 16, _halves, _with_fifth_bit, _pack_nibbles(fifth=True)),
     "Q5_1": Form(24, 2 * _HALF, 5, 0, _halves, _with_fifth_bit, _pack_nibbles(True, True), True),
 }
 
 
-def leaves(name: str) -> Leaves:
-    """Leaves of a format of `FORMS`."""
+def leaves(name: str, along: Callable) -> Leaves:
+    """Leaves of a format of `FORMS`; `along` emits its products in place (`rows_32`)."""
     form = FORMS[name]
-    return make(name, form.panel, SLAB, emit_dot(form), _emit_decode(form), _emit_pack(form))
+    pack, decode = _emit_pack(form), _emit_decode(form)
+    return make(name, form.panel, SLAB, emit_dot(form), decode, pack, along)

@@ -1,20 +1,20 @@
-"""Packing of the codebook formats: IQ1_S to IQ3_S, and IQ4_XS.
+"""Packing of the codebook formats, IQ1_S to IQ3_S.
 
 The codebook is resolved when a panel is made: every value becomes a 4-bit code of its format's
-table (`tables`), and every sub-block's scale four or eight bits. Codebooks and sign patterns are
-`gguf.quants`'s; they become constants of the compiled code.
+table (`tables`), and every sub-block's scale four bits. Codebooks and sign patterns are
+`gguf.quants`'s; they become constants of the compiled code. A block is taken eight values at a
+time, all offsets known when the code is emitted, so that a group costs two look-ups.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 from llvmlite import ir as llvm_ir
-from numba import types
-from numba.extending import intrinsic
 
-from engine.ops.cpu.runtime.jit import inline_kernel, kernel
-from engine.ops.cpu.runtime.leaf import load_u16, load_u32, store_u32
-from engine.ops.cpu.simd.ir import I64
+from engine.ops.cpu.simd.ir import I8, I16, I32, I64
 
 CODES = 32  # vectors of nibbles of a block
 _SIGN = 3  # the bit of a code that tells the sign
@@ -41,195 +41,192 @@ def _even_signs() -> np.ndarray:
     return _signs(np.frombuffer(IQ2_XXS.ksigns, np.uint8))
 
 
-def _table(name: str, rows):
-    """An intrinsic ``(index) -> uint64``: row `index` of ``rows()``, a byte a value.
-
-    Rows of four values fill the low half.
-    """
-
-    def codegen(context, builder, signature, args):
-        of = f"ds4.codes.{name}"
-        table = builder.module.globals.get(of)
-        if table is None:
-            values = rows()
-            wide = np.zeros((len(values), 8), np.uint8)
-            wide[:, : values.shape[1]] = values
-            kind = llvm_ir.ArrayType(I64, len(values))
-            table = llvm_ir.GlobalVariable(builder.module, kind, of)
-            table.linkage, table.global_constant = "internal", True
-            table.initializer = llvm_ir.Constant(kind, wide.view("<u8").ravel().tolist())
-        return builder.load(builder.gep(table, [llvm_ir.Constant(I64, 0), args[0]]))
-
-    def codes(typingctx, index):
-        return types.uint64(types.int64), codegen
-
-    return intrinsic(codes)
+# Rows of codes by name, one byte a value: codebooks, the sign patterns of an even number of signs,
+# of any, and of a whole group.
+_ROWS: dict[str, Callable[[], np.ndarray]] = {
+    "IQ2_XXS": lambda: _grid("IQ2_XXS"),
+    "IQ2_XS": lambda: _grid("IQ2_XS"),
+    "IQ2_S": lambda: _grid("IQ2_S"),
+    "IQ3_XXS": lambda: _grid("IQ3_XXS"),
+    "IQ3_S": lambda: _grid("IQ3_S"),
+    "IQ1": lambda: _grid("IQ1_S"),
+    "even": _even_signs,
+    "any": lambda: _signs(np.arange(256)),
+    "all": lambda: _signs(np.array([0, 255])),
+}
 
 
-_row_iq2_xxs = _table("iq2_xxs", lambda: _grid("IQ2_XXS"))
-_row_iq2_xs = _table("iq2_xs", lambda: _grid("IQ2_XS"))
-_row_iq2_s = _table("iq2_s", lambda: _grid("IQ2_S"))
-_row_iq3_xxs = _table("iq3_xxs", lambda: _grid("IQ3_XXS"))
-_row_iq3_s = _table("iq3_s", lambda: _grid("IQ3_S"))
-_row_iq1 = _table("iq1", lambda: _grid("IQ1_S"))
-_even = _table("even_signs", _even_signs)
-_any = _table("signs", lambda: _signs(np.arange(256)))
-_all = _table("all_signs", lambda: _signs(np.array([0, 255])))  # the sign of a whole group
+def _row(ir, name: str, index):
+    """Row `index` (an i64) of a table as an i64; rows of four values fill the low half."""
+    of = f"ds4.codes.{name}"
+    table = ir.b.module.globals.get(of)
+    if table is None:
+        values = _ROWS[name]()
+        wide = np.zeros((len(values), 8), np.uint8)
+        wide[:, : values.shape[1]] = values
+        kind = llvm_ir.ArrayType(I64, len(values))
+        table = llvm_ir.GlobalVariable(ir.b.module, kind, of)
+        table.linkage, table.global_constant = "internal", True
+        table.initializer = llvm_ir.Constant(kind, wide.view("<u8").ravel().tolist())
+    return ir.b.load(ir.b.gep(table, [ir.c(0), index]))
 
 
-@inline_kernel
-def _u8(at):
-    return np.int64(load_u16(at) & 255)
+def _number(ir, at, offset: int, of):
+    """The unsigned integer at an offset, as an i64."""
+    return ir.b.zext(ir.load(ir.at(at, offset), of), I64)
 
 
-@inline_kernel
-def _u16(at):
-    return np.int64(load_u16(at))
+def _bits(ir, x, shift: int, n: int):
+    """n bits of an i64 from `shift` on."""
+    if shift:
+        x = ir.b.lshr(x, ir.c(shift))
+    return ir.b.and_(x, ir.c((1 << n) - 1))
 
 
-@inline_kernel
-def _nibble(at, i):
-    return (_u8(at + i // 2) >> (4 * (i % 2))) & 15
+def _above(ir, low, high, by: int):
+    return ir.b.or_(low, ir.b.shl(high, ir.c(by)))
 
 
-# Codes of eight values: group g of the block at `at`.
+# -- codes of eight values, an i64: group g of the block at `at`
 
 
-@inline_kernel
-def _codes_iq2_xxs(at, g):
-    signs = np.int64(load_u32(at + 6 + 8 * (g // 4)))
-    return _row_iq2_xxs(_u8(at + 2 + 8 * (g // 4) + g % 4)) | _even((signs >> 7 * (g % 4)) & 127)
+def _codes_iq2_xxs(ir, at, g: int):
+    signs = _number(ir, at, 6 + 8 * (g // 4), I32)
+    row = _row(ir, "IQ2_XXS", _number(ir, at, 2 + 8 * (g // 4) + g % 4, I8))
+    return ir.b.or_(row, _row(ir, "even", _bits(ir, signs, 7 * (g % 4), 7)))
 
 
-@inline_kernel
-def _codes_iq2_xs(at, g):
-    q = _u16(at + 2 + 2 * g)
-    return _row_iq2_xs(q & 511) | _even(q >> 9)
+def _codes_iq2_xs(ir, at, g: int):
+    q = _number(ir, at, 2 + 2 * g, I16)
+    return ir.b.or_(_row(ir, "IQ2_XS", _bits(ir, q, 0, 9)), _row(ir, "even", _bits(ir, q, 9, 7)))
 
 
-@inline_kernel
-def _codes_iq2_s(at, g):
-    top = (_u8(at + 66 + g // 4) >> 2 * (g % 4)) & 3
-    return _row_iq2_s(_u8(at + 2 + g) | top << 8) | _any(_u8(at + 34 + g))
+def _codes_iq2_s(ir, at, g: int):
+    top = _bits(ir, _number(ir, at, 66 + g // 4, I8), 2 * (g % 4), 2)
+    row = _row(ir, "IQ2_S", _above(ir, _number(ir, at, 2 + g, I8), top, 8))
+    return ir.b.or_(row, _row(ir, "any", _number(ir, at, 34 + g, I8)))
 
 
-@inline_kernel
-def _codes_iq3_xxs(at, g):
-    signs = np.int64(load_u32(at + 66 + 4 * (g // 4)))
-    low, high = _row_iq3_xxs(_u8(at + 2 + 2 * g)), _row_iq3_xxs(_u8(at + 3 + 2 * g))
-    return low | high << np.uint64(32) | _even((signs >> 7 * (g % 4)) & 127)
+def _codes_iq3_xxs(ir, at, g: int):
+    signs = _number(ir, at, 66 + 4 * (g // 4), I32)
+    low, high = (_row(ir, "IQ3_XXS", _number(ir, at, 2 + 2 * g + k, I8)) for k in range(2))
+    return ir.b.or_(_above(ir, low, high, 32), _row(ir, "even", _bits(ir, signs, 7 * (g % 4), 7)))
 
 
-@inline_kernel
-def _codes_iq3_s(at, g):
-    tops = _u8(at + 66 + g // 4) >> 2 * (g % 4)
-    low = _row_iq3_s(_u8(at + 2 + 2 * g) | (tops & 1) << 8)
-    high = _row_iq3_s(_u8(at + 3 + 2 * g) | (tops & 2) << 7)
-    return low | high << np.uint64(32) | _any(_u8(at + 74 + g))
+def _codes_iq3_s(ir, at, g: int):
+    tops = _number(ir, at, 66 + g // 4, I8)
+    rows = []
+    for k in range(2):
+        top = _bits(ir, tops, 2 * (g % 4) + k, 1)
+        rows.append(_row(ir, "IQ3_S", _above(ir, _number(ir, at, 2 + 2 * g + k, I8), top, 8)))
+    return ir.b.or_(_above(ir, *rows, 32), _row(ir, "any", _number(ir, at, 74 + g, I8)))
 
 
-@inline_kernel
-def _codes_iq1_s(at, g):
-    top = _u16(at + 34 + 2 * (g // 4))
-    return _row_iq1(_u8(at + 2 + g) | ((top >> 3 * (g % 4)) & 7) << 8) | _all(top >> 15)
+def _codes_iq1_s(ir, at, g: int):
+    tops = _number(ir, at, 34 + 2 * (g // 4), I16)
+    index = _above(ir, _number(ir, at, 2 + g, I8), _bits(ir, tops, 3 * (g % 4), 3), 8)
+    return ir.b.or_(_row(ir, "IQ1", index), _row(ir, "all", _bits(ir, tops, 15, 1)))
 
 
-@inline_kernel
-def _codes_iq1_m(at, g):
-    top = _u8(at + 32 + g // 2) >> 4 * (g % 2)
-    return _row_iq1(_u8(at + g) | (top & 7) << 8) | _all((top >> 3) & 1)
+def _codes_iq1_m(ir, at, g: int):
+    tops = _number(ir, at, 32 + g // 2, I8)
+    shift = 4 * (g % 2)
+    index = _above(ir, _number(ir, at, g, I8), _bits(ir, tops, shift, 3), 8)
+    return ir.b.or_(_row(ir, "IQ1", index), _row(ir, "all", _bits(ir, tops, shift + 3, 1)))
 
 
-# Scale of sub-block s as stored, and the f16 factor's bits.
+# -- the scale of sub-block s as stored, and the bits of the f16 factor
 
 
-@inline_kernel
-def _scale_iq2_xxs(at, s):
-    return np.int64(load_u32(at + 6 + 8 * s)) >> 28
+def _nibbles_at(start: int):
+    def scale(ir, at, s: int):
+        return _bits(ir, _number(ir, at, start + s // 2, I8), 4 * (s % 2), 4)
+
+    return scale
 
 
-@inline_kernel
-def _scale_iq2_xs(at, s):
-    return _nibble(at + 66, s)
+def _top_at(start: int, step: int):
+    """The high four bits of dwords."""
+
+    def scale(ir, at, s: int):
+        return _bits(ir, _number(ir, at, start + step * s, I32), 28, 4)
+
+    return scale
 
 
-@inline_kernel
-def _scale_iq2_s(at, s):
-    return _nibble(at + 74, s)
+def _scale_iq1_s(ir, at, s: int):
+    return _bits(ir, _number(ir, at, 34 + 2 * s, I16), 12, 3)
 
 
-@inline_kernel
-def _scale_iq3_xxs(at, s):
-    return np.int64(load_u32(at + 66 + 4 * s)) >> 28
+def _scale_iq1_m(ir, at, s: int):
+    return _bits(ir, _number(ir, at, 48 + 2 * (s // 4), I16), 3 * (s % 4), 3)
 
 
-@inline_kernel
-def _scale_iq3_s(at, s):
-    return _nibble(at + 106, s)
+def _first_half(ir, at):
+    return _number(ir, at, 0, I16)
 
 
-@inline_kernel
-def _scale_iq1_s(at, s):
-    return (_u16(at + 34 + 2 * s) >> 12) & 7
-
-
-@inline_kernel
-def _scale_iq1_m(at, s):
-    return (_u16(at + 48 + 2 * (s // 4)) >> 3 * (s % 4)) & 7
-
-
-@inline_kernel
-def _first_half(at):
-    return _u16(at)
-
-
-@inline_kernel
-def _scattered_half(at):
-    d = 0
+def _scattered_half(ir, at):
+    d = ir.c(0)
     for k in range(4):
-        d |= (_u16(at + 48 + 2 * k) >> 12) << (4 * k)
+        d = _above(ir, d, _bits(ir, _number(ir, at, 48 + 2 * k, I16), 12, 4), 4 * k)
     return d
 
 
-def _pack(block_bytes, n_scales, half, scale, codes):
-    """A pack that writes, per block, the factor, the scales and the codes of 16 rows.
+@dataclass(frozen=True, slots=True)
+class Codebook:
+    """Where a format's block keeps what its panel needs; see `emit_pack`."""
+
+    block_bytes: int
+    n_scales: int
+    scale: Callable
+    codes: Callable
+    half: Callable = _first_half
+
+
+BOOKS = {
+    "IQ2_XXS": Codebook(66, 8, _top_at(6, 8), _codes_iq2_xxs),
+    "IQ2_XS": Codebook(74, 16, _nibbles_at(66), _codes_iq2_xs),
+    "IQ2_S": Codebook(82, 16, _nibbles_at(74), _codes_iq2_s),
+    "IQ3_XXS": Codebook(98, 8, _top_at(66, 4), _codes_iq3_xxs),
+    "IQ3_S": Codebook(110, 8, _nibbles_at(106), _codes_iq3_s),
+    "IQ1_S": Codebook(50, 8, _scale_iq1_s, _codes_iq1_s),
+    "IQ1_M": Codebook(56, 16, _scale_iq1_m, _codes_iq1_m, _scattered_half),
+}
+
+
+def emit_pack(book: Codebook):
+    """Emitting function of a pack: per block the factor, the scales and the codes of 16 rows.
 
     Scales fill a vector for eight sub-blocks: byte k of a lane holds scale k low and k + 4 high.
     """
-    heads = n_scales // 8
+    heads = book.n_scales // 8
 
-    @kernel
-    def pack(src, stride, n_rows, nb, panel):
-        for r in range(16):
-            row = src + min(r, n_rows - 1) * stride
-            for i in range(nb):
-                at = row + i * block_bytes
-                out = panel + i * (1 + heads + CODES) * 64 + 4 * r
-                store_u32(out, half(at))
+    def put(ir, value, address) -> None:
+        ir.store(ir.b.trunc(value, I32), address, 4)
+
+    def emit(ir, src, stride, n_rows, nb, panel):
+        b = ir.b
+        last = b.sub(n_rows, ir.c(1))
+        with ir.loop(16) as r:
+            inside = b.icmp_signed("<", r, last)
+            row = b.add(src, b.mul(b.select(inside, r, last), stride))
+            with ir.loop(nb) as i:
+                at = ir.at(row, (i, book.block_bytes))
+                out = ir.at(panel, (i, (1 + heads + CODES) * 64), (r, 4))
+                put(ir, book.half(ir, at), out)
                 for v in range(heads):
-                    packed = 0
+                    packed = ir.c(0)
                     for s in range(8):
-                        packed |= scale(at, 8 * v + s) << (8 * (s & 3) + 4 * (s >> 2))
-                    store_u32(out + 64 + 64 * v, packed)
-                out += 64 + 64 * heads
+                        shift = 8 * (s & 3) + 4 * (s >> 2)
+                        packed = _above(ir, packed, book.scale(ir, at, 8 * v + s), shift)
+                    put(ir, packed, ir.at(out, 64 + 64 * v))
                 for c in range(4):
                     for k in range(4):
-                        low, high = codes(at, 8 * c + k), codes(at, 8 * c + 4 + k)
-                        both = low | high << np.uint64(4)
-                        store_u32(out + 512 * c + 128 * k, both)
-                        store_u32(out + 512 * c + 128 * k + 64, both >> np.uint64(32))
+                        low, high = (book.codes(ir, at, 8 * c + 4 * h + k) for h in range(2))
+                        both = _above(ir, low, high, 4)
+                        place = 64 * (1 + heads) + 512 * c + 128 * k
+                        put(ir, both, ir.at(out, place))
+                        put(ir, b.lshr(both, ir.c(32)), ir.at(out, place + 64))
 
-    return pack
-
-
-def packs() -> dict:
-    """Pack of each format by name."""
-    return {
-        "IQ2_XXS": _pack(66, 8, _first_half, _scale_iq2_xxs, _codes_iq2_xxs),
-        "IQ2_XS": _pack(74, 16, _first_half, _scale_iq2_xs, _codes_iq2_xs),
-        "IQ2_S": _pack(82, 16, _first_half, _scale_iq2_s, _codes_iq2_s),
-        "IQ3_XXS": _pack(98, 8, _first_half, _scale_iq3_xxs, _codes_iq3_xxs),
-        "IQ3_S": _pack(110, 8, _first_half, _scale_iq3_s, _codes_iq3_s),
-        "IQ1_S": _pack(50, 8, _first_half, _scale_iq1_s, _codes_iq1_s),
-        "IQ1_M": _pack(56, 16, _scattered_half, _scale_iq1_m, _codes_iq1_m),
-    }
+    return emit

@@ -109,8 +109,7 @@ def _header_q4_k(ir, base):
     return Header(half_at(ir, d, 0), scales, half_at(ir, d, 1), minima)
 
 
-def _plain(ir, nibbles, base, p, half, j):
-    return ir.as_bytes(nibbles)
+_NIBBLES = nibble_runs(4, 32, lambda ir, nibbles, *_: ir.as_bytes(nibbles))
 
 
 def _fifth_bit(ir, nibbles, base, p, half, j):
@@ -163,7 +162,7 @@ FORMS = {
     "Q3_K": Form(
         28, 16, _header_q3_k, plane_runs(_code_q3_k), PLANE_ORDER, 4, emit_pack_dwords(110), True
     ),
-    "Q4_K": Form(36, 32, _header_q4_k, nibble_runs(4, 32, _plain), _EIGHT, 0, emit_pack_dwords(144)),
+    "Q4_K": Form(36, 32, _header_q4_k, _NIBBLES, _EIGHT, 0, emit_pack_dwords(144)),
     "Q5_K": Form(
         44, 32, _header_q4_k, nibble_runs(12, 32, _fifth_bit), _EIGHT, 0, emit_pack_dwords(176)
     ),

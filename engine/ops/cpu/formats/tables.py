@@ -16,7 +16,7 @@ from engine.ops.cpu.formats.blocks_256 import (
     leaves_of,
     nibble_runs,
 )
-from engine.ops.cpu.formats.codebooks import CODES, packs
+from engine.ops.cpu.formats.codebooks import BOOKS, CODES, emit_pack
 from engine.ops.cpu.formats.leaves import Leaves
 from engine.ops.cpu.simd.ir import F32, I16, I32, vec
 
@@ -64,11 +64,14 @@ def _header(n_scales: int, factor: float):
     return header
 
 
-def _codebook(name: str, n_scales: int, factor: float, table, bias: int) -> Form:
+def _codebook(name: str, factor: float, table, bias: int) -> Form:
+    n_scales = BOOKS[name].n_scales
     head, sub = 1 + n_scales // 8, 256 // n_scales
     runs = nibble_runs(head, sub, _codes(table))
     order = list(range(n_scales))
-    return Form(head + CODES, sub, _header(n_scales, factor), runs, order, bias, _PACKS[name])
+    return Form(
+        head + CODES, sub, _header(n_scales, factor), runs, order, bias, emit_pack(BOOKS[name])
+    )
 
 
 # -- IQ4_XS
@@ -119,16 +122,15 @@ def _pack_iq4_xs(ir, src, stride, n_rows, nb, panel):
         ir.store(b.zext(b.trunc(first, vec(I16)), of), at, 64)
 
 
-_PACKS = packs()
 _EIGHT = list(range(8))
 FORMS = {
-    "IQ2_XXS": _codebook("IQ2_XXS", 8, 0.125, _IQ2, 43),
-    "IQ2_XS": _codebook("IQ2_XS", 16, 0.125, _IQ2, 43),
-    "IQ2_S": _codebook("IQ2_S", 16, 0.125, _IQ2, 43),
-    "IQ3_XXS": _codebook("IQ3_XXS", 8, 0.25, _IQ3_XXS, 62),
-    "IQ3_S": _codebook("IQ3_S", 8, 1.0, _IQ3_S, 15),
-    "IQ1_S": _codebook("IQ1_S", 8, 0.125, _IQ1, _IQ1_BIAS),
-    "IQ1_M": _codebook("IQ1_M", 16, 0.125, _IQ1, _IQ1_BIAS),
+    "IQ2_XXS": _codebook("IQ2_XXS", 0.125, _IQ2, 43),
+    "IQ2_XS": _codebook("IQ2_XS", 0.125, _IQ2, 43),
+    "IQ2_S": _codebook("IQ2_S", 0.125, _IQ2, 43),
+    "IQ3_XXS": _codebook("IQ3_XXS", 0.25, _IQ3_XXS, 62),
+    "IQ3_S": _codebook("IQ3_S", 1.0, _IQ3_S, 15),
+    "IQ1_S": _codebook("IQ1_S", 0.125, _IQ1, _IQ1_BIAS),
+    "IQ1_M": _codebook("IQ1_M", 0.125, _IQ1, _IQ1_BIAS),
     "IQ4_XS": Form(35, 32, _header_iq4_xs, _runs_iq4_xs, _EIGHT, WIDE, _pack_iq4_xs, True),
 }
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from engine.ops.cpu import products
 from engine.ops.cpu.activations import ROWS_32, ROWS_256, ROWS_F32
-from engine.ops.cpu.formats import blocks_32, dot_f32, planes, tables
+from engine.ops.cpu.formats import blocks_32, dot_f32, nvfp4, planes, rows_32, tables
 from engine.ops.cpu.formats.leaves import Leaves
 from engine.ops.cpu.formats.repack import repack as repack_panels
 from engine.ops.cpu.runtime.leaf import Leaf
@@ -77,6 +77,7 @@ class _Layout:
     pack: Leaf
     decode: Leaf | None
     dots: tuple[Leaf, ...]
+    along: Leaf | None = None
 
     def panel_bytes(self, blocks: int) -> int:
         return -(-blocks * self.panel // 64) * 64
@@ -91,7 +92,9 @@ def leaves(name: str) -> Leaves:
     KeyError
         If this kernel set has none for it.
     """
-    for family in (blocks_32, planes, tables):
+    if name in blocks_32.FORMS:
+        return blocks_32.leaves(name, rows_32.emit(name))
+    for family in (nvfp4, planes, tables):
         if name in family.FORMS:
             return family.leaves(name)
     raise KeyError(name)
@@ -102,14 +105,15 @@ def _layout(tensor: Tensor, activations: str) -> _Layout:
     float_dots = (dot_f32.dot1, dot_f32.dot2, dot_f32.dot4, dot_f32.dot8)
     if name in _FLOATS:
         size, pack, decode = _FLOATS[name]
-        return _Layout(size * LANES, products.SLAB_F32, ROWS_F32, pack, decode, float_dots)
+        return _Layout(size * LANES, dot_f32.SLAB, ROWS_F32, pack, decode, float_dots)
     made = leaves(name)
     if activations == "f32":
-        slab, kind, dots = products.SLAB_F32 // tensor.format.block_len, ROWS_F32, float_dots
+        slab, kind, dots = dot_f32.SLAB // tensor.format.block_len, ROWS_F32, float_dots
     else:
-        kind = ROWS_32 if tensor.format.block_len == 32 else ROWS_256
+        kind = ROWS_256 if tensor.format.block_len == 256 else ROWS_32
         slab, dots = made.slab, made.dots
-    return _Layout(made.panel, slab, kind, made.pack, made.decode, dots)
+    along = made.along if activations == "int8" else None
+    return _Layout(made.panel, slab, kind, made.pack, made.decode, dots, along)
 
 
 def _check_slab(form: Format, layout: _Layout) -> None:
@@ -118,9 +122,8 @@ def _check_slab(form: Format, layout: _Layout) -> None:
     room = products.SPACE_F32 if is_float else products.SPACE_INT8
     needed = layout.panel_bytes(layout.slab)
     assert needed <= room, f"{form.name}: expected a slab of at most {room} bytes, found {needed}"
-    values = layout.slab * form.block_len
-    assert not is_float or values <= products.SLAB_F32, (form.name, values)
-    embedded = layout.panel_bytes(products.SLAB_F32 // form.block_len)
+    assert 4 * LANES * dot_f32.SLAB <= products.SPACE_F32, dot_f32.SLAB
+    embedded = layout.panel_bytes(dot_f32.SLAB // form.block_len)
     assert embedded <= products.SPACE_F32, (form.name, embedded)
 
 
@@ -178,6 +181,7 @@ def prepare(tensor: Tensor, *, activations: str = "int8", repack: bool = False) 
     places = (products.D_DOT1, products.D_DOT2, products.D_DOT4, products.D_DOT8)
     for offset, dot in zip(places, layout.dots, strict=True):
         put(offset, dot.address)
+    put(products.D_ALONG, layout.along.address if layout.along and not repack else 0)
     put(products.D_SLAB, layout.slab)
     put(products.D_KIND, layout.kind)
     put(products.D_N_EXPERT, n_expert)

@@ -111,6 +111,13 @@ class Ir:
         self.b.store(initial, slot)
         return slot
 
+    def space(self, n_bytes: int):
+        """Address of n_bytes of this function's stack, aligned to 64, with nothing in them yet."""
+        with self.b.goto_entry_block():
+            slot = self.b.alloca(ir.ArrayType(I8, n_bytes))
+            slot.align = 64
+        return self.b.ptrtoint(slot, I64)
+
     @contextmanager
     def loop(self, count):
         count = self.c(count) if isinstance(count, int) else count
