@@ -42,7 +42,6 @@ from engine.ops.cpu.runtime.jobs import (
 from engine.ops.cpu.runtime.leaf import (
     call3,
     call5,
-    call6,
     leaf,
     load_f32,
     load_i64,
@@ -73,12 +72,11 @@ from engine.ops.memory import product_bytes
     D_DOT2,
     D_DOT4,
     D_DOT8,
-    D_ALONG,
     D_SLAB,
     D_KIND,
     D_N_EXPERT,
-) = range(0, 21 * 8, 8)
-N_FIELDS = 21
+) = range(0, 20 * 8, 8)
+N_FIELDS = 20
 
 _TILE = 64  # rows of x that pass over a panel before the next panel is taken
 # Bytes of stack in which a slab of a panel is made, of int8 and of f32 products; the second is also
@@ -155,16 +153,6 @@ def rows_int8(job, u0, u1):
     acc = stack(4096)
     space = stack(SPACE_INT8)
     g0 = load_i64(job + ROW_LOW) // 16
-    along = load_i64(w + D_ALONG)
-    if n == 1 and along != 0:
-        stride, x = load_i64(w + D_ROW_BYTES), load_i64(table)
-        src = load_i64(w + D_DATA) + expert * load_i64(w + D_EXPERT_BYTES)
-        for g in range(g0 + u0, g0 + u1):
-            _clear(acc, 1)
-            n_rows = min(16, load_i64(w + D_ROWS) - 16 * g)
-            call6(along, acc, src + 16 * g * stride, stride, n_rows, x, blocks)
-            _store(job, g, acc, 0, 1)
-        return
     for t0 in range(0, n, _TILE):
         rows = min(_TILE, n - t0)
         for g in range(g0 + u0, g0 + u1):

@@ -248,14 +248,11 @@ def emit_pack_dwords(block_bytes: int):
     n_vectors = -(-block_bytes // 4)
 
     def emit(ir, src, stride, n_rows, nb, panel):
-        rows = ir.row_addresses(src, stride, n_rows)
-        with ir.loop(nb) as i:
-            here = [ir.at(r, (i, block_bytes)) for r in rows]
+        def block(i, here):
             at = ir.at(panel, (i, 64 * n_vectors))
-            with ir.loop(quads) as quad:
-                moved = [ir.at(r, (quad, 16)) for r in here]
-                for q, dwords in enumerate(ir.transpose4(moved, 0)):
-                    ir.store(dwords, ir.at(at, (quad, 256), 64 * q), 64)
+            for quad in range(quads):
+                for q, dwords in enumerate(ir.transpose4(here, 16 * quad)):
+                    ir.store(dwords, ir.at(at, 256 * quad + 64 * q), 64)
             for k in range(4 * quads, 4 * quads + rest):
                 for r, row in enumerate(here):
                     ir.store(ir.load(ir.at(row, 4 * k), I32), ir.at(at, 64 * k + 4 * r), 4)
@@ -264,6 +261,8 @@ def emit_pack_dwords(block_bytes: int):
                 for r, row in enumerate(here):
                     last = ir.b.zext(ir.load(ir.at(row, 4 * k), I16), I32)
                     ir.store(last, ir.at(at, 64 * k + 4 * r), 4)
+
+        ir.each_block(src, stride, n_rows, nb, block_bytes, block)
 
     return emit
 

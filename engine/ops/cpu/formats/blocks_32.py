@@ -70,7 +70,7 @@ class Form:
         return ir.at(base, (inner, self.head)), ir.at(base, 64, (inner, body))
 
 
-def start(ir, form: Form, x):
+def _start(ir, form: Form, x):
     """The integer sum to begin with: what the bias adds to the products, taken off."""
     if form.bias == WIDE:
         if ir.biased:
@@ -85,7 +85,7 @@ def _minus_sum(ir, x):
     return ir.b.ashr(ir.load(ir.at(x, X_LIFT), I32, 4), ir.c(7, I32))
 
 
-def float_step(ir, form: Form, head, x, total, dx, acc):
+def _float_step(ir, form: Form, head, x, total, dx, acc):
     """acc after a block: scales at `head`, exact integer sums, the scale of x in every lane."""
     b = ir.b
     acc = ir.fma(ir.floats(total), b.fmul(form.scale(ir, head), dx), acc)
@@ -95,7 +95,7 @@ def float_step(ir, form: Form, head, x, total, dx, acc):
     return acc
 
 
-def emit_dot(form: Form):
+def _emit_dot(form: Form):
     """Emitting function of the dot for n rows.
 
     Per block and row: acc = fma(float(isum), dw * dx, acc), isum exact; with an offset m then
@@ -113,7 +113,7 @@ def emit_dot(form: Form):
                 head, body = form.places(ir, panel, i)
                 xs = [ir.at(row, (i, X_BYTES)) for row in rows]
                 zero = ir.const(0, vec(I32))
-                ints = [[start(ir, form, x), *[zero] * (chains - 1)] for x in xs]
+                ints = [[_start(ir, form, x), *[zero] * (chains - 1)] for x in xs]
                 for k, w in enumerate(form.codes(ir, body)):
                     for t in range(n):
                         x = ir.x_bytes(ir.at(xs[t], 4 * k))
@@ -121,7 +121,7 @@ def emit_dot(form: Form):
                 for t, x in enumerate(xs):
                     total = ints[t][0] if chains == 1 else b.add(*ints[t])
                     dx = ir.splat(ir.load(ir.at(x, X_SCALE), F32, 4))
-                    b.store(float_step(ir, form, head, x, total, dx, b.load(sums[t])), sums[t])
+                    b.store(_float_step(ir, form, head, x, total, dx, b.load(sums[t])), sums[t])
             for t in range(n):
                 ir.store(b.load(sums[t]), ir.at(acc, 64 * t), 64)
 
@@ -151,10 +151,10 @@ def _emit_decode(form: Form):
 
 def _emit_pack(form: Form):
     def emit(ir, src, stride, n_rows, nb, panel):
-        rows = ir.row_addresses(src, stride, n_rows)
-        with ir.loop(nb) as i:
-            head, body = form.places(ir, panel, i)
-            form.pack(ir, [ir.at(r, (i, form.block_bytes)) for r in rows], head, body)
+        def block(i, rows):
+            form.pack(ir, rows, *form.places(ir, panel, i))
+
+        ir.each_block(src, stride, n_rows, nb, form.block_bytes, block)
 
     return emit
 
@@ -283,8 +283,7 @@ FORMS = {
 }
 
 
-def leaves(name: str, along: Callable) -> Leaves:
-    """Leaves of a format of `FORMS`; `along` emits its products in place (`rows_32`)."""
+def leaves(name: str) -> Leaves:
+    """Leaves of a format of `FORMS`."""
     form = FORMS[name]
-    pack, decode = _emit_pack(form), _emit_decode(form)
-    return make(name, form.panel, SLAB, emit_dot(form), decode, pack, along)
+    return make(name, form.panel, SLAB, _emit_dot(form), _emit_decode(form), _emit_pack(form))

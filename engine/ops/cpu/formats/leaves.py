@@ -34,9 +34,6 @@ class Leaves:
         ``decode(panel, n_blocks, out)`` writes values as f32, 16 rows interleaved.
     dots : tuple of Leaf
         ``dot(acc, panel, rows, b0, n_blocks)`` per width: adds a run of blocks to outputs.
-    along : Leaf, optional
-        ``along(acc, src, stride, n_rows, x, n_blocks)`` adds the products of one row of x with 16
-        rows in place; without it they go through a panel.
     emitted : dict
         The emitters behind them by name, for tests of other instruction sets.
     """
@@ -46,7 +43,6 @@ class Leaves:
     pack: Leaf
     decode: Leaf
     dots: tuple[Leaf, ...]
-    along: Leaf | None
     emitted: dict[str, Callable] = field(repr=False)
 
 
@@ -62,10 +58,6 @@ def _pack(src, stride, n_rows, nb, panel):
     emitted(src, stride, n_rows, nb, panel)  # noqa: F821
 
 
-def _along(acc, src, stride, n_rows, x, nb):
-    emitted(acc, src, stride, n_rows, x, nb)  # noqa: F821
-
-
 def bound(template, code, name: str) -> Leaf:
     """A leaf of the template's shape that runs `code`, an emitter.
 
@@ -76,7 +68,7 @@ def bound(template, code, name: str) -> Leaf:
     return Leaf(made)
 
 
-def make(name: str, panel: int, slab: int, dot, decode, pack, along=None) -> Leaves:
+def make(name: str, panel: int, slab: int, dot, decode, pack) -> Leaves:
     """Leaves of a format.
 
     Parameters
@@ -87,14 +79,12 @@ def make(name: str, panel: int, slab: int, dot, decode, pack, along=None) -> Lea
         As in `Leaves`.
     dot : callable
         ``dot(n)`` gives the emitting function for n rows of x.
-    decode, pack, along : callable
-        Emitting functions; `along` may be missing.
+    decode, pack : callable
+        Emitting functions.
     """
     emitted = {f"dot{n}": emitter(dot(n)) for n in WIDTHS}
     emitted["decode"] = emitter(decode)
     emitted["pack"] = emitter(pack)
-    if along is not None:
-        emitted["along"] = emitter(along)
     low = name.lower()
     return Leaves(
         panel,
@@ -102,6 +92,5 @@ def make(name: str, panel: int, slab: int, dot, decode, pack, along=None) -> Lea
         bound(_pack, emitted["pack"], f"pack_{low}"),
         bound(_decode, emitted["decode"], f"decode_{low}"),
         tuple(bound(_dot, emitted[f"dot{n}"], f"dot{n}_{low}") for n in WIDTHS),
-        bound(_along, emitted["along"], f"along_{low}") if along is not None else None,
         emitted,
     )

@@ -78,15 +78,15 @@ def _decode(ir, panel, nb, out):
 
 
 def _pack(ir, src, stride, n_rows, nb, panel):
-    rows = ir.row_addresses(src, stride, n_rows)
-    with ir.loop(nb) as i:
-        here = [ir.at(r, (i, _BLOCK)) for r in rows]
+    def block(i, here):
         at = ir.at(panel, (i, _PANEL))
         for r, row in enumerate(here):
             ir.store(ir.load(row, I32), ir.at(at, 4 * r), 4)
         for quad in range(2):
             for q, dwords in enumerate(ir.transpose4(here, 4 + 16 * quad)):
                 ir.store(dwords, ir.at(at, 64 * (1 + 4 * quad + q)), 64)
+
+    ir.each_block(src, stride, n_rows, nb, _BLOCK, block)
 
 
 def leaves(name: str) -> Leaves:

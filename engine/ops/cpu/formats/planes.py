@@ -67,9 +67,8 @@ def _pack_tq1_0(ir, src, stride, n_rows, nb, panel):
     """Bytes 0..31 hold values 32p + i, 32..47 values 160 + 16p + i, 48..51 values 240 + 4p + i,
     where p counts the digits from the first."""
     b = ir.b
-    rows = ir.row_addresses(src, stride, n_rows)
-    with ir.loop(nb) as i:
-        here = [ir.at(r, (i, 54)) for r in rows]
+
+    def block(i, here):
         at = ir.at(panel, (i, 64 * 17))
         dwords = [v for quad in range(3) for v in ir.transpose4(here, 16 * quad)]
         for r, row in enumerate(here):
@@ -91,6 +90,8 @@ def _pack_tq1_0(ir, src, stride, n_rows, nb, panel):
         for r, row in enumerate(here):
             last = b.zext(ir.load(ir.at(row, 52), I16), I32)
             ir.store(last, ir.at(at, 64 * 16 + 4 * r), 4)
+
+    ir.each_block(src, stride, n_rows, nb, 54, block)
 
 
 # -- nibbles with 6-bit scales and minima: Q4_K and Q5_K

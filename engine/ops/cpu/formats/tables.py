@@ -98,13 +98,12 @@ def _runs_iq4_xs(ir, base, p):
 def _pack_iq4_xs(ir, src, stride, n_rows, nb, panel):
     """The 6-bit scales become signed bytes in two vectors; codes stay as in the file."""
     b, of = ir.b, vec(I32)
-    rows = ir.row_addresses(src, stride, n_rows)
-    with ir.loop(nb) as i:
-        here = [ir.at(r, (i, 136)) for r in rows]
+
+    def block(i, here):
         at = ir.at(panel, (i, 64 * 35))
-        with ir.loop(8) as quad:
-            for q, dwords in enumerate(ir.transpose4([ir.at(r, (quad, 16)) for r in here], 8)):
-                ir.store(dwords, ir.at(at, 192, (quad, 256), 64 * q), 64)
+        for quad in range(8):
+            for q, dwords in enumerate(ir.transpose4(here, 8 + 16 * quad)):
+                ir.store(dwords, ir.at(at, 192 + 256 * quad + 64 * q), 64)
         for r, row in enumerate(here):
             for k in range(2):
                 ir.store(ir.load(ir.at(row, 4 * k), I32), ir.at(at, 64 * k + 4 * r), 4)
@@ -120,6 +119,8 @@ def _pack_iq4_xs(ir, src, stride, n_rows, nb, panel):
                 scales = b.or_(scales, b.shl(less, ir.const(8 * k, of)))
             ir.store(scales, ir.at(at, 64 + 64 * g), 64)
         ir.store(b.zext(b.trunc(first, vec(I16)), of), at, 64)
+
+    ir.each_block(src, stride, n_rows, nb, 136, block)
 
 
 _EIGHT = list(range(8))

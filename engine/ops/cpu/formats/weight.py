@@ -9,7 +9,7 @@ import numpy as np
 
 from engine.ops.cpu import products
 from engine.ops.cpu.activations import ROWS_32, ROWS_256, ROWS_F32
-from engine.ops.cpu.formats import blocks_32, dot_f32, nvfp4, planes, rows_32, tables
+from engine.ops.cpu.formats import blocks_32, dot_f32, nvfp4, planes, tables
 from engine.ops.cpu.formats.leaves import Leaves
 from engine.ops.cpu.formats.repack import repack as repack_panels
 from engine.ops.cpu.runtime.leaf import Leaf
@@ -77,7 +77,6 @@ class _Layout:
     pack: Leaf
     decode: Leaf | None
     dots: tuple[Leaf, ...]
-    along: Leaf | None = None
 
     def panel_bytes(self, blocks: int) -> int:
         return -(-blocks * self.panel // 64) * 64
@@ -92,9 +91,7 @@ def leaves(name: str) -> Leaves:
     KeyError
         If this kernel set has none for it.
     """
-    if name in blocks_32.FORMS:
-        return blocks_32.leaves(name, rows_32.emit(name))
-    for family in (nvfp4, planes, tables):
+    for family in (blocks_32, nvfp4, planes, tables):
         if name in family.FORMS:
             return family.leaves(name)
     raise KeyError(name)
@@ -112,8 +109,7 @@ def _layout(tensor: Tensor, activations: str) -> _Layout:
     else:
         kind = ROWS_256 if tensor.format.block_len == 256 else ROWS_32
         slab, dots = made.slab, made.dots
-    along = made.along if activations == "int8" else None
-    return _Layout(made.panel, slab, kind, made.pack, made.decode, dots, along)
+    return _Layout(made.panel, slab, kind, made.pack, made.decode, dots)
 
 
 def _check_slab(form: Format, layout: _Layout) -> None:
@@ -181,7 +177,6 @@ def prepare(tensor: Tensor, *, activations: str = "int8", repack: bool = False) 
     places = (products.D_DOT1, products.D_DOT2, products.D_DOT4, products.D_DOT8)
     for offset, dot in zip(places, layout.dots, strict=True):
         put(offset, dot.address)
-    put(products.D_ALONG, layout.along.address if layout.along and not repack else 0)
     put(products.D_SLAB, layout.slab)
     put(products.D_KIND, layout.kind)
     put(products.D_N_EXPERT, n_expert)

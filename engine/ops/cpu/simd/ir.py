@@ -111,13 +111,6 @@ class Ir:
         self.b.store(initial, slot)
         return slot
 
-    def space(self, n_bytes: int):
-        """Address of n_bytes of this function's stack, aligned to 64, with nothing in them yet."""
-        with self.b.goto_entry_block():
-            slot = self.b.alloca(ir.ArrayType(I8, n_bytes))
-            slot.align = 64
-        return self.b.ptrtoint(slot, I64)
-
     @contextmanager
     def loop(self, count):
         count = self.c(count) if isinstance(count, int) else count
@@ -286,6 +279,33 @@ class Ir:
         return self.as_bytes(self.splat(self.load(address, I32)))
 
     # -- sixteen rows at once
+
+    def each_block(self, src, stride, n_rows, n, size: int, body) -> None:
+        """Emit ``body(i, rows)`` for i below n, with the addresses of 16 rows' blocks of `size` bytes.
+
+        Rows from n_rows on repeat the last one. Where all 16 are there, four addresses and two
+        multiples of the stride lead to them, which fit the registers of any machine.
+        """
+        b = self.b
+        with b.if_else(b.icmp_signed("==", n_rows, self.c(LANES))) as (all_there, some):
+            with all_there, self.loop(n) as i:
+                rows = []
+                for first in range(0, LANES, 4):
+                    base = self.at(src, (stride, first), (i, size))
+                    base = self._unknown(base)
+                    rows += [self.at(base, (stride, k)) if k else base for k in range(4)]
+                body(i, rows)
+            with some:
+                rows = self.row_addresses(src, stride, n_rows)
+                with self.loop(n) as i:
+                    body(i, [self.at(row, (i, size)) for row in rows])
+
+    def _unknown(self, x):
+        """x, as a value of which the optimiser knows nothing.
+
+        It would otherwise keep sixteen addresses through a loop, and most of them on the stack.
+        """
+        return self.b.asm(ir.FunctionType(I64, [I64]), "", "=r,0", [x], False)
 
     def row_addresses(self, src, stride, n_rows) -> list:
         """Addresses of 16 rows; rows from n_rows on repeat the last one."""
