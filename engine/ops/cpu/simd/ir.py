@@ -281,7 +281,7 @@ class Ir:
     # -- sixteen rows at once
 
     def each_block(self, src, stride, n_rows, n, size: int, body) -> None:
-        """Emit ``body(i, rows)`` for i below n, with the addresses of 16 rows' blocks of `size` bytes.
+        """Emit ``body(i, rows)`` for i below n; rows are addresses of 16 blocks of `size` bytes.
 
         Rows from n_rows on repeat the last one. Where all 16 are there, four addresses and two
         multiples of the stride lead to them, which fit the registers of any machine.
