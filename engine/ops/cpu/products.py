@@ -113,7 +113,7 @@ def _store(job, g, acc, t0, n):
 
 
 @kernel
-def ask(src, stride, n_bytes):
+def _ask(src, stride, n_bytes):
     """Ask for n_bytes of each of 16 rows ahead of their use; addresses need not be valid."""
     for r in range(16):
         for at in range(0, n_bytes, 64):
@@ -123,22 +123,21 @@ def ask(src, stride, n_bytes):
 @kernel
 def panel_slab(w, expert, g, b0, n_blocks, space):
     """Panel of blocks b0.. of group g: in the repacked weight, or made in `space`."""
-    if load_i64(w + D_PACKED) > 0:
+    if load_i64(w + D_PACKED) != 0:
         panel = load_i64(w + D_DATA) + expert * load_i64(w + D_EXPERT_BYTES)
         return panel + g * load_i64(w + D_PANEL_BYTES) + b0 * load_i64(w + D_PANEL_BLOCK)
-    stride = load_i64(w + D_ROW_BYTES)
-    src = load_i64(w + D_DATA) + expert * load_i64(w + D_EXPERT_BYTES) + 16 * g * stride
+    stride, block = load_i64(w + D_ROW_BYTES), load_i64(w + D_BLOCK_BYTES)
+    rows = load_i64(w + D_DATA) + expert * load_i64(w + D_EXPERT_BYTES) + 16 * g * stride
     n_rows = min(16, load_i64(w + D_ROWS) - 16 * g)
-    src += b0 * load_i64(w + D_BLOCK_BYTES)
+    src = rows + b0 * block
     call5(load_i64(w + D_PACK), src, stride, n_rows, n_blocks, space)
-    if load_i64(w + D_PACKED) == 0:
-        # What comes next: the rest of these rows, or the next 16 rows, which follow in memory.
-        rest = load_i64(w + D_BLOCKS) - b0 - n_blocks
-        size = n_blocks * load_i64(w + D_BLOCK_BYTES)
-        if rest > 0:
-            ask(src + size, stride, min(size, rest * load_i64(w + D_BLOCK_BYTES)))
-        else:
-            ask(src - b0 * load_i64(w + D_BLOCK_BYTES) + 16 * stride, stride, min(size, stride))
+    # Sixteen rows are more streams than a core foresees. What comes next is the rest of these
+    # rows, or the next 16, which follow in memory.
+    rest = load_i64(w + D_BLOCKS) - b0 - n_blocks
+    if rest > 0:
+        _ask(src + n_blocks * block, stride, min(n_blocks, rest) * block)
+    else:
+        _ask(rows + 16 * stride, stride, n_blocks * block)
     return space
 
 

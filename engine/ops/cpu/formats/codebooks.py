@@ -119,7 +119,7 @@ def _codes_iq3_s(ir, at, g: int):
     for k in range(2):
         top = _bits(ir, tops, 2 * (g % 4) + k, 1)
         rows.append(_row(ir, "IQ3_S", _above(ir, _number(ir, at, 2 + 2 * g + k, I8), top, 8)))
-    return ir.b.or_(_above(ir, *rows, 32), _row(ir, "any", _number(ir, at, 74 + g, I8)))
+    return ir.b.or_(_above(ir, rows[0], rows[1], 32), _row(ir, "any", _number(ir, at, 74 + g, I8)))
 
 
 def _codes_iq1_s(ir, at, g: int):
