@@ -99,7 +99,7 @@ def leaves(name: str) -> Leaves:
 
 def _layout(tensor: Tensor, activations: str) -> _Layout:
     name = tensor.format.name
-    float_dots = (dot_f32.dot1, dot_f32.dot2, dot_f32.dot4, dot_f32.dot8)
+    float_dots: tuple[Leaf, ...] = (dot_f32.dot1, dot_f32.dot2, dot_f32.dot4, dot_f32.dot8)
     if name in _FLOATS:
         size, pack, decode = _FLOATS[name]
         return _Layout(size * LANES, dot_f32.SLAB, ROWS_F32, pack, decode, float_dots)
