@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT := out
 
-.PHONY: bench locked test test-slow test-pythons mutants house test-oracle test-cuda test-gpu confirm-gpu bench-gpu train-nano check smoke fuzz lock clean
+.PHONY: bench bench-cpu locked test test-slow test-pythons mutants house test-oracle test-cuda test-gpu confirm-gpu bench-gpu train-nano check smoke fuzz lock clean
 
 # The marker is remade when the list of dependencies changes.
 $(VENV)/.installed: pyproject.toml
@@ -46,6 +46,13 @@ bench: $(VENV)/.installed
 	  --force --csv $(OUT)/bench.csv --parquet $(OUT)/bench.parquet --plot $(OUT)/bench.svg
 	$(BIN)/ds4-bench --mode all --mtp-draft 2 --ctx-start 2048 --ctx-max 8192 --step-mul 2 \
 	  --force --csv $(OUT)/modes.csv --parquet $(OUT)/modes.parquet --plot $(OUT)/modes.svg
+
+# The CPU's products beside the memory's bandwidth, as tables for docs/measurements.md. Minutes, and
+# worth something on an idle machine only; `ds4-bench peer` measures the whole engine.
+bench-cpu: $(VENV)/.installed
+	mkdir -p $(OUT)
+	$(BIN)/python -m engine.ops.cpu.bench > $(OUT)/kernels.md
+	cat $(OUT)/kernels.md
 
 # No GPU, no network, no torch.
 test: $(VENV)/.test

@@ -23,7 +23,9 @@ from engine.tooling.program import Command
 )
 @option(
     "--recipe",
-    type=OneOf(["f32", "f16", "q8_0", "q4", "iq2"]),
+    type=OneOf(
+        ["f32", "f16", "q8_0", "q4", "iq2", "q4_0", "q4_1", "q5_0", "q5_1", "tq1_0", "tq2_0"]
+    ),
     default="iq2",
     help="Storage formats; iq2 and q4 are the published files' recipes.",
 )

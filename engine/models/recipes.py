@@ -9,11 +9,16 @@ are the same, formats, a few metadata keys and the draft block's file differ.
     q8_0     Q8_0                              Q8_0              as the published file
     q4       Q4_K                              MXFP4             as the published file
     iq2      IQ2_XXS gate and up, Q2_K down    the same          as the published file
+    q4_0, q4_1, q5_0, q5_1                     the format of that name; attention projections and
+                                               shared experts too, other matrices as in iq2
+    tq1_0, tq2_0                               the format of that name, other matrices as in iq2
 """
 
 from __future__ import annotations
 
-RECIPES = ("f32", "f16", "q8_0", "q4", "iq2")
+# Of formats that other programs write; `gguf.quants` encodes them.
+OTHERS = ("q4_0", "q4_1", "q5_0", "q5_1", "tq1_0", "tq2_0")
+RECIPES = ("f32", "f16", "q8_0", "q4", "iq2", *OTHERS)
 LAYOUTS = ("antirez", "llama")
 
 # Kinds of tensors; 'vector' (norms, biases, sinks, scales) is F32 and 'table' I32 everywhere.
@@ -96,6 +101,10 @@ def formats_of(recipe: str, layout: str, draft: bool = False) -> dict[str, str]:
             formats |= {"hc": "F32", "ape": "F32"}
         return formats
     formats = _PUBLISHED[layout] | fixed
+    if recipe in OTHERS:
+        # Ternary blocks are 256 values long, and small shapes have projections of fewer.
+        kinds = ("expert_in", "expert_out") + (() if recipe.startswith("t") else ("dense",))
+        return formats | dict.fromkeys(kinds, recipe.upper())
     expert_in, expert_out = _EXPERTS[layout, "q4" if draft and recipe == "iq2" else recipe]
     formats |= {"expert_in": expert_in, "expert_out": expert_out}
     if draft and layout == "antirez":

@@ -24,7 +24,9 @@ from engine.shape import Shape
 
 ARCH = "deepseek4"
 _SQRT_SOFTPLUS = 4  # expert_gating_func
+# general.file_type (source: `gguf.LlamaFileType`).
 _FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7, "q4": 15, "iq2": 19}
+_FILE_TYPES |= {"q4_0": 2, "q4_1": 3, "q5_0": 8, "q5_1": 9, "tq1_0": 36, "tq2_0": 37}
 _FILE_TYPES_LLAMA = _FILE_TYPES | {"f16": 32, "q4": 38}
 
 Progress = Callable[[str, int, int], None]

@@ -22,16 +22,34 @@ F32 = 4  # bytes of a float32, and of an int32
 SPARE_SHARE, SPARE_BYTES = 4, 65536 + 64
 _LANES = 16  # rows that lie together in a panel of a repacked weight and of indexer rows
 _JOB_BYTES = 128
-# Bytes that 16 rows take per block of a repacked weight: its two areas (`engine.ops.cpu.formats`).
+# Bytes that 16 rows take per block of a repacked weight (`engine.ops.cpu.formats`).
 _PANELS = {
-    "F32": (4 * _LANES, 0),
-    "F16": (2 * _LANES, 0),
-    "BF16": (2 * _LANES, 0),
-    "Q8_0": (2 * _LANES, 32 * _LANES),
-    "MXFP4": (_LANES, 16 * _LANES),
-    "Q2_K": (84 * _LANES, 0),
-    "Q4_K": (144 * _LANES, 0),
-    "IQ2_XXS": (34 * 4 * _LANES, 0),
+    "F32": 64,
+    "F16": 32,
+    "BF16": 32,
+    "Q8_0": 32 + 8 * 64,
+    "MXFP4": 16 + 4 * 64,
+    "NVFP4": 9 * 64,
+    "IQ4_NL": 32 + 4 * 64,
+    "Q4_0": 32 + 4 * 64,
+    "Q4_1": 64 + 4 * 64,
+    "Q5_0": 32 + 5 * 64,
+    "Q5_1": 64 + 5 * 64,
+    "Q2_K": 21 * 64,
+    "Q3_K": 28 * 64,
+    "Q4_K": 36 * 64,
+    "Q5_K": 44 * 64,
+    "Q6_K": 53 * 64,
+    "TQ1_0": 17 * 64,
+    "TQ2_0": 17 * 64,
+    "IQ1_S": 34 * 64,
+    "IQ1_M": 35 * 64,
+    "IQ2_XXS": 34 * 64,
+    "IQ2_XS": 35 * 64,
+    "IQ2_S": 35 * 64,
+    "IQ3_XXS": 34 * 64,
+    "IQ3_S": 34 * 64,
+    "IQ4_XS": 35 * 64,
 }
 _ROPE_BLOCK, _ROPE_BLOCKS = 1024, 8  # positions of a block of angles, blocks kept per table
 
@@ -147,10 +165,9 @@ class CpuFootprint(HostFootprint):
 
 
 def panels_bytes(m: Matrix) -> int:
-    """Bytes of a repacked copy: per group of 16 rows one panel of two areas."""
-    block_a, block_b = _PANELS[m.format.name]
+    """Bytes of a repacked copy: per group of 16 rows one panel."""
     blocks = m.cols // m.format.block_len
-    panel = -(-blocks * block_a // 64) * 64 + blocks * block_b
+    panel = -(-blocks * _PANELS[m.format.name] // 64) * 64
     return m.n_expert * -(-m.rows // _LANES) * panel
 
 

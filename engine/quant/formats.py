@@ -59,8 +59,15 @@ _TABLE = (
     (34, "TQ1_0", 256, 54),
     (35, "TQ2_0", 256, 66),
     (39, "MXFP4", 32, 17),
+    (40, "NVFP4", 64, 36),
 )
 NATIVE = ("F32", "F16", "BF16", "Q8_0", "Q4_K", "Q2_K", "IQ2_XXS", "MXFP4")
+# What the CPU set multiplies with besides.
+_CPU_TOO = (
+    *("Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "Q3_K", "Q5_K", "Q6_K", "TQ1_0", "TQ2_0"),
+    *("IQ1_S", "IQ1_M", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS"),
+    "NVFP4",
+)
 
 BY_ID = {t[0]: Format(*t, native=t[1] in NATIVE) for t in _TABLE}
 BY_NAME = {f.name: f for f in BY_ID.values()}
@@ -69,7 +76,7 @@ BY_NAME = {f.name: f for f in BY_ID.values()}
 # to float64, so it takes whatever can be decoded, at 8 bytes a value.
 _ACTIVATIONS = ("I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K")  # never weights
 KERNELS = {
-    "cpu": NATIVE,
+    "cpu": NATIVE + _CPU_TOO,
     "cuda": (*NATIVE, "Q3_K", "Q5_K", "Q6_K", "IQ3_XXS", "IQ3_S", "IQ4_XS"),
     "reference": tuple(name for name in BY_NAME if name not in _ACTIVATIONS),
 }
@@ -86,7 +93,6 @@ UNREADABLE = {
     36: "IQ4_NL_4_4, removed from ggml",
     37: "IQ4_NL_4_8, removed from ggml",
     38: "IQ4_NL_8_8, removed from ggml",
-    40: "NVFP4",
     41: "Q1_0",
     42: "FP8 of early DeepSeek V4 files",
     133: "Q6_0 of ik_llama.cpp",
@@ -111,5 +117,5 @@ UNREADABLE = {
 
 
 def unreadable_words(type_id: int) -> str:
-    """What a type that is not in the table is, for a message: '40 (NVFP4)'."""
+    """What a type that is not in the table is, for a message: '41 (Q1_0)'."""
     return f"{type_id} ({UNREADABLE.get(type_id, 'a type unknown to this program')})"

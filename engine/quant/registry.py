@@ -36,6 +36,22 @@ _QUANTIZE: dict[str, Callable[[np.ndarray, np.ndarray | None], np.ndarray]] = {
 _PIECE_VALUES = 1 << 16
 
 
+def _encoder(name: str) -> Callable[[np.ndarray, np.ndarray | None], np.ndarray]:
+    """Encoder of a format that only the `gguf` package can write; importance has no use there."""
+
+    def encode(rows: np.ndarray, importance: np.ndarray | None = None) -> np.ndarray:
+        import gguf
+        from gguf import quants
+
+        made = quants.quantize(rows, gguf.GGMLQuantizationType[name])
+        return np.ascontiguousarray(made).view(np.uint8).reshape(-1)
+
+    return encode
+
+
+_QUANTIZE |= {n: _encoder(n) for n in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "TQ1_0", "TQ2_0")}
+
+
 def _format(fmt: Format | str) -> Format:
     return BY_NAME[fmt] if isinstance(fmt, str) else fmt
 
@@ -109,7 +125,7 @@ def _foreign(fmt: Format) -> Callable[[np.ndarray], np.ndarray]:
 def quantize(
     array: np.ndarray, fmt: Format | str, importance: np.ndarray | None = None
 ) -> np.ndarray:
-    """Bytes of a tensor in a native format.
+    """Bytes of a tensor in a format that has an encoder here or in `gguf.quants`.
 
     Parameters
     ----------

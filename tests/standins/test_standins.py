@@ -23,8 +23,8 @@ DSPARK = "a DSpark drafter of release 0731, which no decode mode here drafts wit
 # What each file says on a backend; files that are not listed run on both.
 REFUSED = {
     ("mtp", "cpu"): "mtp.gguf: expected a trunk, found an MTP block",
-    ("ud-iq3", "cpu"): (
-        f"ud-iq3.gguf: matrices: expected formats with a kernel for --backend cpu ({NATIVE}), "
+    ("ud-iq3", "cuda"): (
+        f"ud-iq3.gguf: matrices: expected formats with a kernel for --backend cuda ({NATIVE}), "
         "found Q6_K (output.weight), Q5_K (344 tensors, blk.0.attn_q_a.weight first), "
         "IQ3_XXS (86 tensors, blk.0.ffn_gate_exps.weight first), "
         "IQ4_XS (6 tensors, blk.0.ffn_down_exps.weight first), "
@@ -39,7 +39,10 @@ REFUSED = {
         "of the model is needed"
     ),
     ("fp8", "cpu"): "found 42 (FP8 of early DeepSeek V4 files)",
-    ("nvfp4", "cpu"): "found 40 (NVFP4)",
+    ("nvfp4", "cuda"): (
+        f"nvfp4.gguf: matrices: expected formats with a kernel for --backend cuda ({NATIVE}), "
+        "found NVFP4 (129 tensors, blk.0.ffn_gate_exps.weight first)"
+    ),
     ("ik", "cpu"): "found 139 (IQ4_K of ik_llama.cpp)",
     ("v41", "cpu"): (
         "v41.gguf: general.architecture: expected 'deepseek4', found 'deepseek41' "

@@ -6,7 +6,7 @@ need); kernels take a table of row addresses. Every rule is per block, whatever 
 
 from __future__ import annotations
 
-from engine.ops.cpu.formats import dot_k, dot_q8_0
+from engine.ops.cpu.formats import blocks_32, blocks_256
 from engine.ops.cpu.runtime.jit import kernel
 from engine.ops.cpu.runtime.jobs import (
     A_COLS,
@@ -67,29 +67,29 @@ def _sum(ir, v):
 def _quantise_32(ir, src, row, nb):
     b = ir.b
     with ir.loop(nb) as i:
-        at = ir.at(row, (i, dot_q8_0.X_BYTES))
+        at = ir.at(row, (i, blocks_32.X_BYTES))
         codes, scale = _quantise(ir, ir.at(src, (i, 128)), 2)
         for k, v in enumerate(codes):
             ir.store(b.trunc(v, vec(I8)), ir.at(at, 16 * k), 4)
-        ir.store(scale, ir.at(at, dot_q8_0.X_SCALE), 4)
+        ir.store(scale, ir.at(at, blocks_32.X_SCALE), 4)
         total = _sum(ir, b.add(*codes))
-        ir.store(b.mul(total, ir.c(-128, I32)), ir.at(at, dot_q8_0.X_LIFT), 4)
+        ir.store(b.mul(total, ir.c(-128, I32)), ir.at(at, blocks_32.X_LIFT), 4)
 
 
 @emitter
 def _quantise_256(ir, src, row, nb):
     b = ir.b
     with ir.loop(nb) as i:
-        at = ir.at(row, (i, dot_k.X_BYTES))
+        at = ir.at(row, (i, blocks_256.X_BYTES))
         codes, scale = _quantise(ir, ir.at(src, (i, 1024)), 16)
         for k, v in enumerate(codes):
             ir.store(b.trunc(v, vec(I8)), ir.at(at, 16 * k), 16)
-        ir.store(scale, ir.at(at, dot_k.X_SCALE), 4)
+        ir.store(scale, ir.at(at, blocks_256.X_SCALE), 4)
         sums = [_sum(ir, v) for v in codes]
         pairs = [b.add(x, y) for x, y in zip(sums[::2], sums[1::2], strict=True)]
         for values, low, high in (
-            (sums, dot_k.LOW16, dot_k.HIGH16),
-            (pairs, dot_k.LOW32, dot_k.HIGH32),
+            (sums, blocks_256.LOW16, blocks_256.HIGH16),
+            (pairs, blocks_256.LOW32, blocks_256.HIGH32),
         ):
             for k, total in enumerate(values):
                 # total = lo + 128 * hi with lo in -64..63

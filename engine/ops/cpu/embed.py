@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from engine.ops.cpu.formats.dot_f32 import SLAB
 from engine.ops.cpu.products import (
-    D_AREA_B,
-    D_BLOCK_A,
-    D_BLOCK_B,
     D_BLOCK_BYTES,
     D_BLOCKS,
     D_COLS,
@@ -15,9 +13,11 @@ from engine.ops.cpu.products import (
     D_DECODE,
     D_PACK,
     D_PACKED,
+    D_PANEL_BLOCK,
     D_PANEL_BYTES,
     D_ROW_BYTES,
     D_ROWS,
+    SPACE_F32,
 )
 from engine.ops.cpu.runtime.jit import kernel
 from engine.ops.cpu.runtime.jobs import (
@@ -34,8 +34,8 @@ from engine.ops.cpu.runtime.jobs import (
     team,
 )
 from engine.ops.cpu.runtime.leaf import (
-    call4,
-    call6,
+    call3,
+    call5,
     leaf,
     load_f32,
     load_i32,
@@ -45,8 +45,6 @@ from engine.ops.cpu.runtime.leaf import (
     store_i64,
 )
 
-_SLAB = 256
-
 
 @leaf
 def _embed(job, u0, u1):
@@ -54,9 +52,9 @@ def _embed(job, u0, u1):
     w, copies = load_i64(job + W), load_i64(job + LD_OUT)
     cols, blocks = load_i64(w + D_COLS), load_i64(w + D_BLOCKS)
     block_len = cols // blocks
-    slab = _SLAB // block_len
-    space = stack(16384)
-    decoded = stack(16384)
+    slab = SLAB // block_len
+    space = stack(SPACE_F32)
+    decoded = stack(SPACE_F32)
     for u in range(u0, u1):
         row = np.int64(load_i32(load_i64(job + TABLE) + 4 * u))
         out = load_i64(job + OUT) + u * copies * cols * 4
@@ -66,19 +64,17 @@ def _embed(job, u0, u1):
             if load_i64(w + D_PACKED) != 0:
                 lane = row % 16
                 panel = load_i64(w + D_DATA) + row // 16 * load_i64(w + D_PANEL_BYTES)
-                pa = panel + b0 * load_i64(w + D_BLOCK_A)
-                pb = panel + load_i64(w + D_AREA_B) + b0 * load_i64(w + D_BLOCK_B)
+                panel += b0 * load_i64(w + D_PANEL_BLOCK)
             else:
                 stride = load_i64(w + D_ROW_BYTES)
                 src = load_i64(w + D_DATA) + row * stride + b0 * load_i64(w + D_BLOCK_BYTES)
-                pa = space
-                pb = space + (nb * load_i64(w + D_BLOCK_A) + 63) // 64 * 64
-                call6(load_i64(w + D_PACK), src, stride, 1, nb, pa, pb)
+                panel = space
+                call5(load_i64(w + D_PACK), src, stride, 1, nb, panel)
             if load_i64(w + D_DECODE) != 0:
-                call4(load_i64(w + D_DECODE), pa, pb, nb, decoded)
-                pa = decoded
+                call3(load_i64(w + D_DECODE), panel, nb, decoded)
+                panel = decoded
             for k in range(nb * block_len):
-                value = load_f32(pa + 64 * k + 4 * lane)
+                value = load_f32(panel + 64 * k + 4 * lane)
                 for c in range(copies):
                     store_f32(out + (c * cols + b0 * block_len + k) * 4, value)
 

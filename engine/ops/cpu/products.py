@@ -40,9 +40,8 @@ from engine.ops.cpu.runtime.jobs import (
     team,
 )
 from engine.ops.cpu.runtime.leaf import (
-    call4,
+    call3,
     call5,
-    call6,
     leaf,
     load_f32,
     load_i64,
@@ -51,6 +50,7 @@ from engine.ops.cpu.runtime.leaf import (
     store_i64,
 )
 from engine.ops.cpu.simd.ir import F32, emitter, vec
+from engine.ops.cpu.simd.vec import prefetch_at
 from engine.ops.memory import product_bytes
 
 # Byte offsets of a weight's int64 fields.
@@ -65,9 +65,7 @@ from engine.ops.memory import product_bytes
     D_BLOCK_BYTES,
     D_EXPERT_BYTES,
     D_PANEL_BYTES,
-    D_AREA_B,
-    D_BLOCK_A,
-    D_BLOCK_B,
+    D_PANEL_BLOCK,
     D_PACK,
     D_DECODE,
     D_DOT1,
@@ -77,10 +75,13 @@ from engine.ops.memory import product_bytes
     D_SLAB,
     D_KIND,
     D_N_EXPERT,
-) = range(0, 22 * 8, 8)
-N_FIELDS = 22
+) = range(0, 20 * 8, 8)
+N_FIELDS = 20
 
 _TILE = 64  # rows of x that pass over a panel before the next panel is taken
+# Bytes of stack in which a slab of a panel is made, of int8 and of f32 products; the second is also
+# the room of a slab's values. `formats.weight` checks that no format's slab takes more.
+SPACE_INT8, SPACE_F32 = 36864, 16384
 
 
 @emitter
@@ -112,22 +113,32 @@ def _store(job, g, acc, t0, n):
 
 
 @kernel
+def _ask(src, stride, n_bytes):
+    """Ask for n_bytes of each of 16 rows ahead of their use; addresses need not be valid."""
+    for r in range(16):
+        for at in range(0, n_bytes, 64):
+            prefetch_at(src + r * stride + at)
+
+
+@kernel
 def panel_slab(w, expert, g, b0, n_blocks, space):
-    """Areas a and b of blocks b0.. of group g: in the repacked weight, or made in `space`."""
+    """Panel of blocks b0.. of group g: in the repacked weight, or made in `space`."""
     if load_i64(w + D_PACKED) != 0:
         panel = load_i64(w + D_DATA) + expert * load_i64(w + D_EXPERT_BYTES)
-        panel += g * load_i64(w + D_PANEL_BYTES)
-        a = panel + b0 * load_i64(w + D_BLOCK_A)
-        b = panel + load_i64(w + D_AREA_B) + b0 * load_i64(w + D_BLOCK_B)
-        return a, b
-    stride = load_i64(w + D_ROW_BYTES)
-    src = load_i64(w + D_DATA) + expert * load_i64(w + D_EXPERT_BYTES) + 16 * g * stride
+        return panel + g * load_i64(w + D_PANEL_BYTES) + b0 * load_i64(w + D_PANEL_BLOCK)
+    stride, block = load_i64(w + D_ROW_BYTES), load_i64(w + D_BLOCK_BYTES)
+    rows = load_i64(w + D_DATA) + expert * load_i64(w + D_EXPERT_BYTES) + 16 * g * stride
     n_rows = min(16, load_i64(w + D_ROWS) - 16 * g)
-    a = space
-    b = space + (n_blocks * load_i64(w + D_BLOCK_A) + 63) // 64 * 64
-    src += b0 * load_i64(w + D_BLOCK_BYTES)
-    call6(load_i64(w + D_PACK), src, stride, n_rows, n_blocks, a, b)
-    return a, b
+    src = rows + b0 * block
+    call5(load_i64(w + D_PACK), src, stride, n_rows, n_blocks, space)
+    # Sixteen rows are more streams than a core foresees. What comes next is the rest of these
+    # rows, or the next 16, which follow in memory.
+    rest = load_i64(w + D_BLOCKS) - b0 - n_blocks
+    if rest > 0:
+        _ask(src + n_blocks * block, stride, min(n_blocks, rest) * block)
+    else:
+        _ask(rows + 16 * stride, stride, n_blocks * block)
+    return space
 
 
 @leaf
@@ -139,7 +150,7 @@ def rows_int8(job, u0, u1):
     dot1, dot2 = load_i64(w + D_DOT1), load_i64(w + D_DOT2)
     dot4, dot8 = load_i64(w + D_DOT4), load_i64(w + D_DOT8)
     acc = stack(4096)
-    space = stack(36864)
+    space = stack(SPACE_INT8)
     g0 = load_i64(job + ROW_LOW) // 16
     for t0 in range(0, n, _TILE):
         rows = min(_TILE, n - t0)
@@ -147,19 +158,19 @@ def rows_int8(job, u0, u1):
             _clear(acc, rows)
             for b0 in range(0, blocks, slab):
                 nb = min(slab, blocks - b0)
-                pa, pb = panel_slab(w, expert, g, b0, nb, space)
+                panel = panel_slab(w, expert, g, b0, nb, space)
                 t = 0
                 while t + 8 <= rows:
-                    call6(dot8, acc + 64 * t, pa, pb, table + (t0 + t) * 8, b0, nb)
+                    call5(dot8, acc + 64 * t, panel, table + (t0 + t) * 8, b0, nb)
                     t += 8
                 if t + 4 <= rows:
-                    call6(dot4, acc + 64 * t, pa, pb, table + (t0 + t) * 8, b0, nb)
+                    call5(dot4, acc + 64 * t, panel, table + (t0 + t) * 8, b0, nb)
                     t += 4
                 if t + 2 <= rows:
-                    call6(dot2, acc + 64 * t, pa, pb, table + (t0 + t) * 8, b0, nb)
+                    call5(dot2, acc + 64 * t, panel, table + (t0 + t) * 8, b0, nb)
                     t += 2
                 if t < rows:
-                    call6(dot1, acc + 64 * t, pa, pb, table + (t0 + t) * 8, b0, nb)
+                    call5(dot1, acc + 64 * t, panel, table + (t0 + t) * 8, b0, nb)
             _store(job, g, acc, t0, rows)
 
 
@@ -174,8 +185,8 @@ def rows_f32(job, u0, u1):
     dot4, dot8 = load_i64(w + D_DOT4), load_i64(w + D_DOT8)
     decode = load_i64(w + D_DECODE)
     acc = stack(4096)
-    space = stack(16384)
-    decoded = stack(16384)
+    space = stack(SPACE_F32)
+    decoded = stack(SPACE_F32)
     g0 = load_i64(job + ROW_LOW) // 16
     for t0 in range(0, n, _TILE):
         rows = min(_TILE, n - t0)
@@ -183,23 +194,23 @@ def rows_f32(job, u0, u1):
             _clear(acc, rows)
             for b0 in range(0, blocks, slab):
                 nb = min(slab, blocks - b0)
-                pa, pb = panel_slab(w, expert, g, b0, nb, space)
+                panel = panel_slab(w, expert, g, b0, nb, space)
                 if decode != 0:
-                    call4(decode, pa, pb, nb, decoded)
-                    pa = decoded
+                    call3(decode, panel, nb, decoded)
+                    panel = decoded
                 k0, nk = b0 * block_len, nb * block_len
                 t = 0
                 while t + 8 <= rows:
-                    call5(dot8, acc + 64 * t, pa, table + (t0 + t) * 8, k0, nk)
+                    call5(dot8, acc + 64 * t, panel, table + (t0 + t) * 8, k0, nk)
                     t += 8
                 if t + 4 <= rows:
-                    call5(dot4, acc + 64 * t, pa, table + (t0 + t) * 8, k0, nk)
+                    call5(dot4, acc + 64 * t, panel, table + (t0 + t) * 8, k0, nk)
                     t += 4
                 if t + 2 <= rows:
-                    call5(dot2, acc + 64 * t, pa, table + (t0 + t) * 8, k0, nk)
+                    call5(dot2, acc + 64 * t, panel, table + (t0 + t) * 8, k0, nk)
                     t += 2
                 if t < rows:
-                    call5(dot1, acc + 64 * t, pa, table + (t0 + t) * 8, k0, nk)
+                    call5(dot1, acc + 64 * t, panel, table + (t0 + t) * 8, k0, nk)
             _store(job, g, acc, t0, rows)
 
 

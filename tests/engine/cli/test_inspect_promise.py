@@ -57,7 +57,7 @@ TRUNKS = {
     "300 experts": {"shape": tiny_shape(n_vocab=300, n_expert=300)},
 }
 REFUSED = {
-    "cpu": ("Q4_0", "no tokens", "no tokenizer", "another tokenizer", "merge of an unknown token",
+    "cpu": ("no tokens", "no tokenizer", "another tokenizer", "merge of an unknown token",
             "eos out of range", "nine streams", "heads of 88"),
     "reference": ("no tokens", "no tokenizer", "another tokenizer", "merge of an unknown token",
                   "eos out of range", "heads of 88"),
@@ -104,7 +104,8 @@ STANDINS = {
     "vision": (0, 0, "notice: vision.gguf: 40 tensors exp_probs_b_vl.bias are ignored"),
     "mtp": (0, 0, "cpu: runs this file"),
     "pro-q2": (0, 3, "cuda: expert_count: expected at most 256 with --backend cuda, found 384"),
-    "ud-iq3": (3, 3, "cpu: matrices: expected formats with a kernel for --backend cpu (F32, F16, "),
+    "ud-iq3": (0, 3, "cuda: matrices: expected formats with a kernel for --backend cuda (F32, F"),
+    "nvfp4": (0, 3, "found NVFP4 (129 tensors, blk.0.ffn_gate_exps.weight first)"),
     "early": (3, 3, "found the early naming"),
     "v41": (3, 3, "DeepSeek V4.1"),
     "dspark": (3, 3, "a DSpark drafter"),
@@ -122,12 +123,12 @@ def test_a_published_file(tmp_path, name):
     assert all("Traceback" not in result.output for result in results)
 
 
-@pytest.mark.parametrize("name", ["fp8", "nvfp4"])
+@pytest.mark.parametrize("name", ["fp8", "ik"])
 def test_a_type_that_cannot_be_read_is_named_in_one_line(tmp_path, name):
     result = run(standin(name, tmp_path))
 
     assert result.exit_code == 3 and result.stdout == "" and result.stderr.count("\n") == 1
-    assert {"fp8": "found 42 (FP8", "nvfp4": "found 40 (NVFP4)"}[name] in result.stderr
+    assert {"fp8": "found 42 (FP8", "ik": "found 139 (IQ4_K"}[name] in result.stderr
 
 
 def test_a_long_list_is_cut_and_json_is_not(tmp_path):

@@ -8,7 +8,7 @@ from engine.models import make, stream
 from engine.models.make import Spec, chunks, draft_specs, draw, trunk_specs
 from engine.models.recipes import KINDS, LAYOUTS, RECIPES, formats_of
 from engine.models.shapes import NAMED, flash, micro, named_shape, nano
-from engine.quant.formats import BY_NAME
+from engine.quant.formats import BY_NAME, KERNELS
 from engine.quant.registry import dequantize, quantize
 
 
@@ -57,7 +57,7 @@ def test_recipes_cover_every_kind(recipe, layout, draft):
 
     assert set(formats) == set(KINDS)
     assert formats["vector"] == "F32" and formats["table"] == "I32"
-    assert all(BY_NAME[f].native for kind, f in formats.items() if kind != "table")
+    assert all(f in KERNELS["cpu"] for kind, f in formats.items() if kind != "table")
 
 
 def test_streams_differ_by_name_and_seed():

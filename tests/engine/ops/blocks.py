@@ -6,13 +6,18 @@ import gguf
 import gguf.quants
 import numpy as np
 
-from engine.quant.formats import BY_NAME, NATIVE
+from engine.quant.formats import BY_NAME, KERNELS
 from engine.weights.tensor import Tensor
 
-QUANTISED = tuple(n for n in NATIVE if BY_NAME[n].block_len > 1)
+FORMATS = KERNELS["cpu"]
+QUANTISED = tuple(n for n in FORMATS if BY_NAME[n].block_len > 1)
 # byte offsets of the f16 scale and minimum of a block
-SCALE_AT = {"Q8_0": 0, "IQ2_XXS": 0, "Q4_K": 0, "Q2_K": 80}
-MIN_AT = {"Q4_K": 2, "Q2_K": 82}
+SCALE_AT = {n: 0 for n in QUANTISED if n not in ("MXFP4", "NVFP4", "IQ1_M")}
+SCALE_AT |= {"Q2_K": 80, "Q3_K": 108, "Q6_K": 208, "TQ1_0": 52, "TQ2_0": 64}
+MIN_AT = {"Q4_K": 2, "Q5_K": 2, "Q2_K": 82, "Q4_1": 2, "Q5_1": 2}
+PLUS = ("Q4_1", "Q5_1")  # whose second f16 is added to a value, not taken off
+# What a scale must be for a block to mean whole numbers.
+UNIT = {"IQ2_XXS": 8, "IQ2_XS": 8, "IQ2_S": 8, "IQ3_XXS": 4, "IQ1_S": 8, "IQ1_M": 8}
 
 
 def random_blocks(name: str, n_values: int, rng) -> np.ndarray:
@@ -27,17 +32,40 @@ def random_blocks(name: str, n_values: int, rng) -> np.ndarray:
             return (values.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8).reshape(n, 2)
         return values.view(np.uint8).reshape(n, 4)
     raw = rng.integers(0, 256, (n, form.block_bytes), dtype=np.uint8)
-    for places in (SCALE_AT, MIN_AT):
-        if name in places:
-            put_half(raw, places[name], rng.standard_normal(n) * 0.01)
+    put_scale(name, raw, rng.standard_normal(n) * 0.01)
+    if name in MIN_AT:
+        put_half(raw, MIN_AT[name], rng.standard_normal(n) * 0.01)
     if name == "MXFP4":
         raw[:, 0] = rng.integers(116, 124, n)
+    if name == "NVFP4":
+        raw[:, :4] = rng.integers(0, 40, (n, 4))
     return raw
 
 
 def put_half(raw: np.ndarray, at: int, values) -> None:
     halves = np.broadcast_to(np.asarray(values, np.float16), (len(raw),))
     raw[:, at : at + 2] = np.ascontiguousarray(halves).view(np.uint8).reshape(-1, 2)
+
+
+def put_scale(name: str, raw: np.ndarray, values) -> None:
+    """Set the f16 factor of every block, where the format has one."""
+    if name in SCALE_AT:
+        put_half(raw, SCALE_AT[name], values)
+    elif name == "IQ1_M":  # the high four bits of four words
+        halves = np.broadcast_to(np.asarray(values, np.float16), (len(raw),)).view(np.uint16)
+        for k in range(4):
+            high = (halves >> np.uint16(4 * k)).astype(np.uint8) << 4
+            raw[:, 49 + 2 * k] = raw[:, 49 + 2 * k] & 15 | high
+
+
+def scale_of(name: str, raw: np.ndarray) -> np.ndarray:
+    """The f16 factor of every block as float32."""
+    if name == "IQ1_M":
+        words = raw[:, 48:56].copy().view(np.uint16) >> np.uint16(12)
+        bits = words[:, 0] | words[:, 1] << 4 | words[:, 2] << 8 | words[:, 3] << 12
+        return bits.astype(np.uint16).view(np.float16).astype(np.float32)
+    at = SCALE_AT[name]
+    return raw[:, at : at + 2].copy().view(np.float16).astype(np.float32).reshape(-1)
 
 
 def tensor(name: str, raw: np.ndarray, *shape: int) -> Tensor:
@@ -83,18 +111,21 @@ def integer_parts(t: Tensor):
         scale = np.ldexp(np.float32(1), e - 128).astype(np.float32).reshape(rows, -1)
         ones[:, 0] = 128
         return meaning(ones), None, scale, None
-    scale = half(SCALE_AT[name])
-    if name == "IQ2_XXS":
-        put_half(ones, 0, 8)
-        return meaning(ones), None, scale * np.float32(0.125), None
-    put_half(ones, SCALE_AT[name], 1)
+    if name == "NVFP4":
+        one = gguf.quants.NVFP4.ue4m3_to_fp32(np.uint8([64]))[0]
+        scale = gguf.quants.NVFP4.ue4m3_to_fp32(raw[:, :4]).astype(np.float32)
+        ones[:, :4] = 64
+        return meaning(ones) / one, None, scale.reshape(rows, -1), None
+    unit = UNIT.get(name, 1)
+    scale = scale_of(name, raw).reshape(rows, -1) / np.float32(unit)
+    put_scale(name, ones, unit)
     if name not in MIN_AT:
         return meaning(ones), None, scale, None
     put_half(ones, MIN_AT[name], 0)
-    minima = raw.copy()
+    minima, sign = raw.copy(), 1 if name in PLUS else -1
     put_half(minima, SCALE_AT[name], 0)
-    put_half(minima, MIN_AT[name], -1)
-    return meaning(ones), meaning(minima), scale, half(MIN_AT[name])
+    put_half(minima, MIN_AT[name], sign)
+    return meaning(ones), meaning(minima), scale, half(MIN_AT[name]) * np.float32(-sign)
 
 
 def quantised_rows(x: np.ndarray, block: int):
@@ -117,14 +148,18 @@ def _fma(a, b, c):
 
 def int8_product(x: np.ndarray, t: Tensor) -> np.ndarray:
     """x @ w.T in the documented int8 arithmetic, in NumPy; float32 (n, rows)."""
-    block = t.format.block_len
+    # A block of NVFP4 has four scales; two blocks of activations meet it.
+    block, per = (32, 2) if t.format.name == "NVFP4" else (t.format.block_len, 1)
     weights, minima, scale, low = integer_parts(t)
     codes, dx = quantised_rows(x, block)
     out = np.zeros((len(x), t.shape[0]), np.float32)
     for b in range(codes.shape[1]):
         part = slice(b * block, (b + 1) * block)
-        total = (codes[:, b] @ weights[:, part].T).astype(np.float32)
-        out = _fma(total, scale[None, :, b] * dx[:, None, b], out)
+        size = block // per
+        for k in range(per):
+            some = slice(b * block + k * size, b * block + (k + 1) * size)
+            total = (codes[:, b, k * size : (k + 1) * size] @ weights[:, some].T).astype(np.float32)
+            out = _fma(total, scale[None, :, b * per + k] * dx[:, None, b], out)
         if minima is not None:
             total = (codes[:, b] @ minima[:, part].T).astype(np.float32)
             out = _fma(total, -low[None, :, b] * dx[:, None, b], out)

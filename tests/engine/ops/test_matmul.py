@@ -7,14 +7,15 @@ import pytest
 
 from engine.ops import cpu
 from engine.ops.cpu.runtime import team
-from engine.quant.formats import BY_NAME, NATIVE
+from engine.quant.formats import BY_NAME
 from tests.engine.ops.blocks import (
+    FORMATS,
     MIN_AT,
     QUANTISED,
-    SCALE_AT,
     dequantised,
     int8_product,
     put_half,
+    put_scale,
     random_blocks,
     random_tensor,
     tensor,
@@ -48,7 +49,7 @@ def columns(name):
 
 
 @pytest.mark.parametrize("activations", ["int8", "f32"])
-@pytest.mark.parametrize("name", NATIVE)
+@pytest.mark.parametrize("name", FORMATS)
 def test_rows_do_not_depend_on_company(name, activations):
     rng = np.random.default_rng(3)
     for cols in columns(name):
@@ -67,7 +68,7 @@ def test_rows_do_not_depend_on_company(name, activations):
                     assert found.tobytes() == expected[:n].tobytes(), (cols, repack, threads, n)
 
 
-@pytest.mark.parametrize("name", NATIVE)
+@pytest.mark.parametrize("name", FORMATS)
 def test_f32_mode_against_float64(name):
     rng = np.random.default_rng(4)
     for cols in columns(name):
@@ -100,9 +101,9 @@ def extreme_blocks(name, rng):
     raw[:third] = 0xFF
     raw[third : 2 * third] = 0x80 if name == "Q8_0" else 0
     scales = np.float16([0, 6e-8, 6e-5, 1, 6e4])
-    for places in (SCALE_AT, MIN_AT):
-        if name in places:
-            put_half(raw, places[name], rng.choice(scales, len(raw)))
+    put_scale(name, raw, rng.choice(scales, len(raw)))
+    if name in MIN_AT:
+        put_half(raw, MIN_AT[name], rng.choice(scales, len(raw)))
     if name == "MXFP4":
         raw[:, 0] = rng.choice(np.uint8([0, 1, 2, 3, 127, 180]), len(raw))
     return raw
@@ -172,7 +173,7 @@ def test_grouped_product_is_a_product_per_group(name, each):
                 np.testing.assert_array_equal(out[:, g], whole[:, g * each : (g + 1) * each])
 
 
-@pytest.mark.parametrize("name", NATIVE)
+@pytest.mark.parametrize("name", FORMATS)
 def test_embedding_rows_are_gguf_values(name):
     t = random_tensor(name, np.random.default_rng(10), ROWS, 512)
     tokens = np.array([0, 36, 15, 16, 31, 32, 7, 7], np.int32)
@@ -195,7 +196,7 @@ def test_every_half_is_decoded():
     np.testing.assert_array_equal(state, expected)
 
 
-@pytest.mark.parametrize("name", NATIVE)
+@pytest.mark.parametrize("name", FORMATS)
 def test_repacked_bytes_are_as_estimated(name):
     t = random_tensor(name, np.random.default_rng(11), 3, ROWS, 512)
     w = cpu.prepare(t, activations="int8", repack=True)

@@ -65,28 +65,28 @@ def dot8(acc, panel, xt, k0, nk):
 
 
 @emitter
-def _pack_f32(ir, src, stride, n_rows, nb, pa, pb):
+def _pack_f32(ir, src, stride, n_rows, nb, panel):
     b = ir.b
     rows = ir.row_addresses(src, stride, n_rows)
     quads = b.lshr(nb, ir.c(2))
     with ir.loop(quads) as i:
-        at = ir.at(pa, (i, 256))
+        at = ir.at(panel, (i, 256))
         for k, value in enumerate(ir.transpose4([ir.at(r, (i, 16)) for r in rows], 0)):
             ir.store(value, ir.at(at, 64 * k), 64)
     done = b.shl(quads, ir.c(2))
     with ir.loop(b.sub(nb, done)) as i:
         k = b.add(done, i)
         for r, row in enumerate(rows):
-            ir.store(ir.load(ir.at(row, (k, 4)), I32), ir.at(pa, (k, 64), 4 * r), 4)
+            ir.store(ir.load(ir.at(row, (k, 4)), I32), ir.at(panel, (k, 64), 4 * r), 4)
 
 
 @emitter
-def _pack_16bit(ir, src, stride, n_rows, nb, pa, pb):
+def _pack_16bit(ir, src, stride, n_rows, nb, panel):
     b = ir.b
     rows = ir.row_addresses(src, stride, n_rows)
     octets = b.lshr(nb, ir.c(3))
     with ir.loop(octets) as i:
-        at = ir.at(pa, (i, 256))
+        at = ir.at(panel, (i, 256))
         for q, pair in enumerate(ir.transpose4([ir.at(r, (i, 16)) for r in rows], 0)):
             ir.store(b.trunc(pair, vec(I16)), ir.at(at, 64 * q), 32)
             ir.store(b.trunc(ir.shr(pair, 16), vec(I16)), ir.at(at, 64 * q + 32), 32)
@@ -94,38 +94,38 @@ def _pack_16bit(ir, src, stride, n_rows, nb, pa, pb):
     with ir.loop(b.sub(nb, done)) as i:
         k = b.add(done, i)
         for r, row in enumerate(rows):
-            ir.store(ir.load(ir.at(row, (k, 2)), I16), ir.at(pa, (k, 32), 2 * r), 2)
+            ir.store(ir.load(ir.at(row, (k, 2)), I16), ir.at(panel, (k, 32), 2 * r), 2)
 
 
 @emitter
-def _decode_f16(ir, pa, pb, nb, panel):
+def _decode_f16(ir, panel, nb, out):
     with ir.loop(nb) as k:
-        bits = ir.load(ir.at(pa, (k, 32)), vec(I16), 32)
-        ir.store(ir.from_half(bits), ir.at(panel, (k, 64)), 64)
+        bits = ir.load(ir.at(panel, (k, 32)), vec(I16), 32)
+        ir.store(ir.from_half(bits), ir.at(out, (k, 64)), 64)
 
 
 @emitter
-def _decode_bf16(ir, pa, pb, nb, panel):
+def _decode_bf16(ir, panel, nb, out):
     with ir.loop(nb) as k:
-        bits = ir.b.zext(ir.load(ir.at(pa, (k, 32)), vec(I16), 32), vec(I32))
-        ir.store(ir.b.shl(bits, ir.const(16, vec(I32))), ir.at(panel, (k, 64)), 64)
+        bits = ir.b.zext(ir.load(ir.at(panel, (k, 32)), vec(I16), 32), vec(I32))
+        ir.store(ir.b.shl(bits, ir.const(16, vec(I32))), ir.at(out, (k, 64)), 64)
 
 
 @leaf
-def pack_f32(src, stride, n_rows, nb, pa, pb):
-    _pack_f32(src, stride, n_rows, nb, pa, pb)
+def pack_f32(src, stride, n_rows, nb, panel):
+    _pack_f32(src, stride, n_rows, nb, panel)
 
 
 @leaf
-def pack_16bit(src, stride, n_rows, nb, pa, pb):
-    _pack_16bit(src, stride, n_rows, nb, pa, pb)
+def pack_16bit(src, stride, n_rows, nb, panel):
+    _pack_16bit(src, stride, n_rows, nb, panel)
 
 
 @leaf
-def decode_f16(pa, pb, nb, panel):
-    _decode_f16(pa, pb, nb, panel)
+def decode_f16(panel, nb, out):
+    _decode_f16(panel, nb, out)
 
 
 @leaf
-def decode_bf16(pa, pb, nb, panel):
-    _decode_bf16(pa, pb, nb, panel)
+def decode_bf16(panel, nb, out):
+    _decode_bf16(panel, nb, out)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from engine.ops.cpu.products import (
-    D_AREA_B,
     D_BLOCKS,
     D_COLS,
     D_DATA,
@@ -17,7 +16,7 @@ from engine.ops.cpu.products import (
 )
 from engine.ops.cpu.runtime.jit import kernel
 from engine.ops.cpu.runtime.jobs import COST, FN, JOB_BYTES, OUT, UNITS, N, W, run, scratch, team
-from engine.ops.cpu.runtime.leaf import call6, leaf, load_i64, store_i64
+from engine.ops.cpu.runtime.leaf import call5, leaf, load_i64, store_i64
 
 
 @leaf
@@ -28,11 +27,9 @@ def _panels(job, u0, u1):
     for u in range(u0, u1):
         expert, g = u // groups, u % groups
         src = load_i64(w + D_DATA) + expert * load_i64(w + D_EXPERT_BYTES) + 16 * g * stride
-        a = load_i64(job + OUT) + u * load_i64(w + D_PANEL_BYTES)
-        b = a + load_i64(w + D_AREA_B)
-        call6(
-            load_i64(w + D_PACK), src, stride, min(16, rows - 16 * g), load_i64(w + D_BLOCKS), a, b
-        )
+        panel = load_i64(job + OUT) + u * load_i64(w + D_PANEL_BYTES)
+        n_rows = min(16, rows - 16 * g)
+        call5(load_i64(w + D_PACK), src, stride, n_rows, load_i64(w + D_BLOCKS), panel)
 
 
 @kernel

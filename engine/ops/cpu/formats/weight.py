@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
+import functools
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from engine.ops.cpu import products
 from engine.ops.cpu.activations import ROWS_32, ROWS_256, ROWS_F32
-from engine.ops.cpu.formats import dot_f32
+from engine.ops.cpu.formats import blocks_32, dot_f32, nvfp4, planes, tables
+from engine.ops.cpu.formats.leaves import Leaves
 from engine.ops.cpu.formats.repack import repack as repack_panels
 from engine.ops.cpu.runtime.leaf import Leaf
 from engine.ops.cpu.simd.ir import LANES
+from engine.quant.formats import Format
 from engine.weights.tensor import Tensor
 
 _FLOATS = {
@@ -67,36 +69,58 @@ class Weight:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """Bytes of a panel's blocks, and the leaves of a format."""
+    """Bytes that 16 rows take per block of a panel, and the leaves of a product."""
 
-    block_a: int
-    block_b: int
+    panel: int
     slab: int
     kind: int
     pack: Leaf
     decode: Leaf | None
     dots: tuple[Leaf, ...]
 
-    def area_b(self, blocks: int) -> int:
-        return -(-blocks * self.block_a // 64) * 64
-
     def panel_bytes(self, blocks: int) -> int:
-        return self.area_b(blocks) + blocks * self.block_b
+        return -(-blocks * self.panel // 64) * 64
+
+
+@functools.cache
+def leaves(name: str) -> Leaves:
+    """Leaves of a quantised format.
+
+    Raises
+    ------
+    KeyError
+        If this kernel set has none for it.
+    """
+    for family in (blocks_32, nvfp4, planes, tables):
+        if name in family.FORMS:
+            return family.leaves(name)
+    raise KeyError(name)
 
 
 def _layout(tensor: Tensor, activations: str) -> _Layout:
     name = tensor.format.name
-    float_dots = (dot_f32.dot1, dot_f32.dot2, dot_f32.dot4, dot_f32.dot8)
+    float_dots: tuple[Leaf, ...] = (dot_f32.dot1, dot_f32.dot2, dot_f32.dot4, dot_f32.dot8)
     if name in _FLOATS:
         size, pack, decode = _FLOATS[name]
-        return _Layout(size * LANES, 0, dot_f32.SLAB, ROWS_F32, pack, decode, float_dots)
-    module = importlib.import_module(f"engine.ops.cpu.formats.dot_{name.lower()}")
+        return _Layout(size * LANES, dot_f32.SLAB, ROWS_F32, pack, decode, float_dots)
+    made = leaves(name)
     if activations == "f32":
         slab, kind, dots = dot_f32.SLAB // tensor.format.block_len, ROWS_F32, float_dots
     else:
-        kind = ROWS_32 if tensor.format.block_len == 32 else ROWS_256
-        slab, dots = module.SLAB, (module.dot1, module.dot2, module.dot4, module.dot8)
-    return _Layout(module.BLOCK_A, module.BLOCK_B, slab, kind, module.pack, module.decode, dots)
+        kind = ROWS_256 if tensor.format.block_len == 256 else ROWS_32
+        slab, dots = made.slab, made.dots
+    return _Layout(made.panel, slab, kind, made.pack, made.decode, dots)
+
+
+def _check_slab(form: Format, layout: _Layout) -> None:
+    """A slab that is made on the stack, in the format's panel or decoded, fits there."""
+    is_float = layout.kind == ROWS_F32
+    room = products.SPACE_F32 if is_float else products.SPACE_INT8
+    needed = layout.panel_bytes(layout.slab)
+    assert needed <= room, f"{form.name}: expected a slab of at most {room} bytes, found {needed}"
+    assert 4 * LANES * dot_f32.SLAB <= products.SPACE_F32, dot_f32.SLAB
+    embedded = layout.panel_bytes(dot_f32.SLAB // form.block_len)
+    assert embedded <= products.SPACE_F32, (form.name, embedded)
 
 
 def _dimensions(tensor: Tensor) -> tuple[int, int, int, int, int]:
@@ -124,12 +148,13 @@ def prepare(tensor: Tensor, *, activations: str = "int8", repack: bool = False) 
         Copy the weight to interleaved panels; otherwise it is read in place, and stays referenced.
         No result depends on it.
     """
-    assert tensor.format.native and activations in ("int8", "f32"), tensor
+    assert activations in ("int8", "f32"), tensor
     n_expert, rows, cols, blocks, groups = _dimensions(tensor)
     layout = _layout(tensor, activations)
     row_bytes = tensor.format.row_bytes(cols)
     assert tensor.n_bytes == n_expert * rows * row_bytes, tensor
     is_float = layout.kind == ROWS_F32
+    _check_slab(tensor.format, layout)
     rows_fn = products.rows_f32 if is_float else products.rows_int8
     panel = layout.panel_bytes(blocks)
     fields = np.zeros(products.N_FIELDS, np.int64)
@@ -146,9 +171,7 @@ def prepare(tensor: Tensor, *, activations: str = "int8", repack: bool = False) 
     put(products.D_BLOCK_BYTES, tensor.format.block_bytes)
     put(products.D_EXPERT_BYTES, rows * row_bytes)
     put(products.D_PANEL_BYTES, panel)
-    put(products.D_AREA_B, layout.area_b(blocks))
-    put(products.D_BLOCK_A, layout.block_a)
-    put(products.D_BLOCK_B, layout.block_b)
+    put(products.D_PANEL_BLOCK, layout.panel)
     put(products.D_PACK, layout.pack.address)
     put(products.D_DECODE, layout.decode.address if is_float and layout.decode else 0)
     places = (products.D_DOT1, products.D_DOT2, products.D_DOT4, products.D_DOT8)

@@ -182,7 +182,10 @@ class Ir:
         return self.isa in ("avx512vnni", "avxvnni")
 
     def dot_wide(self, acc, u, x):
-        """acc + dot4(u - 128, x), or acc + dot4(u, x) where `biased`; u <64 x i8> unsigned."""
+        """acc + dot4(u - 128, x), or acc + dot4(u, x) where `biased`; u <64 x i8> unsigned.
+
+        x is never -128, which no activation is.
+        """
         if self.biased:
             return self.dot(acc, u, x)
         signed = self.b.xor(u, self.const(-128, u.type))
@@ -211,19 +214,16 @@ class Ir:
         if self.isa == "neon":
             return self._in_parts(4, "llvm.aarch64.neon.sdot.v4i32.v16i8", acc, a, x)
         if self.isa == "avx2":
+            # |a| * (x with the sign of a): two products of at most 128 * 127 fit 16 bits.
+            ones = self.const(1, vec(I16, 16))
             sums = []
             for pa, px in zip(self._split(a, 2), self._split(x, 2), strict=True):
-                wa, wx = (self.b.bitcast(p, vec(I16, 16)) for p in (pa, px))
-                eight = self.const(8, wa.type)
-                halves = [
-                    (
-                        self.b.ashr(self.b.shl(wa, eight), eight),
-                        self.b.ashr(self.b.shl(wx, eight), eight),
-                    ),
-                    (self.b.ashr(wa, eight), self.b.ashr(wx, eight)),
-                ]
-                parts = [self.call("llvm.x86.avx2.pmadd.wd", vec(I32, 8), p, q) for p, q in halves]
-                sums.append(self.b.add(*parts))
+                of = pa.type
+                negative = self.b.icmp_signed("<", pa, self.const(0, of))
+                size = self.b.select(negative, self.b.neg(pa), pa)
+                moved = self.call("llvm.x86.avx2.psign.b", of, px, pa)
+                pairs = self.call("llvm.x86.avx2.pmadd.ub.sw", vec(I16, 16), size, moved)
+                sums.append(self.call("llvm.x86.avx2.pmadd.wd", vec(I32, 8), pairs, ones))
             return self.b.add(acc, self._join(sums))
         da, dx = self.as_dwords(a), self.as_dwords(x)
         for i in range(4):
@@ -279,6 +279,33 @@ class Ir:
         return self.as_bytes(self.splat(self.load(address, I32)))
 
     # -- sixteen rows at once
+
+    def each_block(self, src, stride, n_rows, n, size: int, body) -> None:
+        """Emit ``body(i, rows)`` for i below n; rows are addresses of 16 blocks of `size` bytes.
+
+        Rows from n_rows on repeat the last one. Where all 16 are there, four addresses and two
+        multiples of the stride lead to them, which fit the registers of any machine.
+        """
+        b = self.b
+        with b.if_else(b.icmp_signed("==", n_rows, self.c(LANES))) as (all_there, some):
+            with all_there, self.loop(n) as i:
+                rows = []
+                for first in range(0, LANES, 4):
+                    base = self.at(src, (stride, first), (i, size))
+                    base = self._unknown(base)
+                    rows += [self.at(base, (stride, k)) if k else base for k in range(4)]
+                body(i, rows)
+            with some:
+                rows = self.row_addresses(src, stride, n_rows)
+                with self.loop(n) as i:
+                    body(i, [self.at(row, (i, size)) for row in rows])
+
+    def _unknown(self, x):
+        """x, as a value of which the optimiser knows nothing.
+
+        It would otherwise keep sixteen addresses through a loop, and most of them on the stack.
+        """
+        return self.b.asm(ir.FunctionType(I64, [I64]), "", "=r,0", [x], False)
 
     def row_addresses(self, src, stride, n_rows) -> list:
         """Addresses of 16 rows; rows from n_rows on repeat the last one."""
