@@ -85,7 +85,9 @@ def _unchecked(files: ModelFiles, how: str) -> list[tuple[str, str, FileIdentity
     """Fact, name, identity and tensors of the files that no scan is known of."""
     sides = [("trunk_values", files.trunk, files.weights.trunk_tensors)]
     if files.mtp is not None:
-        sides.append(("draft_values", files.mtp, files.weights.draft_tensors))
+        sides.append(("draft_values", files.mtp, files.weights.mtp_tensors))
+    if files.dspark is not None:
+        sides.append(("dspark_values", files.dspark, files.weights.dspark_tensors))
     return [
         (name, file.path.name, file.identity, tensors)
         for name, file, tensors in sides

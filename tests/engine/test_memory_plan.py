@@ -15,7 +15,7 @@ from engine.errors import MemoryBudgetError
 from engine.memory import MemoryPlan, check_memory, plan_memory, plan_weights
 from engine.models import recipes
 from engine.ops.memory import experts_bytes, panels_bytes, product_bytes
-from engine.spec.mtp import Drafter
+from engine.spec.mtp import MtpDrafter as Drafter
 from engine.weights.files import open_files
 from tests.engine.models import model_file
 
