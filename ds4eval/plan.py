@@ -262,7 +262,7 @@ def config_of(settings: ReplySettings, think: str, model: Document, data: Docume
 
 
 # What tells model files with equal headers apart; runs of earlier releases do not have it.
-IDENTITY = ("sampled_sha256", "mtp_sampled_sha256")
+IDENTITY = ("sampled_sha256", "mtp_sampled_sha256", "dspark_sampled_sha256")
 
 
 def is_header_only(config: Document) -> bool:

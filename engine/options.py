@@ -83,6 +83,12 @@ class EngineOptions:
     residency_gib: float | None = None
     device: int = 0
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Every file that is read, the trunk's first, none twice."""
+        files = (self.path, self.mtp_path, self.dspark_path)
+        return tuple(dict.fromkeys(path for path in files if path is not None))
+
     def __post_init__(self) -> None:
         for name, allowed in (
             ("backend", BACKENDS),

@@ -15,6 +15,7 @@ from pathlib import Path
 from engine.gguf import remembered
 from engine.gguf.identity import FileIdentity
 from engine.weights.bind import check_values
+from engine.options import EngineOptions
 from engine.weights.files import ModelFiles, open_files
 from engine.weights.tensor import Tensor
 
@@ -57,16 +58,13 @@ def unchecked_bytes(files: ModelFiles, how: str) -> int:
     return sum(t.n_bytes for *_, tensors in _unchecked(files, how) for t in tensors)
 
 
-def verify_files(
-    path: Path, mtp_path: Path | None, how: str, bar: Callable[[int], Callable[[int], None]]
-) -> None:
+def verify_files(options: EngineOptions, bar: Callable[[int], Callable[[int], None]]) -> None:
     """Look at the values of files that are not open yet, so that opening them need not.
 
     Parameters
     ----------
-    path, mtp_path : Path
-    how : str
-        See `verify_values`.
+    options : EngineOptions
+        Which files, and when values are looked at.
     bar : callable
         Called with the bytes that will be read, if there are any; returns the progress callback.
 
@@ -75,7 +73,11 @@ def verify_files(
     GGUFError, LayoutError
         If a file is not a model that can be run, or holds such a value.
     """
-    with open_files(path, mtp_path) as files:
+    how = options.check_values
+    paths = options.path, options.mtp_path
+    with open_files(
+        *paths, dspark_path=options.dspark_path, force=options.draft_force
+    ) as files:
         total = unchecked_bytes(files, how)
         if total:
             verify_values(files, how, bar(total))

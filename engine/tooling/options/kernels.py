@@ -43,7 +43,13 @@ class KernelChoice:
         """The fields by name, as keyword arguments."""
         return {one.name: getattr(self, one.name) for one in fields(self)}
 
-    def engine_options(self, path: Path, mtp_path: Path | None = None) -> EngineOptions:
+    def engine_options(
+        self,
+        path: Path,
+        mtp_path: Path | None = None,
+        dspark_path: Path | None = None,
+        draft_force: bool = False,
+    ) -> EngineOptions:
         """Options of an engine over these files.
 
         Raises
@@ -51,7 +57,13 @@ class KernelChoice:
         OptionError
             See `EngineOptions`.
         """
-        return EngineOptions(path=path, mtp_path=mtp_path, **self.to_dict())
+        return EngineOptions(
+            path=path,
+            mtp_path=mtp_path,
+            dspark_path=dspark_path,
+            draft_force=draft_force,
+            **self.to_dict(),
+        )
 
 
 def kernel_options(backends: Sequence[str] = BACKENDS) -> OptionGroup[KernelChoice]:
