@@ -128,7 +128,7 @@ class Engine:
 
     def modes(self) -> tuple[str, ...]:
         """Decode modes that this engine can run with the files it has."""
-        absent = MTP_MODES if self.mtp is None else ()
+        absent: tuple[str, ...] = MTP_MODES if self.mtp is None else ()
         absent += DSPARK_MODES if self.dspark is None else ()
         return tuple(mode for mode in MODES if mode not in absent)
 

@@ -245,9 +245,7 @@ def build_request(ctx: click.Context, values: dict[str, Any]) -> SweepRequest:
         click.echo(found.notice, err=True)
     plan_options["modes"] = spec.settled(found).modes
     path = model.resolve(lambda line: click.echo(line, err=True))
-    plan = SweepPlan(
-        model=path, mtp=found.mtp, dspark=found.dspark, prompt=prompt, **plan_options
-    )
+    plan = SweepPlan(model=path, mtp=found.mtp, dspark=found.dspark, prompt=prompt, **plan_options)
     return SweepRequest(
         plan,
         outputs,

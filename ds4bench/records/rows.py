@@ -9,7 +9,7 @@ SCHEMA_VERSION history:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ SCHEMA = "ds4bench.sweep"
 SCHEMA_VERSION = 1
 
 # Fields of a row that hold one value per step or depth.
-LISTS = ("step_s", "step_tokens", "drafted_by_depth", "accepted_by_depth")
+LISTS = ("step_s", "step_tokens", "drafted_by_depth", "accepted_by_depth", "reliability")
 
 # A row that has one of these is finished; resume skips it unless asked to retry.
 STATUSES = (
@@ -94,6 +94,12 @@ class SpeedRow:
         may be shorter.
     draft_s, verify_s, rollback_s : float or None
         Parts of gen_s, in speculative modes.
+    draft_context_s, draft_block_s, draft_head_s : float or None
+        Parts of draft_s: the drafter's rows, its layers, and the choice of its tokens.
+    reliability : tuple of float
+        For each depth and each tenth of confidence four numbers, of the drafts that were judged:
+        how many, how many were kept, the sum of their confidences, and of squared differences
+        between confidence and outcome (see `engine.spec.protocol.SpecStats`).
     step_s, step_tokens : tuple
         Seconds and committed tokens of each decode step, in order.
     token_hash : str or None
@@ -143,6 +149,20 @@ class SpeedRow:
     started_at: float | None = None  # seconds since 1970, UTC
     key: str = ""
     telemetry: Telemetry = field(default_factory=Telemetry)
+    draft_context_s: float | None = None
+    draft_block_s: float | None = None
+    draft_head_s: float | None = None
+    reliability: tuple[float, ...] = ()
+
+    @property
+    def confidence_ece(self) -> float | None:
+        """Distance of confidences from shares kept, by bin; None where no draft was judged."""
+        return ece(self.reliability)
+
+    @property
+    def confidence_brier(self) -> float | None:
+        """Mean squared difference of a confidence and what became of its draft."""
+        return brier(self.reliability)
 
     @property
     def ok(self) -> bool:
@@ -328,3 +348,16 @@ def _ratio(amount: float | None, per: float | None) -> float | None:
         return None
     value = amount / per
     return value if math.isfinite(value) else None
+
+
+def ece(reliability: Sequence[float]) -> float | None:
+    """Expected calibration error: how far confidences are from the shares that were kept."""
+    drafts = sum(reliability[0::4])
+    gaps = (abs(told - kept) for kept, told in zip(reliability[1::4], reliability[2::4]))
+    return sum(gaps) / drafts if drafts else None
+
+
+def brier(reliability: Sequence[float]) -> float | None:
+    """Brier score: the mean squared difference between confidence and outcome."""
+    drafts = sum(reliability[0::4])
+    return sum(reliability[3::4]) / drafts if drafts else None

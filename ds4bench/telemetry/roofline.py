@@ -15,10 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from engine.options import DSPARK_MODES
 from engine.shape import Shape
 from engine.tooling.results.environment import usable_cores
 from engine.weights.bind import MtpWeights, TrunkWeights, iter_tensors
-from engine.weights.traffic import INDEX_VALUE_BYTES, decode_traffic
+from engine.weights.dspark.bind import DsparkWeights
+from engine.weights.files import ModelWeights
+from engine.weights.traffic import INDEX_VALUE_BYTES, decode_traffic, distinct_experts
 
 _LEAST_BUFFER = 256 << 20
 _MOST_BUFFER = 1 << 30

@@ -18,9 +18,7 @@ from engine.spec.policy import Greedy, Sampled
 from engine.spec.protocol import Decoder, Policy
 
 
-def open_mode(
-    session: Session, mode: str, plan: SweepPlan, forbidden: Collection[int]
-) -> Decoder:
+def open_mode(session: Session, mode: str, plan: SweepPlan, forbidden: Collection[int]) -> Decoder:
     """A decoder over a session.
 
     Parameters

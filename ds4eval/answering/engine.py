@@ -20,11 +20,12 @@ from ds4eval.questions.question import Question
 from ds4eval.request import ModelOptions
 from engine.errors import OptionError
 from engine.gguf.warm import read_through
-from engine.models.bundled import RECIPES, bundled_model
+from engine.models.bundled import RECIPES
 from engine.options import EngineOptions
 from engine.tooling.check_values import check_values
 from engine.tooling.exits import say
 from engine.tooling.options.model import default_model, uses_bundled
+from engine.tooling.options.speculation import drafters
 from engine.tooling.results.environment import cpu
 
 if TYPE_CHECKING:

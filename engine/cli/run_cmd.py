@@ -185,9 +185,7 @@ def _plan(values: dict[str, Any]) -> _Plan:
     found = spec.needed(model)
     if found.notice:
         say(found.notice)
-    options = kernels.engine_options(
-        model.resolve(say), found.mtp, found.dspark, spec.draft_force
-    )
+    options = kernels.engine_options(model.resolve(say), found.mtp, found.dspark, spec.draft_force)
     thinking.check_file(options.path)
 
     prompt = values["prompt"]

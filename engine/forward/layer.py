@@ -14,6 +14,7 @@ from engine.ops.base import Backend
 from engine.ops.operands import Array, Layer, LayerCache, Position, Rotation, Span
 from engine.shape import Shape
 
+
 @dataclass(frozen=True, slots=True)
 class Block:
     """What the rows of a block share: sinks (n * n_head,), and how many rows they see before it."""

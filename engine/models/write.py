@@ -30,6 +30,7 @@ _SQRT_SOFTPLUS = 4  # expert_gating_func
 _FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7, "q4": 15, "iq2": 19}
 _FILE_TYPES_LLAMA = _FILE_TYPES | {"f16": 32, "q4": 38}
 
+
 def write_model(
     path: Path,
     shape: Shape,
@@ -124,9 +125,7 @@ def _draft_entries(shape: Shape, recipe: str, layout: str) -> list[Entry]:
     entries.append(Entry(f"{layer}nextn.eh_proj.weight", sides, BY_NAME[formats["dense"]]))
     for name, spec in specs.items():
         leaf = name.removeprefix(DRAFT)
-        entries.append(
-            Entry(renamed.get(leaf, layer + leaf), (spec,), BY_NAME[formats[spec.kind]])
-        )
+        entries.append(Entry(renamed.get(leaf, layer + leaf), (spec,), BY_NAME[formats[spec.kind]]))
     return entries
 
 

@@ -37,6 +37,7 @@ def write_dspark(
     *,
     combined: bool = False,
     force: bool = False,
+    quick: bool = False,
     trained: Trained | None = None,
     progress: Progress | None = None,
 ) -> WrittenModel:
@@ -49,7 +50,7 @@ def write_dspark(
         Of the trunk.
     spark : DsparkShape, optional
         That of `dspark_shape` by default.
-    recipe, seed, force, trained, progress
+    recipe, seed, force, quick, trained, progress
         As `engine.models.write.write_model` takes them.
     layout : {'A', 'B', 'C'}
         See `engine.weights.dspark.layouts`.
@@ -92,7 +93,9 @@ def write_dspark(
         keys |= {k if k.startswith("general.") else f"{ARCH}.{k}": v for k, v in own.items()}
         architecture = ARCH
     content = Content(architecture, keys, vocab, entries)
-    return publish(path, content, seed, force=force, trained=trained, progress=progress)
+    return publish(
+        path, content, seed, force=force, quick=quick, trained=trained, progress=progress
+    )
 
 
 def _keys(shape: Shape, spark: DsparkShape, layout: str) -> dict[str, object]:

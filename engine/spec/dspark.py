@@ -11,16 +11,11 @@ from __future__ import annotations
 
 from time import perf_counter
 
-from engine.cache.kv import ROLLBACK
+from engine.cache.kv import block_rows
 from engine.forward.dspark import DsparkPass
 from engine.ops.operands import Logits
 from engine.session import Session
 from engine.spec.protocol import Drafts, Policy, Rule
-
-
-def ring_rows(n_swa: int, block: int) -> int:
-    """Rows that a stage keeps: a window, a block, and what may be taken back; by 256."""
-    return -(-(n_swa + block + ROLLBACK) // 256) * 256
 
 
 class DsparkDrafter:
@@ -40,7 +35,7 @@ class DsparkDrafter:
         self.most = self.spark.block
         self._window = engine.shape.n_swa
         official = engine.options.kv == "official"
-        cap = ring_rows(self._window, self.spark.block)
+        cap = block_rows(self._window, self.spark.block)
         self.passes = DsparkPass(session.trunk, engine.dspark, self._window, cap, official)
         self._low = 0  # rows exist from here
         self._end = 0  # up to here

@@ -257,7 +257,7 @@ def _gap(logits: Logits) -> float:
     return float(top[1] - top[0])
 
 
-_CLASSES = {
+_CLASSES: dict[str, type[Combined] | type[Batched]] = {
     "mtp-strict": Strict,
     "mtp-batched": Batched,
     "mtp-combined": Combined,

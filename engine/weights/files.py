@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from engine.errors import LayoutError
 from engine.gguf.reader import GGUFFile, open_gguf
 from engine.gguf.values import escape
 from engine.shape import Shape
@@ -18,6 +19,12 @@ from engine.weights.dspark.bind import DsparkWeights, bind_dspark
 from engine.weights.dspark.identity import pairing
 from engine.weights.support import check_supported
 from engine.weights.tensor import Tensor
+
+# Why the CUDA set refuses a DSpark drafter; its kernels of attention take rows of 128 positions.
+NO_BLOCKS = (
+    "a DSpark drafter: expected --backend cpu or reference, found cuda, which has no attention of "
+    "blocks; the trunk itself runs there"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +91,8 @@ class ModelFiles:
     Attributes
     ----------
     pairing : str
-        Whether trunk and DSpark drafter state one checkpoint (see `engine.weights.dspark.identity`);
-        '' without a drafter.
+        Whether trunk and DSpark drafter state one checkpoint, as `engine.weights.dspark.identity`
+        puts it; '' without a drafter.
     notices : list of str
         What the user should hear of the files.
     """
@@ -201,8 +208,5 @@ def check_drafter(source: str, shape: Shape, weights: ModelWeights, backend: str
     LayoutError
     """
     if backend == "cuda":
-        raise LayoutError(
-            f"{source}: a DSpark drafter: expected --backend cpu or reference, found cuda, which "
-            "has no attention of blocks yet; the trunk itself runs there"
-        )
+        raise LayoutError(f"{source}: {NO_BLOCKS}")
     check_supported(source, shape, weights.dspark_tensors, backend, kv)

@@ -10,12 +10,11 @@ comparison in them would cost every token what the scan costs once.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from engine.gguf import remembered
 from engine.gguf.identity import FileIdentity
-from engine.weights.bind import check_values
 from engine.options import EngineOptions
+from engine.weights.bind import check_values
 from engine.weights.files import ModelFiles, open_files
 from engine.weights.tensor import Tensor
 
@@ -75,9 +74,7 @@ def verify_files(options: EngineOptions, bar: Callable[[int], Callable[[int], No
     """
     how = options.check_values
     paths = options.path, options.mtp_path
-    with open_files(
-        *paths, dspark_path=options.dspark_path, force=options.draft_force
-    ) as files:
+    with open_files(*paths, dspark_path=options.dspark_path, force=options.draft_force) as files:
         total = unchecked_bytes(files, how)
         if total:
             verify_values(files, how, bar(total))

@@ -52,9 +52,7 @@ def dspark_file(
     kind = "-combined" if combined else ""
     path = folder / f"{shape}-{recipe}-dspark-{layout}{kind}.gguf"
     if not path.exists():
-        write_dspark(
-            path, SHAPES[shape](), recipe=recipe, seed=7, layout=layout, combined=combined
-        )
+        write_dspark(path, SHAPES[shape](), recipe=recipe, seed=7, layout=layout, combined=combined)
     return path
 
 

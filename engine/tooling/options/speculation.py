@@ -121,7 +121,7 @@ class SpecChoice:
         """With the modes that --mode all means beside these drafters."""
         if not self.every or (found.mtp is None and found.dspark is None):
             return self
-        absent = MTP_MODES if found.mtp is None else ()
+        absent: tuple[str, ...] = MTP_MODES if found.mtp is None else ()
         absent += DSPARK_MODES if found.dspark is None else ()
         return replace(self, modes=tuple(m for m in MODES if m not in absent), every=False)
 

@@ -28,11 +28,12 @@ def trunk_weights(recipe: str) -> dict[str, torch.Tensor]:
         for spec in trunk_specs(nano()):
             tensor = file.tensors[spec.name]
             if spec.rule == "hash":
-                values = tensor.data.view("<i4").reshape(spec.shape).astype(np.int64)
+                ids = tensor.data.view("<i4").reshape(spec.shape).astype(np.int64)
+                weights[spec.name] = torch.from_numpy(ids)
             else:
                 decoded = dequantize(tensor.data, tensor.format, tensor.shape)
                 values = np.array(decoded, np.float32).reshape(spec.shape)
-            weights[spec.name] = torch.from_numpy(values)
+                weights[spec.name] = torch.from_numpy(values)
     return weights
 
 

@@ -200,7 +200,7 @@ class DsparkNet(SparseNet):
     ) -> torch.Tensor:
         """Every row of a block over its anchor's context and the whole block."""
         s, width = self.shape, self.spark.block
-        n_row, n_chunk, k = dims
+        n_row, n_chunk, _ = dims
         cos, sin = angles
         low = self._linear(y, f"{prefix}attn_q_a.weight")
         low = self._norm(low, f"{prefix}attn_q_a_norm.weight")

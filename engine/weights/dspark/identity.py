@@ -1,8 +1,8 @@
 """Whether a drafter and a trunk are of one checkpoint, by what their files say of themselves.
 
 A drafter of another release drafts, and its drafts are kept less often: nothing is wrong with the
-text, and a measurement of speed is one of a pair that nobody runs. So two files that state different
-things are refused, and where they state nothing, records say so.
+text, and a measurement of speed is one of a pair that nobody runs. So two files that state
+different things are refused, and where they state nothing, records say so.
 """
 
 from __future__ import annotations

@@ -144,7 +144,9 @@ class NumpyDrafter:
         out = np.einsum("ngd,grd->ngr", out, a).reshape(len(y), -1)
         x = _merge(out @ w[f"{prefix}attn_output_b.weight"].T, x, post, comb)
         y, post, comb = self._enter(x, f"{prefix}hc_ffn_")
-        return _merge(self._experts(self._rms(y, f"{prefix}ffn_norm.weight"), prefix), x, post, comb)
+        return _merge(
+            self._experts(self._rms(y, f"{prefix}ffn_norm.weight"), prefix), x, post, comb
+        )
 
     def _experts(self, x: np.ndarray, prefix: str) -> np.ndarray:
         s, w = self.shape, self.w
