@@ -15,6 +15,7 @@ from engine.cache.session_place import SessionPlace
 from engine.cache.snapshot import Snapshot
 from engine.errors import ContextError, RebuildNeeded
 from engine.forward.opened import OpenModel
+from engine.forward.outputs import Outputs
 from engine.forward.probe import Probe
 from engine.forward.routing import Routing, routing_tap
 from engine.forward.trunk import Trunk
@@ -50,17 +51,12 @@ class Session:
         self._fresh = False  # whether _logits belongs to the last token
         # Changes whenever the live end moves by anything but appending; drafters watch it.
         self.epoch = 0
-        # What drafters read, by layer and position: enough for a window, or just the last state.
+        # What drafters read: enough for a window, or just the last state.
         drafts = engine.mtp is not None or engine.dspark is not None
-        self._n_states = engine.shape.n_swa + ROLLBACK if drafts else 1
         self._final = engine.shape.n_layer - 1
         taps = engine.dspark.spark.taps if engine.dspark is not None else ()
-        self._outputs: dict[int, Array] = {}
-        for layer in sorted({self._final, *taps}):
-            ring = engine.ops.new_array((self._n_states, engine.shape.n_hc, engine.shape.n_embd))
-            self.trunk.keep_outputs(layer, ring)
-            self._outputs[layer] = ring
-        self._states_from = 0  # first position whose outputs are known; n_past: none is
+        kept = engine.shape.n_swa + ROLLBACK if drafts else 1
+        self._outputs = Outputs(self.trunk, (self._final, *taps), kept)
         # The latest cuts of the timeline: where each ended, the last one being this epoch's.
         self._cuts: deque[int] = deque(maxlen=KEPT_CUTS)
 
@@ -118,9 +114,9 @@ class Session:
         An array of the kernel set, which the next evaluation may overwrite.
         """
         last = self.n_past - 1
-        if last < self._states_from:
+        if last < self.known_from():
             return None
-        return self._outputs[self._final][last % self._n_states]
+        return self._outputs.at(self._final, last)
 
     def tail(self, first: int) -> np.ndarray:
         """Token ids from position `first` on, int32."""
@@ -136,26 +132,24 @@ class Session:
         states : float32 Array of shape (k, n_hc, n_embd)
         tokens : int32 array of shape (k,)
         """
-        first = max(self._states_from, self.n_past - min(n, self._n_states), 0)
+        first = max(self.known_from(), self.n_past - n)
         return first, self.states(first, self.n_past - first), self.tail(first)
 
     def states(self, first: int, n: int) -> Array:
         """Final states of n tokens from position `first` on, which must be known.
 
-        Returns
-        -------
-        float32 Array of shape (n, n_hc, n_embd)
+        float32 Array of shape (n, n_hc, n_embd).
         """
         return self.outputs(self._final, first, n)
 
     def outputs(self, layer: int, first: int, n: int) -> Array:
         """As `states`, after another layer that a drafter taps."""
-        assert first >= self._states_from and first + n <= self.n_past, (first, n)
-        return self.engine.ops.ring_get(self._outputs[layer], first, n)
+        assert first + n <= self.n_past, (first, n)
+        return self._outputs.get(layer, first, n)
 
     def known_from(self) -> int:
         """First position whose outputs are known and still kept; `n_past` where none is."""
-        return max(self._states_from, self.n_past - self._n_states)
+        return self._outputs.first(self.n_past)
 
     def unchanged_since(self, epoch: int) -> int:
         """Tokens before this position are what they were at that epoch, unless they are new."""
@@ -182,7 +176,7 @@ class Session:
         pos0 = self.n_past
         self._fresh = False
         state = self.trunk.evaluate(self.cache, ids, pos0)
-        self._states_from = max(self._states_from, pos0 + len(ids) - self._n_states)
+        self._outputs.extended(pos0 + len(ids))
         self._tokens.extend(ids.tolist())
         self._high = max(self._high, self.n_past)
         return state
@@ -248,13 +242,7 @@ class Session:
         return total
 
     def eval(self, token: int) -> Logits:
-        """Append one token.
-
-        Returns
-        -------
-        Logits
-            After the token; overwritten by the next evaluation.
-        """
+        """Append one token; the logits after it, which the next evaluation overwrites."""
         self._finish(self._advance(self._check((token,))))
         return Logits(self.engine.ops, self._logits, 0)
 
@@ -310,16 +298,12 @@ class Session:
             raise RebuildNeeded(
                 f"rewind: expected {oldest} to {self.n_past} tokens, found {n_past}"
             )
-        # Positions from n_past on are rewritten before they are read; known states from here
-        # back are those that the ring still holds.
-        self._states_from = max(self._states_from, self.n_past - self._n_states)
-        if self._states_from > n_past:
-            self._states_from = n_past
+        self._outputs.cut(n_past)
         del self._tokens[n_past:]
         self._fresh = False
         self._cut(n_past)
         if n_past == 0:
-            self._high = self._floor = self._states_from = 0
+            self._high = self._floor = 0
             self.place.identity = None
             return
         if logits is not None:
@@ -376,12 +360,7 @@ class Session:
 
     def save(self) -> Snapshot:
         """Snapshot of the timeline in memory; `logits` must be valid."""
-        kv = self.engine.options.kv
-        first = self.known_from()
-        outputs = {
-            layer: np.array(self.outputs(layer, first, self.n_past - first), np.float32)
-            for layer in self._outputs
-        }
+        kv, outputs = self.engine.options.kv, self._outputs.save(self.n_past)
         return snapshot.save(self.cache, self._tokens, self.logits, kv, self._chunk, outputs)
 
     def restore(self, saved: Snapshot) -> None:
@@ -398,13 +377,7 @@ class Session:
         self._fresh = True
         self._high = self._floor = len(tokens)
         self._cut(0)
-        self._states_from = len(tokens)
-        if saved.outputs is not None and saved.outputs.keys() >= self._outputs.keys():
-            kept = min(len(saved.outputs[self._final]), self._n_states)
-            self._states_from -= kept
-            for layer, ring in self._outputs.items():
-                rows = saved.outputs[layer]
-                self.engine.ops.ring_set(ring, self._states_from, rows[len(rows) - kept :])
+        self._outputs.restore(saved.outputs, len(tokens))
 
     def save_file(self, path: Path, title: str | None = None, *, new: bool = False) -> None:
         """Write the session to a file; a session that was loaded or saved keeps its identity.

@@ -111,7 +111,7 @@ def test_fewer_drafts_are_the_first_of_more(engine):
 
 
 def test_after_any_history_a_drafter_says_what_a_fresh_one_says(engine):
-    """Rejections, plain steps, rewinds, restores and long sleeps leave no trace, to the last bit."""
+    """Rejections, plain steps, rewinds, restores and long sleeps leave no trace in any bit."""
     rng = np.random.default_rng(3)
     session = engine.session(1024)
     text = rng.integers(3, 500, 900).tolist()
