@@ -1,7 +1,7 @@
 """A trained drafter as the package's file: ``python -m engine.training.dspark.export FOLDER``.
 
-FOLDER is what `train` left. The file is layout A with 8-bit matrices; its log is kept beside it, and
-`nano.json` gets its hash and the facts of its training. Another trunk needs another drafter.
+FOLDER is what `train` left. The file is layout A with 8-bit matrices; its log is kept beside it,
+and `nano.json` gets its hash and the facts of its training. Another trunk needs another drafter.
 """
 
 from __future__ import annotations
