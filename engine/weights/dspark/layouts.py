@@ -127,7 +127,7 @@ def stage_prefix(layout: str, stage: int) -> str:
 
 def count_stages(layout: str, tensors: Iterable[str]) -> int:
     """Stages that a file has, by its tensors; some files' keys count something else."""
-    pattern = re.compile(_STAGE[layout].replace(".", r"\.").format(r"(\d+)") + "attn_kv\\.weight")
+    pattern = re.compile(_STAGE[layout].replace(".", r"\.").format(r"(\d+)") + ".*")
     return len({m[1] for name in tensors if (m := pattern.fullmatch(name))})
 
 

@@ -52,15 +52,14 @@ def shown_shape(file: GGUFFile) -> Shape:
     key = next((k for k in keys.taps if k in file.metadata), keys.taps[0])
     last = int(file.metadata.get_ints(key, 0, 1 << 16, 1).max()) + keys.shift
     n_layer = max(last, 0) + 1
-    return dataclasses.replace(
-        shape,
-        n_layer=n_layer,
-        n_vocab=(1, *file.tensors[own["markov_w1"]].shape)[-2],
-        compress_ratios=(0,) * n_layer,
-        swiglu_limit=(10.0,) * n_layer,
-        swiglu_limit_shared=(10.0,) * n_layer,
-        **_stated(file, layout),
-    )
+    found: dict[str, Any] = {
+        "n_layer": n_layer,
+        "n_vocab": (1, *file.tensors[own["markov_w1"]].shape)[-2],
+        "compress_ratios": (0,) * n_layer,
+        "swiglu_limit": (10.0,) * n_layer,
+        "swiglu_limit_shared": (10.0,) * n_layer,
+    }
+    return dataclasses.replace(shape, **found | _stated(file, layout))
 
 
 def _stated(file: GGUFFile, layout: str) -> dict[str, Any]:

@@ -109,12 +109,12 @@ def test_help_needs_no_heavy_import():
 
 
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
-    from engine.models import write
+    from engine.models import container
 
     def fail(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(write.os, "fsync", fail)
+    monkeypatch.setattr(container.os, "fsync", fail)
 
     result = run("--shape", "micro", "--recipe", "q8_0", "--out", tmp_path / "m.gguf")
 
