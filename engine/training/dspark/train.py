@@ -55,6 +55,7 @@ def arguments() -> argparse.ArgumentParser:
     p.add_argument("--threads", type=int, help="threads of torch")
     p.add_argument("--checkpoint-minutes", type=float, default=5.0)
     p.add_argument("--resume", action="store_true", help="go on from checkpoint.pt")
+    p.add_argument("--until", type=int, help="end after this step of the schedule of --steps")
     return p
 
 
@@ -82,7 +83,7 @@ class Run:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
-        for name in ("steps", "batch_tokens", "threads"):
+        for name in ("steps", "batch_tokens", "threads", "until"):
             value = getattr(args, name)
             if value is not None and not value > 0:
                 raise OptionError(f"{name}: expected more than 0, found {value}")
@@ -153,19 +154,20 @@ class Run:
         recent: list[Any] = []
         losses: list[float] = []
         held_out_every = max(args.steps // _EVALUATIONS, 1)
-        while self.step < args.steps:
+        last = min(args.steps, args.until or args.steps)
+        while self.step < last:
             loss, slots = self._one_step()
             recent.append(slots)
             losses.append(loss)
-            if self.step % _LOG_STEPS == 0 or self.step == args.steps:
+            if self.step % _LOG_STEPS == 0 or self.step == last:
                 self._log_training(recent, losses)
                 recent, losses = [], []
-            if self.step % held_out_every == 0 and self.step < args.steps:
+            if self.step % held_out_every == 0 and self.step < last:
                 self._write_line(self.held_out(("exam",), 2))
             if self.seconds() - saved_at >= 60 * args.checkpoint_minutes:
                 self._save_checkpoint()
                 saved_at = self.seconds()
-        self.last = self.held_out(("exam", "long"), 4)
+        self.last = self.held_out(("exam", "long"), 3)
         self._write_line(self.last)
         self._save_weights()
 
@@ -257,6 +259,7 @@ class Run:
         meta = {
             "seed": self.args.seed,
             "steps": self.step,
+            "schedule": self.args.steps,
             "anchors": self.n_anchor,
             "seconds": round(self.seconds(), 1),
             "threads": torch.get_num_threads(),

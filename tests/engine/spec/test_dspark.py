@@ -67,9 +67,9 @@ def drafts_of(session, token: int, k: int = 5) -> Drafts:
 
 
 @pytest.mark.parametrize("mode", DSPARK_MODES)
-@pytest.mark.parametrize("wrong", [2, 3, 7, 1000])
+@pytest.mark.parametrize("wrong", [3, 1000])
 def test_modes_emit_plains_stream_whatever_is_kept(engine, mode, wrong):
-    for prompt in prompts(engine.shape.n_vocab, 10)[::3]:
+    for prompt in prompts(engine.shape.n_vocab, 10)[4::5]:
         session = engine.session(len(prompt) + 48)
         tokens, logits, state = plain_run(session, prompt, 40)
         session.rewind(0)
