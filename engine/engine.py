@@ -239,18 +239,11 @@ def open_engine(options: EngineOptions) -> Engine:
     BackendError
         If the backend is not available.
     """
-    from engine.weights.files import open_files
+    from engine.weights.files import open_model
     from engine.weights.foreign import notices
     from engine.weights.verify import verify_values
 
-    files = open_files(
-        options.path,
-        options.mtp_path,
-        options.backend,
-        options.kv,
-        options.dspark_path,
-        options.draft_force,
-    )
+    files = open_model(options)
     try:
         weights = files.weights
         verify_values(files, options.check_values)

@@ -28,7 +28,7 @@ from engine.text.chat import Message, render_chat
 from engine.text.tokenizer import Tokenizer
 from engine.tooling.diagnose.gpu_speed import copy_bandwidth
 from engine.tooling.results.environment import usable_cores
-from engine.weights.files import ModelFiles, open_files
+from engine.weights.files import ModelFiles, open_model
 from engine.weights.traffic import INDEX_VALUE_BYTES, decode_traffic
 
 # Up to this size a file is hashed whole for its identity; beyond, pieces of every tensor count.
@@ -76,14 +76,7 @@ class FileModel:
             If a file is not a model that can be run.
         """
         options = _options(plan)
-        with open_files(
-            options.path,
-            options.mtp_path,
-            options.backend,
-            options.kv,
-            options.dspark_path,
-            options.draft_force,
-        ) as opened:
+        with open_model(options) as opened:
             shape, trunk = opened.weights.shape, opened.weights.trunk
             # Tensors are views of the mapping: everything that needs them happens before closing.
             decode_bytes = {

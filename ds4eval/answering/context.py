@@ -117,16 +117,9 @@ def examine(
     from engine.memory import check_memory, free_bytes, open_device, plan_memory
     from engine.text.encoding import FIRST, chosen, release_of
     from engine.text.tokenizer import Tokenizer
-    from engine.weights.files import open_files
+    from engine.weights.files import open_model
 
-    with open_files(
-        options.path,
-        options.mtp_path,
-        options.backend,
-        options.kv,
-        options.dspark_path,
-        options.draft_force,
-    ) as files:
+    with open_model(options) as files:
         file, shape = files.trunk, files.weights.shape
         tokenizer = Tokenizer.from_metadata(file.metadata)
         if tokenizer.n_vocab > shape.n_vocab:

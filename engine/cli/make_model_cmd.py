@@ -128,7 +128,6 @@ def _make(values: dict[str, Any]) -> None:
             made = write_dspark(
                 dspark,
                 shape,
-                None,
                 recipe,
                 seed,
                 values["dspark_layout"],

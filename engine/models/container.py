@@ -20,6 +20,7 @@ from engine.models.make import Spec
 from engine.models.stream import encoded, encoded_values, spec_bytes
 from engine.models.vocab import CHAT_TEMPLATE, PRE_TOKENIZER, Vocab
 from engine.quant.formats import Format
+from engine.shape import DsparkShape
 
 Progress = Callable[[str, int, int], None]
 
@@ -45,11 +46,14 @@ class Trained:
     vocab : Vocab
     name : str
         The file's general.name.
+    spark : DsparkShape, optional
+        Of a DSpark drafter's weights.
     """
 
     weights: Mapping[str, np.ndarray]
     vocab: Vocab
     name: str
+    spark: DsparkShape | None = None
 
 
 @dataclass(frozen=True, slots=True)

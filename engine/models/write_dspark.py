@@ -30,7 +30,6 @@ _ARCHITECTURES = {"A": "deepseek4-dspark", "B": "deepseek4-dspark", "C": "dflash
 def write_dspark(
     path: Path,
     shape: Shape,
-    spark: DsparkShape | None = None,
     recipe: str = "f32",
     seed: int = 0,
     layout: str = "A",
@@ -48,8 +47,6 @@ def write_dspark(
     path : Path
     shape : Shape
         Of the trunk.
-    spark : DsparkShape, optional
-        That of `dspark_shape` by default.
     recipe, seed, force, quick, trained, progress
         As `engine.models.write.write_model` takes them.
     layout : {'A', 'B', 'C'}
@@ -71,7 +68,9 @@ def write_dspark(
     if combined and layout == "C":
         raise OptionError("layout: expected A or B beside a trunk in one file, found C")
     check_target(path, force)
-    spark = dspark_shape(shape) if spark is None else spark
+    spark = dspark_shape(shape)
+    if trained is not None and trained.spark is not None:
+        spark = trained.spark
     formats = dspark_formats(recipe, layout)
     names = _names(shape, spark, layout)
     entries = [

@@ -13,6 +13,7 @@ from types import TracebackType
 from engine.errors import LayoutError
 from engine.gguf.reader import GGUFFile, open_gguf
 from engine.gguf.values import escape
+from engine.options import EngineOptions
 from engine.shape import Shape
 from engine.weights.bind import MtpWeights, TrunkWeights, bind_mtp, bind_trunk, iter_tensors
 from engine.weights.dspark.bind import DsparkWeights, bind_dspark
@@ -198,6 +199,18 @@ def open_files(
         for file in opened:
             file.close()
         raise
+
+
+def open_model(options: EngineOptions) -> ModelFiles:
+    """`open_files` with what a caller chose, asking the kernel set of its backend."""
+    return open_files(
+        options.path,
+        options.mtp_path,
+        options.backend,
+        options.kv,
+        options.dspark_path,
+        options.draft_force,
+    )
 
 
 def check_drafter(source: str, shape: Shape, weights: ModelWeights, backend: str, kv: str) -> None:

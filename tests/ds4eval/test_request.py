@@ -163,6 +163,8 @@ def test_an_option_of_decoding_reaches_the_settings(request_of, line, field, val
     ("line", "field", "value"),
     [
         ("--warm-weights", "model.warm_weights", True),
+        ("--mode dspark --draft-model d.gguf", "model.draft_model", Path("d.gguf")),
+        ("--mode dspark --draft-force", "model.draft_force", True),
         ("--ray local", "model.ray", "local"),
         ("--allow-network-fs", "output.allow_network_fs", True),
         ("--base-url http://a --reply-timeout 9", "model.server.reply_timeout_s", 9.0),

@@ -10,13 +10,14 @@ verification has no counterpart: every mode emits plain's tokens.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from engine.errors import OptionError
+from engine.errors import ModelFileError, OptionError
 from engine.options import DSPARK_MODES, MODES, MTP_MODES
 from engine.tooling.options.group import OptionGroup
 from engine.tooling.options.model import ModelChoice
@@ -179,8 +180,10 @@ def drafters(
         if dspark is None and wants_dspark:
             # One head for both recipes: its training met the trunks of both.
             dspark = bundled_model("dspark", RECIPES[-1]).path
-    elif dspark is None and trunk is not None and wants_dspark and trunk.is_file():
-        dspark = trunk if kind_of(trunk, alone=False)[0] not in (MTP, "") else None
+    elif dspark is None and trunk is not None and wants_dspark:
+        # What is wrong with the model itself, opening it says.
+        with contextlib.suppress(ModelFileError):
+            dspark = trunk if kind_of(trunk, alone=False)[0] not in (MTP, "") else None
     if not every:
         mtp = mtp if wants_mtp else None
         dspark = dspark if wants_dspark else None

@@ -43,7 +43,7 @@ def load(folder: Path, tokenizer: Path = TOKENIZER) -> Trained:
     for name, value in weights.items():
         if not np.isfinite(value).all():
             raise OptionError(f"{name}: expected finite values, found others")
-    return Trained(weights, vocab_of(tokenizer, shape.n_vocab), NAME)
+    return Trained(weights, vocab_of(tokenizer, shape.n_vocab), NAME, nano_dspark())
 
 
 def write_package(folder: Path, out: Path = DATA) -> Path:
@@ -62,9 +62,7 @@ def write_package(folder: Path, out: Path = DATA) -> Path:
         raise OptionError(f"run: expected a finished one in {str(folder)!r}: {error}") from None
     record = json.loads((out / FACTS.name).read_text())
     path = out / file_name(RECIPE, DSPARK)
-    made = write_dspark(
-        path, nano(), nano_dspark(), FORMATS[RECIPE], layout="A", force=True, trained=trained
-    )
+    made = write_dspark(path, nano(), FORMATS[RECIPE], layout="A", force=True, trained=trained)
     record["files"][path.name] = {
         "recipe": FORMATS[RECIPE],
         "bytes": made.n_bytes,
