@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT := out
 
-.PHONY: bench bench-cpu locked test test-slow test-pythons mutants house test-oracle test-cuda test-gpu confirm-gpu bench-gpu train-nano check smoke fuzz lock clean
+.PHONY: bench bench-cpu locked test test-slow test-pythons mutants house test-oracle test-cuda test-gpu confirm-gpu bench-gpu train-nano train-nano-dspark check smoke fuzz lock clean
 
 # The marker is remade when the list of dependencies changes.
 $(VENV)/.installed: pyproject.toml
@@ -117,6 +117,13 @@ train-nano: $(VENV)/.train
 	$(BIN)/python -m engine.training.train --tokens $(NANO_TOKENS) --out $(OUT)/nano \
 	  $(if $(wildcard $(OUT)/nano/checkpoint.pt),--resume)
 	$(BIN)/python -m engine.training.export $(OUT)/nano
+
+# The bundled model's DSpark head, anew: about half an hour on two cores.
+train-nano-dspark: $(VENV)/.train
+	$(BIN)/python -m engine.training.dspark.train --out $(OUT)/nano-dspark \
+	  $(if $(wildcard $(OUT)/nano-dspark/checkpoint.pt),--resume)
+	$(BIN)/python -m engine.training.dspark.curve $(OUT)/nano-dspark/log.jsonl $(OUT)/nano-dspark/curve.svg
+	$(BIN)/python -m engine.training.dspark.export $(OUT)/nano-dspark
 
 check: $(VENV)/.test
 	$(BIN)/ruff format --check .

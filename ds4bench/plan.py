@@ -119,6 +119,11 @@ class SweepPlan:
     mtp_draft: int = 1
     mtp_adaptive: bool = False
     mtp_margin: float = 0.0
+    dspark: Path | None = None
+    draft_max: int | None = None
+    draft_confidence: float = 0.0
+    draft_adaptive: bool = False
+    draft_force: bool = False
     modes: tuple[str, ...] = ("plain",)
     ctx_start: int = 2048
     ctx_max: int = 32768
@@ -230,6 +235,7 @@ class SweepPlan:
         record["prompt"] = prompt
         record["model"] = str(self.model)
         record["mtp"] = None if self.mtp is None else str(self.mtp)
+        record["dspark"] = None if self.dspark is None else str(self.dspark)
         record["modes"] = list(self.modes)
         record["context"] = self.context
         return record

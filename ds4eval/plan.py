@@ -141,8 +141,8 @@ class ReplySettings:
         Release of the chat format; None takes what the model says of itself.
     mode : str
         Decode mode of `engine.spec`.
-    draft, adaptive, margin
-        See `engine.spec.modes.open_decoder`.
+    draft, adaptive, margin, confidence
+        See `engine.spec.modes.open_decoder`; of the mode's kind of drafter.
     explicit_tokens : bool
         Whether the user named the budget: then a prompt that leaves less is refused.
     """
@@ -151,9 +151,10 @@ class ReplySettings:
     budget: Budget = field(default_factory=Budget)
     think: str = "high"
     mode: str = "plain"
-    draft: int = 1
+    draft: int | None = 1
     adaptive: bool = False
     margin: float = 0.0
+    confidence: float = 0.0
     explicit_tokens: bool = False
     encoding: str | None = None
     form: str = "line"
@@ -280,12 +281,14 @@ def config_of(settings: ReplySettings, think: str, model: Document, data: Docume
         config["adaptive"] = True
     if drafts and settings.margin:
         config["margin"] = settings.margin
+    if drafts and settings.confidence:
+        config["confidence"] = settings.confidence
     plain: Document = json.loads(json.dumps(config, allow_nan=False))
     return plain
 
 
 # What tells model files with equal headers apart; runs of earlier releases do not have it.
-IDENTITY = ("sampled_sha256", "mtp_sampled_sha256")
+IDENTITY = ("sampled_sha256", "mtp_sampled_sha256", "dspark_sampled_sha256")
 
 
 def is_header_only(config: Document) -> bool:

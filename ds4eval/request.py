@@ -72,7 +72,11 @@ class ModelOptions:
     mode : str
         Decode mode, see `engine.spec`.
     draft, adaptive, margin
-        See `engine.spec.modes.open_decoder`.
+        See `engine.spec.modes.open_decoder`; of an MTP block.
+    draft_model : Path or None
+        GGUF file of a drafter of either kind.
+    draft_max, draft_confidence, draft_adaptive, draft_force
+        The same of a DSpark drafter; see `engine.tooling.options.speculation`.
     backend, threads, activations, kv, repack, launch, residency, residency_gib, device
         See `engine.options.EngineOptions`.
     devices : tuple of int
@@ -96,6 +100,11 @@ class ModelOptions:
     draft: int = 1
     adaptive: bool = False
     margin: float = 0.0
+    draft_model: Path | None = None
+    draft_max: int | None = None
+    draft_confidence: float = 0.0
+    draft_adaptive: bool = False
+    draft_force: bool = False
     backend: str = "cpu"
     threads: int | None = None
     activations: str = "int8"

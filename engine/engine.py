@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from engine.cache import session_file
 from engine.errors import ContextError, OptionError
+from engine.forward.dspark import DsparkModel, prepare_dspark
 from engine.forward.model import Model, MtpModel, Preparer
 from engine.memory import MemoryPlan, WeightPlan, check_memory, matrices, plan_memory, plan_weights
 from engine.ops.base import Backend
 from engine.ops.operands import Weight
-from engine.options import MODES, EngineOptions
+from engine.options import DSPARK_MODES, MODES, MTP_MODES, EngineOptions
 from engine.session import Session
 from engine.shape import Shape
 from engine.text.chat import DEFAULT_SYSTEM, Message, render_chat
@@ -44,6 +45,7 @@ class Engine:
         self.threads = 0
         self.model: Model
         self.mtp: MtpModel | None = None
+        self.dspark: DsparkModel | None = None
         self.repacked_bytes = 0
         self.weight_bytes = 0  # all that is held of the weights beside the files' pages
         self._files = files
@@ -126,7 +128,9 @@ class Engine:
 
     def modes(self) -> tuple[str, ...]:
         """Decode modes that this engine can run with the files it has."""
-        return MODES if self.mtp is not None else MODES[:1]
+        absent: tuple[str, ...] = MTP_MODES if self.mtp is None else ()
+        absent += DSPARK_MODES if self.dspark is None else ()
+        return tuple(mode for mode in MODES if mode not in absent)
 
     def memory_estimate(self, ctx: int) -> MemoryPlan:
         """Bytes that the weights hold and a session of `ctx` tokens needs."""
@@ -191,6 +195,13 @@ class Engine:
         if self._files.mtp is not None:
             facts["mtp_header_sha256"] = self._files.mtp.identity.header_sha256
             facts["mtp_sampled_sha256"] = self._files.mtp.identity.sampled_sha256()
+        if self.dspark is not None and self._files.dspark is not None:
+            identity, bound = self._files.dspark.identity, self._files.weights.dspark
+            assert bound is not None
+            facts["dspark_header_sha256"] = identity.header_sha256
+            facts["dspark_sampled_sha256"] = identity.sampled_sha256()
+            facts["dspark"] = {**asdict(self.dspark.spark), "layout": bound.layout}
+            facts["dspark_pairing"] = self._files.pairing
         facts.update(self.ops.facts())
         return facts
 
@@ -228,11 +239,11 @@ def open_engine(options: EngineOptions) -> Engine:
     BackendError
         If the backend is not available.
     """
-    from engine.weights.files import open_files
+    from engine.weights.files import open_model
     from engine.weights.foreign import notices
     from engine.weights.verify import verify_values
 
-    files = open_files(options.path, options.mtp_path, options.backend, options.kv)
+    files = open_model(options)
     try:
         weights = files.weights
         verify_values(files, options.check_values)
@@ -245,7 +256,7 @@ def open_engine(options: EngineOptions) -> Engine:
         plan = _plan_weights(engine)
         tensors = matrices(weights.tensors)
         ops.arrange(tensors, {t.name for t in weights.draft_tensors}, options)
-        engine.notices += ops.notices() + notices(files.trunk)
+        engine.notices += ops.notices() + notices(files.trunk) + files.notices
         if options.mtp_path is not None and (warning := mtp_warning(engine.release)):
             engine.notices.append(warning)
 
@@ -259,6 +270,10 @@ def open_engine(options: EngineOptions) -> Engine:
         engine.model = preparer.trunk(weights.shape, weights.trunk)
         if weights.mtp is not None:
             engine.mtp = preparer.mtp(weights.shape, weights.mtp)
+        if weights.dspark is not None:
+            engine.dspark = prepare_dspark(
+                preparer, prepare, ops.vector, weights.shape, weights.dspark
+            )
         # A driver may refuse to read the file in place, so that more is copied than was planned.
         on_device = options.backend == "cuda"
         engine.weight_bytes = (engine.repacked_bytes if on_device else plan.copies) + plan.vectors

@@ -117,6 +117,7 @@ def _before_stop(result: StepResult, stop: Collection[int]) -> StepResult:
         result.draft_s,
         result.verify_s,
         result.rollback_s,
+        result.drafts,
     )
 
 
@@ -128,9 +129,10 @@ def generate(
     limit: int | None = None,
     stop: Collection[int] | None = None,
     mode: str = "plain",
-    draft: int = 1,
+    draft: int | None = None,
     adaptive: bool = False,
     margin: float = 0.0,
+    confidence: float = 0.0,
     steer: Steer | None = None,
 ) -> Generation[Decoder]:
     """Go on from a prompt.
@@ -151,7 +153,7 @@ def generate(
         Tokens that end the reply; the model's end tokens by default.
     mode : str
         Decode mode, one of `engine.options.MODES`. All of them emit the same tokens.
-    draft, adaptive, margin
+    draft, adaptive, margin, confidence
         Of the speculative modes, see `engine.spec.modes.open_decoder`.
     steer : Steer, optional
         May force tokens and shorten steps.
@@ -182,6 +184,7 @@ def generate(
         adaptive=adaptive,
         stop=stop,
         margin=margin,
+        confidence=confidence,
     )
     if tokens:
         session.sync([*session.tokens, *tokens])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import psutil
 
-from engine.cache.kv import ROLLBACK, raw_rows, ring_rows
+from engine.cache.kv import ROLLBACK, block_rows, raw_rows, ring_rows
 from engine.errors import MemoryBudgetError
 from engine.forward.model import VECTOR_SUFFIXES
 from engine.forward.scratch import scratch_bytes
@@ -27,7 +27,7 @@ from engine.ops.memory import (
     values_bytes,
 )
 from engine.options import EngineOptions
-from engine.shape import Shape
+from engine.shape import DsparkShape, Shape
 from engine.weights.machine import host_warning
 
 if TYPE_CHECKING:
@@ -203,6 +203,10 @@ def _vector_bytes(weights: ModelWeights, on_device: bool) -> int:
             total += values_bytes(tensor.shape)
     blocks = [*weights.trunk.layers, *([weights.mtp.layer] if weights.mtp else [])]
     unbiased = sum(x.exp_probs_b is None and x.ffn_gate_tid2eid is None for x in blocks)
+    if weights.dspark is not None:
+        # The sinks of a stage are held once more, for every row of a block.
+        spark = weights.dspark.spark
+        total += spark.n_stage * spark.block * weights.shape.n_head * F32
     return total + unbiased * weights.shape.n_expert * F32
 
 
@@ -243,9 +247,9 @@ def plan_memory(
         mapped=files.n_bytes,
         weights=weight_bytes,
         context=_context_bytes(foot, shape, ctx, chunk, official),
-        activations=_activation_bytes(foot, shape, ctx, rows, drafting=weights.mtp is not None),
+        activations=_activation_bytes(foot, weights, ctx, rows),
         working=foot.working_bytes(shape, weights.trunk, rows, ctx, official),
-        drafter=_drafter_bytes(foot, shape, official) if weights.mtp is not None else 0,
+        drafter=_drafter_bytes(foot, weights, official),
         on_device=options.backend == "cuda",
     )
 
@@ -273,19 +277,33 @@ def _context_bytes(foot: Footprint, shape: Shape, ctx: int, chunk: int, official
     return total
 
 
-def _activation_bytes(foot: Footprint, shape: Shape, ctx: int, rows: int, drafting: bool) -> int:
-    """Of a `Trunk` and a `Session`: activations, angles, states, logits of a verification."""
+def _activation_bytes(foot: Footprint, weights: ModelWeights, ctx: int, rows: int) -> int:
+    """Of a `Trunk` and a `Session`: activations, angles, outputs, logits of a verification."""
+    shape, dspark = weights.shape, weights.dspark
+    drafting = weights.mtp is not None or dspark is not None
     states = shape.n_swa + ROLLBACK if drafting else 1
+    taps = dspark.spark.taps if dspark is not None else ()
+    kept = len({shape.n_layer - 1, *taps})
     return (
         scratch_bytes(shape, rows)
         + 2 * foot.table_bytes(ctx + rows, shape.n_rot)
-        + states * shape.n_hc * shape.n_embd * F32
+        + kept * states * shape.n_hc * shape.n_embd * F32
         + (1 + ROLLBACK) * shape.n_vocab * F32
     )
 
 
-def _drafter_bytes(foot: Footprint, shape: Shape, official: bool) -> int:
-    """Of a `Drafter`: a window of rows, activations, two copies of states, one row of logits."""
+def _drafter_bytes(foot: Footprint, weights: ModelWeights, official: bool) -> int:
+    """Of the drafters of a session: each kind that the model has, once."""
+    total = 0
+    if weights.mtp is not None:
+        total += _mtp_bytes(foot, weights.shape, official)
+    if weights.dspark is not None:
+        total += _dspark_bytes(foot, weights.shape, weights.dspark.spark, official)
+    return total
+
+
+def _mtp_bytes(foot: Footprint, shape: Shape, official: bool) -> int:
+    """A window of rows, activations, two copies of states, one row of logits."""
     rows = max(shape.n_swa, ROLLBACK)
     window = -(-(2 * shape.n_swa + ROLLBACK) // 256) * 256
     return (
@@ -293,6 +311,18 @@ def _drafter_bytes(foot: Footprint, shape: Shape, official: bool) -> int:
         + scratch_bytes(shape, rows)
         + 2 * rows * shape.n_hc * shape.n_embd * F32
         + shape.n_vocab * F32
+    )
+
+
+def _dspark_bytes(foot: Footprint, shape: Shape, spark: DsparkShape, official: bool) -> int:
+    """Rows of each stage, activations, the operands of means, a Markov row, a block's logits."""
+    return (
+        spark.n_stage
+        * foot.kv_bytes(block_rows(shape.n_swa, spark.block), shape.head_dim, official)
+        + scratch_bytes(shape, max(shape.n_swa, spark.block))
+        + (shape.n_swa * shape.n_hc + 1 + shape.n_hc) * F32
+        + (spark.rank + 1) * F32
+        + (spark.block + 1) * shape.n_vocab * F32
     )
 
 

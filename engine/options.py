@@ -18,8 +18,10 @@ CUDA_FIELDS = ("launch", "residency", "residency_gib", "device")
 RESIDENCY = ("auto", "device", "hybrid", "mapped")  # where weights live for a CUDA device
 CHUNK = 512  # tokens of a prefill pass on a processor: activations of a layer stay in its caches
 CHUNK_CUDA = 2048  # on a GPU: enough tokens for every expert of a layer to have work
-# Decode modes; all but the first need an MTP block (see engine.spec).
-MODES = ("plain", "mtp-strict", "mtp-batched", "mtp-combined")
+# Decode modes; all but the first need a drafter (see engine.spec): an MTP block, or DSpark.
+MTP_MODES = ("mtp-strict", "mtp-batched", "mtp-combined")
+DSPARK_MODES = ("dspark", "dspark-strict")
+MODES = ("plain", *MTP_MODES, *DSPARK_MODES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,11 @@ class EngineOptions:
     path : Path
         Trunk GGUF file.
     mtp_path : Path or None
-        Separate MTP file (either layout); None when the trunk carries it or drafting is off.
+        Separate MTP file (either layout); None when drafting with it is off.
+    dspark_path : Path or None
+        File of a DSpark drafter (any layout), which may be the trunk's own; None without one.
+    draft_force : bool
+        Take a DSpark drafter that states another checkpoint than the trunk.
     backend : {'cpu', 'cuda', 'reference'}
     threads : int or None
         Worker threads; None takes every core this process may use.
@@ -63,6 +69,8 @@ class EngineOptions:
 
     path: Path
     mtp_path: Path | None = None
+    dspark_path: Path | None = None
+    draft_force: bool = False
     backend: str = "cpu"
     threads: int | None = None
     activations: str = "int8"
@@ -74,6 +82,12 @@ class EngineOptions:
     residency: str = "auto"
     residency_gib: float | None = None
     device: int = 0
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Every file that is read, the trunk's first, none twice."""
+        files = (self.path, self.mtp_path, self.dspark_path)
+        return tuple(dict.fromkeys(path for path in files if path is not None))
 
     def __post_init__(self) -> None:
         for name, allowed in (

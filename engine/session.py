@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,11 +15,13 @@ from engine.cache.session_place import SessionPlace
 from engine.cache.snapshot import Snapshot
 from engine.errors import ContextError, RebuildNeeded
 from engine.forward.opened import OpenModel
+from engine.forward.outputs import Outputs
 from engine.forward.probe import Probe
 from engine.forward.routing import Routing, routing_tap
 from engine.forward.trunk import Trunk
 from engine.ops.operands import Array, Logits
 
+KEPT_CUTS = 64  # rewinds after which a drafter that slept through them begins anew
 LOGIT_ROWS = 64  # rows of logits computed at a time when every position's are wanted
 
 
@@ -48,13 +51,14 @@ class Session:
         self._fresh = False  # whether _logits belongs to the last token
         # Changes whenever the live end moves by anything but appending; drafters watch it.
         self.epoch = 0
-        # Final states by position: enough for a drafter's window, or just the last one.
-        self._n_states = engine.shape.n_swa + ROLLBACK if engine.mtp is not None else 1
-        self._states = engine.ops.new_array(
-            (self._n_states, engine.shape.n_hc, engine.shape.n_embd)
-        )
-        self.trunk.keep_outputs(engine.shape.n_layer - 1, self._states)
-        self._states_from = 0  # first position whose state is known; n_past: none is
+        # What drafters read: enough for a window, or just the last state.
+        drafts = engine.mtp is not None or engine.dspark is not None
+        self._final = engine.shape.n_layer - 1
+        taps = engine.dspark.spark.taps if engine.dspark is not None else ()
+        kept = engine.shape.n_swa + ROLLBACK if drafts else 1
+        self._outputs = Outputs(self.trunk, (self._final, *taps), kept)
+        # The latest cuts of the timeline: where each ended, the last one being this epoch's.
+        self._cuts: deque[int] = deque(maxlen=KEPT_CUTS)
 
     @property
     def identity(self) -> SessionIdentity | None:
@@ -110,7 +114,13 @@ class Session:
         An array of the kernel set, which the next evaluation may overwrite.
         """
         last = self.n_past - 1
-        return self._states[last % self._n_states] if last >= self._states_from else None
+        if last < self.known_from():
+            return None
+        return self._outputs.at(self._final, last)
+
+    def tail(self, first: int) -> np.ndarray:
+        """Token ids from position `first` on, int32."""
+        return np.array(self._tokens[first:], np.int32)
 
     def history(self, n: int) -> tuple[int, Array, np.ndarray]:
         """States of the last tokens, as many of `n` as are known.
@@ -122,19 +132,31 @@ class Session:
         states : float32 Array of shape (k, n_hc, n_embd)
         tokens : int32 array of shape (k,)
         """
-        first = max(self._states_from, self.n_past - min(n, self._n_states), 0)
-        tokens = np.array(self._tokens[first:], np.int32)
-        return first, self.states(first, self.n_past - first), tokens
+        first = max(self.known_from(), self.n_past - n)
+        return first, self.states(first, self.n_past - first), self.tail(first)
 
     def states(self, first: int, n: int) -> Array:
         """Final states of n tokens from position `first` on, which must be known.
 
-        Returns
-        -------
-        float32 Array of shape (n, n_hc, n_embd)
+        float32 Array of shape (n, n_hc, n_embd).
         """
-        assert first >= self._states_from and first + n <= self.n_past, (first, n)
-        return self.engine.ops.ring_get(self._states, first, n)
+        return self.outputs(self._final, first, n)
+
+    def outputs(self, layer: int, first: int, n: int) -> Array:
+        """As `states`, after another layer that a drafter taps."""
+        assert first + n <= self.n_past, (first, n)
+        return self._outputs.get(layer, first, n)
+
+    def known_from(self) -> int:
+        """First position whose outputs are known and still kept; `n_past` where none is."""
+        return self._outputs.first(self.n_past)
+
+    def unchanged_since(self, epoch: int) -> int:
+        """Tokens before this position are what they were at that epoch, unless they are new."""
+        n = self.epoch - epoch
+        if n > len(self._cuts):
+            return 0
+        return min(list(self._cuts)[len(self._cuts) - n :], default=self.n_past)
 
     def _check(self, tokens: Sequence[int]) -> np.ndarray:
         ids = np.asarray(tokens, dtype=np.int64)
@@ -154,7 +176,7 @@ class Session:
         pos0 = self.n_past
         self._fresh = False
         state = self.trunk.evaluate(self.cache, ids, pos0)
-        self._states_from = max(self._states_from, pos0 + len(ids) - self._n_states)
+        self._outputs.extended(pos0 + len(ids))
         self._tokens.extend(ids.tolist())
         self._high = max(self._high, self.n_past)
         return state
@@ -220,13 +242,7 @@ class Session:
         return total
 
     def eval(self, token: int) -> Logits:
-        """Append one token.
-
-        Returns
-        -------
-        Logits
-            After the token; overwritten by the next evaluation.
-        """
+        """Append one token; the logits after it, which the next evaluation overwrites."""
         self._finish(self._advance(self._check((token,))))
         return Logits(self.engine.ops, self._logits, 0)
 
@@ -282,21 +298,22 @@ class Session:
             raise RebuildNeeded(
                 f"rewind: expected {oldest} to {self.n_past} tokens, found {n_past}"
             )
-        # Positions from n_past on are rewritten before they are read; known states from here
-        # back are those that the ring still holds.
-        self._states_from = max(self._states_from, self.n_past - self._n_states)
-        if self._states_from > n_past:
-            self._states_from = n_past
+        self._outputs.cut(n_past)
         del self._tokens[n_past:]
         self._fresh = False
-        self.epoch += 1
+        self._cut(n_past)
         if n_past == 0:
-            self._high = self._floor = self._states_from = 0
+            self._high = self._floor = 0
             self.place.identity = None
             return
         if logits is not None:
             self._logits[...] = logits.reshape(1, -1)
             self._fresh = True
+
+    def _cut(self, n_past: int) -> None:
+        """Note that tokens from n_past on are not what they were."""
+        self.epoch += 1
+        self._cuts.append(n_past)
 
     def all_logits(
         self, tokens: Sequence[int], routing: bool = False
@@ -343,10 +360,8 @@ class Session:
 
     def save(self) -> Snapshot:
         """Snapshot of the timeline in memory; `logits` must be valid."""
-        options = self.engine.options
-        _, states, _ = self.history(self._n_states)
-        host = np.array(states, np.float32)
-        return snapshot.save(self.cache, self._tokens, self.logits, options.kv, self._chunk, host)
+        kv, outputs = self.engine.options.kv, self._outputs.save(self.n_past)
+        return snapshot.save(self.cache, self._tokens, self.logits, kv, self._chunk, outputs)
 
     def restore(self, saved: Snapshot) -> None:
         """Put the timeline back to a snapshot taken from this engine's model.
@@ -361,13 +376,8 @@ class Session:
         self._logits[...] = logits[None]
         self._fresh = True
         self._high = self._floor = len(tokens)
-        self.epoch += 1
-        if saved.states is None:
-            self._states_from = len(tokens)
-        else:
-            self._states_from = max(len(tokens) - len(saved.states), 0)
-            kept = saved.states[len(saved.states) - (len(tokens) - self._states_from) :]
-            self.engine.ops.ring_set(self._states, self._states_from, kept)
+        self._cut(0)
+        self._outputs.restore(saved.outputs, len(tokens))
 
     def save_file(self, path: Path, title: str | None = None, *, new: bool = False) -> None:
         """Write the session to a file; a session that was loaded or saved keeps its identity.

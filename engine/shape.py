@@ -76,3 +76,23 @@ class Shape:
     def group_dim(self) -> int:
         """Attention output values that one output group projects (4096)."""
         return self.n_head * self.head_dim // self.n_out_group
+
+
+@dataclass(frozen=True, slots=True)
+class DsparkShape:
+    """What a DSpark drafter adds to its trunk's dimensions; figures in comments are Flash's.
+
+    A stage is a layer without compressor of the trunk's own sizes, so nothing else is needed.
+    Source: arXiv:2607.05147 and the `dspark_*` keys of release 0731's configuration.
+    """
+
+    n_stage: int  # 3
+    block: int  # 5 tokens drafted together; part of the trained function
+    rank: int  # 256, of the Markov head
+    noise: int  # 128799, the token that stands for one not drafted yet
+    taps: tuple[int, ...]  # (40, 41, 42): layers whose outputs are tapped, ascending
+
+    @property
+    def n_tap(self) -> int:
+        """Layers that are tapped (3)."""
+        return len(self.taps)

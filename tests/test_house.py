@@ -33,6 +33,8 @@ LARGE_FOLDERS = {"tests/cuda": 34, "tests/ds4bench": 34, "tests/ds4eval": 35}
 LONG_FUNCTIONS = {"engine/tooling/options/kernels.py:kernel_options": 87}
 WIDE_FUNCTIONS = {
     "ds4bench/sweep/cells.py:__init__": 11,
+    # What a caller may choose of one reply, all of it optional but the session.
+    "engine/generation.py:generate": 11,
     # Ops of the kernel seam: each argument is one of the formula's operands.
     "engine/ops/base.py:attend_turned": 12,
     "engine/ops/composed.py:attend_turned": 12,

@@ -1,4 +1,4 @@
-"""Draws the four pictures of docs/decode-modes.md: one decode mode each, two steps, to scale.
+"""Draws the pictures of docs/decode-modes.md: one decode mode each, two steps, to scale.
 
 It does not decode anything: the steps are written out below, and the widths are times that were
 measured for the bundled model. Run it from the repository's root to write the files again:
@@ -13,23 +13,25 @@ from html import escape
 from pathlib import Path
 
 # Milliseconds of the bundled model on two cores (speed-bench/README.md): a token, a drafted
-# token, and a verification of three rows.
+# token, a verification of three rows; and of DSpark a block with its tokens, and six rows.
 TOKEN_MS, DRAFT_MS, VERIFY_MS = 1.6, 0.4, 2.8
+BLOCK_MS, WIDE_MS = 2.4, 3.4
 SCALE = 60  # pixels a millisecond
 LEFT, TOP, LANE, BOX = 94, 44, 46, 32  # margins, distance of lanes, height of a box
 WIDTH = LEFT + int(11.2 * SCALE) + 16
 INK, PAPER, FAINT = "#24292f", "#ffffff", "#8c959f"
 COLOURS = {"eval": "#cfe3f7", "verify": "#a5c8ec", "draft": "#f6e3b4"}
+COLOURS |= {"wide": COLOURS["verify"], "block": COLOURS["draft"]}
 KEPT, DROPPED = "#1a7f37", "#cf222e"
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """One pass: over the whole model (`eval`, `verify`) or over the draft block (`draft`).
+    """One pass: over the whole model (`eval`, `verify`, `wide`) or the drafter (`draft`, `block`).
 
     Parameters
     ----------
-    kind : {'eval', 'verify', 'draft'}
+    kind : {'eval', 'verify', 'wide', 'draft', 'block'}
     rows : tuple of str
         Tokens that go in; a draft shows the token that comes out.
     dropped : int
@@ -42,7 +44,13 @@ class Box:
 
     @property
     def width_ms(self) -> float:
-        return {"eval": TOKEN_MS, "draft": DRAFT_MS, "verify": VERIFY_MS}[self.kind]
+        widths = {"eval": TOKEN_MS, "draft": DRAFT_MS, "verify": VERIFY_MS}
+        return (widths | {"block": BLOCK_MS, "wide": WIDE_MS})[self.kind]
+
+    @property
+    def drafts(self) -> bool:
+        """Whether the drafter runs it."""
+        return self.kind in ("draft", "block")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +115,30 @@ MODES: dict[str, tuple[str, tuple[Step, ...]]] = {
             ),
         ),
     ),
+    "dspark": (
+        "dspark: a block of five drafts at once, and the token with all of them in one pass",
+        (
+            Step(
+                (
+                    Box("block", ("+", "8", "=", "1", "3"), dropped=1),
+                    Box("wide", ("7", "+", "8", "=", "1", "3"), dropped=1),
+                ),
+                ("7", "+", "8", "=", "1"),
+            ),
+        ),
+    ),
+    "dspark-strict": (
+        "dspark-strict: a block of five drafts, each checked by a pass of one token",
+        (
+            Step(
+                (
+                    Box("block", ("+", "8", "1", "=", "1"), dropped=3),
+                    *(_eval(token) for token in "7+8"),
+                ),
+                ("7", "+", "8"),
+            ),
+        ),
+    ),
 }
 
 
@@ -157,7 +189,7 @@ def draw(mode: str) -> str:
     x, n_emitted = float(LEFT), 0
     for step in steps:
         for box in step.boxes:
-            parts += _box(box, x, block if box.kind == "draft" else model)
+            parts += _box(box, x, block if box.drafts else model)
             x += box.width_ms * SCALE
         parts.append(
             f'<line x1="{x - 1:.1f}" y1="{TOP - 6}" x2="{x - 1:.1f}" y2="{out + BOX}" '

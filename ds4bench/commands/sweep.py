@@ -239,6 +239,10 @@ def build_request(ctx: click.Context, values: dict[str, Any]) -> SweepRequest:
         mtp_draft=spec.draft,
         mtp_adaptive=spec.adaptive,
         mtp_margin=spec.margin,
+        draft_max=spec.draft_max,
+        draft_confidence=spec.draft_confidence,
+        draft_adaptive=spec.draft_adaptive,
+        draft_force=spec.draft_force,
         modes=spec.modes,
         warm_weights=model.warm,
         check_values=model.check_values,
@@ -249,9 +253,12 @@ def build_request(ctx: click.Context, values: dict[str, Any]) -> SweepRequest:
     SweepPlan(model=DEFAULT_MODEL, **plan_options)
     prompt = _prompt(values, drawn.seed)
     # Whether a named model has a block, the worker says that has read its header.
-    mtp = spec.block(model)
+    found = spec.found(model)
+    if found.notice:
+        click.echo(found.notice, err=True)
+    plan_options["modes"] = spec.settled(found).modes
     path = model.resolve(lambda line: click.echo(line, err=True))
-    plan = SweepPlan(model=path, mtp=mtp, prompt=prompt, **plan_options)
+    plan = SweepPlan(model=path, mtp=found.mtp, dspark=found.dspark, prompt=prompt, **plan_options)
     return SweepRequest(
         plan,
         outputs,

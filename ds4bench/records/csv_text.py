@@ -122,6 +122,11 @@ COLUMNS: dict[str, CellText] = {
     "ttft_p90_ms": lambda r, _: _fixed(r.ttft(90), 3, 1e3),
     "ttft_p99_ms": lambda r, _: _fixed(r.ttft(99), 3, 1e3),
     "user_tps": lambda r, _: _rate(r.user_tps),
+    "draft_context_ms": lambda r, _: _fixed(r.draft_context_s, 3, 1e3),
+    "draft_block_ms": lambda r, _: _fixed(r.draft_block_s, 3, 1e3),
+    "draft_head_ms": lambda r, _: _fixed(r.draft_head_s, 3, 1e3),
+    "confidence_ece": lambda r, _: _fixed(r.confidence_ece, 4),
+    "confidence_brier": lambda r, _: _fixed(r.confidence_brier, 4),
 }
 
 
@@ -310,6 +315,9 @@ def _row(cell: dict[str, str], where: str, decimal: str) -> SpeedRow:
         draft_s=number("draft_ms", 1e-3),
         verify_s=number("verify_ms", 1e-3),
         rollback_s=number("rollback_ms", 1e-3),
+        draft_context_s=number("draft_context_ms", 1e-3),
+        draft_block_s=number("draft_block_ms", 1e-3),
+        draft_head_s=number("draft_head_ms", 1e-3),
         step_s=(first,) if first else (),
         step_tokens=(1,) if first else (),
         token_hash=cell.get("token_hash") or None,

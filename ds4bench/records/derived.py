@@ -44,3 +44,16 @@ def mode_rank(mode: str) -> int:
     """Position of a mode, or of a series by its mode, in tables; unknown ones come last."""
     mode = mode_of(mode)
     return MODES.index(mode) if mode in MODES else len(MODES)
+
+
+def ece(reliability: Sequence[float]) -> float | None:
+    """Expected calibration error: how far confidences are from the shares that were kept."""
+    drafts = sum(reliability[0::4])
+    gaps = (abs(told - kept) for kept, told in zip(reliability[1::4], reliability[2::4]))
+    return sum(gaps) / drafts if drafts else None
+
+
+def brier(reliability: Sequence[float]) -> float | None:
+    """Brier score: the mean squared difference between confidence and outcome."""
+    drafts = sum(reliability[0::4])
+    return sum(reliability[3::4]) / drafts if drafts else None

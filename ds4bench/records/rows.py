@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ds4bench.records.derived import brier, ece, percentile, ratio, series_of
 from ds4bench.records.derived import mode_of as mode_of
 from ds4bench.records.derived import mode_rank as mode_rank
-from ds4bench.records.derived import percentile, ratio, series_of
 from ds4bench.records.statuses import DISTURBED as DISTURBED
 from ds4bench.records.statuses import STATUSES as STATUSES
 from ds4bench.records.words import RULES
@@ -38,6 +38,7 @@ LISTS = (
     "server_prefill_tokens",
     "server_gen_s",
     "server_gen_tokens",
+    "reliability",
 )
 
 
@@ -90,6 +91,12 @@ class SpeedRow:
         may be shorter.
     draft_s, verify_s, rollback_s : float or None
         Parts of gen_s, in speculative modes.
+    draft_context_s, draft_block_s, draft_head_s : float or None
+        Parts of draft_s: the drafter's rows, its layers, and the choice of its tokens.
+    reliability : tuple of float
+        For each depth and each tenth of confidence four numbers, of the drafts that were judged:
+        how many, how many were kept, the sum of their confidences, and of squared differences
+        between confidence and outcome (see `engine.spec.protocol.SpecStats`).
     step_s, step_tokens : tuple
         Seconds and committed tokens of each decode step, in order.
     token_hash : str or None
@@ -165,6 +172,20 @@ class SpeedRow:
     server_gen_s: tuple[float, ...] = ()
     server_gen_tokens: tuple[int, ...] = ()
     telemetry: Telemetry = field(default_factory=Telemetry)
+    draft_context_s: float | None = None
+    draft_block_s: float | None = None
+    draft_head_s: float | None = None
+    reliability: tuple[float, ...] = ()
+
+    @property
+    def confidence_ece(self) -> float | None:
+        """Distance of confidences from shares kept, by bin; None where no draft was judged."""
+        return ece(self.reliability)
+
+    @property
+    def confidence_brier(self) -> float | None:
+        """Mean squared difference of a confidence and what became of its draft."""
+        return brier(self.reliability)
 
     @property
     def ok(self) -> bool:

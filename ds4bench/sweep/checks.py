@@ -18,6 +18,7 @@ from ds4bench.plan import DEVICE_FIELDS, Cell, SweepPlan
 from ds4bench.records.rows import SpeedRow
 from ds4bench.worker.facts import ModelFacts
 from engine.errors import ContextError, MemoryBudgetError, OptionError
+from engine.options import DSPARK_MODES, MTP_MODES
 
 # What turns our sources into machine code; another version is another program.
 COMPILERS = ("numba", "llvmlite", "numpy", "numba-cuda", "nvidia-nvvm", "nvidia-nvjitlink")
@@ -48,6 +49,16 @@ def compilers() -> dict[str, str]:
     return found
 
 
+def _dspark(plan: SweepPlan, facts: ModelFacts) -> dict[str, object]:
+    """What rows that DSpark drafted for depend on."""
+    return {
+        "dspark": facts.dspark_id,
+        "draft_max": plan.draft_max,
+        "draft_confidence": plan.draft_confidence,
+        "draft_adaptive": plan.draft_adaptive,
+    }
+
+
 def fingerprint(
     plan: SweepPlan, facts: ModelFacts, machine: Mapping[str, object], code: str
 ) -> dict[str, object]:
@@ -63,6 +74,8 @@ def fingerprint(
         "mtp_draft": plan.mtp_draft,
         "mtp_adaptive": plan.mtp_adaptive,
         "mtp_margin": plan.mtp_margin,
+        # Of a sweep with a DSpark drafter alone, so that older journals can be gone on with.
+        **({} if facts.dspark_id is None else _dspark(plan, facts)),
         "gen_tokens": plan.gen_tokens,
         "threads": plan.threads,
         "activations": plan.activations,
@@ -169,8 +182,12 @@ def check_model(plan: SweepPlan, facts: ModelFacts, free_bytes: int) -> None:
                 f"--mode: expected one of {', '.join(facts.implemented_modes)}, which this "
                 f"engine implements, found {mode!r}"
             )
-        if mode != "plain" and not facts.has_mtp:
+        if mode in MTP_MODES and not facts.has_mtp:
             raise OptionError(f"--mode: expected --mtp FILE for {mode}, found a model without MTP")
+        if mode in DSPARK_MODES and not facts.has_dspark:
+            raise OptionError(
+                f"--mode: expected --draft-model FILE for {mode}, found a model without DSpark"
+            )
     if plan.context > facts.n_ctx_train:
         raise ContextError(
             f"--ctx-max: expected --ctx-max + --gen-tokens + 1 within the model's "

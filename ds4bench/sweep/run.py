@@ -161,7 +161,12 @@ def _checked(plan: SweepPlan, signals: SweepSignals) -> SweepPlan:
             raise Interrupted
 
     options = EngineOptions(
-        path=plan.model, mtp_path=plan.mtp, check_values=plan.check_values, kv=plan.kv
+        path=plan.model,
+        mtp_path=plan.mtp,
+        dspark_path=plan.dspark,
+        draft_force=plan.draft_force,
+        check_values=plan.check_values,
+        kv=plan.kv,
     )
     return replace(plan, check_values=check_values(options, tick).check_values)
 

@@ -15,10 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from engine.options import DSPARK_MODES
 from engine.shape import Shape
 from engine.tooling.results.environment import usable_cores
 from engine.weights.bind import MtpWeights, TrunkWeights, iter_tensors
-from engine.weights.traffic import INDEX_VALUE_BYTES, decode_traffic
+from engine.weights.dspark.bind import DsparkWeights
+from engine.weights.files import ModelWeights
+from engine.weights.traffic import INDEX_VALUE_BYTES, decode_traffic, distinct_experts
 
 _LEAST_BUFFER = 256 << 20
 _MOST_BUFFER = 1 << 30
@@ -101,20 +104,22 @@ class DecodeBytes:
 
     Parameters
     ----------
-    shape : Shape
-    trunk : TrunkWeights
-    mtp : MtpWeights or None
+    weights : ModelWeights
     kv : str
         How rows are stored (see `EngineOptions`).
     """
 
-    def __init__(
-        self, shape: Shape, trunk: TrunkWeights, mtp: MtpWeights | None, kv: str = "official"
-    ) -> None:
-        self.shape = shape
+    def __init__(self, weights: ModelWeights, kv: str = "official") -> None:
+        self.shape = weights.shape
         self.index_bytes = INDEX_VALUE_BYTES[kv]
-        self.trunk = trunk
+        self.trunk = weights.trunk
+        shape, trunk, mtp, dspark = weights.shape, weights.trunk, weights.mtp, weights.dspark
         self.draft_bytes = 0.0 if mtp is None else _draft_bytes(shape, trunk, mtp)
+        # Of a block, and of each slot behind it.
+        self.block_bytes = self.slot_bytes = 0.0
+        if dspark is not None:
+            self.slot_bytes = float(dspark.markov_w2.n_bytes)
+            self.block_bytes = _block_bytes(shape, trunk, dspark)
         self._passes: dict[tuple[int, int], float] = {}
 
     def row_pass(self, n_ctx: int, n_rows: int) -> float:
@@ -139,9 +144,11 @@ class DecodeBytes:
         tokens, drafted : sequences of int
             Committed and drafted tokens of each step.
         """
-        total = sum(drafted) * self.draft_bytes
+        total = sum(drafted) * (self.slot_bytes if mode in DSPARK_MODES else self.draft_bytes)
+        if mode in DSPARK_MODES:
+            total += sum(1 for n in drafted if n) * self.block_bytes
         for committed, proposed in zip(tokens, drafted):
-            if mode == "mtp-combined":
+            if mode in ("mtp-combined", "dspark"):
                 rows: tuple[int, ...] = (proposed + 1,)
             elif mode == "mtp-batched":
                 rows = (1, proposed + 1) if proposed else (1,)
@@ -162,4 +169,15 @@ def _draft_bytes(shape: Shape, trunk: TrunkWeights, mtp: MtpWeights) -> float:
         elif "token_embd" in tensor.name:
             share = 1.0 / tensor.shape[0]
         total += tensor.n_bytes * share
+    return total
+
+
+def _block_bytes(shape: Shape, trunk: TrunkWeights, dspark: DsparkWeights) -> float:
+    """One block of a DSpark drafter: stages with the experts that its rows are expected to pick."""
+    picked = distinct_experts(shape.n_expert, shape.n_expert_used, dspark.spark.block)
+    total = float(trunk.output.n_bytes)
+    for tensor in dspark.tensors:
+        if "markov_w" not in tensor.name:
+            share = picked / shape.n_expert if "_exps" in tensor.name else 1.0
+            total += tensor.n_bytes * share
     return total

@@ -81,6 +81,8 @@ class ModelFacts:
         Copies of weights that are held beside the files: repacked ones, or a device's.
     free_device_bytes : int or None
         Of the device that holds weights and session; None where all is on the host.
+    has_dspark : bool
+    dspark_id : str or None
     effective : dict
         What options left open and this machine has decided (repacking).
     """
@@ -99,6 +101,8 @@ class ModelFacts:
     weight_bytes: int
     free_device_bytes: int | None
     effective: dict[str, object] = field(default_factory=dict)
+    has_dspark: bool = False
+    dspark_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,6 +111,10 @@ class Decoded:
     bytes_per_step: float
     copies: Copies | None = None
     compiled: int = 0
+    draft_context_s: float | None = None
+    draft_block_s: float | None = None
+    draft_head_s: float | None = None
+    reliability: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from engine.text.chat import Message, render_chat
 from engine.text.tokenizer import Tokenizer
 from engine.tooling.diagnose.gpu_speed import copy_bandwidth
 from engine.tooling.results.environment import usable_cores
-from engine.weights.files import ModelFiles, open_files
+from engine.weights.files import ModelFiles, open_model
 from engine.weights.traffic import INDEX_VALUE_BYTES, decode_traffic
 
 # Up to this size a file is hashed whole for its identity; beyond, pieces of every tensor count.
@@ -76,7 +76,7 @@ class FileModel:
             If a file is not a model that can be run.
         """
         options = _options(plan)
-        with open_files(options.path, options.mtp_path, options.backend, options.kv) as opened:
+        with open_model(options) as opened:
             shape, trunk = opened.weights.shape, opened.weights.trunk
             # Tensors are views of the mapping: everything that needs them happens before closing.
             decode_bytes = {
@@ -92,6 +92,7 @@ class FileModel:
             files = [_file_facts(file.identity) for file in opened.all()]
             del trunk
         has_mtp = options.mtp_path is not None
+        has_dspark = options.dspark_path is not None
         self.forbidden = frozenset(self._tokenizer.eos_ids)
         return ModelFacts(
             name=shape.name,
@@ -102,6 +103,8 @@ class FileModel:
             implemented_modes=MODES,
             model_id=files[0].id,
             mtp_id=files[1].id if has_mtp else None,
+            has_dspark=has_dspark,
+            dspark_id=files[-1].id if has_dspark else None,
             files=tuple(files),
             decode_bytes=decode_bytes,
             memory=MemoryNeed(
@@ -132,11 +135,11 @@ class FileModel:
 
         options = _options(plan)
         if plan.warm_weights:
-            for path in filter(None, (options.path, options.mtp_path)):
+            for path in options.paths:
                 read_through(path)
         engine = self._opened = open_engine(options)
         bound = engine.weights
-        self._bytes = DecodeBytes(bound.shape, bound.trunk, bound.mtp, options.kv)
+        self._bytes = DecodeBytes(bound, options.kv)
         return EngineFacts(engine.facts(), tuple(engine.notices))
 
     def bandwidth(self, plan: SweepPlan) -> Bandwidth:
@@ -181,15 +184,7 @@ class FileModel:
 
     def decoder(self, session: Session, mode: str, plan: SweepPlan) -> Decoder:
         """A decode mode over a timeline, as the plan's options shape it."""
-        return open_mode(
-            session,
-            mode,
-            draft=plan.mtp_draft,
-            adaptive=plan.mtp_adaptive,
-            margin=plan.mtp_margin,
-            forbidden=self.forbidden,
-            sampling=plan.sampling,
-        )
+        return open_mode(session, mode, plan, self.forbidden)
 
     def step_bytes(
         self, mode: str, n_ctx: int, tokens: Sequence[int], drafted: Sequence[int]
@@ -228,6 +223,8 @@ def _options(plan: SweepPlan) -> EngineOptions:
     return EngineOptions(
         path=plan.model,
         mtp_path=plan.mtp,
+        dspark_path=plan.dspark,
+        draft_force=plan.draft_force,
         threads=plan.threads,
         activations=plan.activations,
         kv=plan.kv,

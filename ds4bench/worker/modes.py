@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import asdict
 
-from ds4bench.plan import Sampling
+from ds4bench.plan import SweepPlan
+from engine.options import DSPARK_MODES
 from engine.sample import Sampler
 from engine.session import Session
 from engine.spec.modes import open_decoder
@@ -17,29 +18,17 @@ from engine.spec.policy import Greedy, Sampled
 from engine.spec.protocol import Decoder, Policy
 
 
-def open_mode(
-    session: Session,
-    mode: str,
-    *,
-    draft: int,
-    adaptive: bool,
-    margin: float,
-    forbidden: Collection[int],
-    sampling: Sampling,
-) -> Decoder:
+def open_mode(session: Session, mode: str, plan: SweepPlan, forbidden: Collection[int]) -> Decoder:
     """A decoder over a session.
 
     Parameters
     ----------
-    draft : int
-        Tokens drafted per step, speculative modes only.
-    adaptive : bool
-        Choose the depth, up to `draft`, from acceptance and cost.
-    margin : float
-        Stop drafting where the block's two best logits are closer than this.
+    session : Session
+    mode : str
+    plan : SweepPlan
+        Says how far each kind of drafter drafts, and how tokens are chosen.
     forbidden : collection of int
         Ids that are never chosen or proposed.
-    sampling : Sampling
 
     Raises
     ------
@@ -47,8 +36,16 @@ def open_mode(
         If the model lacks what the mode needs, or a value is out of range.
     """
     policy: Policy = Greedy(forbidden)
-    if not sampling.greedy:
-        policy = Sampled(Sampler(**asdict(sampling)), forbidden)
+    if not plan.sampling.greedy:
+        policy = Sampled(Sampler(**asdict(plan.sampling)), forbidden)
+    sparks = mode in DSPARK_MODES
     return open_decoder(
-        session, mode, policy, draft=draft, adaptive=adaptive, margin=margin, stop=forbidden
+        session,
+        mode,
+        policy,
+        draft=plan.draft_max if sparks else plan.mtp_draft,
+        adaptive=plan.draft_adaptive if sparks else plan.mtp_adaptive,
+        margin=plan.mtp_margin,
+        confidence=plan.draft_confidence,
+        stop=forbidden,
     )

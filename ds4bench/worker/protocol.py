@@ -11,11 +11,11 @@ import struct
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from engine.errors import EngineError
 from engine.generation import Generation, Steps
-from engine.spec.protocol import StepResult
+from engine.spec.protocol import SpecStats, StepResult
 
 Clock = Callable[[], int]  # nanoseconds, monotonic
 
@@ -62,6 +62,10 @@ class Decode:
     verify_s: float
     rollback_s: float
     token_hash: str
+    draft_context_s: float | None
+    draft_block_s: float | None
+    draft_head_s: float | None
+    reliability: tuple[float, ...]
 
     @property
     def gen_tokens(self) -> int:
@@ -135,7 +139,24 @@ def timed_decode(
         verify_s=sum(result.verify_s for result in results),
         rollback_s=sum(result.rollback_s for result in results),
         token_hash=hash_tokens(emitted),
+        **_parts(results),
     )
+
+
+def _parts(results: Sequence[StepResult]) -> dict[str, Any]:
+    """What drafting cost by part, and how its confidences did; nothing where none were told."""
+    stats = SpecStats()
+    for result in results:
+        stats.add(result)
+    told = any(result.drafts is not None for result in results)
+    return {
+        "draft_context_s": stats.context_s if told else None,
+        "draft_block_s": stats.block_s if told else None,
+        "draft_head_s": stats.head_s if told else None,
+        "reliability": tuple(
+            float(value) for depth in stats.reliability for row in depth for value in row
+        ),
+    }
 
 
 def _by_depth(counts: Sequence[int]) -> tuple[int, ...]:

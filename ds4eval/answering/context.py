@@ -96,9 +96,12 @@ def encode(
 
 def _draft_identity(files: ModelFiles, settings: ReplySettings) -> dict[str, object]:
     """Sampled drafts decide replies; greedily every draft gives the same tokens."""
-    if files.mtp is None or settings.sampling.temp == 0:
+    if settings.sampling.temp == 0:
         return {}
-    return {"mtp_sampled_sha256": files.mtp.identity.sampled_sha256()}
+    blocks = {"mtp_sampled_sha256": files.mtp, "dspark_sampled_sha256": files.dspark}
+    return {
+        name: file.identity.sampled_sha256() for name, file in blocks.items() if file is not None
+    }
 
 
 def examine(
@@ -114,9 +117,9 @@ def examine(
     from engine.memory import check_memory, free_bytes, open_device, plan_memory
     from engine.text.encoding import FIRST, chosen, release_of
     from engine.text.tokenizer import Tokenizer
-    from engine.weights.files import open_files
+    from engine.weights.files import open_model
 
-    with open_files(options.path, options.mtp_path, options.backend, options.kv) as files:
+    with open_model(options) as files:
         file, shape = files.trunk, files.weights.shape
         tokenizer = Tokenizer.from_metadata(file.metadata)
         if tokenizer.n_vocab > shape.n_vocab:

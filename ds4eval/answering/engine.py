@@ -21,11 +21,12 @@ from ds4eval.questions.question import Question
 from ds4eval.request import ModelOptions
 from engine.errors import OptionError
 from engine.gguf.warm import read_through
-from engine.models.bundled import RECIPES, bundled_model
+from engine.models.bundled import RECIPES
 from engine.options import EngineOptions
 from engine.tooling.check_values import check_values
 from engine.tooling.exits import say
 from engine.tooling.options.model import default_model, uses_bundled
+from engine.tooling.options.speculation import drafters
 from engine.tooling.results.environment import cpu
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ class EngineAnswerer:
             "ctx": self.ctx,
             "backend": options.backend,
             "mtp": str(options.mtp_path) if options.mtp_path else None,
+            "dspark": str(options.dspark_path) if options.dspark_path else None,
             **{name: self.identity[name] for name in IDENTITY if name in self.identity},
         }
 
@@ -191,12 +193,15 @@ def engine_options(model: ModelOptions, notices: list[str]) -> EngineOptions:
     notices : list of str
         Gets a line about a model that was chosen in place of a named one.
     """
-    mtp, recipe = model.mtp, model.nano
-    if mtp is None and model.mode != "plain" and uses_bundled(model.path, recipe):
-        mtp = bundled_model("mtp", recipe or RECIPES[0]).path
+    recipe = model.nano
+    bundled = (recipe or RECIPES[0]) if uses_bundled(model.path, recipe) else None
+    found = drafters((model.mode,), model.mtp, model.draft_model, bundled, model.path)
+    notices += [found.notice] if found.notice else []
     return EngineOptions(
         path=model.path or default_model(notices.append, recipe),
-        mtp_path=mtp,
+        mtp_path=found.mtp,
+        dspark_path=found.dspark,
+        draft_force=model.draft_force,
         backend=model.backend,
         threads=model.threads,
         activations=model.activations,
@@ -220,6 +225,5 @@ def _split(spec: EngineSpec, jobs: int) -> EngineSpec:
 
 def _warm(options: EngineOptions) -> None:
     """Read the files once, so that the first question does not pay for the disk."""
-    paths = [options.path] + ([options.mtp_path] if options.mtp_path else [])
-    for path in paths:
+    for path in options.paths:
         read_through(path)

@@ -160,6 +160,7 @@ class EngineBackend:
             draft=self.settings.draft,
             adaptive=self.settings.adaptive,
             margin=self.settings.margin,
+            confidence=self.settings.confidence,
             steer=steer,
         )
 

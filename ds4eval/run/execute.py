@@ -48,6 +48,7 @@ from ds4eval.run.folder import RUNS, choose_folder
 from ds4eval.run.judge import check_baseline, check_headline, judge
 from ds4eval.run.runner import Recorder, run_parallel, run_serial
 from ds4eval.screen.choose import open_screen
+from engine.options import DSPARK_MODES
 from engine.tooling.exits import ERROR, OK, error_line, say
 from engine.tooling.options.model import uses_bundled
 from engine.tooling.results.environment import command_line, environment
@@ -202,9 +203,10 @@ def settings_of(reply: ReplyOptions, model: ModelOptions, suite: str) -> ReplySe
         budget_of(reply, suite, closes=model.server is None),
         reply.think,
         model.mode,
-        model.draft,
-        model.adaptive,
+        model.draft_max if model.mode in DSPARK_MODES else model.draft,
+        model.draft_adaptive if model.mode in DSPARK_MODES else model.adaptive,
         model.margin,
+        model.draft_confidence,
         explicit_tokens=reply.tokens is not None,
         encoding=reply.encoding,
         form=reply.form,

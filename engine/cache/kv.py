@@ -23,6 +23,11 @@ def raw_rows(shape: Shape, chunk: int, ctx: int) -> int:
     return -(-min(shape.n_swa + chunk + ROLLBACK, ctx + ROLLBACK + shape.n_swa) // 256) * 256
 
 
+def block_rows(n_swa: int, block: int) -> int:
+    """Rows that a stage of a DSpark drafter keeps: a window, a block and the rollback, by 256."""
+    return -(-(n_swa + block + ROLLBACK) // 256) * 256
+
+
 def new_layer(
     ops: Backend, shape: Shape, ratio: int, ctx: int, chunk: int, official: bool
 ) -> LayerCache:

@@ -66,14 +66,14 @@ class Snapshot:
         The layout above.
     kv : str
         How rows were stored ('official' or 'f32'); restoring needs the same.
-    states : float32 array of shape (k, n_hc, n_embd), optional
-        Final states of the last k tokens, for drafting; not part of the block nor of its size,
-        and not written to files.
+    outputs : dict of int to float32 array of shape (k, n_hc, n_embd), optional
+        By layer, what it put out for the last k tokens, for drafting; not part of the block nor
+        of its size, and not written to files.
     """
 
     data: memoryview
     kv: str
-    states: np.ndarray | None = None
+    outputs: dict[int, np.ndarray] | None = None
 
     @property
     def n_bytes(self) -> int:
@@ -150,7 +150,7 @@ def save(
     logits: np.ndarray,
     kv: str,
     chunk: int,
-    states: np.ndarray | None = None,
+    outputs: dict[int, np.ndarray] | None = None,
 ) -> Snapshot:
     """Copy what the next token needs, and nothing that it does not.
 
@@ -162,7 +162,7 @@ def save(
     kv : str
     chunk : int
         Prefill chunk, noted in the header.
-    states : float32 array of shape (k, n_hc, n_embd), optional
+    outputs : dict of int to float32 array of shape (k, n_hc, n_embd), optional
     """
     shape, ops = cache.shape, cache.ops
     n = len(tokens)
@@ -189,7 +189,7 @@ def save(
         if c.indexed is not None:
             out.put(c.indexed.rows.export(n // c.ratio))
             _save_planes(out, ops, c.indexed.rings, c.ratio, n)
-    return Snapshot(out.done(), kv, states)
+    return Snapshot(out.done(), kv, outputs)
 
 
 def header(data: memoryview) -> dict[str, int]:

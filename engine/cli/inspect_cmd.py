@@ -122,7 +122,7 @@ def _tensor_types(file: Any) -> list[dict[str, Any]]:
 
 def _model_part(file: GGUFFile, backend: str) -> dict[str, Any]:
     """Kind of file, shape, what keeps it from running, traffic and memory."""
-    from engine.weights import foreign, metadata
+    from engine.weights import bind, foreign, metadata
 
     part: dict[str, Any] = {
         "kind": "unknown", "shape": None, "problems": [], "notices": foreign.notices(file),
@@ -130,7 +130,10 @@ def _model_part(file: GGUFFile, backend: str) -> dict[str, Any]:
     }  # fmt: skip
     try:
         foreign.check_known(file)
-        if metadata.is_mtp_file(file):
+        if bind.holds_only_dspark(file):
+            part["kind"] = "dspark"
+            _dspark_part(file, part)
+        elif metadata.is_mtp_file(file):
             part["kind"] = "mtp"
             _mtp_part(file, part)
         else:
@@ -139,6 +142,19 @@ def _model_part(file: GGUFFile, backend: str) -> dict[str, Any]:
         part["problems"].append(str(error))
     part["problems"] += part["backends"].get(backend, [])
     return part
+
+
+def _dspark_part(file: GGUFFile, part: dict[str, Any]) -> None:
+    """Check a DSpark drafter to its last tensor, against what it shows of its trunk."""
+    from engine.weights.dspark.bind import bind_dspark
+    from engine.weights.dspark.shown import shown_shape
+    from engine.weights.files import NO_BLOCKS
+
+    shape = shown_shape(file)
+    bound = bind_dspark(file, shape)
+    part["drafter"] = {**dataclasses.asdict(bound.spark), "layout": bound.layout}
+    part["backends"] = _backends(shape, bound.tensors, "f32")
+    part["backends"]["cuda"] = [NO_BLOCKS]
 
 
 def _mtp_part(file: GGUFFile, part: dict[str, Any]) -> None:

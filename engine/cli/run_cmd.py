@@ -115,7 +115,7 @@ def run_command(**values: Any) -> int:
     if plan.seed_drawn and plan.sampler.temp > 0:
         say(f"seed {plan.sampler.seed}")
     if plan.warm:
-        for path in filter(None, (plan.options.path, plan.options.mtp_path)):
+        for path in plan.options.paths:
             read_through(path)
     from engine.engine import open_engine
     from engine.tooling.check_values import check_values
@@ -182,8 +182,10 @@ def _plan(values: dict[str, Any]) -> _Plan:
         NO_THINK if values["nothink"] else "max" if values["think_max"] else DEFAULT_EFFORT
     )
     model.enter_folder()
-    mtp_path = spec.needed_block(model)
-    options = kernels.engine_options(model.resolve(say), mtp_path)
+    found = spec.needed(model)
+    if found.notice:
+        say(found.notice)
+    options = kernels.engine_options(model.resolve(say), found.mtp, found.dspark, spec.draft_force)
     thinking.check_file(options.path)
 
     prompt = values["prompt"]
@@ -351,9 +353,10 @@ def _generate(
         limit=plan.tokens,
         stop=engine.tokenizer.eos_ids,
         mode=plan.spec.mode,
-        draft=plan.spec.draft,
-        adaptive=plan.spec.adaptive,
+        draft=plan.spec.draft_max if plan.spec.sparks else plan.spec.draft,
+        adaptive=plan.spec.draft_adaptive if plan.spec.sparks else plan.spec.adaptive,
         margin=plan.spec.margin,
+        confidence=plan.spec.draft_confidence,
     )
     watch = DraftWatch(plan.spec.mode)
     steps = iter(generation)

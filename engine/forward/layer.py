@@ -6,11 +6,22 @@ matter, and where its rows are stored is the cache's.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from engine.forward.probe import Probe
 from engine.ops.activations import Activations
 from engine.ops.base import Backend
 from engine.ops.operands import Array, Layer, LayerCache, Position, Rotation, Span
 from engine.shape import Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What the rows of a block share: sinks (n * n_head,), and how many rows they see before it."""
+
+    sinks: Array
+    before: int
+
 
 # Compressed rows that queries see and how many count; None, None: all of them.
 Selection = tuple[Array, Array] | tuple[None, None]
@@ -52,6 +63,40 @@ class LayerPass:
         ops.enter(s, layer.hc_attn, layer.attn_norm, [layer.kv], self.shape)
         ops.matmul(s.kv, s.a, layer.kv)
         ops.kv_store(cache.raw, s.kv, layer.kv_norm, *rotation, pos0, eps, self.official)
+
+    def store_context(
+        self,
+        layer: Layer,
+        cache: LayerCache,
+        main: Array,
+        s: Activations,
+        pos0: Position,
+        rotation: Rotation,
+    ) -> None:
+        """Append raw rows that come straight from main (n, n_embd), past the layer's own way in."""
+        ops, eps = self.ops, self.shape.rms_eps
+        ops.matmul(s.kv, main, layer.kv)
+        ops.kv_store(cache.raw, s.kv, layer.kv_norm, *rotation, pos0, eps, self.official)
+
+    def run_block(
+        self, index: int, layer: Layer, cache: LayerCache, s: Activations, span: Span, block: Block
+    ) -> None:
+        """As `run`, for rows of which each sees the same rows before them, and all of them."""
+        ops, shape, n = self.ops, self.shape, span.n
+        cos, sin = span.rotation[False]
+        self._project(layer, s, span)
+        ops.attention_rows(s, layer, cache, span, shape, self.official)
+        self._queries(layer, s, span)
+        # One query with the heads of all rows: so they see the same keys, loaded once for all.
+        q = s.q.reshape(1, n * shape.n_head, shape.head_dim)
+        heads = s.heads.reshape(1, n * shape.n_head, shape.head_dim)
+        last = span.first + n - 1
+        ops.attend(heads, q, cache.raw, None, None, None, block.sinks, last, block.before + n, 0)
+        ops.rope_tail(s.heads, cos, sin, True)
+        ops.matmul_grouped(s.low, s.heads_grouped, layer.out_a)
+        ops.matmul(s.y, s.low_flat, layer.out_b)
+        ops.hc_expand(s.state, s.y, s.post, s.comb, s.state)
+        self._feed_forward(index, layer, s)
 
     def indexing(self, first: int, n: int) -> bool:
         """Whether scores matter: with every row visible inside the top k they cannot."""

@@ -202,4 +202,6 @@ VECTOR_SUFFIXES = (
     "enorm.weight",
     "hnorm.weight",
     "norm.weight",
+    "confidence_head.proj.weight",
+    "conf_proj.weight",
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from engine.forward.dspark import DsparkModel
 from engine.forward.model import Model, MtpModel
 from engine.gguf.identity import FileIdentity
 from engine.ops.base import Backend
@@ -20,6 +21,7 @@ class OpenModel(Protocol):
     ops: Backend
     model: Model
     mtp: MtpModel | None
+    dspark: DsparkModel | None
 
     @property
     def identity(self) -> FileIdentity:

@@ -19,6 +19,7 @@ FACTS = DATA / "nano.json"
 FORMATS = {"iq2": "iq2", "q8": "q8_0"}
 RECIPES = tuple(FORMATS)
 KINDS = ("base", "mtp")
+DSPARK = "dspark"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +36,20 @@ def file_name(recipe: str, kind: str) -> str:
 
 
 def bundled_model(kind: str = "base", recipe: str = RECIPES[0]) -> BundledModel:
-    """The trunk (`base`) or the draft block (`mtp`) of the bundled model.
+    """The trunk (`base`), MTP block (`mtp`) or DSpark drafter (`dspark`) of the bundled model.
 
     Parameters
     ----------
-    kind : {'base', 'mtp'}
+    kind : {'base', 'mtp', 'dspark'}
     recipe : {'iq2', 'q8'}
+        The drafter is packaged as q8 alone: one serves the trunks of both.
 
     Raises
     ------
     OptionError
         If there is no such recipe, or the installation lacks the file.
     """
-    assert kind in KINDS, kind
+    assert kind in (*KINDS, DSPARK), kind
     if recipe not in RECIPES:
         raise OptionError(f"--nano: expected one of {', '.join(RECIPES)}, found {recipe!r}")
     path = DATA / file_name(recipe, kind)

@@ -60,7 +60,7 @@ def trunk_specs(shape: Shape) -> Iterator[Spec]:
     yield Spec("token_embd.weight", (shape.n_vocab, d), "embed", 1.0)
     for layer in range(shape.n_layer):
         yield from block_specs(shape, f"blk.{layer}.", layer)
-    yield from _head_specs(shape, "output_hc_", "output_norm.weight")
+    yield from head_specs(shape, "output_hc_", "output_norm.weight")
     yield Spec("output.weight", (shape.n_vocab, d), "output", LOGITS_STD / math.sqrt(d))
 
 
@@ -76,10 +76,11 @@ def draft_specs(shape: Shape) -> Iterator[Spec]:
     for name in ("enorm", "hnorm"):
         yield Spec(f"{DRAFT}{name}.weight", (d,), "vector", 0.1, rule="norm")
     yield from block_specs(shape, DRAFT, None)
-    yield from _head_specs(shape, f"{DRAFT}hc_head_", f"{DRAFT}norm.weight")
+    yield from head_specs(shape, f"{DRAFT}hc_head_", f"{DRAFT}norm.weight")
 
 
-def _head_specs(shape: Shape, hc: str, norm: str) -> Iterator[Spec]:
+def head_specs(shape: Shape, hc: str, norm: str) -> Iterator[Spec]:
+    """Tensors that mix the streams into the row which the output matrix multiplies."""
     d, n_hc = shape.n_embd, shape.n_hc
     yield Spec(f"{hc}fn.weight", (n_hc, n_hc * d), "hc", 1 / math.sqrt(n_hc * d))
     yield Spec(f"{hc}base.weight", (n_hc,), "vector", 0.8)

@@ -34,6 +34,8 @@ KINDS = (
     "indexer_q",
     "expert_in",  # gate and up
     "expert_out",  # down
+    "markov",  # both matrices of a DSpark drafter's Markov head
+    "confidence",
     "vector",
     "table",
 )
@@ -49,6 +51,8 @@ _PUBLISHED = {
         compressor="F16",
         indexer="F16",
         indexer_q="F16",
+        markov="Q8_0",
+        confidence="Q8_0",
     ),
     "llama": dict(
         embed="BF16",
@@ -60,6 +64,8 @@ _PUBLISHED = {
         compressor="BF16",
         indexer="BF16",
         indexer_q="Q8_0",
+        markov="F16",
+        confidence="F32",
     ),
 }
 _EXPERTS = {
@@ -110,3 +116,30 @@ def formats_of(recipe: str, layout: str, draft: bool = False) -> dict[str, str]:
     if draft and layout == "antirez":
         formats |= {"hc": "F32", "router": "F32"}
     return formats
+
+
+# Formats of drafters in circulation, by layout of `engine.weights.dspark.layouts`, where they are
+# not as in the trunk's published files; experts of recipe q4 are 4-bit in all of them.
+_DSPARK = {
+    "A": dict(dense="Q8_0", router="Q8_0", hc="F16", markov="Q8_0", confidence="Q8_0"),
+    "B": dict(dense="Q8_0", router="F32", hc="F32", markov="F16", confidence="F32"),
+    "C": dict(dense="Q8_0", router="F32", hc="F32", markov="F16", confidence="F32"),
+}
+_DSPARK_EXPERTS = {
+    ("A", "q4"): ("Q4_K", "Q4_K"),
+    ("A", "iq2"): ("IQ2_XXS", "Q2_K"),
+    ("B", "q4"): ("Q4_K", "Q4_K"),
+    ("B", "iq2"): ("Q2_K", "Q2_K"),
+    ("C", "q4"): ("MXFP4", "MXFP4"),
+    ("C", "iq2"): ("Q2_K", "Q2_K"),
+}
+
+
+def dspark_formats(recipe: str, layout: str) -> dict[str, str]:
+    """Format name per kind of tensor of a DSpark drafter's file; keys are `KINDS`."""
+    assert recipe in RECIPES and layout in _DSPARK, (recipe, layout)
+    if recipe in ("f32", "f16"):
+        return formats_of(recipe, "antirez")
+    expert_in, expert_out = _DSPARK_EXPERTS.get((layout, recipe), ("Q8_0", "Q8_0"))
+    fixed = {"vector": "F32", "expert_in": expert_in, "expert_out": expert_out}
+    return formats_of(recipe, "antirez") | _DSPARK[layout] | fixed

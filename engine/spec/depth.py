@@ -7,6 +7,8 @@ the steps seen, and depths not tried lately are tried again, since acceptance ch
 
 from __future__ import annotations
 
+from engine.spec.protocol import Drafts
+
 ALPHA = 0.25  # weight of the newest observation
 PROBE = 16  # steps after which a depth next to the best one is tried again
 
@@ -44,10 +46,18 @@ class DepthControl:
         assert cost is not None
         return tokens / max(cost, 1e-9)
 
+    def goes_on(self, slot: int, confidence: float) -> bool:
+        """Whether to draft on; the depth was chosen before."""
+        return True
+
+    def observe_plain(self, seconds: float) -> None:
+        """A step that drafted nothing teaches nothing here."""
+
     def observe(
-        self, drafted: int, kept: int, draft_s: float, verify_s: float, rollback_s: float
+        self, drafts: Drafts, kept: int, draft_s: float, verify_s: float, rollback_s: float
     ) -> None:
         """Learn from one step."""
+        drafted = len(drafts.tokens)
         if not self.adaptive or not drafted:
             return
         for i in range(min(kept + 1, drafted)):

@@ -7,6 +7,10 @@ Let b be the length of the timeline and `first` the chosen token that will stand
                single-token evaluation until one differs. Never computes what it has to drop.
     batched    eval(first); draft behind the next token; [next, drafts...] in one verification.
     combined   draft behind first; [first, drafts...] in one verification.
+    dspark     the same with a DSpark drafter; dspark-strict evaluates first and each draft alone,
+               until one differs.
+
+A mode knows a drafter by `Drafter` alone: which drafts it makes, and how, is not known here.
 
 Verification computes each row as a single-token evaluation would, bit for bit, and dropping
 rejected rows only moves the end of the timeline, so that every mode emits plain's tokens and
@@ -24,17 +28,19 @@ from engine.errors import OptionError
 from engine.ops.operands import Logits
 from engine.session import Session
 from engine.spec.depth import DepthControl
-from engine.spec.mtp import Drafter
+from engine.spec.dspark import DsparkDrafter
+from engine.spec.mtp import MtpDrafter
 from engine.spec.protocol import (
-    MAX_DRAFT,
     MODES,
     Decoder,
-    Note,
+    Drafter,
+    Drafts,
     Policy,
     SpecStats,
     StepResult,
     accept,
 )
+from engine.spec.schedule import Schedule
 
 
 class Plain:
@@ -60,46 +66,55 @@ class Plain:
         return result
 
 
+class _Limits:
+    """When a drafter stops early: see `Rule`."""
+
+    def __init__(
+        self, stop: Iterable[int], margin: float, confidence: float, depth: DepthControl | Schedule
+    ) -> None:
+        self.stop = frozenset(stop)
+        self.margin = margin
+        self.confidence = confidence
+        self.depth = depth
+
+    def goes_on(self, slot: int, logits: Logits, confidence: float | None) -> bool:
+        if self.margin > 0 and _gap(logits) < self.margin:
+            return False
+        if confidence is None:
+            return True
+        return confidence >= self.confidence and self.depth.goes_on(slot, confidence)
+
+
 class _Speculative:
-    """What the three speculative modes share: drafting, and steps too short to draft."""
+    """What the speculative modes share: drafting, and steps too short to draft."""
 
     def __init__(
         self,
+        name: str,
         session: Session,
         policy: Policy,
-        depth: DepthControl,
-        stop: Iterable[int],
-        margin: float,
+        drafter: Drafter,
+        limits: _Limits,
         clock: Callable[[], float],
     ) -> None:
+        self.name = name
         self.session = session
         self.policy = policy
-        self.depth = depth
-        self.stop = frozenset(stop)
-        self.margin = margin
+        self.drafter = drafter
+        self.limits = limits
+        self.depth = limits.depth
         self.clock = clock
-        self.drafter = Drafter(session)
         self.stats = SpecStats()
 
     def start(self) -> int:
         return self.policy.choose(self.session.last, self.session.n_past)
 
-    def _draft(self, token: int, pos: int, k: int) -> tuple[list[int], list[Note]]:
+    def _ends(self, token: int) -> bool:
+        return token in self.limits.stop
+
+    def _draft(self, token: int, pos: int, k: int) -> Drafts:
         """Up to k tokens behind `token`, which stands at `pos`."""
-        drafts: list[int] = []
-        notes: list[Note] = []
-        state = self.session.hidden
-        assert state is not None  # the drafter was ready
-        for i in range(k):
-            logits, state = self.drafter.draft(state, token, pos + i)
-            if self.margin > 0 and _gap(logits) < self.margin:
-                break
-            token, note = self.policy.propose(logits, pos + i + 1)
-            drafts.append(token)
-            notes.append(note)
-            if token in self.stop:
-                break
-        return drafts, notes
+        return self.drafter.propose(token, pos, k, self.policy, self.limits)
 
     def _single(self, token: int) -> Logits:
         """Evaluate one token and keep the drafter's window whole."""
@@ -107,7 +122,7 @@ class _Speculative:
         ready = self.drafter.ready()
         logits = session.eval(token)
         if ready:
-            self.drafter.committed(session.states(b - 1, 1), [token], b)
+            self.drafter.committed(b)
         return logits
 
     def _count(self, limit: int) -> int:
@@ -122,35 +137,53 @@ class _Speculative:
 class Combined(_Speculative):
     """Drafts behind the chosen token and verifies it together with them."""
 
-    name = "mtp-combined"
-
     def step(self, first: int, budget: int) -> StepResult:
         session, clock = self.session, self.clock
         b = session.n_past
         t0 = clock()
         k = self._count(budget - 1)
-        if k == 0 or first in self.stop or not self.drafter.ready():
+        if k == 0 or self._ends(first) or not self.drafter.ready():
             logits = self._single(first)
             token = self.policy.choose(logits, session.n_past)
-            return self._done(StepResult([first], token, verify_s=clock() - t0))
-        drafts, notes = self._draft(first, b, k)
+            took = clock() - t0
+            self.depth.observe_plain(took)
+            return self._done(StepResult([first], token, verify_s=took))
+        context_s = clock() - t0
+        drafts = self._draft(first, b, k)
+        drafts.context_s = context_s
         t1 = clock()
-        checked, states = session.verify([first, *drafts])
-        kept, token = accept(self.policy, checked, drafts, notes, b + 1)
-        t2 = clock()
-        session.rewind(b + 1 + kept, checked[kept].values)
-        self.drafter.committed(states[:kept], drafts[:kept], b + 1)
+        kept, token, t2 = self._verify(first, drafts, b)
         t3 = clock()
-        self.depth.observe(len(drafts), kept, t1 - t0, t2 - t1, t3 - t2)
+        n = len(drafts.tokens)
+        self.depth.observe(drafts, kept, t1 - t0, t2 - t1, t3 - t2)
+        tokens = [first, *drafts.tokens[:kept]]
         return self._done(
-            StepResult([first, *drafts[:kept]], token, len(drafts), kept, t1 - t0, t2 - t1, t3 - t2)
+            StepResult(tokens, token, n, kept, t1 - t0, t2 - t1, t3 - t2, drafts=drafts)
         )
+
+    def _verify(self, first: int, drafts: Drafts, b: int) -> tuple[int, int, float]:
+        """Drafts kept, the token after them, and when that was known."""
+        session = self.session
+        checked, _ = session.verify([first, *drafts.tokens])
+        kept, token = accept(self.policy, checked, drafts.tokens, drafts.notes, b + 1)
+        known = self.clock()
+        session.rewind(b + 1 + kept, checked[kept].values)
+        self.drafter.committed(b + 1)
+        return kept, token, known
+
+
+class Singly(Combined):
+    """As combined, but every token goes through the single-token evaluation."""
+
+    def _verify(self, first: int, drafts: Drafts, b: int) -> tuple[int, int, float]:
+        kept, token = _one_by_one(self.session, self.policy, first, drafts, b)
+        known = self.clock()
+        self.drafter.committed(b + 1)
+        return kept, token, known
 
 
 class Batched(_Speculative):
     """Evaluates the chosen token alone, then verifies the next one and the drafts behind it."""
-
-    name = "mtp-batched"
 
     def step(self, first: int, budget: int) -> StepResult:
         session, clock = self.session, self.clock
@@ -159,65 +192,63 @@ class Batched(_Speculative):
         second = self.policy.choose(logits, session.n_past)
         t1 = clock()
         k = self._count(budget - 2)
-        if k == 0 or first in self.stop or second in self.stop or not self.drafter.ready():
+        if k == 0 or self._ends(first) or self._ends(second) or not self.drafter.ready():
             return self._done(StepResult([first], second, verify_s=t1 - t0))
         b = session.n_past
-        drafts, notes = self._draft(second, b, k)
+        drafts = self._draft(second, b, k)
         t2 = clock()
-        if not drafts:
+        if not drafts.tokens:
             # The drafter has written the row of `second`, which is not in the timeline yet; the
             # next step writes the same row again.
             return self._done(StepResult([first], second, draft_s=t2 - t1, verify_s=t1 - t0))
-        kept, token, verify_s, rollback_s = self._verify(second, drafts, notes, b)
-        self.depth.observe(len(drafts), kept, t2 - t1, verify_s, rollback_s)
+        kept, token, verify_s, rollback_s = self._verify(second, drafts, b)
+        self.depth.observe(drafts, kept, t2 - t1, verify_s, rollback_s)
         return self._done(
             StepResult(
-                [first, second, *drafts[:kept]],
+                [first, second, *drafts.tokens[:kept]],
                 token,
-                len(drafts),
+                len(drafts.tokens),
                 kept,
                 t2 - t1,
                 t1 - t0 + verify_s,
                 rollback_s,
+                drafts=drafts,
             )
         )
 
-    def _verify(
-        self, second: int, drafts: list[int], notes: list[Note], b: int
-    ) -> tuple[int, int, float, float]:
+    def _verify(self, second: int, drafts: Drafts, b: int) -> tuple[int, int, float, float]:
         session, clock = self.session, self.clock
         t0 = clock()
-        logits, states = session.verify([second, *drafts])
-        kept, token = accept(self.policy, logits, drafts, notes, b + 1)
+        logits, _ = session.verify([second, *drafts.tokens])
+        kept, token = accept(self.policy, logits, drafts.tokens, drafts.notes, b + 1)
         t1 = clock()
         session.rewind(b + 1 + kept, logits[kept].values)
-        self.drafter.committed(states[:kept], drafts[:kept], b + 1)
+        self.drafter.committed(b + 1)
         return kept, token, t1 - t0, clock() - t1
 
 
 class Strict(Batched):
     """As batched, but every token goes through the single-token evaluation."""
 
-    name = "mtp-strict"
+    def _verify(self, second: int, drafts: Drafts, b: int) -> tuple[int, int, float, float]:
+        t0 = self.clock()
+        kept, token = _one_by_one(self.session, self.policy, second, drafts, b)
+        t1 = self.clock()
+        self.drafter.committed(b + 1)
+        return kept, token, t1 - t0, self.clock() - t1
 
-    def _verify(
-        self, second: int, drafts: list[int], notes: list[Note], b: int
-    ) -> tuple[int, int, float, float]:
-        session, clock = self.session, self.clock
-        t0 = clock()
-        logits = session.eval(second)
-        for i, draft in enumerate(drafts):
-            replacement = self.policy.judge(logits, draft, notes[i], b + 1 + i)
-            if replacement is not None:
-                kept, token = i, replacement
-                break
-            logits = session.eval(draft)
-        else:
-            kept = len(drafts)
-            token = self.policy.choose(logits, session.n_past)
-        t1 = clock()
-        self.drafter.committed(session.states(b, kept), drafts[:kept], b + 1)
-        return kept, token, t1 - t0, clock() - t1
+
+def _one_by_one(
+    session: Session, policy: Policy, token: int, drafts: Drafts, b: int
+) -> tuple[int, int]:
+    """Evaluate `token` at b, then drafts until one differs; those kept, and the token after."""
+    logits = session.eval(token)
+    for i, draft in enumerate(drafts.tokens):
+        replacement = policy.judge(logits, draft, drafts.notes[i], b + 1 + i)
+        if replacement is not None:
+            return i, replacement
+        logits = session.eval(draft)
+    return len(drafts.tokens), policy.choose(logits, session.n_past)
 
 
 def _gap(logits: Logits) -> float:
@@ -226,7 +257,13 @@ def _gap(logits: Logits) -> float:
     return float(top[1] - top[0])
 
 
-_CLASSES = {c.name: c for c in (Strict, Batched, Combined)}
+_CLASSES: dict[str, type[Combined] | type[Batched]] = {
+    "mtp-strict": Strict,
+    "mtp-batched": Batched,
+    "mtp-combined": Combined,
+    "dspark": Combined,
+    "dspark-strict": Singly,
+}
 
 
 def open_decoder(
@@ -234,10 +271,11 @@ def open_decoder(
     mode: str,
     policy: Policy,
     *,
-    draft: int = 1,
+    draft: int | None = None,
     adaptive: bool = False,
     stop: Iterable[int] = (),
     margin: float = 0.0,
+    confidence: float = 0.0,
     clock: Callable[[], float] = perf_counter,
 ) -> Decoder:
     """A decoder of the given mode over a session.
@@ -249,27 +287,46 @@ def open_decoder(
         One of `MODES`.
     policy : Policy
         `Greedy` or `Sampled`.
-    draft : int
-        Tokens drafted per step, 1 to 4 (the most, when adaptive).
+    draft : int, optional
+        Tokens drafted per step (the most, when adaptive): 1 to 4 of an MTP block, 1 to its block
+        of a DSpark drafter. By default 1, and the whole block.
     adaptive : bool
         Choose the depth from measured acceptance and cost.
     stop : iterable of int
         Nothing is drafted behind these tokens.
     margin : float
-        Stop drafting where the block's two best logits are closer than this; 0: never.
+        Stop drafting where the drafter's two best logits are closer than this; 0: never.
+    confidence : float
+        Stop drafting where the drafter is less sure than this, 0 to 1; an MTP block never says.
 
     Raises
     ------
     OptionError
-        If the mode is unknown, needs an MTP block that the engine lacks, or `draft` is out of
-        range.
+        If the mode is unknown, needs a drafter that the engine lacks, or a value is out of range.
     """
     if mode not in MODES:
         raise OptionError(f"mode: expected one of {', '.join(MODES)}, found {mode!r}")
     if mode == "plain":
         return Plain(session, policy)
-    if session.engine.mtp is None:
+    drafter = _open_drafter(session, mode)
+    sparks = isinstance(drafter, DsparkDrafter)
+    if draft is None:
+        draft = drafter.most if sparks else 1
+    if not 1 <= draft <= drafter.most:
+        raise OptionError(f"draft: expected 1 to {drafter.most}, found {draft}")
+    if not 0 <= confidence <= 1:
+        raise OptionError(f"confidence: expected 0 to 1, found {confidence}")
+    depth = Schedule(draft) if sparks and adaptive else DepthControl(draft, adaptive)
+    limits = _Limits(stop, margin, confidence, depth)
+    return _CLASSES[mode](mode, session, policy, drafter, limits, clock)
+
+
+def _open_drafter(session: Session, mode: str) -> Drafter:
+    engine = session.engine
+    if mode.startswith("dspark"):
+        if engine.dspark is None:
+            raise OptionError(f"mode: {mode} needs a DSpark drafter, found a model without one")
+        return DsparkDrafter(session)
+    if engine.mtp is None:
         raise OptionError(f"mode: {mode} needs an MTP block, found a model without one")
-    if not 1 <= draft <= MAX_DRAFT:
-        raise OptionError(f"draft: expected 1 to {MAX_DRAFT}, found {draft}")
-    return _CLASSES[mode](session, policy, DepthControl(draft, adaptive), stop, margin, clock)
+    return MtpDrafter(session)

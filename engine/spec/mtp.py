@@ -6,6 +6,8 @@ block was trained (DeepSeek V3 technical report, section 2.2); its logits guess 
 
 from __future__ import annotations
 
+from time import perf_counter
+
 import numpy as np
 
 from engine.cache.kv import ROLLBACK
@@ -14,9 +16,10 @@ from engine.forward.trunk import Trunk
 from engine.ops.activations import Activations
 from engine.ops.operands import Array, LayerCache, Logits, Position
 from engine.session import Session
+from engine.spec.protocol import MAX_DRAFT, Drafts, Policy, Rule
 
 
-class Drafter:
+class MtpDrafter:
     """Drafts tokens behind a session's live end.
 
     The block's window is kept without holes: before the first draft it is filled from the
@@ -29,6 +32,8 @@ class Drafter:
     session : Session
         Its engine must have an MTP block.
     """
+
+    most = MAX_DRAFT
 
     def __init__(self, session: Session) -> None:
         engine = session.engine
@@ -106,21 +111,32 @@ class Drafter:
         logits = self.trunk.logits(s.state, self._logits, self.block.head, "draft head", self)
         return Logits(self.trunk.ops, logits, 0), s.state[0]
 
-    def committed(self, states: Array, tokens: list[int], pos0: int) -> None:
-        """Write the rows of accepted tokens from the trunk's true states.
+    def propose(self, token: int, pos: int, k: int, policy: Policy, rule: Rule) -> Drafts:
+        """See `Drafter`; each draft takes one pass of the block, which starts from the last."""
+        begin = perf_counter()
+        found = Drafts()
+        state = self.session.hidden
+        assert state is not None  # the drafter was ready
+        for i in range(k):
+            logits, state = self.draft(state, token, pos + i)
+            if not rule.goes_on(i, logits, None):
+                break
+            token, note = policy.propose(logits, pos + i + 1)
+            found.tokens.append(token)
+            found.notes.append(note)
+            if token in rule.stop:
+                break
+        found.block_s = perf_counter() - begin
+        return found
 
-        Parameters
-        ----------
-        states : float32 Array of shape (n, n_hc, n_embd)
-            After the token before each of `tokens`.
-        tokens : list of int
-            Accepted drafts; the first at `pos0`.
-        pos0 : int
-        """
-        if tokens:
-            self._store(states, np.array(tokens, np.int32), pos0)
-        self._end = pos0 + len(tokens)
-        self._epoch = self.session.epoch
+    def committed(self, first: int) -> None:
+        """Write the rows of tokens from `first` on again, from the trunk's true states."""
+        session = self.session
+        n = session.n_past - first
+        if n:
+            self._store(session.states(first - 1, n), session.tail(first), first)
+        self._end = session.n_past
+        self._epoch = session.epoch
 
     def _store(self, states: Array, tokens: np.ndarray, pos0: int) -> None:
         """Keys and values of rows whose logits nobody needs: no queries, no feed-forward."""

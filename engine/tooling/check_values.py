@@ -53,16 +53,16 @@ def check_values(options: EngineOptions, tick: Callable[[], None] | None = None)
 
             return progress
 
-        verify_files(options.path, options.mtp_path, options.check_values, bar)
+        verify_files(options, bar)
     return replace(options, check_values="never")
 
 
 def _size(options: EngineOptions) -> int:
     """Bytes of the files; of one that cannot be read 0, which opening it explains."""
     total = 0
-    for path in (options.path, options.mtp_path):
+    for path in options.paths:
         with contextlib.suppress(OSError):
-            total += 0 if path is None else os.stat(path).st_size
+            total += os.stat(path).st_size
     return total
 
 

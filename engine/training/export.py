@@ -26,7 +26,7 @@ from engine.models.write import Trained, write_model
 from engine.training.checkpoint import load_parts
 
 NAME = "ds4 nano"
-MAX_PACKAGE_BYTES = 30 << 20
+MAX_PACKAGE_BYTES = 32 << 20
 
 
 def vocab_of(tokenizer: Path, n_vocab: int) -> Vocab:

@@ -45,11 +45,13 @@ def initial_weights(shape: Shape, seed: int) -> dict[str, torch.Tensor]:
     """
     rng = torch.Generator().manual_seed(seed)
     return {
-        spec.name: _initial(spec, rng, seed) for spec in (*trunk_specs(shape), *draft_specs(shape))
+        spec.name: initial(spec, rng, seed) for spec in (*trunk_specs(shape), *draft_specs(shape))
     }
 
 
-def _initial(spec: Spec, rng: torch.Generator, seed: int) -> torch.Tensor:
+def initial(spec: Spec, rng: torch.Generator, seed: int) -> torch.Tensor:
+    """One tensor before training."""
+
     def normal(std: float) -> torch.Tensor:
         return torch.randn(spec.shape, generator=rng) * std
 

@@ -31,7 +31,7 @@ _CLIP = 5.0
 # Vectors and hyper-connections act on everything behind them.
 _VECTOR_RATE = 0.6
 # Kinds that are no maps between activations of similar size, or whose rows are looked up.
-_ADAM_KINDS = ("embed", "output", "hc", "ape", "router", "vector")
+_ADAM_KINDS = ("embed", "output", "hc", "ape", "router", "vector", "markov", "confidence")
 MUON_RATE, ADAM_RATE = 4e-3, 3e-3
 _MOMENTUM_FIRST, _MOMENTUM_LAST, _MOMENTUM_STEPS = 0.85, 0.95, 300
 
@@ -191,7 +191,9 @@ def _orthogonal(x: torch.Tensor) -> torch.Tensor:
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.transpose(1, 2)
-    x = (x / (torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True) + 1e-7)).bfloat16()
+    x = x / (torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True) + 1e-7)
+    # Many processors multiply bfloat16 a hundred times slower than float32.
+    x = x.bfloat16() if x.is_cuda else x
     for a, b, c in _NS_STEPS:
         gram = torch.bmm(x, x.transpose(1, 2))
         poly = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)

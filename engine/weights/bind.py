@@ -14,6 +14,7 @@ from engine.gguf.tensor import Tensor
 from engine.gguf.values import escape
 from engine.shape import Shape
 from engine.weights import layout, names
+from engine.weights.dspark.layouts import BESIDE_TRUNK, layout_of
 from engine.weights.foreign import check_known
 from engine.weights.layout import Mismatch, Spec
 from engine.weights.metadata import (
@@ -123,9 +124,11 @@ def trunk_mismatches(file: GGUFFile, shape: Shape) -> list[Mismatch]:
     top, layers = _trunk_specs(shape)
     specs = [*top.values(), *(spec for layer in layers for spec in layer.values())]
     known = {spec.name for spec in specs}
-    # An MTP block beside the trunk is not the trunk's business.
+    # A drafter beside the trunk is not the trunk's business.
     block = names.layer_prefix(shape.n_layer)
     known.update(n for n in file.tensors if n.startswith((names.MTP_PREFIX, block)))
+    if layout_of(file.tensors) is not None:
+        known.update(n for n in file.tensors if BESIDE_TRUNK.fullmatch(n))
     return layout.mismatches(file.tensors, specs) + layout.unexpected(file.tensors, known)
 
 
@@ -138,6 +141,11 @@ def bind_trunk(file: GGUFFile) -> tuple[Shape, TrunkWeights]:
         If the file is of another kind, a hyperparameter is wrong, or listing the tensors that are.
     """
     check_known(file)
+    if holds_only_dspark(file):
+        raise LayoutError(
+            f"{_source(file)}: expected a trunk, found a DSpark drafter, which --draft-model takes "
+            "beside a trunk"
+        )
     if is_mtp_file(file):
         raise LayoutError(f"{_source(file)}: expected a trunk, found an MTP block")
     shape = shape_from_metadata(file)
@@ -164,6 +172,11 @@ def bind_mtp(file: GGUFFile, shape: Shape) -> MtpWeights:
         If the file holds no MTP block, or one of another model.
     """
     check_known(file)
+    if holds_only_dspark(file):
+        raise LayoutError(
+            f"{_source(file)}: expected an MTP block, found a DSpark drafter, which --draft-model "
+            "takes"
+        )
     if names.MTP_ANTIREZ["e_proj"] in file.tensors:
         return _bind_antirez(file, shape)
     if names.eh_proj_name(shape.n_layer) in file.tensors:
@@ -198,6 +211,12 @@ def check_values(
         if (message := scan_values(tensor, progress)) is not None
     ]
     layout.raise_for(source, found)
+
+
+def holds_only_dspark(file: GGUFFile) -> bool:
+    """Whether a file is a DSpark drafter's own; a trunk may carry one as well."""
+    kind = layout_of(file.tensors)
+    return kind == "C" or (kind is not None and "blk.0.attn_norm.weight" not in file.tensors)
 
 
 def _source(file: GGUFFile) -> str:

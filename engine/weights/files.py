@@ -10,12 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from engine.errors import LayoutError
 from engine.gguf.reader import GGUFFile, open_gguf
 from engine.gguf.values import escape
+from engine.options import EngineOptions
 from engine.shape import Shape
 from engine.weights.bind import MtpWeights, TrunkWeights, bind_mtp, bind_trunk, iter_tensors
+from engine.weights.dspark.bind import DsparkWeights, bind_dspark
+from engine.weights.dspark.identity import pairing
 from engine.weights.support import check_supported
 from engine.weights.tensor import Tensor
+
+# Why the CUDA set refuses a DSpark drafter; its kernels of attention take rows of 128 positions.
+NO_BLOCKS = (
+    "a DSpark drafter: expected --backend cpu or reference, found cuda, which has no attention of "
+    "blocks; the trunk itself runs there"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +37,15 @@ class ModelWeights:
     shape : Shape
     trunk : TrunkWeights
     mtp : MtpWeights or None
-        None where nothing can be drafted.
+        None where no MTP block was asked for.
+    dspark : DsparkWeights or None
+        None where no DSpark drafter was asked for.
     """
 
     shape: Shape
     trunk: TrunkWeights
     mtp: MtpWeights | None = None
+    dspark: DsparkWeights | None = None
 
     @property
     def trunk_tensors(self) -> list[Tensor]:
@@ -40,8 +53,8 @@ class ModelWeights:
         return list(iter_tensors(self.trunk))
 
     @property
-    def draft_tensors(self) -> list[Tensor]:
-        """Tensors of the draft block that are its own.
+    def mtp_tensors(self) -> list[Tensor]:
+        """Tensors of the MTP block that are its own.
 
         Some layouts carry a copy of the trunk's embedding and output matrix, which is not used.
         """
@@ -49,6 +62,16 @@ class ModelWeights:
             return []
         unused = {id(self.mtp.token_embd), id(self.mtp.output)}
         return [t for t in iter_tensors(self.mtp) if id(t) not in unused]
+
+    @property
+    def dspark_tensors(self) -> list[Tensor]:
+        """Tensors of the DSpark drafter."""
+        return [] if self.dspark is None else self.dspark.tensors
+
+    @property
+    def draft_tensors(self) -> list[Tensor]:
+        """Tensors of all drafters."""
+        return self.mtp_tensors + self.dspark_tensors
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -62,15 +85,32 @@ class ModelFiles:
     Parameters
     ----------
     trunk : GGUFFile
-    mtp : GGUFFile or None
+    mtp, dspark : GGUFFile or None
     weights : ModelWeights
         Views of the files' mappings: not to be used once the files are closed.
+
+    Attributes
+    ----------
+    pairing : str
+        Whether trunk and DSpark drafter state one checkpoint, as `engine.weights.dspark.identity`
+        puts it; '' without a drafter.
+    notices : list of str
+        What the user should hear of the files.
     """
 
-    def __init__(self, trunk: GGUFFile, mtp: GGUFFile | None, weights: ModelWeights) -> None:
+    def __init__(
+        self,
+        trunk: GGUFFile,
+        mtp: GGUFFile | None,
+        weights: ModelWeights,
+        dspark: GGUFFile | None = None,
+    ) -> None:
         self.trunk = trunk
         self.mtp = mtp
+        self.dspark = dspark
         self.weights = weights
+        self.pairing = ""
+        self.notices: list[str] = []
 
     def __enter__(self) -> ModelFiles:
         return self
@@ -90,16 +130,23 @@ class ModelFiles:
 
     def all(self) -> list[GGUFFile]:
         """The files, the trunk's first."""
-        return [file for file in (self.trunk, self.mtp) if file is not None]
+        return [file for file in (self.trunk, self.mtp, self.dspark) if file is not None]
 
     @property
     def n_bytes(self) -> int:
         """Bytes of the files: address space, paged in as it is read."""
-        return sum(file.identity.size for file in self.all())
+        # A drafter that lies in the trunk's file is read from the same pages.
+        sizes = {file.path: file.identity.size for file in self.all()}
+        return sum(sizes.values())
 
 
 def open_files(
-    path: Path, mtp_path: Path | None = None, backend: str | None = None, kv: str = "official"
+    path: Path,
+    mtp_path: Path | None = None,
+    backend: str | None = None,
+    kv: str = "official",
+    dspark_path: Path | None = None,
+    force: bool = False,
 ) -> ModelFiles:
     """Open and bind a model's files, and ask whether a kernel set can run them.
 
@@ -108,33 +155,71 @@ def open_files(
     path : Path
         Trunk GGUF file.
     mtp_path : Path, optional
-        File of the draft block.
+        File of the MTP block.
     backend : {'cpu', 'cuda', 'reference'}, optional
         The kernel set that is to run the model; None asks none.
     kv : {'official', 'f32'}
         How that set is to store rows of keys and values.
+    dspark_path : Path, optional
+        File of the DSpark drafter, which may be the trunk's.
+    force : bool
+        Take a drafter that states another checkpoint than the trunk.
 
     Raises
     ------
     GGUFError, LayoutError
-        If a file is not a model that can be run, or the kernel set has no kernel for one of its
-        formats or sizes; none stays open.
+        If a file is not a model that can be run, the kernel set has no kernel for one of its
+        formats or sizes, or drafter and trunk state different checkpoints; none stays open.
     """
     opened = [open_gguf(path)]
     try:
         shape, trunk = bind_trunk(opened[0])
         if backend is not None:
             check_supported(escape(path.name), shape, iter_tensors(trunk), backend, kv)
-        if mtp_path is None:
-            return ModelFiles(opened[0], None, ModelWeights(shape, trunk))
-        mtp_file = open_gguf(mtp_path)
-        opened.append(mtp_file)
-        weights = ModelWeights(shape, trunk, bind_mtp(mtp_file, shape))
-        if backend is not None:
-            name = escape(mtp_path.name)
-            check_supported(name, shape, weights.draft_tensors, backend, kv)
-        return ModelFiles(opened[0], mtp_file, weights)
+        mtp_file = mtp = dspark_file = dspark = None
+        if mtp_path is not None:
+            mtp_file = open_gguf(mtp_path)
+            opened.append(mtp_file)
+            mtp = bind_mtp(mtp_file, shape)
+        if dspark_path is not None:
+            dspark_file = open_gguf(dspark_path)
+            opened.append(dspark_file)
+            dspark = bind_dspark(dspark_file, shape)
+        weights = ModelWeights(shape, trunk, mtp, dspark)
+        files = ModelFiles(opened[0], mtp_file, weights, dspark_file)
+        if backend is not None and mtp_path is not None:
+            check_supported(escape(mtp_path.name), shape, weights.mtp_tensors, backend, kv)
+        if dspark_file is not None:
+            if backend is not None:
+                check_drafter(escape(dspark_file.path.name), shape, weights, backend, kv)
+            files.pairing, notice = pairing(opened[0], dspark_file, force)
+            files.notices += [notice] if notice else []
+        return files
     except BaseException:
         for file in opened:
             file.close()
         raise
+
+
+def open_model(options: EngineOptions) -> ModelFiles:
+    """`open_files` with what a caller chose, asking the kernel set of its backend."""
+    return open_files(
+        options.path,
+        options.mtp_path,
+        options.backend,
+        options.kv,
+        options.dspark_path,
+        options.draft_force,
+    )
+
+
+def check_drafter(source: str, shape: Shape, weights: ModelWeights, backend: str, kv: str) -> None:
+    """Refuse a DSpark drafter that a kernel set cannot run.
+
+    Raises
+    ------
+    LayoutError
+    """
+    if backend == "cuda":
+        raise LayoutError(f"{source}: {NO_BLOCKS}")
+    check_supported(source, shape, weights.dspark_tensors, backend, kv)

@@ -14,7 +14,7 @@ from engine.gguf.values import escape
 
 _ARCHITECTURES = {
     "deepseek41": "DeepSeek V4.1, another computation",
-    "deepseek4-dspark": "a DSpark drafter of release 0731, which no decode mode here drafts with",
+    "deepseek41-dspark": "a DSpark drafter of DeepSeek V4.1, which reads layers' inputs",
     "deepseek2": "DeepSeek V2 or V3",
     "deepseek32": "DeepSeek V3.2",
 }
@@ -24,7 +24,6 @@ _EARLY = re.compile(
     r"|blk\.\d+\.(?:attn_sinks|ffn_gate_tid2eid|hc_(?:attn|ffn)_(?:base|fn|scale)"
     r"|(?:attn|indexer)_compressor_ape)"
 )
-_DSPARK = re.compile(r"mtp\.\d+\.(?:main_proj|markov_head|confidence_head)\..*")
 _IMAGE_BIAS = "exp_probs_b_vl.bias"
 
 
@@ -44,11 +43,6 @@ def check_known(file: GGUFFile) -> None:
             f"{source}: general.architecture: expected 'deepseek4', found {architecture!a} ({what})"
         )
     for name in file.tensors:
-        if _DSPARK.fullmatch(name):
-            raise LayoutError(
-                f"{source}: expected a trunk or an MTP block, found {name}, which is part of "
-                f"{_ARCHITECTURES['deepseek4-dspark']}"
-            )
         if _EARLY.fullmatch(name):
             raise LayoutError(
                 f"{source}: {name}: expected the tensor names of today's converters "

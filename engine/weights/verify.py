@@ -10,10 +10,10 @@ comparison in them would cost every token what the scan costs once.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from engine.gguf import remembered
 from engine.gguf.identity import FileIdentity
+from engine.options import EngineOptions
 from engine.weights.bind import check_values
 from engine.weights.files import ModelFiles, open_files
 from engine.weights.tensor import Tensor
@@ -57,16 +57,13 @@ def unchecked_bytes(files: ModelFiles, how: str) -> int:
     return sum(t.n_bytes for *_, tensors in _unchecked(files, how) for t in tensors)
 
 
-def verify_files(
-    path: Path, mtp_path: Path | None, how: str, bar: Callable[[int], Callable[[int], None]]
-) -> None:
+def verify_files(options: EngineOptions, bar: Callable[[int], Callable[[int], None]]) -> None:
     """Look at the values of files that are not open yet, so that opening them need not.
 
     Parameters
     ----------
-    path, mtp_path : Path
-    how : str
-        See `verify_values`.
+    options : EngineOptions
+        Which files, and when values are looked at.
     bar : callable
         Called with the bytes that will be read, if there are any; returns the progress callback.
 
@@ -75,7 +72,9 @@ def verify_files(
     GGUFError, LayoutError
         If a file is not a model that can be run, or holds such a value.
     """
-    with open_files(path, mtp_path) as files:
+    how = options.check_values
+    paths = options.path, options.mtp_path
+    with open_files(*paths, dspark_path=options.dspark_path, force=options.draft_force) as files:
         total = unchecked_bytes(files, how)
         if total:
             verify_values(files, how, bar(total))
@@ -85,7 +84,9 @@ def _unchecked(files: ModelFiles, how: str) -> list[tuple[str, str, FileIdentity
     """Fact, name, identity and tensors of the files that no scan is known of."""
     sides = [("trunk_values", files.trunk, files.weights.trunk_tensors)]
     if files.mtp is not None:
-        sides.append(("draft_values", files.mtp, files.weights.draft_tensors))
+        sides.append(("draft_values", files.mtp, files.weights.mtp_tensors))
+    if files.dspark is not None:
+        sides.append(("dspark_values", files.dspark, files.weights.dspark_tensors))
     return [
         (name, file.path.name, file.identity, tensors)
         for name, file, tensors in sides

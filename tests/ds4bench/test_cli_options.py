@@ -12,6 +12,8 @@ from ds4bench import cli
 from ds4bench.sweep import run as sweep_module
 from engine.models.bundled import bundled_model
 
+SPARK = bundled_model("dspark", "q8").path
+
 
 @pytest.fixture
 def request_of(tmp_path, monkeypatch):
@@ -41,6 +43,11 @@ def request_of(tmp_path, monkeypatch):
         ("--mode mtp-batched --mtp mtp.gguf --mtp-adaptive", "plan.mtp_adaptive", True),
         ("--mode mtp-batched --mtp mtp.gguf --mtp-margin 2.5", "plan.mtp_margin", 2.5),
         ("--mode mtp-batched --mtp mtp.gguf --mtp-draft 3", "plan.mtp_draft", 3),
+        (f"--mode dspark --draft-model {SPARK}", "plan.dspark", SPARK),
+        ("--mode dspark --draft-max 3", "plan.draft_max", 3),
+        ("--mode dspark --draft-confidence 0.5", "plan.draft_confidence", 0.5),
+        ("--mode dspark --draft-adaptive", "plan.draft_adaptive", True),
+        ("--mode dspark --draft-force", "plan.draft_force", True),
         ("--chat-prompt-file prompt.txt", "plan.prompt.chat", True),
         ("--chat-prompt-file prompt.txt -sys Briefly.", "plan.prompt.system", "Briefly."),
         ("--activations f32", "plan.activations", "f32"),

@@ -139,6 +139,9 @@ def test_nano_chooses_a_bundled_model(request_of, recipe):
         ("--mode mtp-batched --mtp-draft 3", "draft", 3),
         ("--mode mtp-batched --mtp-adaptive", "adaptive", True),
         ("--mode mtp-batched --mtp-margin 2.5", "margin", 2.5),
+        ("--mode dspark --draft-max 3", "draft", 3),
+        ("--mode dspark --draft-adaptive", "adaptive", True),
+        ("--mode dspark --draft-confidence 0.5", "confidence", 0.5),
         ("--top-k 9", "sampling.top_k", 9),
         ("--top-p 0.5", "sampling.top_p", 0.5),
         ("--min-p 0.25", "sampling.min_p", 0.25),
@@ -160,6 +163,8 @@ def test_an_option_of_decoding_reaches_the_settings(request_of, line, field, val
     ("line", "field", "value"),
     [
         ("--warm-weights", "model.warm_weights", True),
+        ("--mode dspark --draft-model d.gguf", "model.draft_model", Path("d.gguf")),
+        ("--mode dspark --draft-force", "model.draft_force", True),
         ("--ray local", "model.ray", "local"),
         ("--allow-network-fs", "output.allow_network_fs", True),
         ("--base-url http://a --reply-timeout 9", "model.server.reply_timeout_s", 9.0),

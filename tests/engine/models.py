@@ -12,6 +12,7 @@ from engine.engine import Engine
 from engine.models import shapes
 from engine.models.make import chunks, draft_specs, trunk_specs
 from engine.models.write import write_model
+from engine.models.write_dspark import write_dspark
 from engine.shape import Shape
 
 SHAPES = {
@@ -42,6 +43,25 @@ def open_model(
     mtp_path = model_file(folder, shape, recipe, draft=True) if mtp else None
     settings = {"threads": 2, "repack": "off", **options}
     return open_engine(EngineOptions(path=path, mtp_path=mtp_path, **settings))  # type: ignore[arg-type]
+
+
+def dspark_file(
+    folder: Path, shape: str, recipe: str = "f32", layout: str = "A", combined: bool = False
+) -> Path:
+    """Path of a generated DSpark drafter; written at the first request."""
+    kind = "-combined" if combined else ""
+    path = folder / f"{shape}-{recipe}-dspark-{layout}{kind}.gguf"
+    if not path.exists():
+        write_dspark(path, SHAPES[shape](), recipe=recipe, seed=7, layout=layout, combined=combined)
+    return path
+
+
+def open_dspark(
+    folder: Path, shape: str = "micro", recipe: str = "f32", layout: str = "A", **options: object
+) -> Engine:
+    """As `open_model`, with a DSpark drafter."""
+    spark = dspark_file(folder, shape, recipe, layout)
+    return open_model(folder, shape, recipe, dspark_path=spark, **options)  # type: ignore[arg-type]
 
 
 def drawn_weights(shape: Shape, seed: int = 1) -> dict[str, np.ndarray]:

@@ -15,12 +15,13 @@ from engine.errors import MemoryBudgetError
 from engine.memory import MemoryPlan, check_memory, plan_memory, plan_weights
 from engine.models import recipes
 from engine.ops.memory import experts_bytes, panels_bytes, product_bytes
-from engine.spec.mtp import Drafter
-from engine.weights.files import open_files
-from tests.engine.models import model_file
+from engine.spec.dspark import DsparkDrafter
+from engine.spec.mtp import MtpDrafter as Drafter
+from engine.weights.files import open_files, open_model
+from tests.engine.models import dspark_file, model_file
 
 # Modules whose classes hold arrays and weights of a prepared model.
-HOLDERS = ("engine.forward.model", "engine.ops.operands")
+HOLDERS = ("engine.forward.model", "engine.forward.dspark", "engine.ops.operands")
 
 CASES = [
     # shape, recipe, ctx, chunk, kv
@@ -98,6 +99,28 @@ def test_the_plan_is_what_the_engine_says_and_what_a_session_allocates(model_fol
     assert planned(options_for(model_folder, case, backend), ctx).drafter == 0
 
 
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_the_plan_counts_a_dspark_drafter(model_folder, backend):
+    case = ("micro", "q8_0", 300, 64, "official")
+    options = dataclasses.replace(
+        options_for(model_folder, case, backend),
+        dspark_path=dspark_file(model_folder, "micro", "q8_0"),
+    )
+    with open_model(options) as files:
+        plan, copies = plan_memory(files, options, 300), plan_weights(files.weights, options)
+    with open_engine(options) as engine:
+        assert plan == engine.memory_estimate(300)
+        assert copies.vectors == sum(_vectors(engine))
+        engine.ops = ops = Counted(engine.ops)
+        session = engine.session(300)
+        session._checked = ops.new_array((16, engine.shape.n_vocab))
+        angles = 2 * min(-(-(300 + 64) // 1024), 8) * 1024 * engine.shape.n_rot * 4
+        assert ops.n_bytes + angles == plan.context + plan.activations
+        before = ops.n_bytes
+        DsparkDrafter(session)
+        assert ops.n_bytes - before == plan.drafter > 0
+
+
 @pytest.mark.parametrize("case", CASES[:4], ids=lambda case: f"{case[0]}-{case[2]}-{case[3]}")
 def test_kernels_of_the_cpu_set_hold_no_more_than_is_planned(model_folder, case):
     """On a thread of its own, which has no working memory from other tests."""
@@ -142,7 +165,7 @@ def test_weights_are_planned_as_they_are_copied(model_folder, recipe, repack):
 
 def _vectors(engine):
     """Bytes of the small arrays that the prepared model holds, tables of the mapping apart."""
-    waiting, seen = [engine.model, engine.mtp], set()
+    waiting, seen = [engine.model, engine.mtp, engine.dspark], set()
     while waiting:
         value = waiting.pop()
         if isinstance(value, np.ndarray):

@@ -199,7 +199,7 @@ def test_every_recipe(tmp_path, shape, recipe, layout):
 @pytest.mark.parametrize("layout", ["separate", "nextn"])
 @pytest.mark.parametrize("name", ["A", "B"])
 def test_mtp_equals_transformers_decoder_layer(tmp_path, name, layout):
-    from engine.spec.mtp import Drafter
+    from engine.spec.mtp import MtpDrafter as Drafter
     from tests.oracle.hf import hf_model, hf_mtp_logits
 
     spec = SPECS[name]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine import EngineOptions, open_engine
-from engine.spec.mtp import Drafter
+from engine.spec.mtp import MtpDrafter as Drafter
 from tests.engine.models import model_file
 
 pytest.importorskip("transformers")  # collected by make test too, which has no torch

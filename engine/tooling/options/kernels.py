@@ -49,7 +49,13 @@ class KernelChoice:
         names = [one.name for one in fields(self) if one.name != "devices"]
         return {name: getattr(self, name) for name in names}
 
-    def engine_options(self, path: Path, mtp_path: Path | None = None) -> EngineOptions:
+    def engine_options(
+        self,
+        path: Path,
+        mtp_path: Path | None = None,
+        dspark_path: Path | None = None,
+        draft_force: bool = False,
+    ) -> EngineOptions:
         """Options of an engine over these files.
 
         Raises
@@ -57,7 +63,13 @@ class KernelChoice:
         OptionError
             See `EngineOptions`.
         """
-        return EngineOptions(path=path, mtp_path=mtp_path, **self.to_dict())
+        return EngineOptions(
+            path=path,
+            mtp_path=mtp_path,
+            dspark_path=dspark_path,
+            draft_force=draft_force,
+            **self.to_dict(),
+        )
 
 
 KernelGroup: TypeAlias = OptionGroup[KernelChoice]

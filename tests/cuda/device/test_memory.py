@@ -11,7 +11,7 @@ from engine import EngineOptions, generate, open_engine
 from engine.memory import open_device, plan_memory
 from engine.ops.cuda.memory import planned_weight_bytes
 from engine.ops.cuda.ops import CudaOps
-from engine.spec.mtp import Drafter
+from engine.spec.mtp import MtpDrafter as Drafter
 from engine.weights.files import open_files
 from tests.cuda.conftest import ON_GPU
 from tests.engine.models import model_file

@@ -6,7 +6,7 @@ import pytest
 
 from engine.spec.protocol import SpecStats, StepResult
 from engine.tooling.options.speculation import DraftWatch
-from tests.engine.models import model_file
+from tests.engine.models import dspark_file, model_file
 
 ARGS = ("-p", "Count.", "--nothink", "-n", 30, "-c", 256, "--threads", 2, "--repack", "off")
 
@@ -83,8 +83,18 @@ def test_a_drafter_that_helps_or_was_hardly_tried_is_not(mode, pairs):
         (("--mtp", "x.gguf"), "--mtp: expected a --mode that drafts, found plain"),
         (
             ("--mode", "turbo"),
-            "--mode: expected plain, mtp-strict, mtp-batched or mtp-combined, found",
+            "--mode: expected plain, mtp-strict, mtp-batched, mtp-combined, dspark or "
+            "dspark-strict, found",
         ),
+        (("--mode", "dspark"), "--mode dspark: expected --draft-model FILE, found none"),
+        (("--draft-model", "x.gguf"), "--draft-model: expected a --mode that drafts, found plain"),
+        (("--draft-max", 3), "--draft-max: expected a --mode that drafts, found plain"),
+        (
+            ("--mode", "mtp-strict", "--draft-confidence", 0.5),
+            "--draft-confidence: expected a --mode dspark, found mtp-strict",
+        ),
+        (("--mode", "dspark", "--mtp-draft", 2), "--mtp-draft: expected a --mode mtp-strict"),
+        (("--mode", "dspark", "--draft-confidence", 2), "--draft-confidence: expected 0 to 1"),
         (("--mode", "mtp-strict", "--mtp-draft", 5), "--mtp-draft: expected 1 to 4, found 5"),
     ],
 )
@@ -98,3 +108,82 @@ def test_a_trunk_is_no_block(ds4, files):
     status, _, err = ds4(*files[0], "--mtp", files[0][1], *ARGS, "--mode", "mtp-combined")
     assert status == 3
     assert "expected an MTP block" in err
+
+
+@pytest.fixture(scope="module")
+def spark(model_folder):
+    return "--draft-model", dspark_file(model_folder, "micro", "q8_0")
+
+
+@pytest.mark.parametrize("mode", ["dspark", "dspark-strict"])
+def test_dspark_prints_plains_text_and_says_what_drafts(ds4, files, spark, mode):
+    model, _ = files
+    _, plain, _ = ds4(*model, *ARGS, "--temp", 0)
+    options = ("--temp", 0, "--mode", mode)
+    for more in ((), ("--draft-max", 2), ("--draft-confidence", 0.4), ("--draft-adaptive",)):
+        status, out, err = ds4(*model, *spark, *ARGS, *options, *more)
+        assert status == 0, err
+        assert out == plain
+        assert "is a DSpark drafter of 3 stages (layout A)" in err
+
+
+def drafted(err: str) -> str:
+    """Drafts by depth, as the closing line counts them."""
+    return err.split("by depth ")[1].split(")")[0]
+
+
+def test_draft_max_is_the_most_of_a_step_and_confidence_ends_it_sooner(ds4, files, spark):
+    base = (*files[0], *spark, *ARGS, "--temp", 0, "--mode", "dspark")
+    assert drafted(ds4(*base)[2]).count(",") == 4
+    assert drafted(ds4(*base, "--draft-max", 2)[2]).count(",") == 1
+    err = ds4(*base, "--draft-confidence", 1)[2]
+    assert "the drafter never ran" in err
+
+
+def test_draft_model_takes_an_mtp_block_too(ds4, files):
+    model, (_, block) = files
+    options = ("--draft-model", block, "--mode", "mtp-combined")
+    status, _, err = ds4(*model, *options, *ARGS, "--temp", 0)
+    assert status == 0 and "is an MTP block" in err
+    status, _, err = ds4(*model, "--draft-model", model[1], "--mode", "dspark", *ARGS)
+    assert status == 3 and "expected a DSpark drafter or an MTP block, found neither" in err
+    status, _, err = ds4(*model, "--draft-model", block, "--mode", "dspark", *ARGS)
+    assert status == 2 and "--mode dspark: expected --draft-model FILE, found none" in err
+
+
+def test_mtp_refuses_a_dspark_drafter_by_name(ds4, files, spark):
+    status, _, err = ds4(*files[0], "--mtp", spark[1], "--mode", "mtp-combined", *ARGS)
+    assert status == 3
+    assert "expected an MTP block, found a DSpark drafter, which --draft-model takes" in err
+
+
+def test_cuda_refuses_a_dspark_drafter_before_anything_is_loaded(ds4, files, spark):
+    options = ("--backend", "cuda", "--mode", "dspark")
+    status, _, err = ds4(*files[0], *spark, *options, *ARGS)
+    assert status == 3 and "expected --backend cpu or reference, found cuda" in err
+
+
+def test_a_trunk_with_a_drafter_in_its_file_needs_no_other(ds4, model_folder):
+    both = dspark_file(model_folder, "micro", "q8_0", "B", combined=True)
+    status, plain, _ = ds4("-m", both, *ARGS, "--temp", 0)
+    assert status == 0
+    status, out, err = ds4("-m", both, *ARGS, "--temp", 0, "--mode", "dspark")
+    assert (status, out) == (0, plain) and "drafts:" in err
+
+
+def test_a_drafter_of_another_release_is_refused_unless_forced(ds4, files, spark, tmp_path):
+    other = tmp_path / "DSpark-0731.gguf"
+    other.symlink_to(spark[1])
+    theirs = tmp_path / "DSpark-drafter-vision-exp.gguf"
+    theirs.write_bytes(spark[1].read_bytes())
+    ours = tmp_path / "model-0731.gguf"
+    ours.write_bytes(files[0][1].read_bytes())
+    base = ("-m", ours, "--draft-model", theirs, "--mode", "dspark", *ARGS, "--temp", 0)
+    status, _, err = ds4(*base)
+    assert status == 3
+    assert "expected a drafter of the trunk's release, 0731 (file name), found vision-exp" in err
+    status, _, err = ds4(*base, "--draft-force")
+    assert status == 0, err
+    # A link is called what its file is called.
+    status, _, err = ds4("-m", ours, "--draft-model", other, "--mode", "dspark", *ARGS)
+    assert status == 0 and "only the trunk states its release (0731)" in err

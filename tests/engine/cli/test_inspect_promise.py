@@ -108,7 +108,7 @@ STANDINS = {
     "nvfp4": (0, 3, "found NVFP4 (129 tensors, blk.0.ffn_gate_exps.weight first)"),
     "early": (3, 3, "found the early naming"),
     "v41": (3, 3, "DeepSeek V4.1"),
-    "dspark": (3, 3, "a DSpark drafter"),
+    "dspark": (3, 3, "mtp.0.hc_head_scale.weight: expected a tensor of the DSpark drafter"),
 }
 
 

@@ -109,12 +109,12 @@ def test_help_needs_no_heavy_import():
 
 
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
-    from engine.models import write
+    from engine.models import container
 
     def fail(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(write.os, "fsync", fail)
+    monkeypatch.setattr(container.os, "fsync", fail)
 
     result = run("--shape", "micro", "--recipe", "q8_0", "--out", tmp_path / "m.gguf")
 
@@ -124,3 +124,32 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
         f"make-model: error: {path}: expected to write it, found No space left on device\n"
     )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("layout", "name"), [
+    ("A", "mtp.2.markov_head.markov_w1.weight"), ("B", "dspark.markov_w1.weight"),
+    ("C", "markov_w1.weight"),
+])  # fmt: skip
+def test_a_dspark_drafter_is_written_in_the_layout_that_is_asked_for(tmp_path, layout, name):
+    out, spark = tmp_path / "a.gguf", tmp_path / "d.gguf"
+    args = ("--shape", "micro", "--recipe", "q8_0", "--out", out, "--dspark", spark)
+    result = run(*args, "--dspark-layout", layout)
+    assert result.exit_code == 0, result.output
+    assert f"{spark.stat().st_size} bytes" in result.stdout
+    with open_gguf(spark) as file:
+        assert name in file.tensors and "blk.0.attn_compressor_kv.weight" not in file.tensors
+
+
+def test_combined_puts_the_trunk_into_the_drafters_file(tmp_path):
+    out, spark = tmp_path / "a.gguf", tmp_path / "d.gguf"
+    args = ("--shape", "micro", "--recipe", "q8_0", "--out", out, "--dspark", spark)
+    assert run(*args, "--combined").exit_code == 0
+    with open_gguf(out) as trunk, open_gguf(spark) as both:
+        for name, tensor in trunk.tensors.items():
+            assert both.tensors[name].data.tobytes() == tensor.data.tobytes()
+        assert "mtp.0.main_proj.weight" in both.tensors
+    refused = run(*args, "--combined", "--dspark-layout", "C", "--force")
+    assert refused.exit_code == 2 and "expected A or B beside a trunk" in refused.stderr
+    for option in (("--combined",), ("--dspark-layout", "B")):
+        refused = run("--shape", "micro", "--out", tmp_path / "new", *option)
+        assert refused.exit_code == 2 and f"{option[0]}: expected --dspark FILE" in refused.stderr

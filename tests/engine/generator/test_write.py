@@ -9,7 +9,7 @@ import pytest
 
 from engine.errors import OptionError
 from engine.gguf.reader import open_gguf
-from engine.models import write
+from engine.models import container
 from engine.models.make import draft_specs, draw, trunk_specs
 from engine.models.recipes import LAYOUTS, RECIPES, formats_of
 from engine.models.shapes import micro
@@ -175,7 +175,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
     def fail(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(write.os, "fsync", fail)
+    monkeypatch.setattr(container.os, "fsync", fail)
 
     with pytest.raises(OSError, match="No space"):
         write_model(tmp_path / "m.gguf", micro(), "q8_0")

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from engine.spec.depth import PROBE, DepthControl
+from engine.spec.protocol import Drafts
+
+
+def drafted(n: int) -> Drafts:
+    """Drafts of which only the number matters."""
+    return Drafts([0] * n)
 
 
 def test_every_depth_is_tried_once_before_any_is_preferred():
@@ -10,7 +16,7 @@ def test_every_depth_is_tried_once_before_any_is_preferred():
     tried = []
     for _ in range(4):
         tried.append(control.choose())
-        control.observe(tried[-1], 0, 0.0, 1.0, 0.0)
+        control.observe(drafted(tried[-1]), 0, 0.0, 1.0, 0.0)
     assert tried == [1, 2, 3, 4]
 
 
@@ -24,7 +30,7 @@ def test_a_depth_that_lost_is_tried_again_after_a_while_and_can_win():
             price[2] = 1.0
         depth = control.choose()
         chosen.append(depth)
-        control.observe(depth, depth, 0.0, price[depth], 0.0)
+        control.observe(drafted(depth), depth, 0.0, price[depth], 0.0)
     first = chosen[2 : PROBE + 1]
     assert first.count(2) <= 1, "a loser is not tried more often than every PROBE steps"
     assert 2 in chosen[PROBE : 2 * PROBE + 2], "but it is tried again"
@@ -35,4 +41,4 @@ def test_without_adaption_the_depth_is_the_most_and_nothing_is_learned():
     control = DepthControl(3, adaptive=False)
     for _ in range(5):
         assert control.choose() == 3
-        control.observe(3, 0, 0.0, 100.0, 0.0)
+        control.observe(drafted(3), 0, 0.0, 100.0, 0.0)

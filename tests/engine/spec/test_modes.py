@@ -11,7 +11,7 @@ from engine.session import Session
 from engine.spec.depth import DepthControl
 from engine.spec.modes import open_decoder
 from engine.spec.policy import Greedy, Sampled
-from engine.spec.protocol import Decoder
+from engine.spec.protocol import Decoder, Drafts
 from tests.engine.models import open_model
 
 SPECULATIVE = [
@@ -215,7 +215,7 @@ def _settled_depth(chance: list[float], cost: list[float], steps: int = 400) -> 
         kept = 0
         while kept < k and rng.random() < chance[kept]:
             kept += 1
-        control.observe(k, kept, 0.0, cost[k - 1], 0.0)
+        control.observe(Drafts([0] * k), kept, 0.0, cost[k - 1], 0.0)
         depths.append(k)
     return float(np.mean(depths[steps // 2 :]))
 

@@ -31,6 +31,7 @@ SHARED = (
     *("--backend", "--threads", "--activations", "--quality", "--kv", "--repack"),
     *(f"--{name.replace('_', '-')}" for name in CUDA_FIELDS),
     *("--mode", "--mtp", "--mtp-draft", "--mtp-adaptive", "--mtp-margin"),
+    *("--draft-model", "--draft-max", "--draft-confidence", "--draft-adaptive", "--draft-force"),
     *("--temp", "--top-k", "--top-p", "--min-p", "--seed"),
 )
 

@@ -30,17 +30,7 @@ def test_one_name_of_the_first_converters_is_enough(tmp_path, name):
         checked(tmp_path, antirez_keys(), [Entry(name, "F32", (4,))])
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["mtp.0.main_proj.weight", "mtp.2.markov_head.markov_w1.weight",
-     "mtp.2.confidence_head.proj.weight"],
-)  # fmt: skip
-def test_a_dspark_drafter_is_known_by_its_tensors_too(tmp_path, name):
-    with pytest.raises(LayoutError, match=f"found {name}, which is part of a DSpark drafter"):
-        checked(tmp_path, antirez_keys(), [Entry(name, "F32", (4,))])
-
-
-@pytest.mark.parametrize("architecture", ["deepseek41", "deepseek4-dspark", "deepseek2"])
+@pytest.mark.parametrize("architecture", ["deepseek41", "deepseek41-dspark", "deepseek2"])
 def test_an_architecture_that_is_known_is_described(tmp_path, architecture):
     with pytest.raises(LayoutError, match=rf"found '{architecture}' \(.*D"):
         checked(tmp_path, [Key("general.architecture", "str", architecture)], [])
