@@ -257,7 +257,8 @@ def _shareable(value: Any) -> Any:
 
 
 def _parquet_types(pa: Any) -> dict[str, Any]:
-    lists = {name: pa.list_(pa.float64() if name.endswith("_s") else pa.int32()) for name in LISTS}
+    floats = {name for name in LISTS if name.endswith("_s")} | {"reliability"}
+    lists = {n: pa.list_(pa.float64() if n in floats else pa.int32()) for n in LISTS}
     types = {}
     for owner in (SpeedRow, Telemetry):
         for f in fields(owner):
