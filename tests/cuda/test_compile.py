@@ -328,7 +328,7 @@ _INSTRUCTIONS = {
     "redux_add": "REDUX.SUM.S32",
     "depend": "ACQBULK",
     "release": "PREEXIT",
-    "prefetch_bulk": "UBLKPF",
+    "prefetch_bulk": "UBLKPF.L2",
 }
 
 
