@@ -293,6 +293,18 @@ def test_growth_and_missing_entries_are_found(monkeypatch):
     ]
 
 
+def test_accesses_before_the_wait_are_found():
+    lines = ["S2R", "PREEXIT", "UBLKPF.L2", "LDG.E.64", "ACQBULK", "LDG.E", "EXIT"]
+    assert check._early(lines) == ("LDG.E.64",)
+    assert check._early([*lines[:3], *lines[4:]]) == ()
+    assert check._early(["S2R", "EXIT", "ACQBULK"]) == ("EXIT",)
+    assert check._early(["S2R", "EXIT"]) == ("no ACQBULK",)
+    found = check.Resources(40, 0, 0, 0, 80, ("FMUL",), ("LDG.E.64",))
+    assert check.faults(_contraction, (9, 0), found) == [
+        "expected nothing before the wait, found LDG.E.64"
+    ]
+
+
 @pytest.mark.cudac
 def test_every_kernel_is_as_the_table_says():
     found = check.measure(jobs=os.cpu_count() or 1)
@@ -318,7 +330,7 @@ _INSTRUCTIONS = {
     "redux_add": "REDUX.SUM.S32",
     "depend": "ACQBULK",
     "release": "PREEXIT",
-    "prefetch_bulk": "UBLKPF",
+    "prefetch_bulk": "UBLKPF.L2",
 }
 
 
