@@ -182,6 +182,7 @@ class FakeModel:
             n_vocab=6000,
             n_layer=1,
             has_mtp=True,
+            has_dspark=True,
             implemented_modes=tuple(self.faults.get("modes", MODES)),
             model_id=files[0].id,
             mtp_id=None if plan.mtp is None else files[1].id,

@@ -133,7 +133,11 @@ def test_the_watchdog_waits_ten_times_the_slowest_pace():
 
 
 def test_modes_rotate_from_run_to_run_at_one_frontier():
-    plan = SweepPlan("m", modes=MODES, ctx_start=100, ctx_max=100, repeats=4)
+    plan = SweepPlan("m", modes=MODES, ctx_start=100, ctx_max=100, repeats=len(MODES))
     cells = list(plan.cells())
-    assert [cell.mode for cell in cells[::4]] == list(MODES), "each mode is first in one run"
-    assert [plan.order(1, index)[0] for index in range(4)] == list(MODES), "and at one frontier"
+    assert [cell.mode for cell in cells[:: len(MODES)]] == list(MODES), (
+        "each mode is first in one run"
+    )
+    assert [plan.order(1, index)[0] for index in range(len(MODES))] == list(MODES), (
+        "and at one frontier"
+    )

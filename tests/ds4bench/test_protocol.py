@@ -88,6 +88,7 @@ def step_decoder(*batches):
     return SimpleNamespace(
         start=lambda: 5,
         step=lambda first, budget: SimpleNamespace(
+            drafts=None,
             tokens=next(results), next=6, drafted=0, accepted=0,
             draft_s=0.0, verify_s=0.0, rollback_s=0.0,
         ),

@@ -7,10 +7,12 @@ import pytest
 from ds4bench.plan import GIVE_UP_AFTER, PARK_AFTER
 from ds4bench.records.files import read_rows
 from engine.errors import DEVICE_HUNG
-from engine.options import MODES
+from engine.options import MTP_MODES
 from engine.tooling import exits
 from engine.tooling.results.journal import scan
 from tests.ds4bench.sweeps import SIZE, table
+
+MODES = ("plain", *MTP_MODES)  # of --mode all where no DSpark drafter is named
 
 
 @pytest.mark.parametrize("name", ["SIGSEGV", "SIGBUS", "SIGABRT", "SIGKILL"])

@@ -120,8 +120,11 @@ class SpecChoice:
 
     def settled(self, found: Drafters) -> SpecChoice:
         """With the modes that --mode all means beside these drafters."""
-        if not self.every or (found.mtp is None and found.dspark is None):
+        if not self.every:
             return self
+        if found.mtp is None and found.dspark is None:
+            # Refused by whoever opens the model, for want of a block.
+            return replace(self, modes=(MODES[0], *MTP_MODES), every=False)
         absent: tuple[str, ...] = MTP_MODES if found.mtp is None else ()
         absent += DSPARK_MODES if found.dspark is None else ()
         return replace(self, modes=tuple(m for m in MODES if m not in absent), every=False)
