@@ -257,6 +257,17 @@ def _rows(sheet: _Sheet, path: Path, before: int) -> list[SpeedRow]:
     return rows
 
 
+def _depths(text: str, where: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Drafts accepted and proposed by depth, of a cell like '12/40 3/12'."""
+    pairs = [pair.split("/") for pair in text.split()]
+    if not all(len(d) == 2 and d[0].isdecimal() and d[1].isdecimal() for d in pairs):
+        raise EngineError(f"{where}: expected pairs like 12/40 in accepted_by_depth")
+    accepted = [int(kept) for kept, _ in pairs]
+    while accepted and not accepted[-1]:
+        accepted.pop()
+    return tuple(accepted), tuple(int(of) for _, of in pairs)
+
+
 def _row(cell: dict[str, str], where: str, decimal: str) -> SpeedRow:
     def number(name: str, scale: float = 1.0) -> float | None:
         text = cell.get(name, "").strip()
@@ -285,12 +296,7 @@ def _row(cell: dict[str, str], where: str, decimal: str) -> SpeedRow:
     prefill_tps, gen_tps = number("prefill_tps"), number("gen_tps")
     mode, status, text_class, prefix = _words(cell, where)
     users = whole("users") or 1
-    depths = [pair.split("/") for pair in (cell.get("accepted_by_depth") or "").split()]
-    if not all(len(d) == 2 and d[0].isdecimal() and d[1].isdecimal() for d in depths):
-        raise EngineError(f"{where}: expected pairs like 12/40 in accepted_by_depth")
-    accepted_by_depth = tuple(int(kept) for kept, _ in depths)
-    while accepted_by_depth and not accepted_by_depth[-1]:
-        accepted_by_depth = accepted_by_depth[:-1]
+    accepted_by_depth, drafted_by_depth = _depths(cell.get("accepted_by_depth") or "", where)
     steps = whole("steps")
     first = number("gen_first_ms", 1e-3)
     if first is None:
@@ -310,7 +316,7 @@ def _row(cell: dict[str, str], where: str, decimal: str) -> SpeedRow:
         steps=gen if steps is None and mode == "plain" and gen else steps,
         drafted=whole("drafted"),
         accepted=whole("accepted"),
-        drafted_by_depth=tuple(int(of) for _, of in depths),
+        drafted_by_depth=drafted_by_depth,
         accepted_by_depth=accepted_by_depth,
         draft_s=number("draft_ms", 1e-3),
         verify_s=number("verify_ms", 1e-3),

@@ -25,8 +25,9 @@ from ds4bench.server.tokens import Counter
 from ds4bench.sweep.checks import check_grid, check_same, digest, row_key
 from ds4bench.sweep.files import set_aside, write_stdout
 from ds4bench.sweep.progress import ProgressScreen
-from ds4bench.sweep.run import PUBLISH_EVERY_S, ROOT, Outputs, check_outputs
+from ds4bench.sweep.run import PUBLISH_EVERY_S, Outputs, check_outputs
 from ds4bench.sweep.stop import SweepSignals
+from ds4bench.sweep.timed import ROOT
 from engine.errors import BackendError, OptionError
 from engine.tooling import exits
 from engine.tooling.openai.client import key_notice

@@ -47,6 +47,7 @@ from ds4bench.sweep.files import set_aside, write_stdout
 from ds4bench.sweep.findings import dry_run_text, findings, prediction_text
 from ds4bench.sweep.progress import ProgressScreen
 from ds4bench.sweep.stop import SweepSignals
+from ds4bench.sweep.timed import timed_code
 from ds4bench.sweep.watchdog import FIRST_TIMEOUT_S
 from ds4bench.telemetry.machines import KnownMachine
 from ds4bench.telemetry.nvml import Gpu
@@ -58,18 +59,12 @@ from engine.errors import EngineError, OptionError
 from engine.options import EngineOptions
 from engine.tooling import exits
 from engine.tooling.check_values import check_values
-from engine.tooling.results.environment import cpu, sources_sha256
+from engine.tooling.results.environment import cpu
 from engine.tooling.results.journal import Journal
 from engine.tooling.results.publish import check_folder, check_output, make_folder, remove_stale
 
 # Publishing rewrites whole files, so it happens rarely and between timed windows.
 PUBLISH_EVERY_S = 10.0
-ROOT = Path(__file__).resolve().parents[2]  # the folder of the packages
-# Of ds4bench, what the timed process imports beside `ds4bench.worker`.
-WORKER_NEEDS = (
-    *("__init__.py", "plan.py", "telemetry/__init__.py", "telemetry/roofline.py"),
-    *("panel/__init__.py", "panel/texts.py", "records/__init__.py", "records/derived.py"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -390,15 +385,3 @@ def _open_journal(
         for _, file in outputs.named():
             remove_stale(file)
         yield journal
-
-
-def timed_code() -> str:
-    """Hash of the sources that run in the timed process: rows of another code never mix."""
-    return sources_sha256(timed_sources(), ROOT)
-
-
-def timed_sources() -> list[Path]:
-    """The files that `timed_code` hashes: all of the engine, and what the worker needs of ours."""
-    package = ROOT / "ds4bench"
-    ours = [*package.joinpath("worker").rglob("*.py"), *(package / name for name in WORKER_NEEDS)]
-    return [*sorted((ROOT / "engine").rglob("*.py")), *sorted(ours)]

@@ -13,7 +13,7 @@ import pytest
 
 import ds4bench.sweep.run as sweep_module
 from ds4bench.records.files import read_rows
-from ds4bench.sweep import checks
+from ds4bench.sweep import checks, timed
 from ds4bench.sweep.attempts import place_of
 from engine.tooling import exits
 from engine.tooling.results.journal import encode
@@ -75,7 +75,7 @@ def test_resume_on_another_machine_is_refused(bench, monkeypatch):
 def test_the_code_hash_covers_whatever_the_timed_process_imports(tmp_path):
     """Every module of ours that a real worker has imported after a decode window is hashed."""
     names = ("nano-iq2-base.gguf", "nano-iq2-mtp.gguf")
-    base, mtp = (sweep_module.ROOT / "engine" / "models" / "data" / name for name in names)
+    base, mtp = (timed.ROOT / "engine" / "models" / "data" / name for name in names)
     code = (
         "import sys\nfrom pathlib import Path\n"
         "from ds4bench.plan import SweepPlan\n"
@@ -91,29 +91,29 @@ def test_the_code_hash_covers_whatever_the_timed_process_imports(tmp_path):
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(base), str(mtp)],
-        env={**os.environ, "PYTHONPATH": str(sweep_module.ROOT)},
+        env={**os.environ, "PYTHONPATH": str(timed.ROOT)},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     imported = {Path(line).resolve() for line in done.stdout.splitlines()}
-    hashed = set(sweep_module.timed_sources())
-    assert sweep_module.ROOT / "ds4bench" / "worker" / "protocol.py" in imported
+    hashed = set(timed.timed_sources())
+    assert timed.ROOT / "ds4bench" / "worker" / "protocol.py" in imported
     assert not imported - hashed
 
 
 def test_the_code_hash_follows_every_file(monkeypatch, tmp_path):
-    before = sweep_module.timed_code()
+    before = timed.timed_code()
     assert len(before) == 64
     copy = tmp_path / "repository"
-    for file in sweep_module.timed_sources():
-        target = copy / file.relative_to(sweep_module.ROOT)
+    for file in timed.timed_sources():
+        target = copy / file.relative_to(timed.ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, target)
-    monkeypatch.setattr(sweep_module, "ROOT", copy)
-    assert sweep_module.timed_code() == before
+    monkeypatch.setattr(timed, "ROOT", copy)
+    assert timed.timed_code() == before
     for name in ("worker/protocol.py", "worker/modes.py", "plan.py", "telemetry/roofline.py"):
         file = copy / "ds4bench" / name
         file.write_text(file.read_text() + "# changed")
-        after = sweep_module.timed_code()
+        after = timed.timed_code()
         assert after != before, name
         before = after
 
