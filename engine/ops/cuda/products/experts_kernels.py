@@ -161,7 +161,7 @@ def _finish(two: bool, value: str, other: str) -> str:
 
 def _blocks(name: str, tiled: bool, two: bool) -> int:
     """Blocks of few pairs that share a multiprocessor."""
-    if name == "BF16" and two and not tiled:
+    if name in ("BF16", "Q5_K") and two and not tiled:
         return 1
     return 3 if tiled and (name, two) in LEAN else few_blocks(name, 1, tiled)
 
