@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT := out
 
-.PHONY: bench bench-cpu locked test test-slow test-pythons mutants house test-oracle test-cuda test-gpu confirm-gpu bench-gpu train-nano train-nano-dspark check smoke fuzz lock clean
+.PHONY: bench bench-cpu locked test test-slow test-pythons mutants house test-oracle test-cuda test-gpu confirm-gpu bench-gpu train-nano train-nano-dspark check smoke fuzz lock sbom wheel clean
 
 # The marker is remade when the list of dependencies changes.
 $(VENV)/.installed: pyproject.toml
@@ -16,11 +16,11 @@ $(VENV)/.test: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,check]'
 	touch $@
 
-# The same from the lock, hashes checked: what continuous integration installs.
+# The same from the lock, hashes checked, the build backend's too: what continuous integration installs.
 locked:
 	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-ci.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $(VENV)/.installed $(VENV)/.test $(VENV)/.cuda
 
 # llama.cpp is built here, never taken from pip's cache, and for AVX2 at most: a wheel that was built
@@ -138,13 +138,32 @@ smoke: $(VENV)/.installed
 
 # Coverage-guided fuzzing of the GGUF reader; any exception but GGUFError is a finding.
 fuzz: $(VENV)/.test
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'atheris>=2.3'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-fuzz.lock
 	$(BIN)/python tests/fuzz/fuzz_gguf.py -max_total_time=60
 
 lock: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --universal --python-version 3.10 --generate-hashes --no-header \
-	  --no-emit-index-url --extra test --extra check --extra nvml --extra cuda-check pyproject.toml -o requirements-ci.lock
+	  --no-emit-index-url --extra test --extra check --extra nvml --extra cuda-check --extra build \
+	  pyproject.toml -o requirements-ci.lock
+	echo 'atheris>=2.3' | $(BIN)/uv pip compile --universal --python-version 3.10 --generate-hashes \
+	  --no-header --no-emit-index-url - -o requirements-fuzz.lock
+
+# What the lock installs, in CycloneDX form.
+sbom: $(VENV)/.test
+	mkdir -p $(OUT)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'cyclonedx-bom>=7'
+	$(BIN)/cyclonedx-py requirements requirements-ci.lock --output-file $(OUT)/sbom.json
+
+# The wheel, built twice: whoever builds the same commit gets the same bytes.
+wheel: $(VENV)/.test
+	rm -rf $(OUT)/wheel $(OUT)/wheel-again
+	for folder in wheel wheel-again; do \
+	  SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m pip wheel --quiet \
+	    --disable-pip-version-check --no-deps --wheel-dir $(OUT)/$$folder . || exit 1; \
+	done
+	cmp $(OUT)/wheel/*.whl $(OUT)/wheel-again/*.whl
+	sha256sum $(OUT)/wheel/*.whl
 
 clean:
 	rm -rf $(VENV) $(VENV)-python3.* $(OUT)

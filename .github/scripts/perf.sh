@@ -23,7 +23,9 @@ out=$(cd "$out" && pwd)
 rm -rf "$out"/{ab,ab.md,ab.json,ab.xml,head,report,summary.md,status,history.db,trend.svg,trend.txt}
 tree=$out/base-tree
 git worktree remove --force "$tree" 2>/dev/null || true
-git worktree add --force --detach "$tree" "$base_ref" >&2
+# A reference may be anybody's text, and one that begins with a dash is no option.
+base_commit=$(git rev-parse --verify --end-of-options "$base_ref^{commit}")
+git worktree add --force --detach "$tree" "$base_commit" >&2
 trap 'git -C "$root" worktree remove --force "$tree" 2>/dev/null || true' EXIT
 
 bench() { "$python" -m ds4bench.cli "$@"; }
