@@ -267,8 +267,8 @@ def test_thresholds_decide_the_status(tmp_path, options, status, capsys):
 def test_screen_runs_in_a_terminal_of_its_own_and_leaves_the_report(tmp_path):
     main, sub = pty.openpty()
     fcntl.ioctl(sub, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-    command = [sys.executable, "-m", "ds4eval.cli", *SHORT[:-1], "--limit", "2", "--out", "run", "--close-at-end",
-               "--pause-ms", "1"]  # fmt: skip
+    command = [sys.executable, "-m", "ds4eval.cli", *SHORT[:-1], "--limit", "2", "--out", "run",
+               "--pause-ms", "1", "--close-at-end"]  # fmt: skip
     environment = {**os.environ, "TERM": "xterm-256color"}
     child = subprocess.Popen(command, stdin=sub, stdout=sub, stderr=sub, env=environment)
     os.close(sub)

@@ -16,7 +16,6 @@ RUNS = {
     "ds4-eval": (ds4_eval, ("--suite", "practice", "--dry-run")),
 }
 CASES = {
-    "ud-iq3": ("cuda", "expected formats with a kernel for --backend cuda (F32, F16, BF16, Q8_0, "),
     "pro-q2": ("cuda", "expert_count: expected at most 256 with --backend cuda, found 384"),
     "early": ("cpu", "found the early naming"),
     "nvfp4": ("cuda", "found NVFP4 (129 tensors, "),

@@ -18,17 +18,10 @@ from engine.weights.foreign import notices
 from tests.standins.catalogue import STANDINS, standin
 
 ROOT = Path(__file__).resolve().parents[2]
-NATIVE = "F32, F16, BF16, Q8_0, Q4_K, Q2_K, IQ2_XXS, MXFP4"
+CUDA = "F32, F16, BF16, Q8_0, Q4_K, Q2_K, IQ2_XXS, MXFP4, Q3_K, Q5_K, Q6_K, IQ3_XXS, IQ3_S, IQ4_XS"
 # What each file says on a backend; files that are not listed run on both.
 REFUSED = {
     ("mtp", "cpu"): "mtp.gguf: expected a trunk, found an MTP block",
-    ("ud-iq3", "cuda"): (
-        f"ud-iq3.gguf: matrices: expected formats with a kernel for --backend cuda ({NATIVE}), "
-        "found Q6_K (output.weight), Q5_K (344 tensors, blk.0.attn_q_a.weight first), "
-        "IQ3_XXS (86 tensors, blk.0.ffn_gate_exps.weight first), "
-        "IQ4_XS (6 tensors, blk.0.ffn_down_exps.weight first), "
-        "IQ3_S (37 tensors, blk.6.ffn_down_exps.weight first)"
-    ),
     ("pro-q2", "cuda"): (
         "pro-q2.gguf: expert_count: expected at most 256 with --backend cuda, found 384"
     ),
@@ -39,7 +32,7 @@ REFUSED = {
     ),
     ("fp8", "cpu"): "found 42 (FP8 of early DeepSeek V4 files)",
     ("nvfp4", "cuda"): (
-        f"nvfp4.gguf: matrices: expected formats with a kernel for --backend cuda ({NATIVE}), "
+        f"nvfp4.gguf: matrices: expected formats with a kernel for --backend cuda ({CUDA}), "
         "found NVFP4 (129 tensors, blk.0.ffn_gate_exps.weight first)"
     ),
     ("ik", "cpu"): "found 139 (IQ4_K of ik_llama.cpp)",
@@ -74,8 +67,6 @@ OFFSETS = {
 
 def refusal(name: str, backend: str) -> str | None:
     """What is expected on a backend; a file that no backend runs says so on each."""
-    if (name, backend) == ("ud-iq3", "cuda"):
-        return None  # kernels for these formats are CUDA's alone
     text = REFUSED.get((name, backend))
     if text is None and backend == "cuda" and (text := REFUSED.get((name, "cpu"))) is not None:
         return text.replace("--backend cpu", "--backend cuda")
