@@ -84,11 +84,11 @@ tolerance_options = options(
 common_options = options(
     tolerance_options,
     option("--strict", section="Judging", is_flag=True, help="Fail unless the verdict is 'fine'."),
-    option("--all", "every_cell", section="Output", is_flag=True, help="Show every context."),
+    option("--all", "every_cell", section="Table", is_flag=True, help="Show every context."),
     option(
         "--format",
         "form",
-        section="Output",
+        section="Table",
         type=OneOf(("table", "markdown", "json")),
         default="table",
         help="What goes to standard output.",

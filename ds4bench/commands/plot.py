@@ -32,6 +32,7 @@ from engine.tooling.program import Command
     multiple=True,
     type=click.Path(path_type=Path),
     hidden=True,
+    help="As -o.",
 )
 @FORCE
 @option("--dark", is_flag=True, help="Draw light on dark.")

@@ -116,7 +116,7 @@ def changes(
 
 
 def without_outliers(x: np.ndarray) -> np.ndarray:
-    """The series with lone outliers moved to the nearest of their neighbours' values.
+    """The series with lone outliers moved in between the middle two of their four neighbours.
 
     One commit that was measured beside a backup must not hide a step, nor be one. A point counts
     as an outlier where it lies outside its four nearest neighbours by several times the noise,
@@ -136,11 +136,11 @@ def without_outliers(x: np.ndarray) -> np.ndarray:
     out: np.ndarray = x.copy()
     for i in range(x.size):
         start = min(max(i - 2, 0), x.size - 5)
-        near = np.delete(x[start : start + 5], i - start)
-        low, high = float(near.min()), float(near.max())
+        near = np.sort(np.delete(x[start : start + 5], i - start))
         margin = max(OUTLIER * noise, MIN_EFFECT)
-        if x[i] < low - margin or x[i] > high + margin:
-            out[i] = min(max(x[i], low), high)
+        if x[i] < near[0] - margin or x[i] > near[-1] + margin:
+            # The middle two, so that one neighbour beyond a step does not draw it there.
+            out[i] = min(max(x[i], near[1]), near[2])
     return out
 
 

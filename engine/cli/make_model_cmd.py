@@ -22,58 +22,67 @@ if TYPE_CHECKING:
 @option(
     "--shape",
     "shape_name",
+    section="Model",
     required=True,
     metavar="NAME",
     help="Shape: nano, micro, tiny, tiny-wide, mid, or flash-N-layers with N from 1 to 43.",
 )
 @option(
     "--recipe",
+    section="Model",
     type=OneOf(
         ["f32", "f16", "q8_0", "q4", "iq2", "q4_0", "q4_1", "q5_0", "q5_1", "tq1_0", "tq2_0"]
     ),
     default="iq2",
     help="Storage formats; iq2 and q4 are the published files' recipes.",
 )
-@option("--seed", type=Whole(0, MAX_SEED), default=0, help="Seed of the weights.")
+@option("--seed", section="Model", type=Whole(0, MAX_SEED), default=0, help="Seed of the weights.")
 @option(
     "--out",
+    section="Files",
     type=click.Path(dir_okay=False, path_type=Path),
     required=True,
     help="GGUF file to write.",
 )
 @option(
     "--mtp",
+    section="Files",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Also write the draft block to this file.",
 )
 @option(
     "--dspark",
+    section="Files",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Also write a DSpark drafter to this file.",
 )
 @option(
     "--dspark-layout",
+    section="Form",
     type=OneOf(["A", "B", "C"]),
     default="A",
     help="Whose names and keys it has: antirez's, bleysg's, or llama.cpp's.",
 )
 @option(
     "--combined",
+    section="Form",
     is_flag=True,
     help="The drafter's file holds the trunk as well.",
 )
 @option(
     "--layout",
+    section="Form",
     type=OneOf(["antirez", "llama"]),
     default="antirez",
     help="Formats and metadata of the published Flash files, or of llama.cpp's converter.",
 )
 @option(
     "--quick",
+    section="Model",
     is_flag=True,
     help="Large tensors repeat a little quantised data: full size in seconds, for speed alone.",
 )
-@option("--force", is_flag=True, help="Replace existing files.")
+@option("--force", section="Files", is_flag=True, help="Replace existing files.")
 def make_model_command(**values: Any) -> None:
     """Write a deepseek4 model with random weights.
 

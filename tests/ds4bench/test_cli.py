@@ -138,7 +138,7 @@ def test_errors_name_the_option_and_the_remedy(bench):
 def test_fifo_prompt_does_not_block(bench):
     os.mkfifo(bench.folder / "fifo")
     result = bench("--prompt-file", "fifo")
-    assert result.exit_code == 2 and "regular file" in result.stderr
+    assert result.exit_code == 2 and "found a FIFO" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from engine.gguf.reader import open_gguf
 from engine.models.shapes import named_shape
 from engine.models.write import write_model
 from engine.weights.bind import bind_mtp, bind_trunk
+from engine.weights.files import ModelWeights
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def files(tmp_path_factory):
 def counted(files):
     trunk, draft = files
     shape, weights = bind_trunk(trunk)
-    return DecodeBytes(shape, weights, bind_mtp(draft, shape)), shape, trunk
+    return DecodeBytes(ModelWeights(shape, weights, bind_mtp(draft, shape))), shape, trunk
 
 
 def test_plain_step_against_the_tensor_table(counted):

@@ -21,7 +21,7 @@ def gate(tmp_path, slower):
     for name, factor in (("base", 1.0), ("head", slower)):
         rows = sweep(runs=1, slower=factor, modes=("plain",))
         write_journal(tmp_path / f"{name}{slower}", rows)
-    options = ["--base", str(tmp_path / f"base{slower}"), "--out", str(tmp_path / "out")]
+    options = ["--base", str(tmp_path / f"base{slower}"), "--out", str(tmp_path / "out"), "--force"]
     return (
         CliRunner()
         .invoke(report_command, [str(tmp_path / f"head{slower}"), *options, "--gate"])

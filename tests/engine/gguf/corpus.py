@@ -235,7 +235,7 @@ def _tensors() -> dict[str, bytes]:
     }  # fmt: skip
     for n in (5, 8, 10**6, 2**31, 2**32 - 1):
         bad[f"{n} dimensions"] = build((), (info("a", (8,) * min(n, 8), n_dims=n),), DATA)
-    for kind in (4, 5, 31, 32, 33, 36, 37, 38, 40, 41, 42, 144, 158, 1000, 9999, 2**31, 2**32 - 1):
+    for kind in (4, 5, 31, 32, 33, 36, 37, 38, 41, 42, 144, 158, 1000, 9999, 2**31, 2**32 - 1):
         bad[f"tensor type {kind}"] = build((), (info("a", (256,), kind),), bytes(1024))
     for n in BIG:
         bad[f"dimension {n}"] = build((), (info("a", (n,)),), DATA)

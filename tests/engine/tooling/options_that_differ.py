@@ -12,6 +12,7 @@ SHARED_DIFFERENT = {
     "--seed": "ds4-bench also makes its prompt of it; ds4-eval's 0 means none; elsewhere it is "
     "the seed of something else than sampling",
     "--model": "ds4-bench peer and gpu open another model where none is named",
+    "--device": "ds4-eval takes several, a worker for each",
     "--mtp": "ds4 make-model writes the block, and ds4-bench gpu makes one",
 }
 # Names that mean the same in kind, and what the command at hand makes of it in particular.
@@ -35,5 +36,15 @@ OWN_WORDS = {
     "--ids": "`ds4-eval list` also reads them from @FILE",
     "--fail-under": "one run, or any of several",
     "--max-regression": "of a score, of a paired difference",
+    "--api": "ds4-bench sends a text of exact length, ds4-eval messages",
+    "--base-url": "a server that is measured, or asked",
+    "--choice-seed": "`ds4-eval list` shows no texts of 'long'",
+    "--gate": "a comparison's exit status, a series' latest level",
+    "--headline": "of a run that begins, of one that is graded anew",
+    "--machine": "what a machine should be, or whose memory is planned for",
+    "--predict": "memory of machines, or their steps by the timeline model",
+    "--recipe": "storage formats of a model, or how a published score was asked for",
+    "--seconds": "of load to watch, of generating layers",
+    "--title": "above panels, above one figure",
 }
 DIFFERENT = {**SHARED_DIFFERENT, **OWN_WORDS}

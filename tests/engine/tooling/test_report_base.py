@@ -92,7 +92,7 @@ def test_strict_json_has_no_nan():
 def test_a_page_needs_a_main_part_and_shows_text_as_text():
     from engine.tooling.report.pages import render_page
 
-    values = {"scores": None, "runs": [], "comparisons": []}
+    values = {"scores": None, "budget": None, "runs": [], "comparisons": []}
     page = render_page("ds4eval.report", "report.html.j2", program="p", title="<script>", **values)
     assert page.startswith("<!doctype html>") and "<title>p: &lt;script&gt;</title>" in page
     assert "<script>" not in page and "--paper: #" in page
