@@ -83,8 +83,6 @@ class Budget:
 # AIME's mean reply is about 20,000 tokens (V4 Flash thinking, avg@16 of SGLang's measurement), so
 # that upstream's 16,000 would cut the larger half; a budget three times the mean cuts few.
 AIME_TOKENS = 64_000
-# Runs of earlier releases had upstream's budget for every suite but nano.
-EARLIER_TOKENS = DEFAULT_TOKENS
 
 # The nano suite's replies are short, and so is their budget.
 NANO_BUDGET = Budget(tokens=256, soft=96, hard=64)

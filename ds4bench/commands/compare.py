@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 ALLOWABLE = (
     *("cpu", "cores", "gpu", "driver", "model", "prompt", "sampling", "server", "threads"),
     *("activations", "kv", "repack", "switches", "mtp_draft", "mtp_adaptive", "mtp_margin"),
+    *("draft_max", "draft_confidence", "draft_adaptive"),
     # Which of several devices computed does not matter by itself: its name is compared.
     *("backend", *(name for name in CUDA_FIELDS if name != "device"), "residency_route"),
     *("modes", "sweep", "prefill_tokens", "gen_tokens"),

@@ -22,7 +22,11 @@ from engine.options import CUDA_FIELDS
 from engine.tooling.report.labels import clean_label
 
 # What a set-up may differ in because it is what is under test.
-DRAFTING = ("mtp_draft", "mtp_adaptive", "mtp_margin")  # no matter to plain rows
+_DSPARK = ("draft_max", "draft_confidence", "draft_adaptive")
+DRAFTING = (  # no matter to plain rows
+    *("mtp_draft", "mtp_adaptive", "mtp_margin"),
+    *_DSPARK,
+)
 TREATMENT = ("threads", "activations", "kv", "repack", "switches", *DRAFTING)
 # Of a sweep on a device; absent from the record of one on the processor.
 ON_DEVICE = ("backend", *(f for f in CUDA_FIELDS if f != "device"), "residency_route")
@@ -180,7 +184,8 @@ def facts(environment: dict[str, Any], *, drafts: bool = True) -> dict[str, Any]
     }
     for name in TREATMENT:
         if drafts or name not in DRAFTING:
-            found[name] = prints.get(name, plan.get(name))
+            # Plans of earlier releases lack DSpark's; fingerprints have them where it drafted.
+            found[name] = prints.get(name, None if name in _DSPARK else plan.get(name))
     # Without a number the engine takes every core that it may use, and says how many it took.
     found["threads"] = (
         _given_threads(environment) or engine.get("threads") or cpu.get("usable_cores")

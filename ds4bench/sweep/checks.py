@@ -25,7 +25,6 @@ COMPILERS = ("numba", "llvmlite", "numpy", "numba-cuda", "nvidia-nvvm", "nvidia-
 # Environment variables that change what runs; those of where things are stored are not among them.
 SWITCHES = (
     "DS4_CPU_ISA",
-    "NUMBA_THREADING_LAYER",
     "NUMBA_NUM_THREADS",
     "NUMBA_CPU_NAME",
     "NUMBA_CPU_FEATURES",

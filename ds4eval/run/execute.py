@@ -55,7 +55,7 @@ from engine.tooling.results.environment import command_line, environment
 from engine.tooling.signals import StopSignals
 
 # Facts of a machine that computes nothing where a server answers.
-OF_MACHINE = ("cpu", "gpu", "memory_bytes", "machine", "system", "threading_layer_env")
+OF_MACHINE = ("cpu", "gpu", "memory_bytes", "machine", "system")
 
 
 @dataclass(frozen=True, slots=True)

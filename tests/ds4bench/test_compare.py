@@ -139,6 +139,9 @@ def test_single_samples_are_described_only():
         ("activations", {}, {"activations": "f32"}),
         ("kv", {}, {"kv": "f32"}),
         ("mtp_draft", {}, {"mtp_draft": 2}),
+        ("draft_max", {}, {"draft_max": 3}),
+        ("draft_confidence", {}, {"draft_confidence": 0.5}),
+        ("draft_adaptive", {}, {"draft_adaptive": True}),
         ("repack", {"engine": {"repacked_bytes": 5}}, {"repack": "auto"}),
         ("switches", {}, {"switches": {"DS4_CPU_ISA": "avx2"}}),
         ("gpu", {"engine": {"device_name": "Stub H100"}}, {}),
@@ -158,6 +161,12 @@ def test_unlike_circumstances_are_refused_by_name(name, environment, fingerprint
     assert result.verdict is None and result.exit_code() == exits.INCOMPARABLE
     assert f"unlike in {name}:" in compare_view.to_markdown(result).replace("\\", "")
     assert allowed.verdict is Verdict.FINE and [d.name for d in allowed.allowed] == [name]
+
+
+def test_settings_of_dspark_are_no_matter_where_it_did_not_draft():
+    """A plan has their defaults; one of an earlier release has none."""
+    plan = {"draft_max": None, "draft_confidence": 0.0, "draft_adaptive": False}
+    assert unlike(arm(sweep()), arm(sweep(), environment={"plan": plan})) == []
 
 
 def test_a_touched_copy_of_a_large_model_is_the_same_model():

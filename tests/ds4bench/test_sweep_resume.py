@@ -16,6 +16,7 @@ from ds4bench.records.files import read_rows
 from ds4bench.sweep import checks, timed
 from ds4bench.sweep.attempts import place_of
 from engine.tooling import exits
+from engine.tooling.results.environment import environment
 from engine.tooling.results.journal import encode
 from tests.ds4bench.sweeps import ALL, SIZE, measured, table
 
@@ -178,16 +179,24 @@ def test_resume_where_auto_repacks_otherwise_is_refused(bench):
 def test_resume_with_another_switch_or_compiler_is_refused(bench, monkeypatch):
     assert bench(*SIZE, "--out", "d").exit_code == 0
     with monkeypatch.context() as patch:
-        patch.setenv("NUMBA_THREADING_LAYER", "workqueue")
+        patch.setenv("NUMBA_OPT", "1")
         result = bench(*SIZE, "--out", "d", "--resume")
         assert result.exit_code == exits.USAGE
-        assert "switches NUMBA_THREADING_LAYER 'workqueue', found None" in result.stderr
+        assert "switches NUMBA_OPT '1', found None" in result.stderr
     with monkeypatch.context() as patch:
         patch.setattr(checks, "compilers", lambda: {"numba": "99"})
         result = bench(*SIZE, "--out", "d", "--resume")
         assert result.exit_code == exits.USAGE and "compilers " in result.stderr
     result = bench(*SIZE, "--out", "d", "--resume", "--warm-weights")
     assert result.exit_code == exits.USAGE and "to have warm_weights True" in result.stderr
+
+
+def test_a_switch_that_nothing_reads_is_no_matter(bench, monkeypatch):
+    """No kernel runs on a threading layer of numba's, whatever the environment asks for."""
+    assert bench(*SIZE, "--out", "d").exit_code == 0
+    monkeypatch.setenv("NUMBA_THREADING_LAYER", "workqueue")
+    assert bench(*SIZE, "--out", "d", "--resume").exit_code == 0
+    assert "threading_layer_env" not in environment()
 
 
 def test_resume_extends_a_sweep(bench):

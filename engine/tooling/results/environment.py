@@ -47,7 +47,6 @@ def environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "cpu": cpu(),
         "memory_bytes": memory_bytes(),
-        "threading_layer_env": os.environ.get("NUMBA_THREADING_LAYER"),
     }
     return {key: value for key, value in facts.items() if value is not None}
 

@@ -13,6 +13,7 @@ from ds4eval.records.replay import read_run
 from ds4eval.report.budget import budget_curve, curve_line
 from ds4eval.report.scores import scores_of
 from ds4eval.request import ReplyOptions
+from ds4eval.run.continued import reply_options
 from ds4eval.run.expect import expectation
 from ds4eval.stats.times import span
 from engine.tooling.exits import run_program
@@ -88,6 +89,14 @@ def test_aime_has_a_budget_of_its_own():
     assert budget_of(ReplyOptions(), "aime25").tokens == AIME_TOKENS > 3 * 20_000
     assert budget_of(ReplyOptions(), "gpqa-diamond").tokens == DEFAULT_TOKENS
     assert budget_of(ReplyOptions(tokens=5000), "aime25").tokens == 5000
+
+
+def test_an_aime_run_of_an_earlier_release_keeps_its_budget():
+    """It had upstream's; a command that names none goes on with that one."""
+    found = {"budget": {"tokens": DEFAULT_TOKENS}}
+    kept = reply_options(ReplyOptions(), found)
+    assert budget_of(kept, "aime25").tokens == DEFAULT_TOKENS != AIME_TOKENS
+    assert reply_options(ReplyOptions(tokens=AIME_TOKENS), found).tokens == AIME_TOKENS
 
 
 @pytest.fixture(scope="module")
