@@ -240,7 +240,7 @@ def threads() -> Any:
         "fill": lambda: ctx.fill(x[2:3], 1),
         "copy": lambda: ctx.copy(x[1:2], x[0:1]),
         "load": lambda: device.loaded(stub_other).function is not None,
-        "time": lambda: program.time_launches()["stub_add"][0],
+        "time": lambda: len(program.time_launches()),
         "free": dying.clear,
         "free bytes": lambda: device.free_bytes() > free,
         "wait": device.synchronize,
