@@ -19,7 +19,7 @@ from pathlib import Path
 from ds4bench.records.limits import checked
 from ds4bench.records.rows import SpeedRow, SweepResult, in_order, latest
 from engine.errors import EngineError
-from engine.tooling.report.labels import clean_label
+from engine.tooling.report.labels import clean_label, safe_cell
 
 # Names, order and two decimals as ds4_bench.c prints them.
 UPSTREAM = (
@@ -51,11 +51,6 @@ def _flag(value: bool | None) -> str:
 def _pairs(kept: tuple[int, ...], of: tuple[int, ...]) -> str:
     padded = kept + (0,) * (len(of) - len(kept))
     return " ".join(f"{a}/{b}" for a, b in zip(padded, of))
-
-
-def safe_cell(text: str) -> str:
-    """Text that no spreadsheet takes for a formula: such beginnings get an apostrophe."""
-    return "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r", "\n") else text
 
 
 def _message(text: str) -> str:

@@ -12,11 +12,11 @@ from typing import Any
 from ds4bench.compare.judge import Comparison, Line
 from ds4bench.compare.stats import Verdict
 from ds4bench.compare.view import headline, interval_text, percent
-from ds4bench.records.csv_text import COLUMNS, safe_cell
+from ds4bench.records.csv_text import COLUMNS
 from ds4bench.records.files import machine_bandwidth
 from ds4bench.report import curves as plot_data
 from ds4bench.report.curves import Source
-from engine.tooling.report.labels import clean_label
+from engine.tooling.report.labels import clean_label, safe_cell
 
 
 def to_junit(comparisons: Sequence[Comparison], sources: Sequence[Source]) -> bytes:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from urllib.parse import urlsplit
 
 from ds4bench.plan import Cell, SweepPlan
 from engine.errors import OptionError
@@ -50,11 +49,6 @@ class ServerOptions:
 
     def __post_init__(self) -> None:
         check_address(self.base_url)
-        if urlsplit(self.base_url).username is not None or "@" in urlsplit(self.base_url).netloc:
-            raise OptionError(
-                "--base-url: expected an address without a user's name or password, found one "
-                "(--api-key-env names the variable that holds a key)"
-            )
         for name in OWN_FIELDS:
             if name in self.extra_body:
                 raise OptionError(f"--extra-body: expected fields besides ours, found {name!r}")

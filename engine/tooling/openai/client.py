@@ -56,6 +56,11 @@ def check_address(url: str) -> None:
         raise OptionError(f"--base-url: expected http://HOST:PORT/PATH, found {url!r}")
     if parts.query or parts.fragment:
         raise OptionError("--base-url: expected an address without ? and #, found one")
+    if "@" in parts.netloc:
+        raise OptionError(
+            "--base-url: expected an address without a user's name or password, found one "
+            "(--api-key-env names the variable that holds a key)"
+        )
 
 
 def _require_httpx() -> None:

@@ -8,6 +8,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 LENGTH = 40
+# What begins a list, a rule or a heading of the line above, but no negative number.
+_BLOCK = re.compile(r"^(?:[-+](?= |$)|-(?=[- ]*$)|=(?==*$)|\d{1,9}(?=[.)](?: |$)))")
 
 
 def clean_label(text: str, length: int = LENGTH) -> str:
@@ -16,6 +18,14 @@ def clean_label(text: str, length: int = LENGTH) -> str:
         c if unicodedata.category(c)[0] != "C" else "\N{REPLACEMENT CHARACTER}" for c in text
     )
     return kept if len(kept) <= length else kept[: length - 1] + "…"
+
+
+def clean_text(text: str) -> str:
+    """Text of several lines without control and format characters but tabs and line feeds."""
+    return "".join(
+        c if c in "\n\t" or unicodedata.category(c)[0] != "C" else "\N{REPLACEMENT CHARACTER}"
+        for c in text.replace("\r\n", "\n")
+    )
 
 
 def unique_labels(labels: Sequence[str]) -> list[str]:
@@ -30,8 +40,26 @@ def unique_labels(labels: Sequence[str]) -> list[str]:
 
 def escape_markdown(text: str) -> str:
     """Text that Markdown (GitHub's) shows as it is: no markup, HTML, mentions, links or rows."""
+    text = re.sub(r"\s+", " ", text).strip()
+    text = clean_label(text, len(text))
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\`*_{}\[\]#|~])", r"\\\1", text)
+    # At the start of a line these make lists, rules and headings of the line above.
+    text = _BLOCK.sub(_kept_literal, text)
     # A zero-width space breaks @mentions and bare links without being seen.
     text = text.replace("@", "@\u200b").replace("://", ":\u200b//")
-    return re.sub(r"\s+", " ", text).strip()
+    return re.sub(r"\b(www)\.", "\\1\u200b.", text, flags=re.IGNORECASE)
+
+
+def _kept_literal(found: re.Match[str]) -> str:
+    """A backslash before punctuation, or behind the number of a list."""
+    return found[0] + "\\" if found[0].isdigit() else "\\" + found[0]
+
+
+def safe_cell(text: str) -> str:
+    """Text that no spreadsheet takes for a formula: such beginnings get an apostrophe.
+
+    Blanks in front are passed over, since some spreadsheets trim them.
+    """
+    formula = text.lstrip()[:1] in ("=", "+", "-", "@") or text[:1] in ("\t", "\r", "\n")
+    return "'" + text if formula and text else text

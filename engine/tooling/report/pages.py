@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from engine.tooling.report import figures
+from engine.tooling.report.labels import clean_text
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -48,6 +49,7 @@ def render_page(
         ),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -56,6 +58,11 @@ def render_page(
     return templates.get_template(template).render(
         program=program, title=title, themes=themes, **values
     )
+
+
+def _shown(value: Any) -> Any:
+    """What a template prints: text is cleaned, and then escaped; numbers and markup stay."""
+    return clean_text(value) if type(value) is str else value
 
 
 def drawing(figure: Figure | None, prefix: str, label: str) -> Markup | None:

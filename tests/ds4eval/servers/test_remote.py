@@ -16,10 +16,10 @@ from ds4eval.answering.server.body import body_of
 from ds4eval.cli import cli
 from ds4eval.plan import Budget, ReplySettings, Sampling
 from ds4eval.request import ServerOptions
-from engine.errors import BackendError
+from engine.errors import BackendError, OptionError
 from engine.text.encoding import ABSOLUTE_MAXIMUM, BEYOND_MAXIMUM
 from engine.tooling.exits import run_program
-from engine.tooling.openai.client import first_model, open_client
+from engine.tooling.openai.client import check_address, first_model, open_client
 from tests.ds4eval.fakes import jobs, question
 from tests.ds4eval.servers.odd_server import DONE, GOOD, GREEDY, Client, OddServer, delta, usage
 
@@ -168,6 +168,13 @@ def test_broken_streams_are_tried_again_and_then_errors(server, stream):
     assert answer.stop == "error" and len(server.bodies) == 3 and answer.of_question
     answer = client.ask(stream, [delta("stop", content="whole")]).answer
     assert answer.output == "whole", "nothing of the broken attempt is left in it"
+
+
+@pytest.mark.parametrize("who", ["me:secret@", "secret@", "@"])
+def test_an_address_with_a_user_is_refused_and_not_repeated(who):
+    with pytest.raises(OptionError, match="without a user's name or password") as caught:
+        check_address(f"http://{who}127.0.0.1:9/v1")
+    assert "secret" not in str(caught.value)
 
 
 def test_server_that_is_not_there_is_refused_before_the_run():
