@@ -34,7 +34,9 @@ def test_a_trace_is_compared_with_the_run_of_the_same_questions(trace, capsys):
     assert call("import-trace", trace, "--out", "imported") == 0
     capsys.readouterr()
     shutil.copytree(STORED / "greedy", "greedy")
-    assert call("regrade", "greedy", "--write") == 0  # the trace is graded as today, the stored run was not
+    assert (
+        call("regrade", "greedy", "--write") == 0
+    )  # the trace is graded as today, the stored run was not
     capsys.readouterr()
     assert call("compare", "imported", "greedy") == 0
     assert capsys.readouterr().out.startswith("the same: greedy (B) against imported (A)")
