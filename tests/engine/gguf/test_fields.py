@@ -128,6 +128,13 @@ def ggml(library):
     del silent
 
 
+def has_gaps(header) -> bool:
+    """Whether more than padding lies between two tensors, or in front of the first."""
+    ends = [header.end, *(tensor.end for tensor in header.tensors)]
+    padded = [-(-end // header.alignment) * header.alignment for end in ends]
+    return any(t.start != start for t, start in zip(header.tensors, padded))
+
+
 @pytest.mark.peer
 def test_nothing_is_accepted_that_ggml_refuses(ggml):
     both = 0
@@ -137,9 +144,11 @@ def test_nothing_is_accepted_that_ggml_refuses(ggml):
     def run(data):
         nonlocal both
         try:
-            parse(data)
+            header = parse(data)
         except GGUFError:
             return
+        if has_gaps(header):
+            return  # files in circulation have them, and ggml's own parser refuses them
         assert ggml(data)
         both += 1
 
@@ -158,6 +167,7 @@ def test_where_ggml_is_laxer(ggml):
         "tensors without dimensions": r"expected 1 to 4 dimensions, found 0",
         "alignments below 8 or above 1 MiB": r"expected a power of two",
         "bools other than 0 and 1": r"expected (a bool|bools), 0 or 1",
+        "types that this reader cannot size": r"expected a tensor type that can be read",
         "keys above 65535 bytes": r"expected at most 65535 bytes",
     }
     seen = set()
