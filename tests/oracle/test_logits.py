@@ -174,7 +174,9 @@ def test_every_recipe(tmp_path, shape, recipe, layout):
 
     path = tmp_path / "m.gguf"
     write_model(path, named_shape(shape), recipe, 1, layout)
-    model = hf_model(path)
+    # In float64: in float32 torch decides near ties of the indexer by the processor it runs on
+    # (seen: tiny q4 llama on AVX2, 0.6 from position 270 on, where float64 agrees with us to 2e-5).
+    model = hf_model(path).double()
     what = f"{shape} {recipe} {layout}"
     # Every length on the shape that the noise floor was measured on.
     lengths = LENGTHS if (shape, layout) == ("tiny", "antirez") else (300,)
