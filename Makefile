@@ -136,7 +136,7 @@ smoke: $(VENV)/.installed
 	$(BIN)/ds4-bench --ctx-start 256 --ctx-max 512 --step-incr 256 --gen-tokens 16 --force --csv $(OUT)/smoke.csv
 	$(BIN)/ds4 -p "Say something." -n 16 --temp 0
 
-# Coverage-guided fuzzing of the GGUF reader; any exception but GGUFError is a finding.
+# Coverage-guided fuzzing of the GGUF reader (3.0.0 is the last atheris with wheels for Python 3.11); any exception but GGUFError is a finding.
 fuzz: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-fuzz.lock
 	$(BIN)/python tests/fuzz/fuzz_gguf.py -max_total_time=60
@@ -146,7 +146,7 @@ lock: $(VENV)/.test
 	$(BIN)/uv pip compile --universal --python-version 3.10 --generate-hashes --no-header \
 	  --no-emit-index-url --extra test --extra check --extra nvml --extra cuda-check --extra build \
 	  pyproject.toml -o requirements-ci.lock
-	echo 'atheris>=2.3' | $(BIN)/uv pip compile --universal --python-version 3.10 --generate-hashes \
+	echo 'atheris==3.0.0' | $(BIN)/uv pip compile --universal --python-version 3.10 --generate-hashes \
 	  --no-header --no-emit-index-url - -o requirements-fuzz.lock
 
 # What the lock installs, in CycloneDX form.
