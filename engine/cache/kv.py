@@ -73,23 +73,3 @@ class KVCache:
             if layer.indexed is not None:
                 total += layer.indexed.rows.n_bytes
         return total
-
-
-def context_bytes(shape: Shape, ctx: int, chunk: int, official: bool) -> int:
-    """Bytes that a `KVCache` of this size takes once full; computed, nothing is allocated."""
-    raw = raw_rows(shape, chunk, ctx)
-    # Official indexer rows: one int8 code per value and one float32 scale per 32 values.
-    idx_row = shape.idx_head_dim * (1 if official else 4)
-    if official:
-        idx_row += shape.idx_head_dim // 32 * 4
-    total = 0
-    for ratio in shape.compress_ratios:
-        total += raw * shape.head_dim * 4
-        if not ratio:
-            continue
-        cap = ctx // ratio + 1
-        rows = ring_rows(ratio)
-        total += cap * shape.head_dim * 4 + 2 * rows * shape.comp_width(ratio) * 4
-        if ratio == 4:
-            total += cap * idx_row + 2 * rows * shape.idx_comp_width() * 4
-    return total

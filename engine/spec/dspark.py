@@ -59,6 +59,10 @@ class DsparkDrafter:
         self._epoch = session.epoch
         return True
 
+    def keep_up(self) -> bool:
+        """See `Drafter`; many rows in one pass later cost less than a pass for each."""
+        return False
+
     def propose(self, token: int, pos: int, k: int, policy: Policy, rule: Rule) -> Drafts:
         """See `Drafter`. The block is always run whole: its width is part of what was trained."""
         begin = perf_counter()

@@ -96,8 +96,10 @@ class _Speculative:
         drafter: Drafter,
         limits: _Limits,
         clock: Callable[[], float],
+        singly: bool,
     ) -> None:
         self.name = name
+        self.singly = singly  # whether drafts are checked one by one
         self.session = session
         self.policy = policy
         self.drafter = drafter
@@ -117,11 +119,11 @@ class _Speculative:
         return self.drafter.propose(token, pos, k, self.policy, self.limits)
 
     def _single(self, token: int) -> Logits:
-        """Evaluate one token and keep the drafter's window whole."""
+        """Evaluate one token, and write its row where the drafter cannot wait."""
         session, b = self.session, self.session.n_past
-        ready = self.drafter.ready()
+        kept_up = self.drafter.keep_up()
         logits = session.eval(token)
-        if ready:
+        if kept_up:
             self.drafter.committed(b)
         return logits
 
@@ -129,13 +131,35 @@ class _Speculative:
         """Drafts to make when at most `limit` fit."""
         return max(0, min(self.depth.choose(), limit, self.session.room - 1))
 
+    def _verify(self, token: int, drafts: Drafts, b: int) -> tuple[int, int, float, float]:
+        """Put `token`, which stands at b, and the drafts that are kept into the timeline.
+
+        Returns
+        -------
+        kept, following : int
+            Drafts kept, and the token behind them.
+        verify_s, rollback_s : float
+        """
+        session, clock = self.session, self.clock
+        t0 = clock()
+        if self.singly:
+            kept, following = _one_by_one(session, self.policy, token, drafts, b)
+            t1 = clock()
+        else:
+            checked, _ = session.verify([token, *drafts.tokens])
+            kept, following = accept(self.policy, checked, drafts.tokens, drafts.notes, b + 1)
+            t1 = clock()
+            session.rewind(b + 1 + kept, checked[kept].values)
+        self.drafter.committed(b + 1)
+        return kept, following, t1 - t0, clock() - t1
+
     def _done(self, result: StepResult) -> StepResult:
         self.stats.add(result)
         return result
 
 
 class Combined(_Speculative):
-    """Drafts behind the chosen token and verifies it together with them."""
+    """Drafts behind the chosen token and verifies it with them."""
 
     def step(self, first: int, budget: int) -> StepResult:
         session, clock = self.session, self.clock
@@ -151,39 +175,18 @@ class Combined(_Speculative):
         context_s = clock() - t0
         drafts = self._draft(first, b, k)
         drafts.context_s = context_s
-        t1 = clock()
-        kept, token, t2 = self._verify(first, drafts, b)
-        t3 = clock()
+        draft_s = clock() - t0
+        kept, token, verify_s, rollback_s = self._verify(first, drafts, b)
         n = len(drafts.tokens)
-        self.depth.observe(drafts, kept, t1 - t0, t2 - t1, t3 - t2)
+        self.depth.observe(drafts, kept, draft_s, verify_s, rollback_s)
         tokens = [first, *drafts.tokens[:kept]]
         return self._done(
-            StepResult(tokens, token, n, kept, t1 - t0, t2 - t1, t3 - t2, drafts=drafts)
+            StepResult(tokens, token, n, kept, draft_s, verify_s, rollback_s, drafts=drafts)
         )
-
-    def _verify(self, first: int, drafts: Drafts, b: int) -> tuple[int, int, float]:
-        """Drafts kept, the token after them, and when that was known."""
-        session = self.session
-        checked, _ = session.verify([first, *drafts.tokens])
-        kept, token = accept(self.policy, checked, drafts.tokens, drafts.notes, b + 1)
-        known = self.clock()
-        session.rewind(b + 1 + kept, checked[kept].values)
-        self.drafter.committed(b + 1)
-        return kept, token, known
-
-
-class Singly(Combined):
-    """As combined, but every token goes through the single-token evaluation."""
-
-    def _verify(self, first: int, drafts: Drafts, b: int) -> tuple[int, int, float]:
-        kept, token = _one_by_one(self.session, self.policy, first, drafts, b)
-        known = self.clock()
-        self.drafter.committed(b + 1)
-        return kept, token, known
 
 
 class Batched(_Speculative):
-    """Evaluates the chosen token alone, then verifies the next one and the drafts behind it."""
+    """Evaluates the chosen token alone, then verifies the next one with the drafts behind it."""
 
     def step(self, first: int, budget: int) -> StepResult:
         session, clock = self.session, self.clock
@@ -216,27 +219,6 @@ class Batched(_Speculative):
             )
         )
 
-    def _verify(self, second: int, drafts: Drafts, b: int) -> tuple[int, int, float, float]:
-        session, clock = self.session, self.clock
-        t0 = clock()
-        logits, _ = session.verify([second, *drafts.tokens])
-        kept, token = accept(self.policy, logits, drafts.tokens, drafts.notes, b + 1)
-        t1 = clock()
-        session.rewind(b + 1 + kept, logits[kept].values)
-        self.drafter.committed(b + 1)
-        return kept, token, t1 - t0, clock() - t1
-
-
-class Strict(Batched):
-    """As batched, but every token goes through the single-token evaluation."""
-
-    def _verify(self, second: int, drafts: Drafts, b: int) -> tuple[int, int, float, float]:
-        t0 = self.clock()
-        kept, token = _one_by_one(self.session, self.policy, second, drafts, b)
-        t1 = self.clock()
-        self.drafter.committed(b + 1)
-        return kept, token, t1 - t0, self.clock() - t1
-
 
 def _one_by_one(
     session: Session, policy: Policy, token: int, drafts: Drafts, b: int
@@ -257,12 +239,13 @@ def _gap(logits: Logits) -> float:
     return float(top[1] - top[0])
 
 
-_CLASSES: dict[str, type[Combined] | type[Batched]] = {
-    "mtp-strict": Strict,
-    "mtp-batched": Batched,
-    "mtp-combined": Combined,
-    "dspark": Combined,
-    "dspark-strict": Singly,
+# The steps of a mode, and whether it checks drafts one by one.
+_STEPS: dict[str, tuple[type[Combined] | type[Batched], bool]] = {
+    "mtp-strict": (Batched, True),
+    "mtp-batched": (Batched, False),
+    "mtp-combined": (Combined, False),
+    "dspark": (Combined, False),
+    "dspark-strict": (Combined, True),
 }
 
 
@@ -318,7 +301,8 @@ def open_decoder(
         raise OptionError(f"confidence: expected 0 to 1, found {confidence}")
     depth = Schedule(draft) if sparks and adaptive else DepthControl(draft, adaptive)
     limits = _Limits(stop, margin, confidence, depth)
-    return _CLASSES[mode](mode, session, policy, drafter, limits, clock)
+    steps, singly = _STEPS[mode]
+    return steps(mode, session, policy, drafter, limits, clock, singly)
 
 
 def _open_drafter(session: Session, mode: str) -> Drafter:

@@ -79,6 +79,10 @@ class MtpDrafter:
         self._epoch = session.epoch
         return True
 
+    def keep_up(self) -> bool:
+        """See `Drafter`; a window with a hole is filled anew, which costs a pass over all of it."""
+        return self.ready()
+
     def draft(self, state: Array, token: int, pos: int) -> tuple[Logits, Array]:
         """One pass of the block for `token` at `pos`.
 

@@ -80,6 +80,13 @@ class Drafter(Protocol):
     def ready(self) -> bool:
         """Bring the drafter up to the live end; False when the session lacks what that takes."""
 
+    def keep_up(self) -> bool:
+        """Before a token is evaluated without drafts: whether its row is to be written at once.
+
+        True after what `ready` does, and `committed` must follow; False where rows can wait for the
+        next draft, or the session lacks what they take.
+        """
+
     def propose(self, token: int, pos: int, k: int, policy: Policy, rule: Rule) -> Drafts:
         """Up to k drafts behind `token`, which will stand at `pos`, the live end."""
 

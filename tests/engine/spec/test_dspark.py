@@ -40,6 +40,9 @@ class Recorded:
     def ready(self):
         return self.inner.ready()
 
+    def keep_up(self):
+        return self.inner.keep_up()
+
     def propose(self, token, pos, k, policy, rule):
         self.inner.propose(token, pos, k, policy, rule)
         found = Drafts()
@@ -229,3 +232,29 @@ def test_what_cannot_be_drafted_is_refused(model_folder, engine):
         with pytest.raises(OptionError, match="dspark needs a DSpark drafter"):
             open_decoder(bare.session(64), "dspark", Greedy())
     assert engine.modes() == ("plain", *DSPARK_MODES)
+
+
+def test_steps_without_drafts_do_no_drafting_work(engine, monkeypatch):
+    """While a schedule pauses, rows wait; one pass writes them when drafting goes on."""
+    session = engine.session(512)
+    session.sync(prompts(engine.shape.n_vocab, 9)[8])
+    decoder = open_decoder(session, "dspark", Greedy())
+    written = []
+    passes = decoder.drafter.passes
+    plain = passes.store_context
+
+    def store_context(taps, first):
+        written.append(len(taps[0]))
+        plain(taps, first)
+
+    monkeypatch.setattr(passes, "store_context", store_context)
+    depth, token = decoder.depth.most, decoder.start()
+    token = decoder.step(token, 8).next
+    before, n = list(written), session.n_past
+    monkeypatch.setattr(decoder.depth, "most", 0)
+    for _ in range(7):
+        token = decoder.step(token, 8).next
+    assert written == before and session.n_past == n + 7
+    monkeypatch.setattr(decoder.depth, "most", depth)
+    decoder.step(token, 8)
+    assert len(written) == len(before) + 1 and written[-1] >= 7
