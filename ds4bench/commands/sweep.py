@@ -5,9 +5,7 @@ Nothing here imports numba, numpy or the engine; --help and bad options must not
 
 from __future__ import annotations
 
-import contextlib
 import os
-import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +25,8 @@ from engine.tooling.program import Command
 if TYPE_CHECKING:
     from ds4bench.plan import Prompt
     from ds4bench.server.run import ServerRequest
-    from ds4bench.sweep.run import Outputs, SweepRequest
+    from ds4bench.sweep.opened import Outputs
+    from ds4bench.sweep.run import SweepRequest
 
 COUNT = Whole(1, 2**31 - 1)
 GRID = ("ctx_start", "ctx_max", "ctx_alloc", "step_incr", "step_mul", "gen_tokens", "repeats")
@@ -345,10 +344,6 @@ def _prompt(values: dict[str, Any], seed: int) -> Prompt:
     from engine.text.files import read_text
 
     name, path = ("--prompt-file", plain) if chat is None else ("--chat-prompt-file", chat)
-    with contextlib.suppress(OSError):
-        mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode):
-            raise OptionError(f"{name}: expected a regular file, found {str(path)!r}")
     text = read_text(path, name)
     if not text:
         raise OptionError(f"{name}: expected text, found an empty file {str(path)!r}")
@@ -363,7 +358,7 @@ def _prompt(values: dict[str, Any], seed: int) -> Prompt:
 
 
 def _outputs(values: dict[str, Any]) -> Outputs:
-    from ds4bench.sweep.run import Outputs
+    from ds4bench.sweep.opened import Outputs
 
     csv, parquet, plot, out = (values[name] for name in ("csv", "parquet", "plot", "out"))
     for name in ("csv", "parquet", "plot", "out"):

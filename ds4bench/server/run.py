@@ -6,36 +6,33 @@ The journal, its views and the screen are those of any sweep; what is timed is t
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ds4bench.plan import GIVE_UP_AFTER
 from ds4bench.records import csv_text as records_csv
 from ds4bench.records.files import environment_of, publish_views, rows_of
-from ds4bench.records.rows import DISTURBED, SCHEMA, SCHEMA_VERSION, SpeedRow, stamped
+from ds4bench.records.rows import DISTURBED, SpeedRow, stamped
 from ds4bench.server.ask import Server
 from ds4bench.server.facts import LIMITS, facts_of, round_trip_s
 from ds4bench.server.measure import Meter
 from ds4bench.server.plan import ServerPlan
 from ds4bench.server.tokens import Counter
-from ds4bench.sweep.checks import check_grid, check_same, digest, row_key
-from ds4bench.sweep.files import set_aside, write_stdout
+from ds4bench.sweep.checks import row_key
+from ds4bench.sweep.files import write_stdout
+from ds4bench.sweep.opened import Outputs, check_outputs, open_journal
 from ds4bench.sweep.progress import ProgressScreen
-from ds4bench.sweep.run import PUBLISH_EVERY_S, Outputs, check_outputs
+from ds4bench.sweep.run import PUBLISH_EVERY_S
 from ds4bench.sweep.stop import SweepSignals
 from ds4bench.sweep.timed import ROOT
-from engine.errors import BackendError, OptionError
+from engine.errors import BackendError
 from engine.tooling import exits
 from engine.tooling.openai.client import key_notice
 from engine.tooling.openai.refusals import Trouble
 from engine.tooling.openai.wire import Stopped
 from engine.tooling.results.environment import command_line, environment, sources_sha256
 from engine.tooling.results.journal import Journal
-from engine.tooling.results.publish import make_folder, remove_stale
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +77,16 @@ def execute(request: ServerRequest) -> int:
         stack.callback(server.close)
         try:
             said = facts_of(server)
-            journal = stack.enter_context(_open_journal(request, said))
+            journal = stack.enter_context(
+                open_journal(
+                    request.outputs,
+                    plan,
+                    fingerprint(plan, said),
+                    resume=request.resume,
+                    force=request.force,
+                    allow_network_fs=request.allow_network_fs,
+                )
+            )
             sweep = _ServerSweep(request, server, said, journal, screen, signals)
             return sweep.run()
         except Stopped:
@@ -249,32 +255,3 @@ def fingerprint(plan: ServerPlan, said: dict[str, object]) -> dict[str, object]:
         "gen_tokens": sweep.gen_tokens,
         "code": sources_sha256(sorted([*ours, *theirs]), ROOT),
     }
-
-
-@contextlib.contextmanager
-def _open_journal(request: ServerRequest, said: dict[str, object]) -> Iterator[Journal]:
-    """The journal of a new or resumed sweep, locked, with stale temporary files removed."""
-    plan, outputs = request.plan, request.outputs
-    same = fingerprint(plan, said)
-    header = {"plan": plan.to_record(), "fingerprint": same, "fingerprint_digest": digest(same)}
-    with contextlib.ExitStack() as stack:
-        path = outputs.journal
-        if outputs.folder is not None:
-            make_folder(outputs.folder)
-        if path is None:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ds4-bench-"))
-            path = Path(folder) / "rows.jsonl"
-        elif request.force:
-            set_aside(path, [file for _, file in outputs.named()])
-        journal = stack.enter_context(
-            Journal.open(
-                path, SCHEMA, SCHEMA_VERSION, header, allow_network_fs=request.allow_network_fs
-            )
-        )
-        if journal.records and not request.resume:
-            raise OptionError(f"journal: expected a new file, found {str(path)!r} with rows")
-        check_same(journal.header.get("fingerprint", {}), same, str(path))
-        check_grid(rows_of(journal.records, str(path)), plan.cells(), str(path))
-        for _, file in outputs.named():
-            remove_stale(file)
-        yield journal

@@ -14,7 +14,7 @@ from typing import Any
 
 from engine.tooling.openai import shapes
 from engine.tooling.openai.events import Documents
-from engine.tooling.openai.refusals import Trouble, said_in, trouble_of
+from engine.tooling.openai.refusals import Trouble, check_document
 from engine.tooling.openai.wire import Arrival
 
 
@@ -131,13 +131,7 @@ def read_reply(arrivals: Iterable[Arrival], sent: float, asked: int) -> Reply:
 
 
 def _take(reply: Reply, document: dict[str, Any], at: float) -> None:
-    error = document.get("error")
-    if error or document.get("object") == "error":
-        said = said_in(document)
-        code = error.get("code") if isinstance(error, dict) else document.get("code")
-        status = shapes.count_of(code) or 0
-        status = status if 400 <= status < 600 else 0
-        raise trouble_of(status, said, f"server: expected a reply, found the error {said}")
+    check_document(document)
     usage, timings = document.get("usage"), document.get("timings")
     count = None
     if isinstance(timings, dict):

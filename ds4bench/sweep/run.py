@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -24,17 +21,13 @@ from ds4bench.records.files import (
     is_greedy,
     machine_bandwidth,
     publish_views,
-    rows_of,
     unsteady,
 )
-from ds4bench.records.rows import SCHEMA, SCHEMA_VERSION, SpeedRow, stamped
+from ds4bench.records.rows import SpeedRow, stamped
 from ds4bench.sweep.cells import Runner
 from ds4bench.sweep.checks import (
-    check_grid,
     check_model,
     check_prompt,
-    check_same,
-    digest,
     fingerprint,
 )
 from ds4bench.sweep.circumstances import (
@@ -43,8 +36,9 @@ from ds4bench.sweep.circumstances import (
     sampler_of,
     start_record,
 )
-from ds4bench.sweep.files import set_aside, write_stdout
+from ds4bench.sweep.files import write_stdout
 from ds4bench.sweep.findings import dry_run_text, findings, prediction_text
+from ds4bench.sweep.opened import Outputs, check_outputs, open_journal
 from ds4bench.sweep.progress import ProgressScreen
 from ds4bench.sweep.stop import SweepSignals
 from ds4bench.sweep.timed import timed_code
@@ -55,33 +49,15 @@ from ds4bench.telemetry.sampler import TelemetrySampler
 from ds4bench.worker.child import DEFAULT, Child, ChildDied, Interrupted
 from ds4bench.worker.facts import ModelFacts, PromptFacts
 from ds4bench.worker.messages import Encode, Inspect, MeasureBandwidth
-from engine.errors import EngineError, OptionError
+from engine.errors import EngineError
 from engine.options import EngineOptions
 from engine.tooling import exits
 from engine.tooling.check_values import check_values
 from engine.tooling.results.environment import cpu
 from engine.tooling.results.journal import Journal
-from engine.tooling.results.publish import check_folder, check_output, make_folder, remove_stale
 
 # Publishing rewrites whole files, so it happens rarely and between timed windows.
 PUBLISH_EVERY_S = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Outputs:
-    """Where a sweep's results go; None means that nobody asked for it."""
-
-    journal: Path | None = None
-    csv: Path | None = None
-    parquet: Path | None = None
-    plot: Path | None = None
-    folder: Path | None = None  # made when the sweep starts
-
-    def named(self) -> list[tuple[str, Path]]:
-        """The files with the options that name them."""
-        pairs = (("--csv", self.csv), ("--parquet", self.parquet), ("--plot", self.plot))
-        files = [(option, path) for option, path in pairs if path is not None]
-        return files + ([("journal", self.journal)] if self.journal else [])
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +114,17 @@ def execute(request: SweepRequest) -> int:
                 print(dry_run_text(plan, facts, prompt, bandwidth, request.predict, free))
                 return exits.OK
             machine = _machine(plan, gpu)
-            journal = stack.enter_context(_open_journal(request, facts, machine))
+            same = fingerprint(plan, facts, machine, timed_code())
+            journal = stack.enter_context(
+                open_journal(
+                    request.outputs,
+                    plan,
+                    same,
+                    resume=request.resume,
+                    force=request.force,
+                    allow_network_fs=request.allow_network_fs,
+                )
+            )
             request = replace(request, plan=_checked(plan, signals))
             sweep = _Sweep(request, facts, prompt, journal, child, sampler, gpu, signals)
             return sweep.run()
@@ -164,17 +150,6 @@ def _checked(plan: SweepPlan, signals: SweepSignals) -> SweepPlan:
         kv=plan.kv,
     )
     return replace(plan, check_values=check_values(options, tick).check_values)
-
-
-def check_outputs(outputs: Outputs, replace: bool) -> None:
-    """Refuse paths that cannot be written, or hold results that nobody gave leave to replace."""
-    folder = outputs.folder
-    fresh = folder is not None and not folder.exists()
-    if folder is not None:
-        check_folder(folder, "--out")
-    for option, path in outputs.named():
-        if not (fresh and path.parent == folder):
-            check_output(path, option, replace=replace)
 
 
 def _machine(plan: SweepPlan, gpu: Gpu) -> dict[str, object]:
@@ -350,38 +325,3 @@ class _Sweep:
         if not finished or any(not row.ok for row in rows):
             return exits.PARTIAL
         return exits.OK
-
-
-@contextlib.contextmanager
-def _open_journal(
-    request: SweepRequest, facts: ModelFacts, machine: dict[str, object]
-) -> Iterator[Journal]:
-    """The journal of a new or resumed sweep, locked, with stale temporary files removed."""
-    plan, outputs = request.plan, request.outputs
-    same = fingerprint(plan, facts, machine, timed_code())
-    header = {"plan": plan.to_record(), "fingerprint": same, "fingerprint_digest": digest(same)}
-    with contextlib.ExitStack() as stack:
-        path = outputs.journal
-        if outputs.folder is not None:
-            make_folder(outputs.folder)
-        if path is None:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ds4-bench-"))
-            path = Path(folder) / "rows.jsonl"
-        elif request.force:
-            set_aside(path, [file for _, file in outputs.named()])
-        journal = stack.enter_context(
-            Journal.open(
-                path,
-                SCHEMA,
-                SCHEMA_VERSION,
-                header,
-                allow_network_fs=request.allow_network_fs,
-            )
-        )
-        if journal.records and not request.resume:
-            raise OptionError(f"journal: expected a new file, found {str(path)!r} with rows")
-        check_same(journal.header.get("fingerprint", {}), same, str(path))
-        check_grid(rows_of(journal.records, str(path)), plan.cells(), str(path))
-        for _, file in outputs.named():
-            remove_stale(file)
-        yield journal

@@ -17,7 +17,7 @@ from ds4eval.plan import Job, ReplySettings
 from ds4eval.records.answer import Answer
 from ds4eval.records.record import CALLED, EOS, FILTERED, LIMIT
 from engine.tooling.openai import shapes
-from engine.tooling.openai.refusals import Trouble, said_in, trouble_of
+from engine.tooling.openai.refusals import Trouble, check_document
 
 OPEN, CLOSE = "<think>", "</think>"
 # A close tag that a model wrote inside its thinking must not end it.
@@ -100,13 +100,7 @@ class Reply:
         Trouble, ValueError
             If it reports an error, or is no part of a reply.
         """
-        error = document.get("error")
-        if error or document.get("object") == "error":
-            said = said_in(document)
-            code = error.get("code") if isinstance(error, dict) else document.get("code")
-            status = shapes.count_of(code) or 0
-            status = status if 400 <= status < 600 else 0
-            raise trouble_of(status, said, f"server: expected a reply, found the error {said}")
+        check_document(document)
         if isinstance(document.get("usage"), dict):
             self.usage = document["usage"]
         for choice in shapes.choices_of(document):

@@ -11,6 +11,9 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from engine.tooling.openai.shapes import count_of
 
 # Answers that another attempt may change, besides those from 500 on.
 RETRIED = frozenset({408, 409, 425, 429})
@@ -111,6 +114,23 @@ def trouble_of(status: int, said: str, message: str, after_s: float | None = Non
         of_question=too_long or status in (0, 400, 413, 422) or status >= 500,
         costly=status == 0,
     )
+
+
+def check_document(document: Mapping[str, Any]) -> None:
+    """Refuse a document of a stream that reports an error in place of a part of the reply.
+
+    Raises
+    ------
+    Trouble
+    """
+    error = document.get("error")
+    if not error and document.get("object") != "error":
+        return
+    said = said_in(document)
+    code = error.get("code") if isinstance(error, dict) else document.get("code")
+    status = count_of(code) or 0
+    status = status if 400 <= status < 600 else 0
+    raise trouble_of(status, said, f"server: expected a reply, found the error {said}")
 
 
 def said_of(body: bytes) -> str:

@@ -213,7 +213,7 @@ ODD = {
         {"counts": "never", "tokenizer": None},
         "expected usage.prompt_tokens or a /tokenize, found neither",
     ),
-    "held back": ({"per_event": 12, "counts": "each"}, "in 2 pieces (a proxy"),
+    "held back": ({"per_event": 12, "counts": "each"}, "pieces (a proxy that holds streams back?)"),
 }
 
 

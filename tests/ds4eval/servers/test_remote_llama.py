@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import socket
-import subprocess
-import sys
-import time
-
-import pytest
 
 from ds4eval.records.replay import read_run
 from engine.text import special
 from tests.ds4eval.test_run import call
 from tests.engine.models import model_file
+from tests.llama_server import MARKS, llama_server
 
-NEEDED = ("llama_cpp", "httpx", "uvicorn", "fastapi", "sse_starlette", "pydantic_settings")
-pytestmark = [
-    pytest.mark.peer,
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        any(importlib.util.find_spec(name) is None for name in NEEDED),
-        reason="needs llama-cpp-python[server] and httpx",
-    ),
-]
+pytestmark = MARKS
 
 
 def cleaned(text: str) -> str:
@@ -37,30 +23,10 @@ def test_server_with_the_same_file_gives_the_same_replies(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     # float32 weights: with quantised ones llama.cpp rounds activations and near ties fall apart.
     model = model_file(tmp_path, "nano", "f32")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "llama_cpp.server", "--model", model, "--host", "127.0.0.1",
-               "--port", str(port), "--n_ctx", "1024", "--n_threads", "1"]  # fmt: skip
-    url = f"http://127.0.0.1:{port}/v1"
     short = ["--suite", "nano", "--limit", "6", "-n", "32", "--nothink", "--plain"]
-    with open(tmp_path / "server.log", "wb") as log:
-        server = subprocess.Popen([*map(str, command)], stdout=log, stderr=log)
-        try:
-            import httpx
-
-            for _ in range(240):
-                try:
-                    httpx.get(f"{url}/models", timeout=1)
-                    break
-                except httpx.HTTPError:
-                    assert server.poll() is None, (tmp_path / "server.log").read_text()[-2000:]
-                    time.sleep(0.25)
-            remote = ["--base-url", url, "--api", "completions"]
-            assert call(*short, *remote, "--out", "theirs") == 0
-        finally:
-            server.terminate()
-            server.wait(timeout=30)
+    with llama_server(model, tmp_path / "server.log") as url:
+        remote = ["--base-url", url, "--api", "completions"]
+        assert call(*short, *remote, "--out", "theirs") == 0
     exact = ["--activations", "f32", "--kv", "f32", "-m", model, "-t", "1"]
     assert call(*short, *exact, "--out", "ours") == 0
     ours, theirs = read_run(tmp_path / "ours").samples, read_run(tmp_path / "theirs").samples
