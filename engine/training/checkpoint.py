@@ -5,6 +5,7 @@ A file is written under another name, flushed and then renamed, so a killed run 
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -63,3 +64,32 @@ def load_parts(folder: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as part:
             weights.update({name: part[name] for name in part.files})
     return weights
+
+
+def check_positive(args: argparse.Namespace, *names: str) -> None:
+    """Refuse arguments that were given and are not above 0.
+
+    Raises
+    ------
+    OptionError
+    """
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and not value > 0:
+            raise OptionError(f"{name}: expected more than 0, found {value}")
+
+
+def checkpoint_path(path: Path, resume: bool) -> Path:
+    """The file of a run's state, which is there when the run is to go on, and only then.
+
+    Raises
+    ------
+    OptionError
+    """
+    if path.exists() and not resume:
+        raise OptionError(
+            f"out: expected a folder without {path.name} (or --resume), found {str(path)!r}"
+        )
+    if resume and not path.exists():
+        raise OptionError(f"resume: expected {str(path)!r}, found no such file")
+    return path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -52,18 +53,25 @@ def draw(lines: list[dict[str, Any]], out: Path) -> None:
     plt.close(figure)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run; returns the exit status."""
-    p = argparse.ArgumentParser(prog="engine.training.curve")
+def run(
+    figure: Callable[[list[dict[str, Any]], Path], None], program: str, argv: list[str] | None
+) -> int:
+    """Draw the log that a command line names by a figure of one's own; returns the exit status."""
+    p = argparse.ArgumentParser(prog=program)
     p.add_argument("log", type=Path)
     p.add_argument("out", type=Path)
     args = p.parse_args(argv)
     try:
-        draw(read(args.log), args.out)
+        figure(read(args.log), args.out)
     except EngineError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run; returns the exit status."""
+    return run(draw, "engine.training.curve", argv)
 
 
 if __name__ == "__main__":

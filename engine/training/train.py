@@ -26,7 +26,12 @@ from typing import Any
 
 from engine.errors import EngineError, OptionError
 from engine.models.bundled import TOKENIZER
-from engine.training.checkpoint import replace_file, save_parts
+from engine.training.checkpoint import (
+    check_positive,
+    checkpoint_path,
+    replace_file,
+    save_parts,
+)
 from engine.training.feed import Feed, Request
 from engine.training.stages import rate_at, stage_at
 
@@ -80,18 +85,8 @@ class Run:
         self.args = args
         if not (args.tokens or args.minutes):
             raise OptionError("train: expected --tokens or --minutes, found neither")
-        for name in ("tokens", "minutes", "batch_tokens", "threads"):
-            value = getattr(args, name)
-            if value is not None and not value > 0:
-                raise OptionError(f"{name}: expected more than 0, found {value}")
-        self.checkpoint = args.out / _CHECKPOINT
-        if self.checkpoint.exists() and not args.resume:
-            raise OptionError(
-                f"out: expected a folder without {_CHECKPOINT} (or --resume),"
-                f" found {str(self.checkpoint)!r}"
-            )
-        if args.resume and not self.checkpoint.exists():
-            raise OptionError(f"resume: expected {str(self.checkpoint)!r}, found no such file")
+        check_positive(args, "tokens", "minutes", "batch_tokens", "threads")
+        self.checkpoint = checkpoint_path(args.out / _CHECKPOINT, args.resume)
         if not TOKENIZER.is_file():
             raise OptionError(f"tokenizer: expected {str(TOKENIZER)!r}, found no such file")
         self.tokenizer_hash = hashlib.sha256(TOKENIZER.read_bytes()).hexdigest()

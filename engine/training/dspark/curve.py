@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
-from engine.errors import EngineError
-from engine.training.curve import read
+from engine.training.curve import run
 
 
 def draw(lines: list[dict[str, Any]], out: Path) -> None:
@@ -47,16 +45,7 @@ def draw(lines: list[dict[str, Any]], out: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run; returns the exit status."""
-    p = argparse.ArgumentParser(prog="engine.training.dspark.curve")
-    p.add_argument("log", type=Path)
-    p.add_argument("out", type=Path)
-    args = p.parse_args(argv)
-    try:
-        draw(read(args.log), args.out)
-    except EngineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run(draw, "engine.training.dspark.curve", argv)
 
 
 if __name__ == "__main__":

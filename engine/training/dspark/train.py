@@ -25,7 +25,12 @@ import numpy as np
 from engine.errors import EngineError, OptionError
 from engine.models.bundled import RECIPES
 from engine.models.shapes import nano
-from engine.training.checkpoint import replace_file, save_parts
+from engine.training.checkpoint import (
+    check_positive,
+    checkpoint_path,
+    replace_file,
+    save_parts,
+)
 from engine.training.feed import Request, make_batch
 
 _CHECKPOINT, _LOG, _META = "checkpoint.pt", "log.jsonl", "meta.json"
@@ -83,22 +88,12 @@ class Run:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
-        for name in ("steps", "batch_tokens", "threads", "until"):
-            value = getattr(args, name)
-            if value is not None and not value > 0:
-                raise OptionError(f"{name}: expected more than 0, found {value}")
+        check_positive(args, "steps", "batch_tokens", "threads", "until")
         if args.batch_tokens % _SHORT_ROW:
             raise OptionError(
                 f"batch_tokens: expected a multiple of {_SHORT_ROW}, found {args.batch_tokens}"
             )
-        self.checkpoint = args.out / _CHECKPOINT
-        if self.checkpoint.exists() and not args.resume:
-            raise OptionError(
-                f"out: expected a folder without {_CHECKPOINT} (or --resume),"
-                f" found {str(self.checkpoint)!r}"
-            )
-        if args.resume and not self.checkpoint.exists():
-            raise OptionError(f"resume: expected {str(self.checkpoint)!r}, found no such file")
+        self.checkpoint = checkpoint_path(args.out / _CHECKPOINT, args.resume)
         args.out.mkdir(parents=True, exist_ok=True)
         self.step = self.n_anchor = 0
         self.before = 0.0
