@@ -54,7 +54,11 @@ def run(path, ctx, n, repack="off"):
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("repack", ["off", "on"])
 def test_resident_memory_is_within_the_estimate(model_folder, repack):
-    seen = run(model_file(model_folder, "micro", "q8_0"), 4096, 300, repack)
+    path = model_file(model_folder, "micro", "q8_0")
+    run(
+        path, 300, 200, repack
+    )  # compiles what the disk lacks: a compiler's memory is not a model's
+    seen = run(path, 4096, 300, repack)
 
     assert seen["resident"] <= 1.05 * seen["estimate"] + RUNTIME
     # The context's part of the estimate is what is really allocated.

@@ -89,18 +89,8 @@ def call3(typingctx, fn, a, b, c):
 
 
 @intrinsic
-def call4(typingctx, fn, a, b, c, d):
-    return _calling(4)(typingctx)
-
-
-@intrinsic
 def call5(typingctx, fn, a, b, c, d, e):
     return _calling(5)(typingctx)
-
-
-@intrinsic
-def call6(typingctx, fn, a, b, c, d, e, f):
-    return _calling(6)(typingctx)
 
 
 @intrinsic
