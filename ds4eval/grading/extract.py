@@ -40,7 +40,8 @@ _ESCAPES = re.compile(r"\x1b(?:\[[0-?]{0,32}[ -/]{0,8}[@-~]|\][^\x07\x1b]{0,4096
 _DASHES = re.compile("[\u2010-\u2015\u2212]")
 _DEGREES = re.compile(r"\s{0,4}(?:\^\s{0,2}(?:\\circ|\{\s?\\circ\s?\})|\\degree|\u00b0|degrees?)\Z")
 _ZEROS = re.compile(r"(?<=[0-9])\.0{1,20}\Z")
-_REASON = re.compile(r"\s{0,4},?\s{0,4}(?:because|since|as)\b", re.IGNORECASE)
+# A reason is parted from its letter: "G as it burns" states G, "Gas" states no letter.
+_REASON = re.compile(r"(?:\s{1,4}|\s{0,4},\s{0,4})(?:because|since|as)\b", re.IGNORECASE)
 # A text that goes on behind the value, and mathematics set in a line of words.
 _FORMULA = re.compile(
     r"\$\$?([^$\n]{1,400})\$\$?|\\\((.{1,400}?)\\\)|\\\[(.{1,400}?)\\\]", re.DOTALL

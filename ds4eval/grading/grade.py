@@ -31,7 +31,7 @@ from ds4eval.questions.spelling import same_text
 
 GRADERS = ("strict", "lenient", "ds4-classic")
 # Changes whenever a verdict could; not part of a resume key, since saved replies can be regraded.
-GRADER_VERSION = "2"
+GRADER_VERSION = "3"
 PASS, FAIL, NO_ANSWER = "pass", "fail", "none"
 NOT_GIVEN = "?"
 

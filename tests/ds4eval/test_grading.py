@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ds4eval.grading import classic
 from ds4eval.grading.golden import GOLDEN, check, golden_cases
-from ds4eval.grading.grade import FAIL, GRADERS, NO_ANSWER, PASS, Grades, grade
+from ds4eval.grading.grade import FAIL, GRADERS, NO_ANSWER, NOT_GIVEN, PASS, Grades, grade
 from ds4eval.questions.question import LETTERS, Question
 from tests.counting import MOST_GROWTH, growth
 
@@ -304,6 +304,16 @@ def test_precision_and_recall_of_line_sets():
     assert (two.verdict, two.precision) == (FAIL, 0.5)
     assert (far.verdict, far.precision, far.recall) == (FAIL, 0.0, 0.0)
     assert grade(INT, "Answer: 70").strict.precision is None
+
+
+@pytest.mark.parametrize(
+    ("value", "given"),
+    [("G as it burns", "G"), ("G, since it burns", "G"), ("G,because it burns", "G"),
+     ("Gas", NOT_GIVEN), ("Has", NOT_GIVEN), ("Bas relief", NOT_GIVEN)],
+)  # fmt: skip
+def test_a_letter_is_parted_from_its_reason(value, given):
+    """A word that begins with a letter and "as" states no letter."""
+    assert grade(L10, f"Answer: {value}").strict.given == given
 
 
 def test_missed_form_is_told():

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from ds4eval.cli import cli
+from ds4eval.grading.grade import GRADER_VERSION
 from ds4eval.records.record import comparable
 from ds4eval.records.replay import read_run
 from ds4eval.records.tables import to_csv
@@ -131,7 +132,7 @@ def test_stored_runs_report_compare_regrade_and_export(capsys):
     assert call("compare", "greedy", f"ds4-eval-runs/{SAMPLED}") == INCOMPARABLE
     capsys.readouterr()
     assert call("regrade", "greedy") == 0
-    assert "3 graded again (version 2): 0 changed" in capsys.readouterr().out
+    assert f"3 graded again (version {GRADER_VERSION}): 0 changed" in capsys.readouterr().out
     assert call("export", "greedy", "-o", "log.json") == 0
     assert json.loads(Path("log.json").read_text())["results"]["completed_samples"] == 3
     assert call("export", "greedy", "--format", "lm-eval", "-o", "lm") == 0
