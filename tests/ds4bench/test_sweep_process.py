@@ -164,12 +164,14 @@ def test_two_sweeps_one_file(slow_model):
     folder, options = slow_model
     with spawn(folder, *ALL, "--csv", "a.csv", **options) as first:
         wait_for_rows(folder / "a.jsonl", 1, first)
+        # A stopped process holds its lock, however slowly the others start on a busy machine.
+        first.send_signal(signal.SIGSTOP)
         with spawn(folder, *ALL, "--csv", "a.csv", "--resume", **options) as second:
-            _, err = second.communicate(timeout=20)
+            _, err = second.communicate(timeout=60)
         assert second.returncode == exits.STORE
         assert f"found pid {first.pid} on".encode() in err
         with spawn(folder, *ALL, "--csv", "a.csv", "--force", **options) as third:
-            _, err = third.communicate(timeout=20)
+            _, err = third.communicate(timeout=60)
         assert third.returncode == exits.STORE, err
         first.kill()
 

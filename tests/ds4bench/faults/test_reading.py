@@ -66,6 +66,20 @@ def test_what_spreadsheets_write_is_read(tmp_path, text, encoding):
 
 
 @pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (ONE.encode() + b"\xff", f"expected UTF-8, found bad byte at {len(ONE)}"),
+        (b"\xff\xfea\x00\x00\xd8", "expected UTF-16, found bad byte at 4"),
+    ],
+    ids=["utf-8", "utf-16"],
+)
+def test_bytes_that_are_no_text_are_named_by_their_encoding(tmp_path, data, words):
+    (tmp_path / "a.csv").write_bytes(data)
+    with pytest.raises(EngineError, match=words):
+        read_rows(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
     ("line", "words"),
     [
         pytest.param("0,2048,1,128,2,1", "a.csv:2: expected ctx_tokens from 1", id="no context"),

@@ -140,6 +140,10 @@ def test_the_figure_names_what_is_computed_and_where_it_breaks_even():
     left, right = fig.axes
     assert [t.get_text() for t in left.get_yticklabels()] == ["prose", "code"]
     assert f"{costs.break_even:.2f}" in [t.get_text() for t in right.texts]
+    # A dot for each mode of a kind, where its rate lies.
+    dots = {(line.get_label(), *line.get_xydata()[0]) for line in left.lines
+            if line.get_marker() != "None" and len(line.get_xdata()) == 1}  # fmt: skip
+    assert {(row.mode, row.gen_tps) for row in rows} == {dot[:2] for dot in dots}
     labels = [t.get_text() for t in fig.legends[0].get_texts()]
     assert any(label.startswith("computed: mtp-combined") for label in labels)
     # The curve of a mode goes through the rates that its steps give.

@@ -104,7 +104,8 @@ def test_several_tokens_in_an_event_without_counts_leave_latencies_unknown(sweep
     assert sweep().exit_code == exits.OK
     for row in read_rows(sweep.folder / "o").good:
         assert row.step_tokens == () and row.itl_s(50) is None and row.steady_tps is None
-        assert len(row.step_s) == 6 and row.gen_tps is not None
+        # A busy machine may read all events at once: no time between them, and then no rate.
+        assert len(row.step_s) == 6 and (row.gen_tps is None) == (row.gen_s == 0)
 
 
 def test_users_side_by_side_have_rows_of_their_own(sweep, server):

@@ -85,7 +85,9 @@ def test_history_prunes_by_number_day_and_count(database):
     assert "would remove 1 runs" in run(
         "prune", database, "--before", "2025-11-30", "--dry-run").stdout  # fmt: skip
     assert len(json.loads(run("list", database, "--json").stdout)) == 18
-    run("prune", database, "--run", str(before[-1]["run"]), "--before", "2025-11-30")
+    last = str(before[-1]["run"])
+    gone = run("prune", database, "--run", last, "--before", "2025-11-30").stdout
+    assert gone.startswith("removed 2 runs: ") and last in gone.removeprefix("removed 2 runs: ")
     assert len(json.loads(run("list", database, "--json").stdout)) == 16
     assert run("prune", database, "--keep", "3").exit_code == exits.OK
     left = json.loads(run("list", database, "--json").stdout)
