@@ -49,7 +49,10 @@ NEAREST = {
     "engine/session.py": ("tests/engine/test_session.py", "tests/engine/spec"),
 }  # fmt: skip
 # (file, line of the source without indentation, what stands there instead): why nothing changes.
-EQUIVALENT: dict[tuple[str, str, str], str] = {}
+EQUIVALENT: dict[tuple[str, str, str], str] = {
+    ("ds4bench/panel/chart.py", "zorder=3 + number, [3]", "4"):
+        "dots lie above lines of order 1 either way, and above each other as before",
+}  # fmt: skip
 
 # Loaded before the first fork, so that no run of tests has to load them again.
 LOADED = (numba, pandas, pytest, scipy.stats)
@@ -161,14 +164,15 @@ def _other_constant(node: ast.AST) -> None:
 
 
 def nearest_tests(path: str) -> tuple[str, ...]:
-    """Test files that import a module, those with its name first; else what NEAREST says."""
+    """Test files that import a module or are called by its name, then what NEAREST says."""
     module = path.removesuffix(".py").replace("/", ".")
     parent, _, name = module.rpartition(".")
     importing = [
         str(test)
         for test in house.files("tests")
         if test.name.startswith("test_") and "cuda" not in test.parts
-        and any(_imports(node, module, parent, name) for node in ast.walk(house.tree(test)))
+        and (test.stem in (f"test_{name}", f"test_{name}_cmd")
+             or any(_imports(node, module, parent, name) for node in ast.walk(house.tree(test))))
     ]  # fmt: skip
     importing.sort(key=lambda test: name not in test)
     named = [tests for prefix, tests in NEAREST.items() if path.startswith(prefix)]
