@@ -147,6 +147,10 @@ class Session:
         assert first + n <= self.n_past, (first, n)
         return self._outputs.get(layer, first, n)
 
+    def output_ring(self, layer: int) -> Array:
+        """Where a layer's outputs are kept by position, (any, n_hc, n_embd); see `known_from`."""
+        return self._outputs.ring(layer)
+
     def known_from(self) -> int:
         """First position whose outputs are known and still kept; `n_past` where none is."""
         return self._outputs.first(self.n_past)

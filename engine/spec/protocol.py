@@ -182,6 +182,10 @@ class SpecStats:
 class Policy(Protocol):
     """How tokens are chosen from logits, and when a draft counts as the target's own choice."""
 
+    # Ids that are never chosen (int64, ascending), where every draft is the first maximum of the
+    # others and carries no note; None where it is not.
+    maxima_without: np.ndarray | None
+
     def choose(self, logits: Logits, position: int) -> int:
         """The token at `position`, from the logits before it."""
 

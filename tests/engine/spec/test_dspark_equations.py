@@ -52,7 +52,7 @@ def walk(drafter: DsparkDrafter, y: int) -> tuple[list[int], np.ndarray, np.ndar
     ids, logits, sure = [], [], []
     for slot in range(SPARK.block):
         passes.follow(slot, y)
-        logits.append(np.array(passes.logits[0]))
+        logits.append(np.array(passes.logits[slot]))
         sure.append(passes.confidence_logit(slot))
         y = int(np.argmax(logits[-1]))
         ids.append(y)
