@@ -162,9 +162,7 @@ class HostOps(ComposedOps):
     ) -> None:
         body(pos0)
 
-    def attend_block(
-        self, out: Any, q: Any, ring: Any, sinks: Any, pos0: Any, before: int
-    ) -> None:
+    def attend_block(self, out: Any, q: Any, ring: Any, sinks: Any, pos0: Any, before: int) -> None:
         """One query with the heads of all rows: so they see the same keys, loaded once for all."""
         n, n_head, d = q.shape
         one = 1, n * n_head, d

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from engine.errors import LayoutError
 from engine.gguf.reader import GGUFFile, open_gguf
 from engine.gguf.values import escape
 from engine.options import EngineOptions
