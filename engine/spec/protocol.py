@@ -15,6 +15,7 @@ __all__ = [
     "MAX_DRAFT",
     "MODES",
     "N_BIN",
+    "PER_BIN",
     "Decoder",
     "Distribution",
     "Drafter",
@@ -35,6 +36,7 @@ Note: TypeAlias = "Distribution | None"
 
 MAX_DRAFT = 4  # deepest draft of an MTP block, which is trained to look one token ahead
 N_BIN = 10  # of confidences, in tables of reliability
+PER_BIN = 4  # numbers of one bin: see `SpecStats`
 
 
 @dataclass(slots=True)
