@@ -54,7 +54,7 @@ def history(engine) -> list:
     session.eval(ids[190])
     saved = session.save()
     bare = engine.session(300)
-    bare.restore(type(saved)(saved.data, saved.kv))  # as a session file leaves it
+    bare.restore(type(saved)(saved.data, saved.kv))  # as an earlier release's file leaves it
     bare.sync([*bare.tokens, *ids[200:203]])
     found.append(drafted(DsparkDrafter(bare), ids[4]))
     return found
