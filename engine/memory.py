@@ -315,14 +315,13 @@ def _mtp_bytes(foot: Footprint, shape: Shape, official: bool) -> int:
 
 
 def _dspark_bytes(foot: Footprint, shape: Shape, spark: DsparkShape, official: bool) -> int:
-    """Rows of each stage, activations, the operands of means, a Markov row, a block's logits."""
+    """Rows of each stage and activations; of a block Markov rows, ids, a report, logits twice."""
     return (
         spark.n_stage
         * foot.kv_bytes(block_rows(shape.n_swa, spark.block), shape.head_dim, official)
         + scratch_bytes(shape, max(shape.n_swa, spark.block))
-        + (shape.n_swa * shape.n_hc + 1 + shape.n_hc) * F32
-        + (spark.rank + 1) * F32
-        + (spark.block + 1) * shape.n_vocab * F32
+        + spark.block * (spark.rank + 4 + 2 * shape.n_vocab) * F32
+        + F32
     )
 
 

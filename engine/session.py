@@ -140,12 +140,12 @@ class Session:
 
         float32 Array of shape (n, n_hc, n_embd).
         """
-        return self.outputs(self._final, first, n)
-
-    def outputs(self, layer: int, first: int, n: int) -> Array:
-        """As `states`, after another layer that a drafter taps."""
         assert first + n <= self.n_past, (first, n)
-        return self._outputs.get(layer, first, n)
+        return self._outputs.get(self._final, first, n)
+
+    def output_ring(self, layer: int) -> Array:
+        """Where a layer's outputs are kept by position, (any, n_hc, n_embd); see `known_from`."""
+        return self._outputs.ring(layer)
 
     def known_from(self) -> int:
         """First position whose outputs are known and still kept; `n_past` where none is."""

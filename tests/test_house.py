@@ -29,7 +29,7 @@ LONG_FILES = {
     "tests/ds4bench/test_ab.py": 469,
 }
 # Tests of one program lie side by side; a run names its folder.
-LARGE_FOLDERS = {"tests/cuda": 34, "tests/ds4bench": 34, "tests/ds4eval": 35}
+LARGE_FOLDERS = {"tests/cuda": 33, "tests/ds4bench": 34, "tests/ds4eval": 35}
 LONG_FUNCTIONS = {"engine/tooling/options/kernels.py:kernel_options": 87}
 WIDE_FUNCTIONS = {
     "ds4bench/sweep/cells.py:__init__": 11,

@@ -112,9 +112,11 @@ def gpu_command(
 ) -> None:
     """Measure the CUDA backend at full size: steps, bytes, kernels, all decode modes."""
     if predict is not None:
+        from engine.tooling.timeline.drafting import report_drafting
         from engine.tooling.timeline.predict import report
 
         click.echo(report(MACHINES[predict], ctx_max))
+        click.echo(report_drafting(MACHINES[predict], ctx_max))
         return
     files = [out / name for name in (*STEPS, *(() if skip_sweep else SWEEP))]
     check_folder(out, "--out")

@@ -13,7 +13,7 @@ from engine.tooling.diagnose.residency import DEFAULT_CTX
 from engine.tooling.options.group import option
 from engine.tooling.options.kernels import kernel_options
 from engine.tooling.options.model import MODEL, default_model
-from engine.tooling.options.speculation import spec_options
+from engine.tooling.options.speculation import drafters, spec_options
 from engine.tooling.options.types import OneOf, Whole
 from engine.tooling.program import Command
 from engine.weights.residency import gib
@@ -25,7 +25,7 @@ HEADINGS = ("kind", "tensors", "size", "copied", "mapped")
 
 @click.command("residency", cls=Command)
 @MODEL.only("model")
-@spec_options(several=True).only("mtp")
+@spec_options(several=True).only("mtp", "draft_model")
 @kernel_options(backends=("cpu", "cuda")).only("residency", "residency_gib")
 @option(
     "--machine",
@@ -44,6 +44,7 @@ HEADINGS = ("kind", "tensors", "size", "copied", "mapped")
 def residency_command(
     model: Path | None,
     mtp: Path | None,
+    draft_model: Path | None,
     residency: str | None,
     residency_gib: float | None,
     machine: str,
@@ -59,7 +60,16 @@ def residency_command(
 
     if model is None:
         model = default_model(lambda line: click.echo(line, err=True))
-    facts = planned(model, mtp, machine, residency or RESIDENCY[0], residency_gib, ctx=ctx)
+    found = drafters((), mtp, draft_model, None, None, every=True)
+    facts = planned(
+        model,
+        found.mtp,
+        machine,
+        residency or RESIDENCY[0],
+        residency_gib,
+        ctx=ctx,
+        dspark=found.dspark,
+    )
     if as_json:
         click.echo(json.dumps(facts, indent=1))
         return

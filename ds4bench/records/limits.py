@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ds4bench.records.rows import SpeedRow
 from engine.errors import EngineError
+from engine.spec.protocol import N_BIN, PER_BIN
 
 # Beyond any machine, and far enough below the largest float that nothing derived overflows.
 MOST_TOKENS = 2**31
@@ -36,4 +37,21 @@ def checked(row: SpeedRow, where: str) -> SpeedRow:
     for name, value in [*times, *rates, *steps]:
         if value is not None and not 0 <= value <= MOST:  # false for NaN too
             raise EngineError(f"{where}: expected a {name} from 0 to {MOST:g}, found {value!r}")
+    _check_reliability(row.reliability, where)
     return row
+
+
+def _check_reliability(values: tuple[float, ...], where: str) -> None:
+    """Counts that can be counts: whole bins of every depth, nothing kept that was not judged."""
+    if len(values) % (N_BIN * PER_BIN):
+        raise EngineError(
+            f"{where}: expected reliability of {N_BIN * PER_BIN} numbers a depth, "
+            f"found {len(values)}"
+        )
+    for judged, *parts in zip(*(values[place::PER_BIN] for place in range(PER_BIN))):
+        # False for NaN, too. Sums of confidences are sums of numbers up to 1, but for rounding.
+        if not (0 <= judged <= MOST and all(0 <= part <= judged * (1 + 1e-9) for part in parts)):
+            raise EngineError(
+                f"{where}: expected a reliability of at most as much as was judged, "
+                f"found {[judged, *parts]}"
+            )

@@ -31,6 +31,7 @@ from ds4bench.records.rows import SpeedRow, SweepResult, mode_of, mode_rank
 from ds4bench.report import curves as plot_data
 from ds4bench.report import plot
 from ds4bench.report.curves import Source
+from ds4bench.report.reliability import reliability_figure, reliability_table
 from engine.tooling.report.labels import clean_label, escape_markdown
 from engine.tooling.report.pages import drawing, render_page
 from engine.tooling.report.tables import Column, Row, Summary, Table, Tone, table_markdown
@@ -245,10 +246,14 @@ def to_html(report: Report) -> str:
         run_id=report.run_id,
         comparisons=[_comparison_part(c) for c in report.comparisons],
         chart=drawing(plot.figure([*report.sources, *report.published]), "f", label),
+        reliability=drawing(
+            reliability_figure(report.sources), "r", "Confidence of drafts against their acceptance"
+        ),
         runs=[
             {
                 "label": source.label,
                 "table": rows_table(source.run),
+                "drafts": reliability_table(source.run),
                 "failures": failures(source.run),
                 "facts": circumstances(source.run),
             }
@@ -330,6 +335,8 @@ def to_summary(report: Report) -> str:
     for source in report.sources:
         table = replace(rows_table(source.run), title=source.label)
         out += [*table_markdown(table), ""]
+        drafts = reliability_table(source.run)
+        out += [*table_markdown(drafts), ""] if drafts is not None else []
         out += [f"- {escape_markdown(text)}" for text in failures(source.run)]
         facts = "; ".join(f"{k}: {v}" for k, v in circumstances(source.run))
         out += ["", f"<sub>{escape_markdown(facts)}</sub>", ""]

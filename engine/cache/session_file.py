@@ -1,7 +1,8 @@
 """A snapshot in a file: the block, then a trailer that says what it is, checksummed.
 
     snapshot   (see `engine.cache.snapshot`)
-    trailer    UTF-8 JSON: format, title, created, id, kv, model, header
+    outputs    only in format 3 (see `engine.cache.session_outputs`)
+    trailer    UTF-8 JSON: format, title, created, id, kv, model, header; outputs in format 3
     u64        bytes of the snapshot
     u32        bytes of the trailer
     32 bytes   SHA-256 of everything before
@@ -10,7 +11,8 @@
 Session identity (title, creation time, id) is written once and kept when the session is saved
 again. `model` is the sampled identity of the model file and `header` its header's hash. Files of
 format 1 name the header's hash alone: such a session is read, and called "header only", because
-nothing in it tells two models with equal headers apart.
+nothing in it tells two models with equal headers apart. Format 3 is written where a drafter needs
+what layers put out for the last tokens, and format 2 otherwise.
 
 A file is replaced under a lock of its folder, and only while it is the one that the session was
 read from: of two programs that continue one session at a time, neither loses its turn.
@@ -29,11 +31,12 @@ import stat
 import struct
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from io import FileIO
 from pathlib import Path
 
+from engine.cache import session_outputs
 from engine.cache.snapshot import HEADER_WORDS, Snapshot, header
 from engine.errors import SnapshotError
 from engine.files.regular import kind_of
@@ -41,6 +44,7 @@ from engine.gguf.identity import FileIdentity
 
 TAIL = b"DS4SESS1"
 FORMAT = 2
+WITH_OUTPUTS = 3
 HEADER_ONLY = 1  # the format that knows the model by its header's hash
 MAX_TITLE = 4096  # characters, so that every trailer stays below _MAX_TRAILER
 _SIZES = struct.Struct("<QI")
@@ -101,6 +105,7 @@ class _Trailer:
     kv: str
     model: str
     header: str
+    outputs: session_outputs.Described | None
 
 
 def new_identity(title: str) -> SessionIdentity:
@@ -161,21 +166,25 @@ def write_session(
         If the file cannot be written, or another program has written it meanwhile: then that
         file stays, and this session is in one beside it, which the message names.
     """
-    trailer = json.dumps(
-        {
-            "format": FORMAT,
-            **asdict(identity),
-            "kv": snapshot.kv,
-            "model": model.sampled_sha256(),
-            "header": model.header_sha256,
-        }
-    ).encode()
+    outputs = session_outputs.describe(snapshot.outputs)
+    fields = {
+        "format": FORMAT if outputs is None else WITH_OUTPUTS,
+        **asdict(identity),
+        "kv": snapshot.kv,
+        "model": model.sampled_sha256(),
+        "header": model.header_sha256,
+        **({} if outputs is None else {"outputs": outputs.fields()}),
+    }
+    trailer = json.dumps(fields).encode()
+    kept = session_outputs.parts(snapshot.outputs, outputs)
+    sizes = _SIZES.pack(snapshot.n_bytes, len(trailer))
+    body: list[bytes | memoryview] = [snapshot.data, *kept, trailer, sizes]
     try:
         with _locked_folder(path) as folder:
             found = _digest_of(path)
             changed = found is not None and (new if seen is None else found != seen)
             target = _free_name(path) if changed else path
-            digest = _replace(target, snapshot, trailer)
+            digest = _replace(target, body)
             os.fsync(folder)
     except OSError as error:
         raise SnapshotError(f"{path}: cannot be written: {error.strerror}") from error
@@ -188,7 +197,7 @@ def write_session(
     return digest
 
 
-def _replace(path: Path, snapshot: Snapshot, trailer: bytes) -> bytes:
+def _replace(path: Path, body: Sequence[bytes | memoryview]) -> bytes:
     """Put a new file in the place of `path`; returns its checksum."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     # A leftover of a process that had our number and was killed.
@@ -196,7 +205,7 @@ def _replace(path: Path, snapshot: Snapshot, trailer: bytes) -> bytes:
     digest = hashlib.sha256()
     try:
         with open(temporary, "xb") as file:
-            for part in (snapshot.data, trailer, _SIZES.pack(snapshot.n_bytes, len(trailer))):
+            for part in body:
                 digest.update(part)
                 file.write(part)
             file.write(digest.digest() + TAIL)
@@ -283,13 +292,16 @@ def read_session(path: Path, model: FileIdentity) -> SavedSession:
             trailer = _read_trailer(path, file)
             _check_model(path, trailer, model)
             data = _read_snapshot(path, file, trailer.n_snapshot)
+            outputs = session_outputs.read(file, trailer.outputs)
     except OSError as error:
         raise SnapshotError(f"{path}: cannot be read: {error.strerror}") from error
     digest = hashlib.sha256(data)
+    digest.update(outputs)
     digest.update(trailer.raw)
     if digest.digest() != trailer.digest:
         raise SnapshotError(f"{path}: expected an intact file, found another checksum")
-    snapshot = Snapshot(memoryview(data).toreadonly(), trailer.kv)
+    kept = session_outputs.arrays(outputs, trailer.outputs)
+    snapshot = Snapshot(memoryview(data).toreadonly(), trailer.kv, kept)
     header_only = trailer.format == HEADER_ONLY
     return SavedSession(snapshot, trailer.identity, trailer.digest, header_only)
 
@@ -301,16 +313,19 @@ def _read_trailer(path: Path, file: FileIO) -> _Trailer:
     if len(fixed) < _FIXED or fixed[-len(TAIL) :] != TAIL:
         raise SnapshotError(f"{path}: expected a session file, found {size} other bytes")
     n_snapshot, n_trailer = _SIZES.unpack_from(fixed)
-    if n_trailer > _MAX_TRAILER or n_snapshot + n_trailer + _FIXED != size:
-        raise SnapshotError(
-            f"{path}: expected sizes that add up to {size - _FIXED}, found {n_snapshot}+{n_trailer}"
-        )
-    file.seek(n_snapshot)
+    n_outputs = size - _FIXED - n_trailer - n_snapshot
+    wrong = SnapshotError(
+        f"{path}: expected sizes that add up to {size - _FIXED}, found {n_snapshot}+{n_trailer}"
+    )
+    if n_trailer > _MAX_TRAILER or n_outputs < 0:
+        raise wrong
+    file.seek(n_snapshot + n_outputs)
     raw = file.read(n_trailer)
     try:
         fields = json.loads(raw)
         version = fields["format"]
-        known = type(version) is int and version in (HEADER_ONLY, FORMAT)
+        known = type(version) is int and version in (HEADER_ONLY, FORMAT, WITH_OUTPUTS)
+        outputs = None
         if known:
             identity = SessionIdentity(
                 str(fields["title"]), float(fields["created"]), str(fields["id"])
@@ -319,16 +334,20 @@ def _read_trailer(path: Path, file: FileIO) -> _Trailer:
                 raise ValueError(f"created {identity.created}")
             kv, model = str(fields["kv"]), str(fields["model"])
             header_hash = model if version == HEADER_ONLY else str(fields["header"])
+            if version == WITH_OUTPUTS:
+                outputs = session_outputs.described(fields["outputs"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise SnapshotError(f"{path}: expected a readable trailer, found {error}") from error
     if not known:
         raise SnapshotError(
-            f"{path}: expected a session of format {HEADER_ONLY} or {FORMAT}, found format "
+            f"{path}: expected a session of format {HEADER_ONLY} to {WITH_OUTPUTS}, found format "
             f"{ascii(version)[:20]}, which another release wrote"
         )
+    if n_outputs != (0 if outputs is None else outputs.n_bytes):
+        raise wrong
     digest = fixed[_SIZES.size : _SIZES.size + 32]
     raw += fixed[: _SIZES.size]
-    return _Trailer(raw, n_snapshot, digest, version, identity, kv, model, header_hash)
+    return _Trailer(raw, n_snapshot, digest, version, identity, kv, model, header_hash, outputs)
 
 
 def _check_model(path: Path, trailer: _Trailer, model: FileIdentity) -> None:

@@ -68,7 +68,7 @@ class Snapshot:
         How rows were stored ('official' or 'f32'); restoring needs the same.
     outputs : dict of int to float32 array of shape (k, n_hc, n_embd), optional
         By layer, what it put out for the last k tokens, for drafting; not part of the block nor
-        of its size, and not written to files.
+        of its size.
     """
 
     data: memoryview
@@ -243,6 +243,12 @@ def load(cache: KVCache, snapshot: Snapshot, kv: str) -> tuple[list[int], np.nda
             f"snapshot: expected {snapshot_bytes(shape, n)} bytes and {live} raw rows for "
             f"{n} tokens, found {snapshot.n_bytes} and {words['live']}"
         )
+    for layer, values in (snapshot.outputs or {}).items():
+        if values.shape[1:] != (shape.n_hc, shape.n_embd) or len(values) > n:
+            raise SnapshotError(
+                f"snapshot: layer {layer}: expected outputs of at most {n} tokens, "
+                f"{shape.n_hc} x {shape.n_embd} each, found {' x '.join(map(str, values.shape))}"
+            )
     source = _Reader(snapshot.data)
     source.take((HEADER_WORDS,), "<u4")
     tokens = source.take((n,), "<u4").tolist()

@@ -148,13 +148,11 @@ def _dspark_part(file: GGUFFile, part: dict[str, Any]) -> None:
     """Check a DSpark drafter to its last tensor, against what it shows of its trunk."""
     from engine.weights.dspark.bind import bind_dspark
     from engine.weights.dspark.shown import shown_shape
-    from engine.weights.files import NO_BLOCKS
 
     shape = shown_shape(file)
     bound = bind_dspark(file, shape)
     part["drafter"] = {**dataclasses.asdict(bound.spark), "layout": bound.layout}
     part["backends"] = _backends(shape, bound.tensors, "f32")
-    part["backends"]["cuda"] = [NO_BLOCKS]
 
 
 def _mtp_part(file: GGUFFile, part: dict[str, Any]) -> None:

@@ -5,8 +5,7 @@ comes from the outputs of tapped trunk layers alone; a *block* is the pending to
 noise behind it, whose rows all see each other; the *Markov head* adds to a slot's logits what the
 token before it says. Which positions are drafted, and what becomes of drafts, is not known here.
 
-Every op is one that the trunk uses as well. The mean over streams is `hc_collapse` with logits of 0
-and an epsilon that makes each weight exactly 1 / n_hc.
+Passes of the usual numbers of rows can be recorded; the position alone differs between their runs.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engine.errors import NonFiniteError
 from engine.forward.layer import Block
 from engine.forward.model import Preparer, vector
 from engine.forward.scratch import Scratch
@@ -41,8 +41,7 @@ class DsparkModel:
     head : Head
     markov_1, markov_2 : Weight
         (n_vocab, rank): a row for a token, and what the row says of every token.
-    confidence : float32 array of shape (n_embd + rank,)
-        On the host, where confidences are computed.
+    confidence : Array of shape (n_embd + rank,)
     """
 
     spark: DsparkShape
@@ -53,7 +52,7 @@ class DsparkModel:
     head: Head
     markov_1: Weight
     markov_2: Weight
-    confidence: np.ndarray
+    confidence: Array
 
 
 def prepare_dspark(
@@ -79,8 +78,36 @@ def prepare_dspark(
         ),
         prepare(bound.markov_w1),
         prepare(bound.markov_w2),
-        vector(bound.conf_proj).reshape(-1),
+        place(vector(bound.conf_proj).reshape(-1)),
     )
+
+
+@dataclass(slots=True)
+class Walk:
+    """Drafts of a block that were all chosen as first maxima.
+
+    Parameters
+    ----------
+    tokens : list of int or None
+        None where the logits are not finite.
+    confidences : list of float
+    """
+
+    tokens: list[int | None]
+    confidences: list[float]
+
+    def token(self, slot: int) -> int:
+        """The draft of a slot.
+
+        Raises
+        ------
+        NonFiniteError
+            If its logits hold NaN or an infinity.
+        """
+        token = self.tokens[slot]
+        if token is None:
+            raise NonFiniteError("logits: expected finite values, found NaN or infinity")
+        return token
 
 
 class DsparkPass:
@@ -92,11 +119,16 @@ class DsparkPass:
         Of the session that is drafted for.
     model : DsparkModel
     rows : int
-        Most context rows of one call.
+        Most context rows of one call, and of those that a block sees.
     cap : int
         Rows that each stage keeps by position: the window, a block and the rollback at least.
     official : bool
         See `EngineOptions.kv`.
+
+    Attributes
+    ----------
+    logits : Array of shape (block, n_vocab)
+        Of the slots that were followed since the block ran.
     """
 
     def __init__(
@@ -105,36 +137,34 @@ class DsparkPass:
         ops, shape, spark = trunk.ops, trunk.shape, model.spark
         self.trunk = trunk
         self.model = model
+        self._window = rows
         self._scratch = Scratch(ops, shape, max(rows, spark.block))
         self._caches = [
             LayerCache(0, ops.new_kv_rows(cap, shape.head_dim, official)) for _ in model.stages
         ]
-        self._no_mix = ops.new_array((rows, shape.n_hc))
-        self._no_scale = ops.new_array((1,))
-        self._no_base = ops.new_array((shape.n_hc,))
-        self._row = ops.new_array((1, spark.rank))
-        self._token = ops.new_array((1,), np.int32)
+        self._rows = ops.new_array((spark.block, spark.rank))
+        self._ids = ops.new_array((spark.block + 1,), np.int32)
+        self._bad = ops.new_array((spark.block,), np.int32)
+        self._report = ops.new_array((spark.block, 2))
         self._base = ops.new_array((spark.block, shape.n_vocab))
-        self.logits = ops.new_array((1, shape.n_vocab))
+        self.logits = ops.new_array((spark.block, shape.n_vocab))
+        self._banned: dict[bytes, tuple[int, Array | None]] = {}
 
-    def store_context(self, taps: Sequence[Array], first: int) -> None:
-        """Rows of positions first, first + 1, ... from the outputs of the tapped layers.
+    def store_context(self, rings: Sequence[Array], first: int, n: int) -> None:
+        """Rows of n positions from `first` on, from the outputs of the tapped layers.
 
         Parameters
         ----------
-        taps : sequence of float32 Arrays of shape (n, n_hc, n_embd)
-            In the order of the layers.
+        rings : sequence of float32 Arrays of shape (cap, n_hc, n_embd)
+            By position, in the order of the layers; the same ones in every call.
         """
         trunk, model = self.trunk, self.model
         ops, shape = trunk.ops, trunk.shape
-        n = len(taps[0])
         s = self._scratch.view(n)
-        mean = 1 / shape.n_hc - 0.5
 
         def body(pos0: Position) -> None:
-            for tap, part, to in zip(taps, model.main_proj, [s.y, *[s.a] * len(taps)]):
-                mix = self._no_mix[:n]
-                ops.hc_collapse(s.x, mix, tap, self._no_scale, self._no_base, mean)
+            for ring, part, to in zip(rings, model.main_proj, [s.y, *[s.a] * len(rings)]):
+                ops.ring_mean(s.x, ring, pos0)
                 ops.matmul(to, s.x, part)
                 if to is not s.y:
                     ops.add(s.y, to)
@@ -143,7 +173,9 @@ class DsparkPass:
             for stage, cache in zip(model.stages, self._caches):
                 trunk.layers.store_context(stage, cache, s.a, s, pos0, rotation)
 
-        ops.run(self, None, first, body)
+        # As many rows as a step commits; more come after a prompt or a pause, seldom twice alike.
+        key = ("dspark rows", n) if n <= model.spark.block + 1 else None
+        ops.run(self, key, first, body)
 
     def run_block(self, token: int, first: int, before: int, k: int) -> None:
         """All rows of the block that begins with `token` at `first`; logits of the first k slots.
@@ -157,12 +189,15 @@ class DsparkPass:
         ops, shape, spark = trunk.ops, trunk.shape, model.spark
         s = self._scratch.view(spark.block)
         s.tokens[:] = np.array([token] + [spark.noise] * (spark.block - 1), np.int32)
+        # A full window, or all positions that there are, is one pass; otherwise rows are missing.
+        whole = before == min(self._window, first)
+        seen = self._window if whole else before
 
         def body(pos0: Position) -> None:
             ops.embed_hc(s.state, s.tokens, trunk.model.embed)
             span = trunk.span(first, pos0, spark.block)
             for i, (stage, cache) in enumerate(zip(model.stages, self._caches)):
-                block = Block(model.sinks[i], before)
+                block = Block(model.sinks[i], seen)
                 trunk.layers.run_block(shape.n_layer + i, stage, cache, s, span, block)
             # As `Backend.head`, which does not leave the mixed row as it is before the norm.
             head = model.head
@@ -172,7 +207,7 @@ class DsparkPass:
             ops.rms_norm(s.x, s.a, head.norm, shape.rms_eps)
             ops.matmul(self._base[:k], s.x[:k], trunk.model.output)
 
-        ops.run(self, None, first, body)
+        ops.run(self, ("dspark block", spark.block, k) if whole else None, first, body)
 
     def follow(self, slot: int, previous: int) -> float:
         """Put a slot's logits after `previous`, the token before it, into `logits`.
@@ -183,19 +218,62 @@ class DsparkPass:
             Confidence that the draft of this slot is kept, 0 to 1; it does not depend on which
             draft is made of the logits.
         """
-        ops, model = self.trunk.ops, self.model
-        self._token[:] = np.array([previous], np.int32)
-        ops.embed_hc(self._row.reshape(1, 1, -1), self._token, model.markov_1)
-        ops.matmul(self.logits, self._row, model.markov_2)
-        ops.add(self.logits, self._base[slot : slot + 1])
+        ops = self.trunk.ops
+        self._ids[slot : slot + 1] = np.array([previous], np.int32)
+
+        def body(pos0: Position) -> None:
+            self._follow(slot)
+            self._tell(slot, slot + 1)
+
+        ops.run(self, ("dspark slot", 1, slot), 0, body)
         return _sigmoid(self.confidence_logit(slot))
 
+    def walk(self, token: int, k: int, banned: np.ndarray) -> Walk:
+        """Follow k slots by first maxima, none of `banned`, and read what they are once.
+
+        Gives the drafts and confidences that `follow` and `Logits.choose` give one by one.
+        """
+        ops, (name, ids) = self.trunk.ops, self._without(banned)
+        self._ids[:1] = np.array([token], np.int32)
+
+        def body(pos0: Position) -> None:
+            for slot in range(k):
+                self._follow(slot)
+                to, bad = self._ids[slot + 1 : slot + 2], self._bad[slot : slot + 1]
+                ops.first_maxima(to, bad, self.logits[slot : slot + 1], ids)
+            self._tell(0, k)
+
+        ops.run(self, ("dspark walk", k, name), 0, body)
+        told = np.asarray(self._report[:k])
+        tokens = [int(x) if np.isfinite(x) else None for x in told[:, 1]]
+        return Walk(tokens, [_sigmoid(float(x)) for x in told[:, 0]])
+
     def confidence_logit(self, slot: int) -> float:
-        """Of the slot that was followed last."""
-        hidden = np.asarray(self._scratch.view(self.model.spark.block).a[slot])
-        both = np.concatenate([hidden, np.asarray(self._row[0])]).astype(np.float64)
-        # One order of summation on every machine: no product of a linear algebra library.
-        return float(np.multiply(both, self.model.confidence, dtype=np.float64).sum())
+        """Of a slot that was followed."""
+        return float(np.asarray(self._report[slot])[0])
+
+    def _follow(self, slot: int) -> None:
+        """Logits of a slot behind its entry of `_ids`."""
+        ops, model, at = self.trunk.ops, self.model, slice(slot, slot + 1)
+        row, logits = self._rows[at], self.logits[at]
+        ops.embed_hc(row.reshape(1, 1, -1), self._ids[at], model.markov_1)
+        ops.matmul(logits, row, model.markov_2)
+        ops.add(logits, self._base[at])
+
+    def _tell(self, first: int, stop: int) -> None:
+        """Put what the host asks of some slots into the report."""
+        at, hidden = slice(first, stop), self._scratch.view(self.model.spark.block).a
+        ids, bad = self._ids[first + 1 : stop + 1], self._bad[at]
+        report = self.trunk.ops.draft_report
+        report(self._report[at], hidden[at], self._rows[at], self.model.confidence, ids, bad)
+
+    def _without(self, banned: np.ndarray) -> tuple[int, Array | None]:
+        """A number for some banned ids, and the ids as the set takes them."""
+        key = banned.tobytes()
+        if key not in self._banned:
+            ids = self.trunk.ops.vector(banned.astype(np.int32)) if banned.size else None
+            self._banned[key] = len(self._banned), ids
+        return self._banned[key]
 
 
 def _sigmoid(x: float) -> float:

@@ -17,7 +17,10 @@ from engine.shape import Shape
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """What the rows of a block share: sinks (n * n_head,), and how many rows they see before it."""
+    """What the rows of a block share: sinks (n * n_head,), and how many rows they see before it.
+
+    `before` may be more than there are.
+    """
 
     sinks: Array
     before: int
@@ -82,16 +85,12 @@ class LayerPass:
         self, index: int, layer: Layer, cache: LayerCache, s: Activations, span: Span, block: Block
     ) -> None:
         """As `run`, for rows of which each sees the same rows before them, and all of them."""
-        ops, shape, n = self.ops, self.shape, span.n
+        ops, shape = self.ops, self.shape
         cos, sin = span.rotation[False]
         self._project(layer, s, span)
         ops.attention_rows(s, layer, cache, span, shape, self.official)
         self._queries(layer, s, span)
-        # One query with the heads of all rows: so they see the same keys, loaded once for all.
-        q = s.q.reshape(1, n * shape.n_head, shape.head_dim)
-        heads = s.heads.reshape(1, n * shape.n_head, shape.head_dim)
-        last = span.first + n - 1
-        ops.attend(heads, q, cache.raw, None, None, None, block.sinks, last, block.before + n, 0)
+        ops.attend_block(s.heads, s.q, cache.raw, block.sinks, span.pos0, block.before)
         ops.rope_tail(s.heads, cos, sin, True)
         ops.matmul_grouped(s.low, s.heads_grouped, layer.out_a)
         ops.matmul(s.y, s.low_flat, layer.out_b)

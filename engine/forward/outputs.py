@@ -46,6 +46,10 @@ class Outputs:
         assert first >= self._from, (first, self._from)
         return self._ops.ring_get(self._rings[layer], first, n)
 
+    def ring(self, layer: int) -> Array:
+        """All that is kept of a layer, (rows, n_hc, n_embd) by position."""
+        return self._rings[layer]
+
     def at(self, layer: int, position: int) -> Array:
         """One position's output, (n_hc, n_embd): a view that a later pass overwrites."""
         assert position >= self._from, (position, self._from)

@@ -118,6 +118,12 @@ class Backend(Device, Protocol):
         mix (n, n_hc), scale (1,), base (n_hc,).
         """
 
+    def ring_mean(self, out: Array, ring: Array, pos0: Position) -> None:
+        """out (n, n_embd) = mean over the streams of rows pos0, pos0 + 1, ... of a ring.
+
+        ring (cap, n_hc, n_embd) by position; the streams are added in order, then scaled.
+        """
+
     def add_streams(self, state: Array, y: Array) -> None:
         """Add y (n, n_embd) to every stream of state (n, n_hc, n_embd)."""
 
@@ -239,6 +245,15 @@ class Backend(Device, Protocol):
         windows of `ratio` where they are None. rows is None where ratio is 0.
         """
 
+    def attend_block(
+        self, out: Array, q: Array, ring: Array, sinks: Array, pos0: Position, before: int
+    ) -> None:
+        """`attend` of raw rows, where each of q's n rows sees the same ones.
+
+        These are the last `before` positions before `pos0`, or all that there are, and then all n
+        rows of the block itself. `sinks` is (n * n_head,): the heads' logits once for each row.
+        """
+
     # Experts and choice
 
     def router_select(
@@ -296,6 +311,28 @@ class Backend(Device, Protocol):
         ------
         NonFiniteError
             If a value of the row is NaN or infinite.
+        """
+
+    def first_maxima(self, ids: Array, bad: Array, rows: Array, banned: Array | None) -> None:
+        """`choose` of every row of `rows` (n, n_vocab), left where the set computes.
+
+        ids int32 (n,), always of the vocabulary; bad int32 (n,): not 0 where the row has a NaN or
+        an infinity, so that its id means nothing. `banned` int32 (any,) or None.
+        """
+
+    def draft_report(
+        self,
+        out: Array,
+        hidden: Array,
+        rows: Array,
+        weight: Array,
+        ids: Array,
+        bad: Array,
+    ) -> None:
+        """What a host asks of k drafts, in one array (k, 2) that is read at once.
+
+        out[:, 0] = hidden (k, n_embd) and rows (k, rank), side by side, @ weight (n_embd + rank,):
+        the logits of confidences. out[:, 1] = ids as float32, NaN where `bad` is not 0.
         """
 
     # Combinations (see `engine.ops.composed`)

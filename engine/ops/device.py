@@ -64,7 +64,16 @@ class PassTimes(NamedTuple):
 
 
 class Device(Protocol):
-    """Memory and passes of a kernel set."""
+    """Memory and passes of a kernel set.
+
+    Attributes
+    ----------
+    reads_wait : bool
+        Whether reading an array on the host waits for a device, so that few reads are worth
+        computing ahead for.
+    """
+
+    reads_wait: bool
 
     # Opening a model
 

@@ -58,6 +58,41 @@ def ring_get(ring: np.ndarray, first: int, n: int) -> np.ndarray:
     return ring[np.arange(first, first + n) % len(ring)]
 
 
+def ring_mean(out: np.ndarray, ring: np.ndarray, pos0: int) -> None:
+    """Mean over the streams of rows pos0, pos0 + 1, ... of a ring (cap, n_hc, n_embd)."""
+    rows = ring_get(ring, pos0, len(out))
+    total = rows[:, 0]
+    for stream in range(1, rows.shape[1]):
+        total = total + rows[:, stream]
+    out[...] = total * total.dtype.type(1 / rows.shape[1])
+
+
+def first_maxima(
+    ids: np.ndarray, bad: np.ndarray, rows: np.ndarray, banned: np.ndarray | None
+) -> None:
+    """First maximum of each row but the banned ids; not 0 where a value is not finite."""
+    bad[...] = ~np.isfinite(rows).all(axis=1)
+    if banned is not None:
+        rows = rows.copy()
+        rows[:, banned] = NEVER
+    ids[...] = rows.argmax(axis=1)
+
+
+def draft_report(
+    out: np.ndarray,
+    hidden: np.ndarray,
+    rows: np.ndarray,
+    weight: np.ndarray,
+    ids: np.ndarray,
+    bad: np.ndarray,
+) -> None:
+    """Logits of confidences, summed in float64 and one order, beside ids as numbers."""
+    both = np.concatenate([hidden, rows], axis=1, dtype=np.float64)
+    # No product of a linear algebra library, whose order of summation is the machine's.
+    out[:, 0] = (both * weight).sum(axis=1)
+    out[:, 1] = np.where(bad != 0, np.nan, ids)
+
+
 def add_streams(state: np.ndarray, y: np.ndarray) -> None:
     """Add y (n, n_embd) to every stream of state (n, n_hc, n_embd)."""
     np.add(state, y[:, None, :], out=state)
@@ -92,12 +127,16 @@ class HostOps(ComposedOps):
     """Arrays are NumPy's, a position is a number, and a pass is its body."""
 
     new_array = op(new_array)
+    reads_wait = False
     ring_put = op(ring_put)
     ring_set = op(ring_set)
     ring_get = op(ring_get)
+    ring_mean = op(ring_mean)
     add_streams = op(add_streams)
     windows = op(windows)
     choose = op(choose)
+    first_maxima = op(first_maxima)
+    draft_report = op(draft_report)
 
     def arrange(
         self, tensors: Sequence[Tensor], drafts: Collection[str], options: EngineOptions
@@ -122,6 +161,13 @@ class HostOps(ComposedOps):
         self, owner: object, key: PassKey | None, pos0: int, body: Callable[[Position], None]
     ) -> None:
         body(pos0)
+
+    def attend_block(self, out: Any, q: Any, ring: Any, sinks: Any, pos0: Any, before: int) -> None:
+        """One query with the heads of all rows: so they see the same keys, loaded once for all."""
+        n, n_head, d = q.shape
+        one = 1, n * n_head, d
+        heads, asked, last = out.reshape(one), q.reshape(one), pos0 + n - 1
+        self.attend(heads, asked, ring, None, None, None, sinks, last, before + n, 0)
 
     def wait(self) -> None:
         """Ops return when they are done."""

@@ -37,6 +37,7 @@ class DsparkDrafter:
         official = engine.options.kv == "official"
         cap = block_rows(self._window, self.spark.block)
         self.passes = DsparkPass(session.trunk, engine.dspark, self._window, cap, official)
+        self._rings = [session.output_ring(layer) for layer in self.spark.taps]
         self._low = 0  # rows exist from here
         self._end = 0  # up to here
         self._epoch = session.epoch
@@ -52,9 +53,7 @@ class DsparkDrafter:
         if first > end or end <= self._low:
             self._low = first
         if first < n_past:
-            n = n_past - first
-            taps = [session.outputs(layer, first, n) for layer in self.spark.taps]
-            self.passes.store_context(taps, first)
+            self.passes.store_context(self._rings, first, n_past - first)
         self._end = n_past
         self._epoch = session.epoch
         return True
@@ -68,15 +67,22 @@ class DsparkDrafter:
         begin = perf_counter()
         assert pos == self._end, (pos, self._end)
         before = min(self._window, pos - self._low)
-        self.passes.run_block(token, pos, before, k)
+        passes, ops = self.passes, self.passes.trunk.ops
+        passes.run_block(token, pos, before, k)
         walked = perf_counter()
         found = Drafts(block_s=walked - begin)
+        # First maxima need no host: where it would wait for each, all are chosen in one go.
+        banned = policy.maxima_without if ops.reads_wait else None
+        ahead = None if banned is None else passes.walk(token, k, banned)
         for slot in range(k):
-            confidence = self.passes.follow(slot, token)
-            logits = Logits(self.passes.trunk.ops, self.passes.logits, 0)
+            confidence = passes.follow(slot, token) if ahead is None else ahead.confidences[slot]
+            logits = Logits(ops, passes.logits[slot : slot + 1], 0)
             if not rule.goes_on(slot, logits, confidence):
                 break
-            token, note = policy.propose(logits, pos + slot + 1)
+            if ahead is None:
+                token, note = policy.propose(logits, pos + slot + 1)
+            else:
+                token, note = ahead.token(slot), None
             found.tokens.append(token)
             found.notes.append(note)
             found.confidences.append(confidence)

@@ -42,11 +42,13 @@ class _Banned:
 class Greedy:
     """First maximum of the logits, never one of `banned`; a draft is kept when it is that."""
 
+    maxima_without: np.ndarray | None
+
     def __init__(self, banned: Iterable[int] = ()) -> None:
-        self._banned = _Banned(banned)
+        self.maxima_without = self._ids = _Banned(banned).ids
 
     def choose(self, logits: Logits, position: int) -> int:
-        return logits.choose(self._banned.ids)
+        return logits.choose(self._ids)
 
     def propose(self, logits: Logits, position: int) -> tuple[int, Note]:
         return self.choose(logits, position), None
@@ -65,6 +67,8 @@ class Sampled:
         Its random numbers are keyed by position, so equal text draws equal numbers.
     banned : iterable of int
     """
+
+    maxima_without: np.ndarray | None = None
 
     def __init__(self, sampler: Sampler, banned: Iterable[int] = ()) -> None:
         self.sampler = sampler

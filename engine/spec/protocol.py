@@ -15,6 +15,7 @@ __all__ = [
     "MAX_DRAFT",
     "MODES",
     "N_BIN",
+    "PER_BIN",
     "Decoder",
     "Distribution",
     "Drafter",
@@ -35,6 +36,7 @@ Note: TypeAlias = "Distribution | None"
 
 MAX_DRAFT = 4  # deepest draft of an MTP block, which is trained to look one token ahead
 N_BIN = 10  # of confidences, in tables of reliability
+PER_BIN = 4  # numbers of one bin: see `SpecStats`
 
 
 @dataclass(slots=True)
@@ -181,6 +183,10 @@ class SpecStats:
 
 class Policy(Protocol):
     """How tokens are chosen from logits, and when a draft counts as the target's own choice."""
+
+    # Ids that are never chosen (int64, ascending), where every draft is the first maximum of the
+    # others and carries no note; None where it is not.
+    maxima_without: np.ndarray | None
 
     def choose(self, logits: Logits, position: int) -> int:
         """The token at `position`, from the logits before it."""

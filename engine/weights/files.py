@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from engine.errors import LayoutError
 from engine.gguf.reader import GGUFFile, open_gguf
 from engine.gguf.values import escape
 from engine.options import EngineOptions
@@ -20,12 +19,6 @@ from engine.weights.dspark.bind import DsparkWeights, bind_dspark
 from engine.weights.dspark.identity import pairing
 from engine.weights.support import check_supported
 from engine.weights.tensor import Tensor
-
-# Why the CUDA set refuses a DSpark drafter; its kernels of attention take rows of 128 positions.
-NO_BLOCKS = (
-    "a DSpark drafter: expected --backend cpu or reference, found cuda, which has no attention of "
-    "blocks; the trunk itself runs there"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +184,8 @@ def open_files(
             check_supported(escape(mtp_path.name), shape, weights.mtp_tensors, backend, kv)
         if dspark_file is not None:
             if backend is not None:
-                check_drafter(escape(dspark_file.path.name), shape, weights, backend, kv)
+                source = escape(dspark_file.path.name)
+                check_supported(source, shape, weights.dspark_tensors, backend, kv)
             files.pairing, notice = pairing(opened[0], dspark_file, force)
             files.notices += [notice] if notice else []
         return files
@@ -211,15 +205,3 @@ def open_model(options: EngineOptions) -> ModelFiles:
         options.dspark_path,
         options.draft_force,
     )
-
-
-def check_drafter(source: str, shape: Shape, weights: ModelWeights, backend: str, kv: str) -> None:
-    """Refuse a DSpark drafter that a kernel set cannot run.
-
-    Raises
-    ------
-    LayoutError
-    """
-    if backend == "cuda":
-        raise LayoutError(f"{source}: {NO_BLOCKS}")
-    check_supported(source, shape, weights.dspark_tensors, backend, kv)

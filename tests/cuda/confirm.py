@@ -63,6 +63,17 @@ STEPS = (
         (*BENCH, "--layers", "8", "--skip-sweep", "--out", "{out}/steps"),
         8,
     ),
+    Step(
+        "drafts",
+        "a DSpark drafter's recorded passes give plain's tokens; seconds of its parts",
+        (
+            *(sys.executable, "-m", "ds4bench.cli", "--nano", "q8", "--cuda"),
+            *("--mode", "plain", "--mode", "dspark", "--mode", "dspark-strict"),
+            *("--ctx-start", "2048", "--ctx-max", "2048", "--gen-tokens", "512"),
+            *("--force", "--csv", "{out}/drafts.csv"),
+        ),
+        4,
+    ),
     Step("predicted-h100", "what the model expects of an H100", (*BENCH, "--predict", "h100"), 2),
     Step("predicted-h200", "what the model expects of an H200", (*BENCH, "--predict", "h200"), 2),
     Step("predicted-gb10", "what the model expects of a GB10", (*BENCH, "--predict", "gb10"), 2),

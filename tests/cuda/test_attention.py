@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from engine.ops import reference
+from engine.ops.cpu.ops import CpuOps
 from engine.ops.cuda.attention import attention
-from engine.ops.cuda.attention.attention import attend
+from engine.ops.cuda.attention.attention import attend, attend_block
 from engine.ops.cuda.rows.rope import rope_tail
+from engine.ops.reference.ops import ReferenceOps
 from tests.cuda.rows import angles, poisoned, relative, same_bits
 
 BOUND = 2e-6
@@ -168,3 +170,48 @@ def test_rows_in_turns_and_a_horizon_give_the_same_bits(ctx, ratio, top_k, dtype
     monkeypatch.setattr(ctx.device, "launch", counted)
     assert same_bits(case.found(), whole)
     assert joins == [2, 2, 1]
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("pos", "before"), [(0, 128), (1, 128), (126, 128), (128, 128), (300, 128), (300, 3), (300, 0)]
+)
+def test_rows_of_a_block_see_the_same_rows_and_all_of_the_block(ctx, pos, before, dtype):
+    """Also the rows behind each; of those before the block, no more than there are."""
+    n, heads, d, cap = 5, 4, 192, 160
+    rng = np.random.default_rng([pos, before])
+    q = rng.normal(0, 1, (n, heads, d)).astype(np.float32)
+    sinks = np.tile(rng.normal(0, 2, heads).astype(np.float32), n)
+    ring = np.full((cap, d), np.nan, dtype)
+    seen = np.arange(max(pos - before, 0), pos + n) % cap
+    ring[seen] = rng.normal(0, 1, (len(seen), d))
+    expected = np.empty(q.shape)
+    # Alone in the ring, a row's list is what the last row of a call with a wide window sees.
+    for i in range(n):
+        alone = expected[i : i + 1]
+        arguments = (q[i : i + 1], ring[seen], None, None, None, sinks[:heads], len(seen) - 1)
+        reference.attend(alone, *arguments, len(seen), 0)
+
+    ctx.pos[...] = np.array([pos], np.int32)
+    out = poisoned(ctx, q.shape)
+    attend_block(ctx, out, ctx.put(q), ctx.put(ring), ctx.put(sinks), ctx.pos, before)
+
+    assert relative(out, expected) < BOUND
+    for set_in_host_memory in (ReferenceOps(), CpuOps()):
+        found, rows = np.empty(q.shape, np.float32), ring.astype(np.float32)
+        set_in_host_memory.attend_block(found, q, rows, sinks, pos, before)
+        assert relative(found, expected) < BOUND
+
+
+def test_a_block_of_the_published_size(ctx):
+    """64 heads of 512 dims, five rows: 320 heads of one query."""
+    rng = np.random.default_rng(9)
+    q = rng.normal(0, 1, (5, 64, 512)).astype(np.float32)
+    ring = rng.normal(0, 1, (256, 512)).astype(np.float16)
+    sinks = np.tile(rng.normal(0, 2, 64).astype(np.float32), 5)
+    expected = np.empty(q.shape, np.float32)
+    ReferenceOps().attend_block(expected, q, ring, sinks, 600, 128)
+    ctx.pos[...] = np.array([600], np.int32)
+    out = poisoned(ctx, q.shape)
+    attend_block(ctx, out, ctx.put(q), ctx.put(ring), ctx.put(sinks), ctx.pos, 128)
+    assert relative(out, expected) < BOUND

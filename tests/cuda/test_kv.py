@@ -7,7 +7,7 @@ import pytest
 
 from engine.ops import host, reference
 from engine.ops.cuda.rows.kv import kv_store
-from engine.ops.cuda.rows.rings import add_streams, ring_put
+from engine.ops.cuda.rows.rings import add_streams, ring_mean, ring_put
 from tests.cuda.rows import angles, poisoned, relative, same_bits
 
 POSITIONS = 800
@@ -105,6 +105,24 @@ def test_ring_of_states(ctx, n, cap, pos):
     ctx.pos[...] = np.array([pos], np.int32)
     ring_put(ctx, ring, ctx.put(rows), ctx.pos, skip)
     assert same_bits(ring, expected)
+
+
+@pytest.mark.parametrize(
+    ("n", "cap", "pos", "n_hc"), [(1, 1, 9, 4), (5, 7, 4, 4), (6, 144, 141, 3), (3, 9, 0, 1)]
+)
+def test_mean_of_the_streams_of_a_ring(ctx, n, cap, pos, n_hc):
+    """The streams in order, by position, whatever the number of rows: the processor's bits."""
+    ring = np.random.default_rng(n).normal(0, 1, (cap, n_hc, 300)).astype(np.float32)
+    expected = np.empty((n, 300), np.float32)
+    host.ring_mean(expected, ring, pos)
+    held, out = ctx.put(ring), poisoned(ctx, (n, 300))
+    ctx.pos[...] = np.array([pos], np.int32)
+    ring_mean(ctx, out, held, ctx.pos)
+    assert same_bits(out, expected)
+    last = poisoned(ctx, (1, 300))
+    ctx.pos[...] = np.array([pos + n - 1], np.int32)
+    ring_mean(ctx, last, held, ctx.pos)
+    assert same_bits(last, expected[-1:])
 
 
 def test_every_stream_gets_the_row(ctx):

@@ -147,6 +147,7 @@ def test_predict_prints_the_model_and_needs_no_device(tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     assert result.output.startswith("# Predicted: GB10, one row at position 4096")
     assert "| 43 | + branches | " in result.output
+    assert "## A step of DSpark" in result.output and "| draft of five | " in result.output
     assert list(tmp_path.iterdir()) == []
     refused = CliRunner().invoke(gpu.gpu_command, ["--predict", "abacus"])
     assert refused.exit_code == exits.USAGE and "gb10" in refused.output

@@ -16,10 +16,18 @@ from click.testing import CliRunner
 from ds4bench.ab import noise as calibrate
 from ds4bench.commands.report import FILES, report_command
 from ds4bench.records.files import read_rows
+from ds4bench.records.limits import checked
 from ds4bench.records.rows import SweepResult
 from ds4bench.report import exports as junit
 from ds4bench.report import page as report
 from ds4bench.report.curves import Source
+from ds4bench.report.reliability import (
+    calibrations,
+    interval,
+    reliability_figure,
+    reliability_table,
+)
+from engine.errors import EngineError
 from engine.tooling import exits
 from tests.ds4bench.speed_rows import ENVIRONMENT, FINGERPRINT, sweep, write_journal
 
@@ -313,3 +321,72 @@ def test_tolerance_and_allowed_differences_decide_the_verdict(tmp_path, monkeypa
     assert status("slow", "--tolerance", "20") == exits.OK
     assert status("unlike") == exits.INCOMPARABLE
     assert status("unlike", "--allow", "kv") == exits.OK
+
+
+def drafts(rows, *depths):
+    """Rows whose drafts were judged as said: by depth, bin -> (judged, kept, confidence)."""
+    counts = []
+    for depth in depths:
+        for place in range(10):
+            judged, kept, told = depth.get(place, (0, 0, 0.0))
+            squares = kept * (1 - told) ** 2 + (judged - kept) * told**2
+            counts += [judged, kept, judged * told, squares]
+    return [replace(row, mode="dspark", reliability=tuple(map(float, counts))) for row in rows]
+
+
+JUDGED = [{9: (10, 9, 0.95), 4: (4, 1, 0.45)}, {9: (5, 5, 0.9)}]
+
+
+def test_confidences_are_compared_with_what_was_kept():
+    """By hand: two equal rows together, a depth of 28 and one of 10 drafts."""
+    rows = drafts(sweep(runs=2, ctx=(2048,), modes=("plain",)), *JUDGED)
+    (found,) = calibrations(run(rows).run)
+    # |9 - 9.5| + |1 - 1.8| of 14; |5 - 4.5| of 5; and of 19 together.
+    assert found.ece(0) == pytest.approx(1.3 / 14) and found.ece(1) == pytest.approx(0.1)
+    assert found.ece() == pytest.approx(1.8 / 19)
+    assert found.brier(1) == pytest.approx(0.01)
+    table = reliability_table(run(rows).run)
+    assert [row.cells[:5] for row in table.rows] == [
+        ("dspark", "1", "28", "80.7", "71.4"),
+        ("dspark", "2", "10", "90.0", "100.0"),
+        ("dspark", "all", "38", "83.2", "78.9"),
+    ]
+    assert reliability_table(run(sweep()).run) is None
+    assert reliability_figure([run(sweep())]) is None
+
+
+def test_intervals_of_shares_are_wilsons():
+    """9 of 10: 0.5958 to 0.9821, as Newcombe (1998) computes the score interval."""
+    assert interval(9, 10) == pytest.approx((0.5958, 0.9821), abs=1e-4)
+    assert interval(0, 3)[0] == 0 and interval(3, 3)[1] == 1
+
+
+def test_page_and_summary_show_confidences(tmp_path):
+    source = run(drafts(sweep(runs=1, ctx=(2048,), modes=("plain",)), *JUDGED), label=HOSTILE)
+    found = report.Report("r", [source, source])
+    page = Page(report.to_html(found))
+    assert "Confidence of drafts" in page.text and page.open == [] and page.loads == []
+    assert len(page.ids) == len(set(page.ids))
+    # Bins of a panel, each with its interval; the figure has one panel a source.
+    fig = reliability_figure([source, source])
+    panels = [axes for axes in fig.axes if axes.axison]
+    assert len(panels) == 2 and "ECE 0.095" in panels[0].get_title(loc="left")
+    points = panels[0].collections[-1].get_offsets()
+    assert [tuple(map(round, point)) for point in points] == [(45, 25), (93, 93)]
+    assert "| dspark | all | 19 |" in re.sub(" +", " ", report.to_summary(found))
+    plain = report.to_html(report.Report("r", [run(sweep())]))
+    assert "Confidence of drafts" not in plain
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([1.0] * 39, "expected reliability of 40 numbers a depth, found 39"),
+        ([1.0, 2.0, 0.5, 0.1] * 10, "at most as much as was judged, found \\[1.0, 2.0"),
+        ([float("nan")] * 40, "at most as much as was judged"),
+    ],
+)
+def test_counts_that_cannot_be_are_refused(values, text):
+    row = replace(sweep(runs=1)[0], reliability=tuple(values))
+    with pytest.raises(EngineError, match=text):
+        checked(row, "row 1")

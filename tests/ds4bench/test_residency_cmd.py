@@ -10,8 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 from ds4bench import cli
+from engine.gguf.reader import open_gguf
 from engine.models.shapes import named_shape
 from engine.models.write import write_model
+from engine.models.write_dspark import write_dspark
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,26 @@ def test_hybrid_leaves_experts_of_both_files_in_place_on_shared_memory(residency
     before = {entry["kind"]: entry for entry in alone["kinds"]}
     assert "mtp" not in before and before["experts"]["bytes"] < kinds["experts"]["bytes"]
     assert facts["route"] == "registered" and facts["mapped_runs"] >= 2
+
+
+def test_a_dspark_drafter_is_counted_with_its_rows(residency, files, tmp_path):
+    """Matrices that were cut from one in the file have no place there: they are always copied."""
+    spark = tmp_path / "dspark.gguf"
+    write_dspark(spark, named_shape("tiny"), recipe="iq2", seed=1)
+    line = ("--machine", "gb10", "--residency", "hybrid", "--json")
+    alone, facts = facts_of(residency(*line)), facts_of(residency(*line, "--draft-model", spark))
+    kinds, before = ({e["kind"]: e for e in x["kinds"]} for x in (facts, alone))
+    assert kinds["mtp"]["copied"] == kinds["mtp"]["bytes"] > 0 and "mtp" not in before
+    assert kinds["experts"]["tensors"] == before["experts"]["tensors"] + 9
+    assert kinds["experts"]["mapped"] > before["experts"]["mapped"]
+    assert facts["context_bytes"] > alone["context_bytes"]
+    mapped = facts_of(residency("--machine", "h200", "--residency-gib", 0, "--json",
+                                "--draft-model", spark))  # fmt: skip
+    with open_gguf(spark) as file:
+        size = file.tensors["mtp.0.main_proj.weight"].n_bytes
+    assert mapped["copied_bytes"] == size
+    block = facts_of(residency(*line, "--draft-model", files[1]))
+    assert block == facts_of(residency(*line, mtp=True))
 
 
 def test_a_budget_of_nothing_maps_everything(residency):

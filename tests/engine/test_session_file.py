@@ -11,10 +11,16 @@ import os
 import struct
 import threading
 
+import numpy as np
 import pytest
 
 from engine.cache import session_file
-from engine.cache.session_file import new_identity, read_session, write_session
+from engine.cache.session_file import (
+    SessionIdentity,
+    new_identity,
+    read_session,
+    write_session,
+)
 from engine.cache.snapshot import HEADER_WORDS, MAGIC, VERSION, Snapshot
 from engine.engine import open_engine
 from engine.errors import SnapshotError
@@ -45,6 +51,15 @@ def assemble(trailer, block=BLOCK):
     return body + hashlib.sha256(body).digest() + b"DS4SESS1"
 
 
+def assemble_with(owner, values, **changes):
+    """A session file of format 3; `changes` are of what its trailer says of the outputs."""
+    said = {"layers": [1, 3], "rows": 2, "n_hc": 2, "n_embd": 3, **changes}
+    raw = json.dumps(trailer_of(owner, format=3, outputs=said)).encode()
+    body = BLOCK + np.asarray(values, "<f4").tobytes() + raw
+    body += struct.pack("<QI", len(BLOCK), len(raw))
+    return body + hashlib.sha256(body).digest() + b"DS4SESS1"
+
+
 def trailer_of(owner, **changes):
     return {"format": 2, "title": "t", "created": 1.5, "id": "ab", "kv": "official",
             "model": owner.sampled_sha256(), "header": owner.header_sha256, **changes}  # fmt: skip
@@ -64,6 +79,56 @@ def test_what_is_written_is_the_documented_layout(path, model):
     assert os.listdir(path.parent) == [path.name]
 
 
+VALUES = np.arange(24, dtype=np.float32)
+
+
+def test_outputs_stand_between_snapshot_and_trailer(path, model):
+    kept = dict(zip((1, 3), VALUES.reshape(2, 2, 2, 3)))
+    identity = SessionIdentity("t", 1.5, "ab")
+    write_session(path, dataclasses.replace(SNAPSHOT, outputs=kept), identity, model)
+    assert path.read_bytes() == assemble_with(model, VALUES)
+    found = read_session(path, model).snapshot
+    assert bytes(found.data) == BLOCK and sorted(found.outputs) == [1, 3]
+    for layer, values in kept.items():
+        np.testing.assert_array_equal(found.outputs[layer], values)
+    # One row serves no drafter: such a session is one that earlier releases read, too.
+    alone = {1: VALUES[:6].reshape(1, 2, 3)}
+    write_session(path, dataclasses.replace(SNAPSHOT, outputs=alone), identity, model, new=False,
+                  seen=read_session(path, model).digest)  # fmt: skip
+    assert path.read_bytes() == assemble(trailer_of(model))
+
+
+@pytest.mark.parametrize(
+    ("values", "changes", "message"),
+    [
+        (VALUES, {"rows": 3}, "expected sizes that add up"),
+        (VALUES[:-1], {}, "expected sizes that add up"),
+        (VALUES, {"layers": [3, 1]}, "readable trailer, found outputs of layers"),
+        (VALUES, {"layers": [1, 1]}, "readable trailer, found outputs of layers"),
+        (VALUES, {"layers": [-1, 1]}, "readable trailer, found outputs of layers"),
+        (VALUES, {"layers": []}, "readable trailer, found outputs of layers"),
+        (VALUES, {"layers": [True, 3]}, "readable trailer, found outputs of layers"),
+        (VALUES, {"layers": "13"}, "readable trailer, found outputs of layers"),
+        (VALUES, {"rows": 0}, "readable trailer, found outputs with rows 0"),
+        (VALUES, {"n_hc": 2.0}, "readable trailer, found outputs with n_hc 2.0"),
+        (VALUES, {"n_embd": 1 << 40}, "readable trailer, found outputs with n_embd"),
+        (np.full(24, np.nan), {}, "expected finite outputs"),
+    ],
+)
+def test_outputs_that_are_refused(path, model, values, changes, message):
+    path.write_bytes(assemble_with(model, values, **changes))
+    with pytest.raises(SnapshotError, match=message):
+        read_session(path, model)
+
+
+def test_a_changed_byte_of_outputs_is_seen(path, model):
+    data = bytearray(assemble_with(model, VALUES))
+    data[len(BLOCK) + 5] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(SnapshotError, match="expected an intact file"):
+        read_session(path, model)
+
+
 def test_a_session_of_an_earlier_release_is_read_and_called_header_only(path, model):
     old = {"format": 1, "title": "t", "created": 1.5, "id": "ab", "kv": "official"}
     path.write_bytes(assemble({**old, "model": model.header_sha256}))
@@ -78,7 +143,7 @@ def test_a_session_of_an_earlier_release_is_read_and_called_header_only(path, mo
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 3}, "expected a session of format 1 or 2, found format 3"),
+        ({"format": 4}, "expected a session of format 1 to 3, found format 4"),
         ({"format": True}, "found format True"),
         ({"format": None}, "found format None"),
         ({"created": "soon"}, "readable trailer"),

@@ -108,7 +108,7 @@ def test_the_document_says_what_happens():
     for name, row in zip(ROWS, rows):
         said = tuple(cell.strip(" |").startswith("runs") for cell in row[-2:])
         # Drafters are no trunks, and run beside one: other tests bind them.
-        beside = {"mtp": ("cpu", "cuda"), "dspark": ("cpu",)}.get(name, ())
+        beside = {"mtp": ("cpu", "cuda"), "dspark": ("cpu", "cuda")}.get(name, ())
         found = tuple(b in beside or refusal(name, b) is None for b in ("cpu", "cuda"))
         assert said == found, row
 

@@ -137,7 +137,7 @@ def _form_bytes(kind: str, cols: int) -> int:
 
 def copy_bytes(tensor: Tensor) -> int:
     """Bytes of a copy on the device: tiled, or row by row where rows are only looked up."""
-    if tensor.name in IN_FILE_ORDER:
+    if tensor.name.endswith(IN_FILE_ORDER):
         return math.prod(tensor.shape[:-1]) * tensor.format.row_bytes(tensor.shape[-1])
     return repack_bytes(tensor)
 

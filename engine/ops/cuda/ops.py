@@ -79,6 +79,8 @@ class CudaOps(ComposedOps):
 
     # Memory and passes
 
+    reads_wait = True
+
     def new_array(self, shape: tuple[int, ...], dtype: Any = np.float32) -> DeviceArray:
         return self.ctx.zeros(shape, dtype)
 
@@ -146,6 +148,7 @@ class CudaOps(ComposedOps):
         ctx.forget()
 
     ring_put = _op(rings.ring_put)
+    ring_mean = _op(rings.ring_mean)
 
     def ring_set(self, ring: Any, first: int, rows: np.ndarray) -> None:
         for at, start, stop in _pieces(len(ring), first, len(rows)):
@@ -315,6 +318,7 @@ class CudaOps(ComposedOps):
     indexer_query = _op(indexer.indexer_query)
     indexer_select = _op(select.indexer_select)
     attend = _op(attention.attend)
+    attend_block = _op(attention.attend_block)
 
     def attend_turned(
         self, out: Any, q: Any, ring: Any, rows: Any, sel: Any, n_sel: Any, sinks: Any,
@@ -342,6 +346,9 @@ class CudaOps(ComposedOps):
     add = _op(experts.add)
 
     # Choice of a token
+
+    first_maxima = _op(argmax.argmax_rows)
+    draft_report = _op(argmax.draft_report)
 
     def choose(self, rows: Any, row: int, banned: np.ndarray) -> int:
         """All rows are looked at in one launch, and the answers kept while the rows are true."""

@@ -8,7 +8,7 @@ the functions of its ops are here by name.
 from engine.ops.reference.attention import attend
 from engine.ops.reference.compressor import compressor_pool, compressor_store
 from engine.ops.reference.facts import facts, notices, set_threads
-from engine.ops.reference.hc import hc_collapse, hc_expand, hc_split
+from engine.ops.reference.hc import hc_collapse, hc_expand, hc_split, ring_mean
 from engine.ops.reference.indexer import (
     indexer_query,
     indexer_select,
@@ -45,6 +45,7 @@ __all__ = [
     "notices",
     "prepare",
     "q_norm_rope",
+    "ring_mean",
     "rms_norm",
     "rope_tail",
     "routed_moe",

@@ -86,3 +86,18 @@ def hc_collapse(x, mix, state, scale, base, eps):
     """
     weight = _sigmoid(mix.astype(np.float64) * np.float64(scale[0]) + base) + eps
     x[...] = np.einsum("ns,nsd->nd", weight, state.astype(np.float64))
+
+
+def ring_mean(out, ring, pos0):
+    """Mean over the streams of rows by position.
+
+    Parameters
+    ----------
+    out : array of shape (n, n_embd)
+        Overwritten: row i from position pos0 + i.
+    ring : array of shape (cap, n_hc, n_embd)
+        Rows by position % cap.
+    pos0 : int
+    """
+    positions = np.arange(pos0, pos0 + len(out)) % len(ring)
+    out[...] = ring[positions].astype(np.float64).mean(axis=1)

@@ -12,7 +12,7 @@ from engine.ops.operands import Windows
 from engine.ops.reference.attention import attend
 from engine.ops.reference.compressor import compressor_pool, compressor_store
 from engine.ops.reference.facts import facts, notices, set_threads
-from engine.ops.reference.hc import hc_collapse, hc_expand, hc_split
+from engine.ops.reference.hc import hc_collapse, hc_expand, hc_split, ring_mean
 from engine.ops.reference.indexer import (
     indexer_query,
     indexer_select,
@@ -47,6 +47,7 @@ class ReferenceOps(HostOps):
     hc_split = op(hc_split)
     hc_expand = op(hc_expand)
     hc_collapse = op(hc_collapse)
+    ring_mean = op(ring_mean)
     add = op(add)
 
     kv_store = op(kv_store)

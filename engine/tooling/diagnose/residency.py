@@ -30,6 +30,7 @@ def planned(
     budget_gib: float | None = None,
     environment: Mapping[str, str] | None = None,
     ctx: int = DEFAULT_CTX,
+    dspark: Path | None = None,
 ) -> dict[str, Any]:
     """What would be copied and what would stay in the file; nothing is loaded.
 
@@ -42,6 +43,8 @@ def planned(
         One of `MACHINES`, or 'present' for the CUDA device of this machine.
     ctx : int
         Tokens of context of the session that is to fit beside the weights.
+    dspark : Path, optional
+        File of a DSpark drafter, which may be the model's.
 
     Returns
     -------
@@ -59,32 +62,22 @@ def planned(
     BackendError
         If machine is 'present' and there is no device.
     """
-    from engine.forward.model import VECTOR_SUFFIXES
-    from engine.gguf.reader import open_gguf
+    from engine.memory import matrices, plan_memory
     from engine.ops.cuda.device.residency import spans_of
-    from engine.weights.bind import bind_mtp, bind_trunk, iter_tensors
+    from engine.weights.files import open_files
 
     settings = settings_from(mode, budget_gib, os.environ if environment is None else environment)
-    with open_gguf(model) as file:
-        shape, trunk = bind_trunk(file)
+    # Which checkpoint a drafter states changes no size: opening the model asks that.
+    with open_files(model, mtp, dspark_path=dspark, force=True) as files:
         # Views of the mappings: spans are taken while the files are open.
-        tensors = [t for t in iter_tensors(trunk) if not t.name.endswith(VECTOR_SUFFIXES)]
-        spans, _ = spans_of(tensors)
-        del trunk, tensors
-    if mtp is not None:
-        with open_gguf(mtp) as file:
-            block = bind_mtp(file, shape)
-            unused = {id(block.token_embd), id(block.output)}
-            tensors = [
-                t
-                for t in iter_tensors(block)
-                if id(t) not in unused and not t.name.endswith(VECTOR_SUFFIXES)
-            ]
-            more, _ = spans_of(tensors, {t.name for t in tensors}, first_file=1)
-            spans += more
-            del block, tensors
+        spans, mappings = spans_of(matrices(files.weights.trunk_tensors))
+        drafts = matrices(files.weights.draft_tensors)
+        more, _ = spans_of(drafts, {t.name for t in drafts}, first_file=len(mappings))
+        spans += more
+        options = EngineOptions(model, mtp, backend="cuda", dspark_path=dspark)
+        context = plan_memory(files, options, ctx, weight_bytes=0).session
+        del drafts, mappings
     where = _machine(machine)
-    context = _context_bytes(model, mtp, ctx)
     made = plan(spans, where, settings, context)
     return {
         **_facts(machine, where, made),
@@ -93,16 +86,6 @@ def planned(
         "context_bytes": context,
         "warning": made.warning,
     }
-
-
-def _context_bytes(model: Path, mtp: Path | None, ctx: int) -> int:
-    """What a session of `ctx` tokens takes on a CUDA device."""
-    from engine.memory import plan_memory
-    from engine.weights.files import open_files
-
-    options = EngineOptions(model, mtp, backend="cuda")
-    with open_files(model, mtp) as files:
-        return plan_memory(files, options, ctx, weight_bytes=0).session
 
 
 def _machine(name: str) -> Machine:

@@ -103,7 +103,13 @@ def predict(
     ctx: int = 0,
 ) -> Prediction:
     """The step of `rows` rows at a position, through n_layer layers and the output head."""
-    launches = record_step(n_layer, position, rows, ctx)
+    return predicted(record_step(n_layer, position, rows, ctx), machine, position, switches)
+
+
+def predicted(
+    launches: tuple[Recorded, ...], machine: Machine, position: int, switches: Switches
+) -> Prediction:
+    """Launches in time, the host's part of what they are for included."""
     nodes = nodes_of(launches, machine, position, switches)
     timeline = simulate(nodes, machine.read, machine.gap, machine.join)
     n_bytes = sum(launch.weight_bytes for launch in launches)
@@ -158,4 +164,4 @@ def report(machine: Machine, position: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-__all__ = ["Prediction", "Switches", "nodes_of", "predict", "report"]
+__all__ = ["Prediction", "Switches", "nodes_of", "predict", "predicted", "report"]

@@ -6,7 +6,7 @@ device would be asked for, with the grid, the bytes of weights and the effects o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -25,7 +25,7 @@ from engine.shape import Shape
 CHUNK = 16  # rows of a pass that are recorded at most
 
 
-class _Nothing:
+class NoMemory:
     """A device without memory: addresses are handed out, nothing is launched."""
 
     def __init__(self) -> None:
@@ -76,14 +76,15 @@ class Recorded:
     before: tuple[int, ...]
 
 
-class _Model:
-    """The weights' sizes and places, by the recipe of the published file."""
+class ModelSizes:
+    """The weights' sizes and places, by the format of each kind of tensor."""
 
-    def __init__(self, ctx: Any, shape: Shape, recipe: str) -> None:
-        self.ctx, self.shape = ctx, shape
-        self.formats = formats_of(recipe, "antirez")
+    def __init__(self, ctx: Any, shape: Shape, formats: Mapping[str, str]) -> None:
+        self.ctx, self.shape, self.formats = ctx, shape, formats
 
-    def weight(self, kind: str, rows: int, cols: int, n_expert: int = 1) -> Any:
+    def weight(
+        self, kind: str, rows: int, cols: int, n_expert: int = 1, looked_up: bool = False
+    ) -> Any:
         from engine.ops.cuda.products.pack import Weight, layout_bytes
 
         name = self.formats[kind]
@@ -98,7 +99,7 @@ class _Model:
             rows,
             cols,
             n_expert,
-            kind != "embed",
+            not looked_up,
             address,
             scales,
             factors,
@@ -121,9 +122,8 @@ class _Model:
         kv, gate = (self.weight(kind, width, self.shape.n_embd) for _ in range(2))
         return Compressor(kv, gate, self.vector(ratio, width), self.vector(dim))
 
-    def layer(self, index: int) -> Layer:
+    def layer(self, ratio: int, hashed: bool) -> Layer:
         s, w, v = self.shape, self.weight, self.vector
-        ratio, hashed = s.compress_ratio(index), index < s.n_hash_layer
         compressor = self.compressor("compressor", ratio, s.head_dim) if ratio else None
         indexer = None
         if ratio == 4:
@@ -165,15 +165,21 @@ class _Model:
 
     def build(self) -> Model:
         s = self.shape
-        head = Head(
+        embed = self.weight("embed", s.n_vocab, s.n_embd, looked_up=True)
+        output = self.weight("output", s.n_vocab, s.n_embd)
+        layers = tuple(
+            self.layer(s.compress_ratio(i), i < s.n_hash_layer) for i in range(s.n_layer)
+        )
+        return Model(s, embed, output, self.head(), layers)
+
+    def head(self) -> Head:
+        s = self.shape
+        return Head(
             self.weight("hc", s.n_hc, s.n_hc * s.n_embd),
             self.vector(1),
             self.vector(s.n_hc),
             self.vector(s.n_embd),
         )
-        embed = self.weight("embed", s.n_vocab, s.n_embd)
-        output = self.weight("output", s.n_vocab, s.n_embd)
-        return Model(s, embed, output, head, tuple(map(self.layer, range(s.n_layer))))
 
 
 @lru_cache(maxsize=8)
@@ -200,24 +206,35 @@ def record_step(
     BackendError
         The package numba-cuda is missing.
     """
-    from engine.ops.cuda.device.context import Context
-    from engine.ops.cuda.device.record import dependencies
-    from engine.ops.cuda.ops import CudaOps
-    from engine.ops.cuda.products.pack import codebook
-
-    context = Context(_Nothing())
-    codebook(context)
-    ops = CudaOps(context)
-    shape = flash(n_layer)
+    ops = ops_without_memory()
+    context, shape = ops.ctx, flash(n_layer)
     ctx = max(ctx, position + rows)
     cache = KVCache(ops, shape, ctx, CHUNK, True)
-    model = _Model(context, shape, recipe).build()
+    model = ModelSizes(context, shape, formats_of(recipe, "antirez")).build()
     trunk = Trunk(ops, model, True, CHUNK, ctx)
     state = trunk.evaluate(cache, np.zeros(rows, np.int32), position)
     out = ops.new_array((rows, shape.n_vocab))
     trunk.logits(state, out, name="verify")
+    return recorded_by(ops, trunk)
+
+
+def ops_without_memory() -> Any:
+    """The kernel set on a device that does nothing."""
+    from engine.ops.cuda.device.context import Context
+    from engine.ops.cuda.ops import CudaOps
+    from engine.ops.cuda.products.pack import codebook
+
+    context = Context(NoMemory())
+    codebook(context)
+    return CudaOps(context)
+
+
+def recorded_by(ops: Any, owner: object) -> tuple[Recorded, ...]:
+    """The launches of all passes that an owner has recorded, one pass behind the other."""
+    from engine.ops.cuda.device.record import dependencies
+
     launches: list[Recorded] = []
-    for log in ops.recorded(trunk):
+    for log in ops.recorded(owner):
         launches += _launches(log, dependencies(log), len(launches))
     return tuple(launches)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from types import SimpleNamespace
 
@@ -11,10 +12,11 @@ from engine import EngineOptions, generate, open_engine
 from engine.memory import open_device, plan_memory
 from engine.ops.cuda.memory import planned_weight_bytes
 from engine.ops.cuda.ops import CudaOps
+from engine.spec.dspark import DsparkDrafter
 from engine.spec.mtp import MtpDrafter as Drafter
-from engine.weights.files import open_files
+from engine.weights.files import open_files, open_model
 from tests.cuda.conftest import ON_GPU
-from tests.engine.models import model_file
+from tests.engine.models import dspark_file, model_file
 
 pytestmark = pytest.mark.skipif(ON_GPU, reason="counts allocations of the simulated device")
 
@@ -84,6 +86,50 @@ def test_working_memory_of_passes_is_within_the_plan(device, model_folder):
         plan = engine.memory_estimate(200)
 
     assert 0.5 * plan.working <= sum(used.values()) <= plan.working, used
+
+
+def spark_options(folder, recipe, kv, chunk):
+    options = options_for(folder, "micro", recipe, kv, chunk)
+    spark = dspark_file(folder, "micro", recipe)
+    return dataclasses.replace(options, mtp_path=None, dspark_path=spark)
+
+
+@pytest.mark.parametrize(("recipe", "kv"), [("iq2", "official"), ("f16", "f32")])
+def test_the_plan_counts_a_dspark_drafter(device, model_folder, recipe, kv):
+    options = spark_options(model_folder, recipe, kv, 64)
+    with open_model(options) as files:
+        plan = plan_memory(files, options, 320, device=open_device(options))
+    empty = held(device)
+    with open_engine(options) as engine:
+        assert plan == engine.memory_estimate(320)
+        left = engine.ops.ctx._scratch.get("raw rows")
+        left_bytes = 640 * 8 + 4 + (left.nbytes if left is not None else 0)
+        assert held(device) - empty == plan.weights + left_bytes
+        before = held(device)
+        session = engine.session(320)
+        session._checked = engine.ops.new_array((16, engine.shape.n_vocab))
+        assert held(device) - before == plan.context + plan.activations
+        before = held(device)
+        drafter = DsparkDrafter(session)
+        assert held(device) - before == plan.drafter
+        del drafter
+        engine.close()
+
+
+@pytest.mark.parametrize(("recipe", "chunk"), [("iq2", 200), ("f16", 24)])
+def test_working_memory_of_a_dspark_drafter_is_within_the_plan(device, model_folder, recipe, chunk):
+    """Its longest pass writes a window of rows, which may be more than the trunk's chunk."""
+    options = spark_options(model_folder, recipe, "official", chunk)
+    with open_engine(options) as engine:
+        engine.ops.ctx._scratch.pop("raw rows", None)
+        session = engine.session(200)
+        tokens = [3 + i % 200 for i in range(150)]
+        for _ in generate(session, tokens, mode="dspark", stop=(), limit=8):
+            pass
+        used = {name: array.nbytes for name, array in engine.ops.ctx._scratch.items()}
+        plan = engine.memory_estimate(200)
+
+    assert 0.5 * plan.working <= sum(used.values()) <= plan.working, (used, plan.working)
 
 
 class Roomy:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.tooling.timeline.costs import EVENT, TABLE_GAP, cost_of
+from engine.tooling.timeline.drafting import predict_drafting, record_draft, report_drafting
 from engine.tooling.timeline.machines import MACHINES
 from engine.tooling.timeline.predict import HOST, STATED_ERROR, Switches, predict
 from engine.tooling.timeline.record import record_step
@@ -83,3 +84,30 @@ def test_predictions_of_all_layers_hold_what_the_log_says():
     # Twice the context costs the indexer's rows, in a session that has room for far more.
     deep = predict(H100, 43, 131072, ctx=1 << 20)
     assert best.seconds < deep.seconds < 1.15 * best.seconds
+
+
+def test_a_draft_has_the_launches_of_its_passes():
+    """Rows from three taps, three stages whose block attends at once, five slots, one report."""
+    launches = record_draft(4, 2048, 3, 5)
+    names = [launch.kernel for launch in launches]
+    assert names.count("ring_means") == names.count("attention_f16_part_16") == 3
+    assert names.count("store_rows_f16") == 3 and names.count("moe_in_iq2_xxs_tiled_few") == 3
+    assert names.count("embed_q8_0") == names.count("argmax_join") == 5
+    assert names[-1] == "draft_reports"
+    # Five rows of 64 heads, 16 in a block, over five chunks of 133 rows.
+    part = next(launch for launch in launches if launch.kernel == "attention_f16_part_16")
+    assert part.blocks == 5 * (5 * 64 // 16)
+    # Each slot waits for the choice of the one before it.
+    second = [at for at, name in enumerate(names) if name == "embed_q8_0"][1]
+    assert names[max(launches[second].before)] == "argmax_join"
+    fewer = [launch.kernel for launch in record_draft(4, 2048, 3, 2)]
+    assert fewer.count("embed_q8_0") == 2 and fewer.count("ring_means") == 3
+
+
+def test_a_drafting_step_is_predicted():
+    """Three stages of five rows, main_proj, the output matrix and five times the Markov head's."""
+    step = predict_drafting(H100, 43, 2048)
+    assert step.draft.weight_bytes == pytest.approx(1.84e9, rel=0.01)
+    assert step.plain.weight_bytes < step.verify.weight_bytes < 2 * step.plain.weight_bytes
+    assert 1.5 < step.even < 2.5
+    assert f"from {step.even:.2f} tokens a step on" in report_drafting(H100, 2048)

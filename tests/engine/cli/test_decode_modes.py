@@ -157,12 +157,6 @@ def test_mtp_refuses_a_dspark_drafter_by_name(ds4, files, spark):
     assert "expected an MTP block, found a DSpark drafter, which --draft-model takes" in err
 
 
-def test_cuda_refuses_a_dspark_drafter_before_anything_is_loaded(ds4, files, spark):
-    options = ("--backend", "cuda", "--mode", "dspark")
-    status, _, err = ds4(*files[0], *spark, *options, *ARGS)
-    assert status == 3 and "expected --backend cpu or reference, found cuda" in err
-
-
 def test_a_trunk_with_a_drafter_in_its_file_needs_no_other(ds4, model_folder):
     both = dspark_file(model_folder, "micro", "q8_0", "B", combined=True)
     status, plain, _ = ds4("-m", both, *ARGS, "--temp", 0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from engine.ops import cpu, reference
-from engine.ops.host import ring_put
+from engine.ops.host import draft_report, first_maxima, ring_mean, ring_put
 from engine.ops.reference import rounding
 from tests.engine.ops.support import angles, normal, poisoned, same_bits, threads
 
@@ -261,3 +261,30 @@ def test_rows_of_a_ring_lie_where_their_position_says(rng, cap, n, pos0, skip):
         expected[np.ravel_multi_index((pos0 + i,), (cap,), mode="wrap")] = rows[i]
     ring_put(ring, rows, pos0, skip)
     assert same_bits(ring, expected)
+
+
+def test_means_of_a_ring_lie_by_position_and_agree_with_the_reference(rng):
+    ring = normal(rng, 7, 4, 33)
+    found, exact = np.empty((5, 33), np.float32), np.empty((5, 33))
+    ring_mean(found, ring, 10)
+    reference.ring_mean(exact, ring, 10)
+    np.testing.assert_array_equal(exact[0], ring[3].astype(np.float64).mean(axis=0))
+    # Three sums, each rounded once, of values whose magnitudes are at most the sum of theirs.
+    assert (np.abs(found - exact) <= 2.0**-22 * np.abs(ring).max()).all()
+
+
+def test_maxima_and_reports_of_drafts(rng):
+    logits = normal(rng, 3, 40)
+    logits[1, 5] = np.inf
+    best = logits[0].argmax()
+    ids, bad = np.empty(3, np.int32), np.empty(3, np.int32)
+    first_maxima(ids, bad, logits, None)
+    assert ids[0] == best and bad.tolist() == [0, 1, 0]
+    first_maxima(ids, bad, logits, np.array([best], np.int32))
+    assert ids[0] == np.argsort(-logits[0])[1]
+    hidden, rows, weight = normal(rng, 3, 16), normal(rng, 3, 8), normal(rng, 24)
+    out = np.empty((3, 2), np.float32)
+    draft_report(out, hidden, rows, weight, ids, bad)
+    both = np.concatenate([hidden, rows], axis=1).astype(np.float64)
+    np.testing.assert_allclose(out[:, 0], both @ weight.astype(np.float64), rtol=1e-6, atol=1e-6)
+    assert out[0, 1] == ids[0] and np.isnan(out[1, 1]) and out[2, 1] == ids[2]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.errors import OptionError
+from engine.errors import OptionError, SnapshotError
 from engine.options import DSPARK_MODES
 from engine.sample import Sampler
 from engine.spec.dspark import DsparkDrafter
@@ -177,7 +177,7 @@ def test_sampled_runs_are_reproducible_and_count_alike_on_any_number_of_threads(
 
 
 def test_a_session_without_outputs_drafts_from_what_it_sees_later(engine):
-    """As a session file leaves it: rows that were never written are not looked at."""
+    """As a file of an earlier release leaves it: rows that were never written are not looked at."""
     session = engine.session(600)
     text = prompts(engine.shape.n_vocab, 18)[17]
     session.sync(text)
@@ -198,6 +198,22 @@ def test_a_session_without_outputs_drafts_from_what_it_sees_later(engine):
     late = drafter.propose(5, other.n_past, 5, Greedy(), Unlimited())
     session.sync(text + more)
     assert late.confidences == drafts_of(session, 5).confidences
+
+
+def test_a_session_that_was_loaded_drafts_at_once(engine, tmp_path):
+    """And what a fresh one says: its file holds the outputs of the last tokens."""
+    session = engine.session(300)
+    session.sync(prompts(engine.shape.n_vocab, 18)[17])
+    session.save_file(tmp_path / "s.ds4", "drafts")
+    loaded = engine.load_session(tmp_path / "s.ds4")
+    ours, theirs = drafts_of(session, 9), drafts_of(loaded, 9)
+    assert theirs.tokens == ours.tokens and theirs.confidences == ours.confidences
+    saved = session.save()
+    wrong = {layer: values[:, :1] for layer, values in saved.outputs.items()}
+    before = loaded.tokens
+    with pytest.raises(SnapshotError, match=r"expected outputs of at most .* tokens, 4 x"):
+        loaded.restore(type(saved)(saved.data, saved.kv, wrong))
+    assert loaded.tokens == before
 
 
 def test_confidence_and_stop_tokens_end_a_block_early(engine):
@@ -243,9 +259,9 @@ def test_steps_without_drafts_do_no_drafting_work(engine, monkeypatch):
     passes = decoder.drafter.passes
     plain = passes.store_context
 
-    def store_context(taps, first):
-        written.append(len(taps[0]))
-        plain(taps, first)
+    def store_context(rings, first, n):
+        written.append(n)
+        plain(rings, first, n)
 
     monkeypatch.setattr(passes, "store_context", store_context)
     depth, token = decoder.depth.most, decoder.start()

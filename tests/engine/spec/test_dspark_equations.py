@@ -38,7 +38,8 @@ def taps_of(engine: Engine, ids: list[int]) -> np.ndarray:
     for token in ids:
         session.sync([*session.tokens, token])
         at = session.n_past - 1
-        parts = [np.asarray(session.outputs(layer, at, 1))[0] for layer in SPARK.taps]
+        rings = [session.output_ring(layer) for layer in SPARK.taps]
+        parts = [np.asarray(ring[at % len(ring)]) for ring in rings]
         rows.append(np.concatenate([part.astype(np.float64).mean(0) for part in parts]))
     return np.array(rows)
 
@@ -52,7 +53,7 @@ def walk(drafter: DsparkDrafter, y: int) -> tuple[list[int], np.ndarray, np.ndar
     ids, logits, sure = [], [], []
     for slot in range(SPARK.block):
         passes.follow(slot, y)
-        logits.append(np.array(passes.logits[0]))
+        logits.append(np.array(passes.logits[slot]))
         sure.append(passes.confidence_logit(slot))
         y = int(np.argmax(logits[-1]))
         ids.append(y)

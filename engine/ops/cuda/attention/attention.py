@@ -31,6 +31,7 @@ def attend(
     n_swa: int,
     ratio: int,
     turn: tuple[DeviceArray, DeviceArray] | None = None,
+    behind: int = 0,
 ) -> None:
     """Softmax attention of every head over its visible rows, with one sink logit per head.
 
@@ -62,6 +63,8 @@ def attend(
     turn : (cos, sin), optional
         float32 DeviceArrays of shape (n_positions, n_rot // 2): also turn the outputs' tails
         back, as ``rope_tail(out, cos, sin, True)`` does.
+    behind : int
+        How far behind pos0 row 0 is.
     """
     n, n_head, d = q.shape
     cap = len(ring)
@@ -86,7 +89,8 @@ def attend(
     for row0 in range(0, n, at_once):
         part = slice(row0, row0 + at_once)
         count = min(at_once, n - row0)
-        seen = dict(sinks=sinks, pos=pos0, n_swa=n_swa, ratio=ratio, chosen=chosen, row0=row0)
+        seen = dict(sinks=sinks, pos=pos0, n_swa=n_swa, ratio=ratio, chosen=chosen)
+        seen |= dict(row0=row0 + behind)
         seen |= dict(n_sel=n_sel if n_sel is None else n_sel[part], n_head=n_head, d=d)
         seen |= dict(cos=cos, sin=sin, max_chunks=chunks, half=half)
         walked = dict(q=q[part], ring=ring, rows=rows, sel=sel if sel is None else sel[part])
@@ -105,3 +109,36 @@ def attend(
             blocks = (n, -(-n_head // heads))
             ctx.launch(body.WHOLE, blocks, *body.WALK(out=out, tops=None, **walked, **seen))
     ctx.wrote(out)
+
+
+def attend_block(
+    ctx: Context,
+    out: DeviceArray,
+    q: DeviceArray,
+    ring: DeviceArray,
+    sinks: DeviceArray,
+    pos0: DeviceArray,
+    before: int,
+) -> None:
+    """`attend` of raw rows, where each of a block's n rows sees the same ones.
+
+    It is one query with the heads of all rows, at the position of the last: its window reaches
+    back over the block and `before` rows before it, or as many as there are.
+
+    Parameters
+    ----------
+    out : float32 DeviceArray of shape (n, n_head, head_dim), overwritten
+        Not q.
+    q : float32 DeviceArray of shape (n, n_head, head_dim)
+    ring : DeviceArray of shape (cap, head_dim), float16 or float32
+        Raw rows, position % cap, those of the block among them.
+    sinks : float32 DeviceArray of shape (n * n_head,)
+    pos0 : int32 DeviceArray of shape (1,)
+        Position of the block's first row, in device memory.
+    before : int
+    """
+    n, n_head, d = q.shape
+    one = 1, n * n_head, d
+    heads, asked = out.reshape(one), q.reshape(one)
+    window = before + n
+    attend(ctx, heads, asked, ring, None, None, None, sinks, pos0, window, 0, behind=n - 1)

@@ -36,8 +36,8 @@ from engine.ops.cuda.products.repack import REPACK, THREADS
 
 TILE = 16  # rows
 UNIT = 32  # values
-# Looked up row by row, never multiplied with.
-IN_FILE_ORDER = ("token_embd.weight",)
+# Ends of the names of what is looked up row by row, never multiplied with.
+IN_FILE_ORDER = ("token_embd.weight", "markov_w1.weight")
 PIECE = 64 << 20  # raw bytes uploaded at a time
 
 
@@ -183,7 +183,7 @@ def prepare(ctx: Context, tensor: Any, *, place: Any = None) -> Weight:
             tensor.name, name, rows, cols, n_expert, False, where.address, 0, 0,
             (stride, 0, 0), 0, tensor.n_bytes,
         )  # fmt: skip
-    if tensor.name in IN_FILE_ORDER or not is_tiled(name):
+    if tensor.name.endswith(IN_FILE_ORDER) or not is_tiled(name):
         owner = ctx.put(np.ascontiguousarray(tensor.data).reshape(-1).view(np.uint8))
         stride = rows * row_bytes
         return Weight(

@@ -1,4 +1,8 @@
-"""The first maximum of each row of logits, and whether all of a row's values are finite."""
+"""The first maximum of each row of logits, whether all of a row's values are finite, and reports.
+
+A drafter's walk chooses a token, looks up what follows it and chooses the next, all on the device;
+its report holds what the host asks of all drafts, so that it waits once.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,8 @@ from numba import cuda
 
 from engine.errors import NonFiniteError
 from engine.ops.cuda.build.kernel import F32P, I32P, U32, device, kernel
-from engine.ops.cuda.build.ptx import redux_max, shfl_xor_f32, shfl_xor_i32
+from engine.ops.cuda.build.ptx import fma_rn, i2f, redux_max, shfl_xor_f32, shfl_xor_i32
+from engine.ops.cuda.build.reduce import block_sum
 from engine.ops.cuda.build.types import f32, i32, u32
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
@@ -91,6 +96,23 @@ def argmax_pieces(part_value, part_id, part_bad, logits, banned, n_banned, d):
         part_bad[k] = bad
 
 
+@kernel(*(F32P,) * 4, I32P, I32P, U32, U32, threads=THREADS, writes=("out",))
+def draft_reports(out, hidden, rows, weight, ids, bad, d, rank):
+    """One block per draft: the logit of its confidence, and its id."""
+    parts = cuda.shared.array(32, f32)
+    slot, t = u32(cuda.blockIdx.x), u32(cuda.threadIdx.x)
+    total = f32(0)
+    for j in range(t, d, THREADS):
+        total = fma_rn(hidden[u32(slot * d + u32(j))], weight[u32(j)], total)
+    for j in range(t, rank, THREADS):
+        total = fma_rn(rows[u32(slot * rank + u32(j))], weight[u32(d + u32(j))], total)
+    total = block_sum(total, parts, THREADS // 32)
+    if t == u32(0):
+        at = u32(slot * u32(2))
+        out[at] = total
+        out[u32(at + u32(1))] = f32(math.nan) if bad[slot] else i2f(ids[slot])
+
+
 @kernel(I32P, I32P, F32P, I32P, I32P, U32, threads=THREADS, writes=("out_ids", "out_flags"))
 def argmax_join(out_ids, out_flags, part_value, part_id, part_bad, pieces):
     """One block per row: best of the pieces."""
@@ -106,7 +128,8 @@ def argmax_join(out_ids, out_flags, part_value, part_id, part_bad, pieces):
         bad = i32(bad | part_bad[i])
     value, at, bad = _lanes(value, at, bad, values, ids, bads, THREADS // 32)
     if cuda.threadIdx.x == 0:
-        out_ids[cuda.blockIdx.x] = at
+        # An id of the vocabulary in any case: a row may be looked up by it before it is judged.
+        out_ids[cuda.blockIdx.x] = at if at != NOBODY else i32(0)
         out_flags[cuda.blockIdx.x] = bad
 
 
@@ -123,7 +146,8 @@ def argmax_rows(
     ----------
     out_ids : int32 DeviceArray of shape (n,), overwritten
     out_flags : int32 DeviceArray of shape (n,), overwritten
-        1 where any value of the row is NaN or infinite; the id then means nothing.
+        1 where any value of the row is NaN or infinite; the id then means nothing, and is one of
+        the vocabulary all the same.
     logits : float32 DeviceArray of shape (n, n_vocab)
     banned : int32 DeviceArray of shape (k,), optional
         Fewer than n_vocab ids.
@@ -138,6 +162,33 @@ def argmax_rows(
     ctx.launch(argmax_pieces, (pieces, n), value, ids, bad, logits, banned, n_banned, d)
     ctx.launch(argmax_join, n, out_ids, out_flags, value, ids, bad, pieces)
     ctx.wrote(out_ids, out_flags)
+
+
+def draft_report(
+    ctx: Context,
+    out: DeviceArray,
+    hidden: DeviceArray,
+    rows: DeviceArray,
+    weight: DeviceArray,
+    ids: DeviceArray,
+    bad: DeviceArray,
+) -> None:
+    """Logits of confidences beside ids, in one array for the host.
+
+    Parameters
+    ----------
+    out : float32 DeviceArray of shape (k, 2), overwritten
+    hidden : float32 DeviceArray of shape (k, n_embd)
+    rows : float32 DeviceArray of shape (k, rank)
+    weight : float32 DeviceArray of shape (n_embd + rank,)
+    ids, bad : int32 DeviceArrays of shape (k,)
+        As `argmax_rows` gives them; below 2**24, which float32 holds exactly.
+    """
+    (k, d), rank = hidden.shape, rows.shape[1]
+    assert out.shape == (k, 2) and len(rows) == k and weight.shape == (d + rank,), (out, rows)
+    assert ids.shape == bad.shape == (k,), (ids, bad)
+    ctx.launch(draft_reports, k, out, hidden, rows, weight, ids, bad, d, rank)
+    ctx.wrote(out)
 
 
 def first_maxima(

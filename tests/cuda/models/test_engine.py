@@ -14,23 +14,10 @@ import pytest
 
 from engine.spec.modes import open_decoder
 from engine.spec.policy import Greedy
-from tests.cuda.conftest import ON_GPU
 from tests.engine.models import open_model
 
 N_TEXT = 150  # beyond the window of 128 and one window of the ratio-128 layers
 CTX = 320
-
-
-@pytest.fixture
-def on_device(monkeypatch, request):
-    """Open the cuda backend on the simulated device, lanes in the order of the parameter."""
-    if ON_GPU:
-        return
-    from engine.ops.cuda.device import driver
-    from tests.cuda.natsim import NatsimDevice
-
-    reverse = getattr(request, "param", False)
-    monkeypatch.setattr(driver, "open_device", lambda options: NatsimDevice(reverse=reverse))
 
 
 def text_of(engine, n=N_TEXT):
