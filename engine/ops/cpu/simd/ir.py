@@ -30,9 +30,11 @@ def vec(element, n: int = LANES) -> ir.VectorType:
     return ir.VectorType(element, n)
 
 
+_AVX512 = {"avx512f", "avx512bw", "avx512vl", "avx512vnni", "avx2", "ssse3"}
 # What each instruction set needs of the host; the first that the host has is taken.
 _NEEDS = {
-    "avx512vnni": {"avx512f", "avx512bw", "avx512vl", "avx512vnni", "avx2", "ssse3"},
+    "avx512vbmi": {"avx512vbmi", "gfni", *_AVX512},
+    "avx512vnni": _AVX512,
     "avxvnni": {"avxvnni", "avx2", "ssse3"},
     "avx2": {"avx2", "ssse3"},
     "neon": {"neon", "dotprod"},
@@ -179,7 +181,12 @@ class Ir:
     @property
     def biased(self) -> bool:
         """Whether `dot_wide` leaves 128 * sum(x) in its result, to be subtracted by the caller."""
-        return self.isa in ("avx512vnni", "avxvnni")
+        return self.wide or self.isa == "avxvnni"
+
+    @property
+    def wide(self) -> bool:
+        """Whether 64 bytes are one register."""
+        return self.isa in ("avx512vbmi", "avx512vnni")
 
     def dot_wide(self, acc, u, x):
         """acc + dot4(u - 128, x), or acc + dot4(u, x) where `biased`; u <64 x i8> unsigned.
@@ -196,7 +203,7 @@ class Ir:
 
         u <64 x i8> unsigned, at most 127 in every byte unless `biased`; x <64 x i8> signed.
         """
-        if self.isa == "avx512vnni":
+        if self.wide:
             return self.call("llvm.x86.avx512.vpdpbusd.512", vec(I32), acc, u, x)
         if self.isa == "avxvnni":
             return self._in_parts(2, "llvm.x86.avx512.vpdpbusd.256", acc, u, x)
@@ -251,7 +258,7 @@ class Ir:
     def lookup(self, table, codes):
         """table[code] for every byte; codes <64 x i8> in 0..15, table 16 values of a byte."""
         values = [v - 256 if v > 127 else v for v in table]
-        if self.isa == "avx512vnni":
+        if self.wide:
             wide = self.const(values * 4, vec(I8, 64))
             return self.call("llvm.x86.avx512.pshuf.b.512", vec(I8, 64), wide, codes)
         if self.isa in ("avxvnni", "avx2"):
