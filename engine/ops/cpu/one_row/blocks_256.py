@@ -18,7 +18,7 @@ from engine.ops.cpu.formats.blocks_256 import (
     X_BYTES,
     X_SCALE,
 )
-from engine.ops.cpu.one_row.sums import ask, lane_sums, room, sums_of_fours
+from engine.ops.cpu.one_row.sums import lane_sums, room, sums_of_fours
 from engine.ops.cpu.simd.ir import F32, I8, I16, I32, LANES, vec
 
 SLAB = 16  # blocks that a call covers; sized for the L1 cache, no part of the arithmetic
@@ -108,7 +108,7 @@ def _block(ir, form: Form, at, x, lifts):
 def _row(ir, form: Form, row, x, nb, r, reach, lifts, held: _Held) -> None:
     with ir.loop(nb) as i:
         at = ir.at(row, (i, form.block_bytes))
-        ask(ir, ir.b.add(at, reach), form.block_bytes)
+        ir.ask(ir.b.add(at, reach), form.block_bytes)
         lift = ir.at(lifts, (i, 256)) if lifts else None
         total = _block(ir, form, at, ir.at(x, (i, X_BYTES)), lift)
         ir.store(total, ir.at(held.sums, (i, 64 * LANES), (r, 64)), 64)

@@ -15,7 +15,7 @@ from engine.ops.cpu.formats.blocks_32 import (
     float_step,
 )
 from engine.ops.cpu.one_row.planes import nibble_pairs
-from engine.ops.cpu.one_row.sums import ask, half_sums, room
+from engine.ops.cpu.one_row.sums import half_sums, room
 from engine.ops.cpu.simd.ir import F32, I1, I8, I16, I32, I64, LANES, vec
 
 SLAB = 64  # blocks that a call covers; sized for the L1 cache, no part of the arithmetic
@@ -135,7 +135,7 @@ def emit(name: str):
             row = b.add(src, b.mul(r, stride))
             with ir.loop(n_pairs) as p:
                 first, second = _pair(ir, row, size, p, nb)
-                ask(ir, b.add(first, reach), 2 * size)
+                ir.ask(b.add(first, reach), 2 * size)
                 here = ir.at(pairs, (p, 128))
                 start = ir.load(ir.at(here, 64), vec(I32), 64) if lifted else ir.const(0, vec(I32))
                 found = dot(start, form.codes(ir, first, second), ir.load(here, _BYTES, 64))

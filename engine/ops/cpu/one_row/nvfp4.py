@@ -5,7 +5,7 @@ from __future__ import annotations
 from engine.ops.cpu.formats.blocks_32 import E2M1_BIAS, E2M1_TABLE, X_BYTES, X_SCALE
 from engine.ops.cpu.formats.nvfp4 import BLOCK, scale
 from engine.ops.cpu.one_row.planes import shifted
-from engine.ops.cpu.one_row.sums import ask, room, sums_by_quarter
+from engine.ops.cpu.one_row.sums import room, sums_by_quarter
 from engine.ops.cpu.simd.ir import F32, I8, I32, LANES, vec
 
 SLAB = 16  # blocks that a call covers; sized for the L1 cache, no part of the arithmetic
@@ -46,7 +46,7 @@ def emit(name: str):
             row = b.add(src, b.mul(r, stride))
             with ir.loop(nb) as i:
                 at = ir.at(row, (i, BLOCK))
-                ask(ir, b.add(at, reach), BLOCK)
+                ir.ask(b.add(at, reach), BLOCK)
                 start = ir.load(ir.at(lifts, (i, 64)), of, 64)
                 x64 = _activations(ir, ir.at(x, (i, 2 * X_BYTES)))
                 found = ir.dot(start, _codes(ir, at), x64)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from llvmlite import ir as llvm_ir
-from numba.core import cgutils
 
-from engine.ops.cpu.simd.ir import I8, I32, I64
+from engine.ops.cpu.simd.ir import I8, I64
 
 
 def room(ir, n_bytes: int):
@@ -14,17 +13,6 @@ def room(ir, n_bytes: int):
         slot = ir.b.alloca(llvm_ir.ArrayType(I8, n_bytes))
         slot.align = 64
     return ir.b.ptrtoint(slot, I64)
-
-
-def ask(ir, address, n_bytes: int) -> None:
-    """Ask for the cache lines of n_bytes ahead of their use; never faults."""
-    pointer = I8.as_pointer()
-    kind = llvm_ir.FunctionType(llvm_ir.VoidType(), [pointer, I32, I32, I32])
-    name = "llvm.prefetch.p0"
-    function = cgutils.get_or_insert_function(ir.b.module, kind, name)
-    read, keep, data = (ir.c(v, I32) for v in (0, 3, 1))
-    for at in range(0, n_bytes, 64):
-        ir.b.call(function, [ir.b.inttoptr(ir.at(address, at), pointer), read, keep, data])
 
 
 def _quarters(*per_quarter: int) -> list[int]:
