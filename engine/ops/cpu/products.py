@@ -75,8 +75,11 @@ from engine.ops.memory import product_bytes
     D_SLAB,
     D_KIND,
     D_N_EXPERT,
-) = range(0, 20 * 8, 8)
-N_FIELDS = 20
+    D_ONE_FN,
+    D_ONE,
+    D_ONE_SLAB,
+) = range(0, 23 * 8, 8)
+N_FIELDS = 23
 
 _TILE = 64  # rows of x that pass over a panel before the next panel is taken
 # Bytes of stack in which a slab of a panel is made, of int8 and of f32 products; the second is also
@@ -85,7 +88,7 @@ SPACE_INT8, SPACE_F32 = 36864, 16384
 
 
 @emitter
-def _clear(ir, acc, n):
+def clear(ir, acc, n):
     with ir.loop(n) as i:
         ir.store(ir.const(0.0, vec(F32)), ir.at(acc, (i, 64)), 64)
 
@@ -97,7 +100,7 @@ def _copy(ir, src, dst, n, ld_dst):
 
 
 @kernel
-def _store(job, g, acc, t0, n):
+def store_group(job, g, acc, t0, n):
     """Copy the rows of group g that belong to the job to its output."""
     low, high = load_i64(job + ROW_LOW), load_i64(job + ROW_HIGH)
     ld = load_i64(job + LD_OUT)
@@ -155,7 +158,7 @@ def rows_int8(job, u0, u1):
     for t0 in range(0, n, _TILE):
         rows = min(_TILE, n - t0)
         for g in range(g0 + u0, g0 + u1):
-            _clear(acc, rows)
+            clear(acc, rows)
             for b0 in range(0, blocks, slab):
                 nb = min(slab, blocks - b0)
                 panel = panel_slab(w, expert, g, b0, nb, space)
@@ -171,7 +174,7 @@ def rows_int8(job, u0, u1):
                     t += 2
                 if t < rows:
                     call5(dot1, acc + 64 * t, panel, table + (t0 + t) * 8, b0, nb)
-            _store(job, g, acc, t0, rows)
+            store_group(job, g, acc, t0, rows)
 
 
 @leaf
@@ -191,7 +194,7 @@ def rows_f32(job, u0, u1):
     for t0 in range(0, n, _TILE):
         rows = min(_TILE, n - t0)
         for g in range(g0 + u0, g0 + u1):
-            _clear(acc, rows)
+            clear(acc, rows)
             for b0 in range(0, blocks, slab):
                 nb = min(slab, blocks - b0)
                 panel = panel_slab(w, expert, g, b0, nb, space)
@@ -211,13 +214,13 @@ def rows_f32(job, u0, u1):
                     t += 2
                 if t < rows:
                     call5(dot1, acc + 64 * t, panel, table + (t0 + t) * 8, k0, nk)
-            _store(job, g, acc, t0, rows)
+            store_group(job, g, acc, t0, rows)
 
 
 @kernel
 def rows_job(job, w, table, n, out, ld_out, expert, low, high):
     """Fill a job: rows low..high-1 of an expert's weight times n rows of the table."""
-    store_i64(job + FN, load_i64(w + D_ROWS_FN))
+    store_i64(job + FN, load_i64(w + (D_ONE_FN if n == 1 else D_ROWS_FN)))
     store_i64(job + N, n)
     store_i64(job + UNITS, (high + 15) // 16 - low // 16)
     store_i64(job + COST, 16 * n * load_i64(w + D_COLS))

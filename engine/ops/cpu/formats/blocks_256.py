@@ -21,6 +21,10 @@ SLAB = 8  # blocks that a call covers; sized for the L1 cache, no part of the ar
 # Offsets in a block of activations, after its 256 values.
 LOW16, HIGH16, LOW32, HIGH32, X_SCALE, X_BYTES = 256, 272, 288, 296, 304, 320
 WIDE = 128  # the bias of codes that fill a byte
+# Bytes of a panel between the request and the use of what may come from memory: within a block a
+# panel is not read in the order of its addresses, which the prefetcher does not follow.
+_AHEAD = 6144
+_MANY = 8  # rows of x to which panels come from a cache
 ROUNDS = 4  # of the loop over a block's codes
 
 
@@ -187,6 +191,8 @@ def _emit_dot(form: Form):
             with ir.loop(nb) as i:
                 xs = [ir.at(row, (i, X_BYTES)) for row in rows]
                 base = ir.at(panel, (i, form.panel))
+                if n < _MANY:
+                    ir.ask(ir.at(base, _AHEAD), form.panel)
                 head = form.header(ir, base)
                 terms = [(exact_sums(ir, form, base, xs, head), head.d)]
                 if head.minima is not None:

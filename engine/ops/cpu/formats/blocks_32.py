@@ -85,7 +85,7 @@ def _minus_sum(ir, x):
     return ir.b.ashr(ir.load(ir.at(x, X_LIFT), I32, 4), ir.c(7, I32))
 
 
-def _float_step(ir, form: Form, head, x, total, dx, acc):
+def float_step(ir, form: Form, head, x, total, dx, acc):
     """acc after a block: scales at `head`, exact integer sums, the scale of x in every lane."""
     b = ir.b
     acc = ir.fma(ir.floats(total), b.fmul(form.scale(ir, head), dx), acc)
@@ -121,7 +121,7 @@ def _emit_dot(form: Form):
                 for t, x in enumerate(xs):
                     total = ints[t][0] if chains == 1 else b.add(*ints[t])
                     dx = ir.splat(ir.load(ir.at(x, X_SCALE), F32, 4))
-                    b.store(_float_step(ir, form, head, x, total, dx, b.load(sums[t])), sums[t])
+                    b.store(float_step(ir, form, head, x, total, dx, b.load(sums[t])), sums[t])
             for t in range(n):
                 ir.store(b.load(sums[t]), ir.at(acc, 64 * t), 64)
 

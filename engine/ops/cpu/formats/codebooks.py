@@ -20,7 +20,7 @@ CODES = 32  # vectors of nibbles of a block
 _SIGN = 3  # the bit of a code that tells the sign
 
 
-def _grid(name: str) -> np.ndarray:
+def grid(name: str) -> np.ndarray:
     """Rows of the codebook `name`, as numbers of the magnitudes in ascending order."""
     from gguf import quants
 
@@ -44,12 +44,12 @@ def _even_signs() -> np.ndarray:
 # Rows of codes by name, one byte a value: codebooks, the sign patterns of an even number of signs,
 # of any, and of a whole group.
 _ROWS: dict[str, Callable[[], np.ndarray]] = {
-    "IQ2_XXS": lambda: _grid("IQ2_XXS"),
-    "IQ2_XS": lambda: _grid("IQ2_XS"),
-    "IQ2_S": lambda: _grid("IQ2_S"),
-    "IQ3_XXS": lambda: _grid("IQ3_XXS"),
-    "IQ3_S": lambda: _grid("IQ3_S"),
-    "IQ1": lambda: _grid("IQ1_S"),
+    "IQ2_XXS": lambda: grid("IQ2_XXS"),
+    "IQ2_XS": lambda: grid("IQ2_XS"),
+    "IQ2_S": lambda: grid("IQ2_S"),
+    "IQ3_XXS": lambda: grid("IQ3_XXS"),
+    "IQ3_S": lambda: grid("IQ3_S"),
+    "IQ1": lambda: grid("IQ1_S"),
     "even": _even_signs,
     "any": lambda: _signs(np.arange(256)),
     "all": lambda: _signs(np.array([0, 255])),

@@ -10,12 +10,12 @@ from engine.ops.cpu.formats.blocks_32 import E2M1_BIAS, E2M1_TABLE, SLAB, X_BYTE
 from engine.ops.cpu.formats.leaves import Leaves, make
 from engine.ops.cpu.simd.ir import F32, I8, I32, I64, vec
 
-_BLOCK = 36
+BLOCK = 36
 _PANEL = 9 * 64
 FORMS = {"NVFP4": _PANEL}
 
 
-def _scale(ir, panel, sub: int):
+def scale(ir, panel, sub: int):
     """Half of the e4m3 scale of sixteen values, as f32; the codes' values are doubled."""
     b, of = ir.b, vec(I32)
     bits = ir.byte(ir.load(panel, of, 64), sub)
@@ -47,7 +47,7 @@ def _dot(n: int):
             at = ir.at(panel, (i, _PANEL))
             xs = [ir.at(row, (i, 2 * X_BYTES)) for row in rows]
             for sub in range(4):
-                scale, codes = _scale(ir, at, sub), _codes(ir, at, sub)
+                factor, codes = scale(ir, at, sub), _codes(ir, at, sub)
                 for x, slot in zip(xs, sums, strict=True):
                     half = ir.at(x, X_BYTES * (sub // 2))
                     values = ir.at(half, 16 * (sub % 2))
@@ -57,7 +57,7 @@ def _dot(n: int):
                     for k, w in enumerate(codes):
                         ints = ir.dot(ints, w, ir.x_bytes(ir.at(values, 4 * k)))
                     dx = ir.splat(ir.load(ir.at(half, X_SCALE), F32, 4))
-                    b.store(ir.fma(ir.floats(ints), b.fmul(scale, dx), b.load(slot)), slot)
+                    b.store(ir.fma(ir.floats(ints), b.fmul(factor, dx), b.load(slot)), slot)
         for t, slot in enumerate(sums):
             ir.store(b.load(slot), ir.at(acc, 64 * t), 64)
 
@@ -70,10 +70,10 @@ def _decode(ir, panel, nb, out):
     with ir.loop(nb) as i:
         at = ir.at(panel, (i, _PANEL))
         for sub in range(4):
-            scale = _scale(ir, at, sub)
+            factor = scale(ir, at, sub)
             for q, w in enumerate(_codes(ir, at, sub)):
                 for k in range(4):
-                    value = b.fmul(scale, ir.floats(b.sub(ir.byte(ir.as_dwords(w), k), bias)))
+                    value = b.fmul(factor, ir.floats(b.sub(ir.byte(ir.as_dwords(w), k), bias)))
                     ir.store(value, ir.at(out, (i, 64 * 64), 64 * (16 * sub + 4 * q + k)), 64)
 
 
@@ -86,7 +86,7 @@ def _pack(ir, src, stride, n_rows, nb, panel):
             for q, dwords in enumerate(ir.transpose4(here, 4 + 16 * quad)):
                 ir.store(dwords, ir.at(at, 64 * (1 + 4 * quad + q)), 64)
 
-    ir.each_block(src, stride, n_rows, nb, _BLOCK, block)
+    ir.each_block(src, stride, n_rows, nb, BLOCK, block)
 
 
 def leaves(name: str) -> Leaves:

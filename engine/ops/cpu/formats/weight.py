@@ -12,6 +12,8 @@ from engine.ops.cpu.activations import ROWS_32, ROWS_256, ROWS_F32
 from engine.ops.cpu.formats import blocks_32, dot_f32, nvfp4, planes, tables
 from engine.ops.cpu.formats.leaves import Leaves
 from engine.ops.cpu.formats.repack import repack as repack_panels
+from engine.ops.cpu.one_row.driver import rows_one
+from engine.ops.cpu.one_row.leaves import one_row
 from engine.ops.cpu.runtime.leaf import Leaf
 from engine.ops.cpu.simd.ir import LANES
 from engine.quant.formats import Format
@@ -163,6 +165,7 @@ def prepare(tensor: Tensor, *, activations: str = "int8", repack: bool = False) 
         fields[offset // 8] = value
 
     put(products.D_ROWS_FN, rows_fn.address)
+    put(products.D_ONE_FN, rows_fn.address)
     put(products.D_DATA, tensor.data.ctypes.data)
     put(products.D_ROWS, rows)
     put(products.D_COLS, cols)
@@ -189,6 +192,11 @@ def prepare(tensor: Tensor, *, activations: str = "int8", repack: bool = False) 
         put(products.D_DATA, base)
         put(products.D_PACKED, 1)
         put(products.D_EXPERT_BYTES, groups * panel)
+    elif not is_float:
+        alone = one_row(tensor.format.name)
+        put(products.D_ONE_FN, rows_one.address)
+        put(products.D_ONE, alone.product.address)
+        put(products.D_ONE_SLAB, alone.slab)
     return Weight(
         tensor.name,
         tensor.format.name,

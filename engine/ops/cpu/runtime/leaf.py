@@ -94,6 +94,11 @@ def call5(typingctx, fn, a, b, c, d, e):
 
 
 @intrinsic
+def call8(typingctx, fn, a, b, c, d, e, f, g, h):
+    return _calling(8)(typingctx)
+
+
+@intrinsic
 def fetch_add(typingctx, address, amount):
     """Atomically add to an int64; returns the value before."""
 

@@ -30,9 +30,11 @@ def vec(element, n: int = LANES) -> ir.VectorType:
     return ir.VectorType(element, n)
 
 
+_AVX512 = {"avx512f", "avx512bw", "avx512vl", "avx512vnni", "avx2", "ssse3"}
 # What each instruction set needs of the host; the first that the host has is taken.
 _NEEDS = {
-    "avx512vnni": {"avx512f", "avx512bw", "avx512vl", "avx512vnni", "avx2", "ssse3"},
+    "avx512vbmi": {"avx512vbmi", "gfni", *_AVX512},
+    "avx512vnni": _AVX512,
     "avxvnni": {"avxvnni", "avx2", "ssse3"},
     "avx2": {"avx2", "ssse3"},
     "neon": {"neon", "dotprod"},
@@ -104,6 +106,14 @@ class Ir:
     def store(self, value, address, align: int = 1) -> None:
         put = self.b.store(value, self.b.inttoptr(address, value.type.as_pointer()))
         put.align = align
+
+    def ask(self, address, n_bytes: int) -> None:
+        """Ask for the cache lines of n_bytes ahead of their use; never faults."""
+        for at in range(0, n_bytes, 64):
+            where = self.b.inttoptr(self.at(address, at), I8.as_pointer())
+            self.call(
+                "llvm.prefetch.p0", ir.VoidType(), where, *(self.c(v, I32) for v in (0, 3, 1))
+            )
 
     def var(self, initial):
         """A register that loops may change; returns its slot."""
@@ -179,7 +189,12 @@ class Ir:
     @property
     def biased(self) -> bool:
         """Whether `dot_wide` leaves 128 * sum(x) in its result, to be subtracted by the caller."""
-        return self.isa in ("avx512vnni", "avxvnni")
+        return self.wide or self.isa == "avxvnni"
+
+    @property
+    def wide(self) -> bool:
+        """Whether 64 bytes are one register."""
+        return self.isa in ("avx512vbmi", "avx512vnni")
 
     def dot_wide(self, acc, u, x):
         """acc + dot4(u - 128, x), or acc + dot4(u, x) where `biased`; u <64 x i8> unsigned.
@@ -196,7 +211,7 @@ class Ir:
 
         u <64 x i8> unsigned, at most 127 in every byte unless `biased`; x <64 x i8> signed.
         """
-        if self.isa == "avx512vnni":
+        if self.wide:
             return self.call("llvm.x86.avx512.vpdpbusd.512", vec(I32), acc, u, x)
         if self.isa == "avxvnni":
             return self._in_parts(2, "llvm.x86.avx512.vpdpbusd.256", acc, u, x)
@@ -251,7 +266,7 @@ class Ir:
     def lookup(self, table, codes):
         """table[code] for every byte; codes <64 x i8> in 0..15, table 16 values of a byte."""
         values = [v - 256 if v > 127 else v for v in table]
-        if self.isa == "avx512vnni":
+        if self.wide:
             wide = self.const(values * 4, vec(I8, 64))
             return self.call("llvm.x86.avx512.pshuf.b.512", vec(I8, 64), wide, codes)
         if self.isa in ("avxvnni", "avx2"):
