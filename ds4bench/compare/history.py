@@ -101,7 +101,7 @@ def open_history(path: Path) -> Iterator[sqlite3.Connection]:
         with contextlib.closing(connection):
             _migrate(connection, path)
             yield connection
-    except (sqlite3.Error, OverflowError) as error:
+    except (sqlite3.Error, OverflowError, UnicodeDecodeError) as error:
         raise StoreError(f"{path}: expected a readable database, found {error}") from error
 
 
