@@ -67,11 +67,12 @@ def export_command(run: Path, form: str, output: Path, with_text: bool, force: b
         raise OptionError(f"{run}: expected a run with samples, found none")
     files = _files(read, form, output, with_text)
     if form == "lm-eval":
-        output.mkdir(parents=True, exist_ok=True)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.mkdir(mode=0o700 if with_text else 0o777, exist_ok=True)
     for path in files:
         check_output(path, "--output", replace=force)
     for path, data in files.items():
-        publish_bytes(path, data)
+        publish_bytes(path, data, private=with_text)
         say(f"wrote {path}")
     return 0
 

@@ -9,6 +9,7 @@ from being taken for one, and readers must honour them.
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -83,7 +84,9 @@ class TraceWriter:
         self.settings = settings
         self.think = think
         try:
-            self._file = open(path, "wb")  # noqa: SIM115 - lives as long as the run
+            # A trace holds replies: a new one is for its owner alone.
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            self._file = open(handle, "wb")  # noqa: SIM115 - lives as long as the run
         except OSError as error:
             raise OptionError(
                 f"--trace: expected a file that can be written, found {error.strerror}: "

@@ -98,6 +98,10 @@ def write_tables(folder: Path, samples: list[Sample], manifest: Document) -> Non
     """
     import pyarrow.parquet as pq
 
-    publish_bytes(folder / CSV, to_csv(samples))
+    publish_bytes(folder / CSV, to_csv(samples), private=True)
     table = to_table(samples, manifest)
-    publish(folder / PARQUET, lambda file: pq.write_table(table, file, compression="zstd"))
+    publish(
+        folder / PARQUET,
+        lambda file: pq.write_table(table, file, compression="zstd"),
+        private=True,
+    )

@@ -65,8 +65,8 @@ def _lines(records: list[dict[str, Any]]) -> bytes:
 
 def _rows_read(path: Path) -> None:
     from ds4bench.compare.samples import facts
-    from ds4bench.records.files import bandwidth_text, machine_bandwidth, read_rows
     from ds4bench.records.files import bandwidth_rates as rates
+    from ds4bench.records.files import bandwidth_text, machine_bandwidth, read_rows
 
     run = read_rows(path)
     facts(run.environment)

@@ -18,6 +18,7 @@ from ds4eval.records.answer import Answer
 from ds4eval.records.record import CALLED, EOS, FILTERED, LIMIT
 from engine.tooling.openai import shapes
 from engine.tooling.openai.refusals import Trouble, check_document
+from engine.tooling.results.redact import scrubbed
 
 OPEN, CLOSE = "<think>", "</think>"
 # A close tag that a model wrote inside its thinking must not end it.
@@ -198,6 +199,7 @@ class Reply:
     def answer(self, stop: str = "", error: str = "") -> Answer:
         """The answer; `stop` says how it ended where that was not the server's doing."""
         output, opened = self.text()
+        output = scrubbed(output)
         sent = json.dumps({k: self.body.get(k) for k in ("messages", "prompt")}, sort_keys=True)
         notes = list(self.notes)
         # A reply that was cut may be thinking that nothing marks as such.
@@ -224,7 +226,7 @@ class Reply:
             # A reply that came at once says nothing of when its first token was there.
             prefill_s=self.first - self.start if streamed else None,
             decode_s=self.last - (self.first if streamed else self.start) if self.pieces else None,
-            finish_reason=self.finish,
+            finish_reason=scrubbed(self.finish),
             notes=notes,
-            error=error[:500].strip(),
+            error=scrubbed(error)[:500].strip(),
         )
