@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ds4eval.documents import Document
 from ds4eval.records.record import CSV, OCCASIONAL, PARQUET, TABLE_FIELDS, Sample
+from engine.tooling.report.labels import clean_text, safe_cell
 from engine.tooling.results.publish import publish, publish_bytes
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ def cell(value: object) -> str:
     if isinstance(value, float):
         return repr(value)
     text = str(value).replace("\r", " ").replace("\n", " ").replace("\0", "")
-    risky = text.startswith(("=", "+", "-", "@", "\t")) and not _NUMBER.match(text)
-    return "'" + text if risky else text
+    text = clean_text(text)
+    return text if _NUMBER.match(text) else safe_cell(text)
 
 
 def _columns(rows: list[Sample]) -> list[str]:

@@ -8,8 +8,11 @@ down, `public` for what anybody may see. The module knows no record's fields but
 
 from __future__ import annotations
 
+import contextlib
+import getpass
 import os
 import re
+import socket
 from collections.abc import Sequence
 from typing import Any, TypeVar, cast
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -49,6 +52,31 @@ def scrubbed(text: str) -> str:
         if secret in text:
             text = text.replace(secret, HIDDEN)
     return text
+
+
+class Stream:
+    """`scrubbed` for a text that comes in pieces: what may be the beginning of a secret waits."""
+
+    def __init__(self) -> None:
+        self._held = ""
+
+    def take(self, piece: str) -> str:
+        """What may be shown now."""
+        text = scrubbed(self._held + piece)
+        waiting = max((_overlap(text, secret) for secret in _secrets), default=0)
+        self._held = text[len(text) - waiting :]
+        return text[: len(text) - waiting]
+
+    def end(self) -> str:
+        """What is left when nothing follows."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, secret: str) -> int:
+    """Characters at the end of a text that are the beginning of a secret."""
+    most = min(len(text), len(secret) - 1)
+    return next((n for n in range(most, 0, -1) if text.endswith(secret[:n])), 0)
 
 
 def without_secrets(value: T) -> T:
@@ -154,3 +182,65 @@ def recordable(value: Any, *, paths: bool = False) -> Any:
     if isinstance(value, str):
         return without_credentials(value) if paths else plain_text(value)
     return value
+
+
+# Fields that say who or where, whatever they hold.
+_PERSONAL = re.compile(
+    r"(?:host|hostname|node|user|username|login|owner|serial|serial_number|uuid|gpu_uuid|mac|"
+    r"pci_bus_id|machine_id|ip|address|base_url|command|argv|cwd|home)",
+    re.IGNORECASE,
+)
+_ADDRESS = re.compile(r"\b([a-z][a-z0-9+.-]{1,20}://)[^\s/\"'<>]+", re.IGNORECASE)
+_MAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+_IP = re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?::\d{1,5})?(?![\d.])")
+_UUID = re.compile(r"\b(?:GPU-)?[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", re.IGNORECASE)
+_LEAST_NAME = 3  # letters of a user's or a machine's name that is looked for
+
+
+def public(value: Any) -> Any:
+    """JSON values as anybody may see them.
+
+    `recordable`, and without fields that say who or where, without hosts, addresses, serial
+    numbers, and the names of this user and this machine wherever they stand.
+    """
+    return _public(recordable(value), _own_names())
+
+
+def public_text(text: str) -> str:
+    """One text as `public` leaves it."""
+    return _posted(plain_text(text), _own_names())
+
+
+def _public(value: Any, names: Sequence[str]) -> Any:
+    if isinstance(value, dict):
+        return {
+            _posted(name, names): _public(item, names)
+            for name, item in value.items()
+            if not _PERSONAL.fullmatch(name)
+        }
+    if isinstance(value, list):
+        return [_public(item, names) for item in value]
+    return _posted(value, names) if isinstance(value, str) else value
+
+
+def _posted(text: str, names: Sequence[str]) -> str:
+    text = _ADDRESS.sub(lambda found: found[1] + HIDDEN, text)
+    for form in (_MAIL, _IP, _UUID):
+        text = form.sub(HIDDEN, text)
+    for name in names:
+        text = re.sub(rf"(?<![^\W_]){re.escape(name)}(?![^\W_])", HIDDEN, text, flags=re.IGNORECASE)
+    return text
+
+
+def _own_names() -> list[str]:
+    """This user's and this machine's names; those of every machine are none."""
+    found = {socket.gethostname(), socket.gethostname().partition(".")[0]}
+    with contextlib.suppress(OSError, KeyError, ImportError):
+        found.add(getpass.getuser())
+    found.add(os.path.basename(os.path.expanduser("~").rstrip("/\\")))
+    common = {"root", "user", "localhost", "home", "admin", "ubuntu", "runner", "linux", "main"}
+    return sorted(
+        (n for n in found if len(n) >= _LEAST_NAME and n.lower() not in common),
+        key=len,
+        reverse=True,
+    )

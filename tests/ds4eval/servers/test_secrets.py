@@ -44,10 +44,11 @@ def everything(folder) -> bytes:
         (400, f"unknown key {KEY}"),
         (401, {"headers": {"authorization": f"Bearer {KEY}"}}),
         [delta("stop", content=f"You sent Bearer {KEY}. Answer: 1")],
+        [delta(content="x " + KEY[:9]), delta("stop", content=KEY[9:] + " Answer: 1")],
         [delta(f"stop {KEY}", content="Answer: 1")],
         [{"error": {"message": f"key {KEY}", "code": 400}}],
     ],
-    ids=["message", "headers", "reply", "finish", "stream"],
+    ids=["message", "headers", "reply", "pieces", "finish", "stream"],
 )
 def test_a_key_that_a_server_repeats_is_kept_nowhere(server, tmp_path, capsys, step):
     server.script = [step] * 20

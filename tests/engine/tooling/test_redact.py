@@ -120,6 +120,16 @@ def test_the_key_of_this_process_is_taken_out_of_every_text(monkeypatch, capsys)
     assert KEY not in moved.message
 
 
+@pytest.mark.parametrize("size", [1, 2, 5, 7, 40])
+def test_a_key_that_comes_in_pieces_is_not_shown(size):
+    remember_secret(KEY)
+    stream = redact.Stream()
+    text = f"a {KEY}{KEY} ses {KEY[:-1]} sesame"
+    pieces = [stream.take(text[n : n + size]) for n in range(0, len(text), size)]
+    shown = "".join([*pieces, stream.end()])
+    assert shown == scrubbed(text) and KEY not in shown
+
+
 def test_placeholders_are_no_secrets():
     remember_secret("none")
     assert scrubbed("none of it") == "none of it"
