@@ -190,6 +190,17 @@ def test_machine_and_model_stand_in_the_figure():
     assert Source("d", SweepResult((), {}, Path("x.csv"))).about == ""
 
 
+def test_a_curve_of_a_server_is_not_said_to_be_of_the_clients_processor():
+    server = {
+        "fingerprint": {"server": "http://host:8000/v1"},
+        "server": {"model": "/models/m.gguf"},
+        "model": None,
+    }
+    assert source("s", server).about == "server http://host:8000/v1; m.gguf"
+    del server["server"]
+    assert source("s", server).about == "server http://host:8000/v1"
+
+
 def test_what_is_wide_scrolls_by_itself_on_a_phone():
     """At 500 px only tables and drawings are wider than the page, and those scroll alone."""
     sources = [source(f"run {i}", seed=i) for i in range(6)]
