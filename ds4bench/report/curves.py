@@ -70,7 +70,8 @@ class Source:
         machine = (gpu.get("name") or engine.get("device_name")) if on_device else None
         threads = engine.get("threads") or plan.get("threads") or cpu.get("usable_cores")
         if machine is None and cpu.get("name"):
-            machine = f"{cpu['name']}" + (f", {threads} threads" if threads else "")
+            count = f", {threads} thread{'' if threads == 1 else 's'}" if threads else ""
+            machine = f"{cpu['name']}{count}"
         files = env.get("model")
         first = files[0] if isinstance(files, list) and files else {}
         path = str(first.get("path") or "") if isinstance(first, dict) else ""
