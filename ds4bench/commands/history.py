@@ -262,11 +262,12 @@ def _trend(database: sqlite3.Connection, values: dict[str, Any]) -> int:
 
 
 def _line(one: Series) -> str:
-    from ds4bench.compare.trends import name_of, shown
+    from ds4bench.compare.trends import change_text, name_of, shown
 
     value, unit = shown(one.key.metric, one.points[-1].rate)
     changes = "; ".join(
-        f"{100 * c.effect:+.1f} % from {one.points[c.index].commit[:9] or 'unknown commit'} on"
+        f"{change_text(one.key.metric, c)} from "
+        f"{one.points[c.index].commit[:9] or 'unknown commit'} on"
         for c in one.changes
     )
     return (

@@ -109,15 +109,20 @@ def write(
     from engine.tooling.results.publish import publish_bytes
 
     names = reference.parse_names(vs)
-    labels = labels_of(runs)
+    labels = labels_of(runs if base is None else (*runs, base))
     sources = [plot_data.Source(label, read_rows(path)) for label, path in zip(labels, runs)]
     published = [
         plot_data.Source(reference.CURVES[name].label, reference.load(name), published=True)
         for name in names
     ]
-    comparisons = []
+    comparisons, drawn = [], []
     if base is not None:
         ours = load_arm(base)
+        if base not in runs:
+            name = labels[-1]
+            one = len(ours.runs) == 1
+            drawn = [plot_data.Source(f"base {name}" if one else f"base {name} {i}", run)
+                     for i, run in enumerate(ours.runs, 1)]  # fmt: skip
         for label, path in zip(labels, runs):
             theirs = load_arm(path, label)
             pairs = calibrate.smaller(ours, theirs)
@@ -131,7 +136,7 @@ def write(
                 past.add(database, source.run)
             series = past.series(database, past.setup_of(sources[0].run))
     name = report.run_id(sources[0].run)
-    page = report.Report(name, sources, published, comparisons, series)
+    page = report.Report(name, sources, published, comparisons, series, drawn)
     folder = out or Path("reports") / name
     check_folder_of_report(folder, force)
     contents = (

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ds4bench.compare.changes import Change
 from ds4bench.compare.history import RULES, Series, series
 from ds4bench.compare.samples import LATENCIES, Key
 from engine.errors import OptionError
@@ -173,6 +174,14 @@ def name_of(one: Series) -> str:
 def shown(metric: str, rate: float) -> tuple[float, str]:
     """A stored rate as people read it: latencies in milliseconds."""
     return (1e3 / rate, "ms") if metric in LATENCIES else (rate, UNITS[metric])
+
+
+def change_text(metric: str, change: Change) -> str:
+    """A change of level in the unit that people read: a latency that grew says so, and 'slower'."""
+    if metric not in LATENCIES:
+        return f"{100 * change.effect:+.1f} %"
+    effect = change.before / change.after - 1  # rates are stored
+    return f"{100 * effect:+.1f} % ({'slower' if effect > 0 else 'faster'})"
 
 
 def bencher(found: Sequence[Series]) -> dict[str, dict[str, dict[str, float]]]:

@@ -55,15 +55,23 @@ class Source:
 
     @property
     def about(self) -> str:
-        """Machine and model, as far as the record says; '' for bare rates."""
+        """Machine and model, as far as the record says; '' for bare rates.
+
+        Of a server it is the address: the record's processor is the client's.
+        """
         env = self.run.environment
         gpu, cpu, engine = (_part(env, name) for name in ("gpu", "cpu", "engine"))
         plan = _part(env, "fingerprint") or _part(env, "plan")
+        if plan.get("server"):
+            name = PurePath(str(_part(env, "server").get("model") or "")).name
+            parts = (f"server {plan['server']}", name)
+            return clean_label("; ".join(part for part in parts if part), 90)
         on_device = plan.get("backend", "cpu") == "cuda"
         machine = (gpu.get("name") or engine.get("device_name")) if on_device else None
         threads = engine.get("threads") or plan.get("threads") or cpu.get("usable_cores")
         if machine is None and cpu.get("name"):
-            machine = f"{cpu['name']}" + (f", {threads} threads" if threads else "")
+            count = f", {threads} thread{'' if threads == 1 else 's'}" if threads else ""
+            machine = f"{cpu['name']}{count}"
         files = env.get("model")
         first = files[0] if isinstance(files, list) and files else {}
         path = str(first.get("path") or "") if isinstance(first, dict) else ""

@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from ds4bench.compare import history as past
+from ds4bench.compare import trends
 from ds4bench.compare.judge import Comparison
 from ds4bench.compare.view import (
     TONES,
@@ -32,11 +33,13 @@ from ds4bench.report import curves as plot_data
 from ds4bench.report import plot
 from ds4bench.report.curves import Source
 from ds4bench.report.reliability import reliability_figure, reliability_table
-from engine.tooling.report.labels import clean_label, escape_markdown
+from engine.tooling.report.labels import clean_label, escape_markdown, named
 from engine.tooling.report.pages import drawing, render_page
 from engine.tooling.report.tables import Column, Row, Summary, Table, Tone, table_markdown
 
 _SHOWN_FAILURES = 20
+# The tables of more runs are folded away.
+_OPEN_RUNS = 4
 # Of a run's rows; those of `Cell.values` are shown where any cell fills them.
 COLUMNS = (Column("Mode", text=True), Column("Context", "tokens"))
 VALUE_COLUMNS = (
@@ -80,6 +83,8 @@ class Report:
         Each source against the base, if one was given.
     series : list of Series
         The history of the first source's set-up.
+    base : list of Source
+        The runs that sources are judged against; drawn beside them.
     """
 
     run_id: str
@@ -87,6 +92,11 @@ class Report:
     published: list[Source] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
     series: list[past.Series] = field(default_factory=list)
+    base: list[Source] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        return named([s.label for s in self.sources])
 
 
 def run_id(run: SweepResult) -> str:
@@ -194,6 +204,12 @@ def failures(run: SweepResult) -> list[str]:
     return found[:_SHOWN_FAILURES]
 
 
+def _failed_text(run: SweepResult) -> str:
+    """What a folded run must not hide."""
+    count = sum(not row.ok for row in run.rows)
+    return f": {count} rows failed" if count else ""
+
+
 def circumstances(run: SweepResult) -> list[tuple[str, str]]:
     """What a reader must know of where the numbers come from, as label and text."""
     env = run.environment
@@ -236,25 +252,29 @@ def _part(environment: dict[str, Any], name: str) -> dict[str, Any]:
 
 def to_html(report: Report) -> str:
     """One page that needs nothing else: styles and figures inside, no script, no network."""
-    label = f"Speed of {', '.join(s.label for s in report.sources)} over context"
+    drawn = [*report.base, *report.sources, *report.published]
+    label = f"Speed of {report.title} over context"
     return render_page(
         "ds4bench.report",
         "report.html.j2",
         program="ds4-bench",
-        title=", ".join(s.label for s in report.sources),
+        title=report.title,
         filters={"number": number},
         run_id=report.run_id,
         comparisons=[_comparison_part(c) for c in report.comparisons],
-        chart=drawing(plot.figure([*report.sources, *report.published]), "f", label),
         reliability=drawing(
             reliability_figure(report.sources), "r", "Confidence of drafts against their acceptance"
         ),
+        chart=drawing(plot.figure(drawn), "f", label),
+        chart_narrow=drawing(plot.figure(drawn, narrow=True), "n", label),
+        folded=len(report.sources) > _OPEN_RUNS,
         runs=[
             {
                 "label": source.label,
                 "table": rows_table(source.run),
                 "drafts": reliability_table(source.run),
                 "failures": failures(source.run),
+                "failed": _failed_text(source.run),
                 "facts": circumstances(source.run),
             }
             for source in report.sources
@@ -297,39 +317,40 @@ class Spark:
     changes: list[tuple[float, str]]
     first: float
     last: float
+    unit: str
 
 
 def spark(series: past.Series) -> Spark:
     """Lay out one series; the vertical axis spans its values and at least two per cent."""
     key, points = series.key, series.points
-    rates = [p.rate for p in points]
-    middle = (max(rates) + min(rates)) / 2
-    half = max((max(rates) - min(rates)) / 2, 0.01 * middle)
+    values = [trends.shown(key.metric, p.rate)[0] for p in points]
+    unit = trends.shown(key.metric, points[0].rate)[1]
+    middle = (max(values) + min(values)) / 2
+    half = max((max(values) - min(values)) / 2, 0.01 * middle)
     xs = [6 + 288 * i / (len(points) - 1) for i in range(len(points))]
-    ys = [24 - 18 * (rate - middle) / half for rate in rates]
+    ys = [24 - 18 * (value - middle) / half for value in values]
     names = [
         f"{p.commit[:9] or 'unknown commit'}, "
-        f"{time.strftime('%Y-%m-%d', time.gmtime(p.at))}: {number(p.rate)} per s"
-        for p in points
+        f"{time.strftime('%Y-%m-%d', time.gmtime(p.at))}: {number(value)} {unit}"
+        for p, value in zip(points, values)
     ]
     marks = [
         (
             round((xs[c.index - 1] + xs[c.index]) / 2, 2),
-            f"{100 * c.effect:+.1f} % at {points[c.index].commit[:9] or 'unknown commit'}",
+            f"{trends.change_text(key.metric, c)} at "
+            f"{points[c.index].commit[:9] or 'unknown commit'}",
         )
         for c in series.changes
     ]
     line = " ".join(f"{x:.2f},{y:.2f}" for x, y in zip(xs, ys))
     dots = [(round(x, 2), round(y, 2), clean_label(n, 80)) for x, y, n in
             zip(xs, ys, names)]  # fmt: skip
-    return Spark(
-        f"{key.metric} {key.mode} at {key.ctx_tokens}", line, dots, marks, rates[0], rates[-1]
-    )
+    return Spark(trends.name_of(series), line, dots, marks, values[0], values[-1], unit)
 
 
 def to_summary(report: Report) -> str:
     """Markdown for a CI job's page."""
-    out = [f"## ds4-bench: {escape_markdown(', '.join(s.label for s in report.sources))}", ""]
+    out = [f"## ds4-bench: {escape_markdown(report.title)}", ""]
     for comparison in report.comparisons:
         out.append(to_markdown(comparison))
     for source in report.sources:
@@ -342,7 +363,8 @@ def to_summary(report: Report) -> str:
         out += ["", f"<sub>{escape_markdown(facts)}</sub>", ""]
     for series in report.series:
         for change in series.changes:
-            key, at = series.key, series.points[change.index]
-            text = f"{key.metric} {key.mode} at {key.ctx_tokens}: {100 * change.effect:+.1f} %"
+            at = series.points[change.index]
+            effect = trends.change_text(series.key.metric, change)
+            text = f"{trends.name_of(series)}: {effect}"
             out.append(f"- level change: {text} from {escape_markdown(at.commit[:9] or '?')} on")
     return "\n".join(out).rstrip() + "\n"

@@ -17,7 +17,7 @@ from engine.tooling.report import figures
 from engine.tooling.report.figures import CONTEXT
 from engine.tooling.report.figures import THEMES as THEMES
 from engine.tooling.report.figures import theme_variables as theme_variables
-from engine.tooling.report.labels import clean_label
+from engine.tooling.report.labels import clean_label, folded
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,14 +26,17 @@ if TYPE_CHECKING:
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 _DASHES = ((4, 1.6), (1.2, 1.4), (6, 1.5, 1.2, 1.5), (2.5, 1), (8, 2), (3, 1, 1, 1, 1, 1), (1, 3))
-_WIDTH, _ROW_HEIGHT = 8.0, 3.05  # inches at 100 dpi
+_WIDTH, _NARROW, _ROW_HEIGHT = 8.0, 4.0, 3.05  # inches at 100 dpi
 _LEGEND_LINE = 0.19  # inches
 _BAND_ALPHA = 0.22
 _SPEED_UP = "Decode speed-up over plain"
+_TIMES = "times plain; dotted: break-even"
 # More files in several modes get a panel for each mode, so that colours can tell the files.
 _MOST_FILES = 4
 # More bands over one another are mud; whiskers stand side by side.
 _MOST_BANDS = 3
+# They stand this factor apart, but never leave their point by more than the second one.
+_BAR_STEP, _BAR_SPAN = 1.01, 1.06
 
 
 # Place in the legend, and the line to show there.
@@ -106,8 +109,10 @@ class _Styles:
         return (0, self.own.index(curve.source), self.modes.index(curve.mode))
 
 
-def figure(sources: Sequence[Source], theme: str = "light", title: str = "") -> Figure:
-    """Draw sources into one figure, 800 px wide.
+def figure(
+    sources: Sequence[Source], theme: str = "light", title: str = "", *, narrow: bool = False
+) -> Figure:
+    """Draw sources into one figure, two panels wide.
 
     Parameters
     ----------
@@ -115,6 +120,9 @@ def figure(sources: Sequence[Source], theme: str = "light", title: str = "") -> 
         Own runs first; published ones are drawn grey and dashed.
     theme : str
         'light' or 'dark'.
+    title : str
+    narrow : bool
+        One panel wide, for phones.
 
     Raises
     ------
@@ -128,9 +136,10 @@ def figure(sources: Sequence[Source], theme: str = "light", title: str = "") -> 
     with matplotlib.rc_context(figures.style(theme)):
         styles = _Styles(sources, theme)
         panels = _panels(sources, styles)
-        n_rows = math.ceil(len(panels) / 2)
-        n_cols = min(2, len(panels))
-        fig = Figure(figsize=(_WIDTH, _ROW_HEIGHT * n_rows + 0.75), layout="constrained")
+        n_cols = 1 if narrow else min(2, len(panels))
+        n_rows = math.ceil(len(panels) / n_cols)
+        width = _NARROW if narrow else _WIDTH
+        fig = Figure(figsize=(width, _ROW_HEIGHT * n_rows + 0.75), layout="constrained")
         FigureCanvasAgg(fig)
         grid = fig.subplots(n_rows, n_cols, squeeze=False)
         entries: dict[str, Entry] = {}
@@ -140,6 +149,7 @@ def figure(sources: Sequence[Source], theme: str = "light", title: str = "") -> 
             axes.set_axis_off()
         heading = _heading(sources, styles, title)
         if heading:
+            heading = folded(heading, round(13.5 * width))
             fig.suptitle(heading, fontsize=10, x=0.012, ha="left")
         lines = _legend(fig, entries, _note(sources, panels, bool(styles.own)))
         # A legend of many lines must not take its room from the panels.
@@ -164,8 +174,7 @@ def _panels(sources: Sequence[Source], styles: _Styles) -> list[tuple[str, str, 
     wanted = [
         ("Prefill", "tokens/s", all_of(plot_data.prefill, comparable)),
         *_split("Decode", "tokens/s", all_of(plot_data.decode, sources), styles),
-        *_split(_SPEED_UP, "times plain; dotted: break-even",
-                [c for s in own for c in plot_data.speedups(s)], styles),
+        *_split(_SPEED_UP, _TIMES, [c for s in own for c in plot_data.speedups(s)], styles),
         *_split("Draft tokens kept", "% of drafted", all_of(plot_data.acceptance, own), styles),
         *_split("Energy of decoding", "J/token", all_of(plot_data.joules, own), styles),
     ]  # fmt: skip
@@ -207,15 +216,15 @@ def _panel(
                 curve.ctx, curve.low, curve.high, color=style["color"], alpha=_BAND_ALPHA, lw=0
             )
         else:
-            # Beside one another, by a hundredth of the axis each.
-            shift = 1.01 ** (place - (len(curves) - 1) / 2)
+            middle = (len(curves) - 1) / 2
+            shift = min(_BAR_STEP, _BAR_SPAN ** (1 / max(middle, 1))) ** (place - middle)
             axes.vlines(curve.ctx * shift, curve.low, curve.high, color=style["color"], lw=1)
     axes.set_title(name)
     axes.set_ylabel(unit)
     axes.set_xlabel("context (tokens)")
     _context_axis(axes, curves)
     top = max(float(curve.high.max()) for curve in curves)
-    if name.startswith(_SPEED_UP):
+    if unit == _TIMES:
         _break_even(axes, curves, top)
     elif unit.startswith("%"):
         axes.set_ylim(0, 105)
@@ -258,8 +267,11 @@ def _legend(fig: Figure, entries: dict[str, Entry], note: str) -> int:
     ordered = sorted(entries.items(), key=lambda item: item[1][0])
     # A label that starts with an underscore would be dropped from the legend.
     names = [f" {name}" if name.startswith("_") else name for name, _ in ordered]
-    longest = max(len(name) for name in names)
-    columns = max(1, min(len(names), 5, 92 // (longest + 7)))
+    room = round(11.5 * fig.get_figwidth())  # letters
+    names = [folded(name, room - 7) for name in names]
+    note = folded(note, round(14 * fig.get_figwidth()))
+    longest = max(len(line) for name in names for line in name.split("\n"))
+    columns = max(1, min(len(names), 5, room // (longest + 7)))
     fig.legend(
         [line for _, (_, line) in ordered],
         names,
@@ -270,7 +282,8 @@ def _legend(fig: Figure, entries: dict[str, Entry], note: str) -> int:
         title_fontsize=8.5,
         alignment="left",
     )
-    return math.ceil(len(names) / columns) + (note.count("\n") + 1 if note else 0)
+    tallest = max(name.count("\n") + 1 for name in names)
+    return math.ceil(len(names) / columns) * tallest + (note.count("\n") + 1 if note else 0)
 
 
 def _note(

@@ -10,7 +10,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from ds4bench.compare.history import Series
-from ds4bench.compare.trends import name_of, shown
+from ds4bench.compare.trends import change_text, name_of, shown
 from engine.errors import OptionError
 from engine.tooling.report import figures
 from engine.tooling.report.labels import clean_label
@@ -53,8 +53,9 @@ def figure(found: Sequence[Series], theme: str = "light", title: str = "") -> Fi
             _panel(axes, one, theme)
         for axes in list(grid.flat)[len(drawn) :]:
             axes.set_axis_off()
-        if title:
-            fig.suptitle(clean_label(title, 100), fontsize=10, x=0.012, ha="left")
+        key = "a point per commit, oldest first; thick: level; dotted: change of level"
+        heading = f"{clean_label(title, 100)}\n{key}" if title else key
+        fig.suptitle(heading, fontsize=10, x=0.012, ha="left")
     return fig
 
 
@@ -79,7 +80,7 @@ def _panel(axes: Axes, one: Series, theme: str) -> None:
         commit = one.points[change.index].commit[:9] or "unknown commit"
         right = change.index > len(values) / 2
         axes.annotate(
-            f"{100 * change.effect:+.1f} % at {clean_label(commit, 12)}",
+            f"{change_text(metric, change)} at {clean_label(commit, 12)}",
             (change.index - 0.5, 1.0),
             xycoords=("data", "axes fraction"),
             xytext=(-3 if right else 3, -3),
@@ -92,6 +93,8 @@ def _panel(axes: Axes, one: Series, theme: str) -> None:
     axes.set_ylabel(unit)
     step = max(1, math.ceil(len(values) / 6))
     axes.set_xticks(list(places)[::step])
+    years = {time.gmtime(point.at).tm_year for point in one.points}
+    form = "%m-%d" if len(years) == 1 else "%Y-%m"
     axes.set_xticklabels(
-        [time.strftime("%m-%d", time.gmtime(point.at)) for point in one.points[::step]]
+        [time.strftime(form, time.gmtime(point.at)) for point in one.points[::step]]
     )

@@ -15,6 +15,7 @@ from ds4bench.plan import Cell
 from ds4bench.records.rows import SpeedRow, Telemetry
 from ds4bench.server import facts
 from ds4bench.server.ask import Server
+from ds4bench.server.awake import Awake
 from ds4bench.server.plan import WARM, ServerPlan
 from ds4bench.server.prompts import cut_for, new_salt
 from ds4bench.server.stream import Reply
@@ -122,10 +123,11 @@ class Meter:
             started_at=started_at,
         )
         try:
-            replies, counted = self._replies(cell)
-            row = with_counters(row_of(row, replies, self.plan.sweep.gen_tokens), counted)
+            replies, counted, state = self._replies(cell)
+            row = row_of(replace(row, telemetry=state), replies, self.plan.sweep.gen_tokens)
+            row = with_counters(row, counted)
             check_cache(row)
-            return flagged(row, trouble_of(Telemetry(), 0, row.step_s)) if row.ok else row
+            return flagged(row, trouble_of(state, 0, row.step_s)) if row.ok else row
         except _Failed as failed:
             return replace(row, status=failed.status, message=failed.message)
         except Trouble as trouble:
@@ -134,8 +136,10 @@ class Meter:
             message = f"prompt: {error} (--repeat-prompt repeats a text)"
             return replace(row, status="error", message=message[:500])
 
-    def _replies(self, cell: Cell) -> tuple[list[Reply], dict[str, int]]:
-        """Replies to prompts of exactly the cell's length, and what the server counted meanwhile.
+    def _replies(self, cell: Cell) -> tuple[list[Reply], dict[str, int], Telemetry]:
+        """Replies to prompts of exactly the cell's length, and what was noticed meanwhile.
+
+        That is what the server counted, and whether this machine stood still.
 
         Raises
         ------
@@ -145,12 +149,13 @@ class Meter:
         for _ in range(TRIES):
             prompts = self._prompts(cell)
             before = facts.speculation(self.server)
-            replies = self.server.ask(prompts, self.plan.sweep.gen_tokens + 1)
+            with Awake() as awake:
+                replies = self.server.ask(prompts, self.plan.sweep.gen_tokens + 1)
             now = facts.speculation(self.server) if before else {}
             counts = [reply.prompt_tokens for reply in replies]
             found = {n for n in counts if n is not None and n != cell.ctx_tokens}
             if not found:
-                return replies, facts.since(before, now)
+                return replies, facts.since(before, now), awake.state()
             for prompt, count in zip(prompts, counts):
                 if count is not None and count != cell.ctx_tokens:
                     self.counter.learn(prompt, count)

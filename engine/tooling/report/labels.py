@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
@@ -46,6 +47,19 @@ def unique_labels(labels: Sequence[str]) -> list[str]:
         seen[label] += 1
         out.append(label if labels.count(label) == 1 else f"{label} ({seen[label]})")
     return out
+
+
+def folded(text: str, width: int) -> str:
+    """The text in lines of at most `width` letters; lines that it has stay apart."""
+    lines = (textwrap.wrap(line, width) or [""] for line in text.split("\n"))
+    return "\n".join("\n".join(parts) for parts in lines)
+
+
+def named(labels: Sequence[str], most: int = 4) -> str:
+    """Labels in one line: all of a few; of many how many, the first and the last."""
+    if len(labels) <= most:
+        return ", ".join(labels)
+    return f"{len(labels)} runs: {labels[0]} to {labels[-1]}"
 
 
 def escape_markdown(text: str) -> str:

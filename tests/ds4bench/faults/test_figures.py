@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from ds4bench import cli
 from ds4bench.records import reference
 from ds4bench.records.rows import SweepResult
 from ds4bench.report import curves as plot_data
 from ds4bench.report import page, plot
 from ds4bench.report.curves import Source
-from tests.ds4bench.speed_rows import ENVIRONMENT, FINGERPRINT, sweep
+from tests.ds4bench.speed_rows import ENVIRONMENT, FINGERPRINT, sweep, write_journal
 
 GRID = (2048, 4096, 8192, 16384)
 
@@ -77,6 +80,72 @@ def test_more_bands_than_three_become_bars_beside_one_another():
     assert all(a != b for a, b in combinations(at, 2))
 
 
+@pytest.mark.parametrize("count", [4, 12, 30])
+def test_bars_stay_at_their_points(count):
+    """At 1.01 for each file, bars of 30 files stood a sixth of an octave beside their points."""
+    sources = [source(f"r{i}", seed=i, modes=("plain",), noise=0.1) for i in range(count)]
+    for bars in axes_of(plot.figure(sources))["Decode"].collections:
+        at = np.array([segment[0][0] for segment in bars.get_segments()])
+        assert np.abs(np.log(at / np.array([2048, 4096, 8192]))).max() <= np.log(1.0601)
+
+
+def test_break_even_is_drawn_in_the_panels_of_many_files():
+    fig = plot.figure([source(f"run {i}", seed=i, runs=1) for i in range(6)])
+    panel = axes_of(fig)["Speed-up over plain, mtp-combined"]
+    assert any(set(line.get_ydata()) == {1.0} for line in panel.lines)
+    assert panel.get_ylim()[0] > 0.5, "a ratio has no use for an axis from zero"
+
+
+def test_a_narrow_figure_has_one_column_and_nothing_sticks_out():
+    name = "a long name of a run, and of the machine that it ran on"
+    sources = [source(f"{name} {i}", seed=i) for i in range(3)]
+    fig = plot.figure(
+        sources, title="A title that no phone has room for in a single line", narrow=True
+    )
+    fig.canvas.draw()
+    lefts = {round(axes.get_position().x0, 2) for axes in fig.axes}
+    assert len(lefts) == 1 and fig.get_figwidth() == 4
+    for part in (fig.legends[0], fig._suptitle):
+        box = part.get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= fig.bbox.x1, part
+
+
+def test_a_page_has_a_drawing_for_phones_and_ids_of_its_own():
+    html = page.to_html(page.Report("id", [source("one")]))
+    assert html.count('<div class="scroll wide"') == html.count('<div class="scroll narrow"') == 1
+    ids = re.findall(r'\bid="([^"]+)"', html)
+    assert len(ids) == len(set(ids))
+    style = html.split("<style>")[1].split("</style>")[0]
+    wide, phone = style.split("@media (max-width: 40rem)")
+    assert ".narrow { display: none; }" in wide and "figure .wide { display: none; }" in phone
+
+
+def test_a_page_of_many_runs_has_a_short_title_and_folds_tables_but_no_failure():
+    rows = sweep(runs=2, seed=3)
+    rows[0] = replace(rows[0], status="timeout", message="no answer")
+    failed = Source("run 5", SweepResult(tuple(rows), {}, Path("f")))
+    html = page.to_html(
+        page.Report("id", [*(source(f"run {i}", seed=i) for i in range(5)), failed])
+    )
+    assert "<h1>6 runs: run 0 to run 5</h1>" in html
+    assert html.count("<details><summary>run") == 6
+    assert "<summary>run 5: 1 rows failed</summary>" in html
+    few = page.to_html(page.Report("id", [source("a"), source("b")]))
+    assert "<h1>a, b</h1>" in few and "<summary>" not in few
+
+
+def test_the_base_is_drawn_beside_what_is_judged_against_it(tmp_path):
+    base, head = (
+        write_journal(tmp_path / "a", sweep()),
+        write_journal(tmp_path / "b", sweep(seed=1)),
+    )
+    arguments = [str(head), "--base", str(base), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(cli.main, ["report", *arguments])
+    assert result.exit_code == 0, result.output
+    html = (tmp_path / "out" / "report.html").read_text()
+    assert "base a: plain" in html and "b: plain" in html and "<h1>b</h1>" in html
+
+
 def test_the_word_break_even_lies_on_no_data():
     panel = axes_of(plot.figure([source("one")]))["Decode speed-up over plain"]
     assert panel.get_ylabel() == "times plain; dotted: break-even" and not panel.texts
@@ -121,6 +190,17 @@ def test_machine_and_model_stand_in_the_figure():
     assert Source("d", SweepResult((), {}, Path("x.csv"))).about == ""
 
 
+def test_a_curve_of_a_server_is_not_said_to_be_of_the_clients_processor():
+    server = {
+        "fingerprint": {"server": "http://host:8000/v1"},
+        "server": {"model": "/models/m.gguf"},
+        "model": None,
+    }
+    assert source("s", server).about == "server http://host:8000/v1; m.gguf"
+    del server["server"]
+    assert source("s", server).about == "server http://host:8000/v1"
+
+
 def test_what_is_wide_scrolls_by_itself_on_a_phone():
     """At 500 px only tables and drawings are wider than the page, and those scroll alone."""
     sources = [source(f"run {i}", seed=i) for i in range(6)]
@@ -131,5 +211,5 @@ def test_what_is_wide_scrolls_by_itself_on_a_phone():
     body = html.split("<main>")[1]
     for wide in ("<table", "<svg role"):
         for before in body.split(wide)[:-1]:
-            inside = before.rfind('<div class="scroll"')
+            inside = before.rfind('<div class="scroll')
             assert inside > before.rfind("</div>"), before[-200:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 
 import numpy as np
 import pandas as pd
@@ -14,8 +15,10 @@ pytest.importorskip("httpx")
 
 from ds4bench import cli
 from ds4bench.records.files import read_rows
+from ds4bench.records.rows import Telemetry
 from ds4bench.report.page import circumstances, rows_table
 from ds4bench.server import ask, measure
+from ds4bench.server.awake import Awake
 from engine.tooling import exits
 from engine.tooling.results.journal import read_journal
 from tests.ds4bench.servers.speed_server import BOS, SpeedServer, count
@@ -227,6 +230,35 @@ def test_what_says_nothing_of_speed_is_no_good_row(sweep, server, name, monkeypa
     result = sweep()
     assert result.exit_code == exits.PARTIAL
     assert words in result.stderr
+
+
+def test_a_row_in_which_this_machine_stood_still_is_no_good_row(sweep, server, monkeypatch):
+    """A paused client saw 378 s of prefill where 20 were usual, and the row was "ok"."""
+    paused = Telemetry(stopped_s=350.0)
+    monkeypatch.setattr("ds4bench.server.awake.Awake.state", lambda self: paused)
+    assert sweep().exit_code == exits.PARTIAL
+    rows = read_rows(sweep.folder / "o").rows
+    assert {row.status for row in rows} == {"stalled"}
+    assert "stood still for 350.0 s" in rows[0].message and rows[0].telemetry.stopped_s == 350.0
+
+
+def test_time_in_which_nothing_beat_is_noticed_and_a_usual_wait_is_not():
+    times = iter([0.0, 0.25, 0.5, 40.5, 40.75])
+    last = [0.0]
+
+    def clock():
+        last[0] = next(times, last[0])
+        return last[0]
+
+    watch = Awake(clock, beat_s=0.001)
+    with watch:
+        until = time.monotonic() + 10
+        while last[0] < 40.75 and time.monotonic() < until:
+            time.sleep(0.002)
+    assert watch.state().stopped_s == 40.0
+    with Awake(beat_s=0.001) as awake:
+        time.sleep(0.01)
+    assert awake.state() == Telemetry()
 
 
 def test_a_server_that_refuses_everything_is_refused_before_a_row(sweep, server):

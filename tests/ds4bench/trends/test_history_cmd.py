@@ -12,8 +12,13 @@ from click.testing import CliRunner
 
 from ds4bench import cli
 from ds4bench.compare import history
-from ds4bench.compare.trends import bencher, otava, wanted
+from ds4bench.compare.changes import Change
+from ds4bench.compare.history import Past, Series
+from ds4bench.compare.samples import Key
+from ds4bench.compare.trends import bencher, change_text, otava, wanted
 from ds4bench.records.files import read_rows
+from ds4bench.report.page import Report, spark, to_summary
+from ds4bench.report.trends import figure
 from engine.tooling import exits
 from tests.ds4bench.speed_rows import sweep, write_journal
 from tests.ds4bench.trends.test_parts import run as result_of
@@ -107,6 +112,37 @@ def test_history_trend_says_where_the_level_changed(database):
     assert gated.exit_code == exits.REGRESSION
     fine = run("trend", database, "--metric", "prefill", "--gate")
     assert fine.exit_code == exits.OK and "level" in fine.stdout
+
+
+def test_a_latency_that_grew_is_said_to_have_grown():
+    """Stored are rates: 5 % less of one are 5.3 % more milliseconds, and "-5 %" would mislead."""
+    grew = Change(8, before=10.0, after=9.5, p_value=0.001)
+    assert change_text("first_token", grew) == "+5.3 % (slower)"
+    assert change_text("itl_p99", replace(grew, after=10.5)) == "-4.8 % (faster)"
+    assert change_text("decode", grew) == "-5.0 %"
+
+
+def test_latencies_of_a_history_are_milliseconds_in_every_view():
+    points = tuple(Past(f"c{i}", 1.7e9 + i, rate) for i, rate in enumerate([10.0] * 4 + [9.5] * 4))
+    key = Key("first_token", "plain", 2048, 2048)
+    one = Series(key, points, (Change(4, 10.0, 9.5, 0.001),))
+    chart = spark(one)
+    assert (chart.first, chart.unit) == (100.0, "ms") and chart.last == pytest.approx(
+        105.26, abs=0.01
+    )
+    assert chart.dots[-1][1] < chart.dots[0][1], "more milliseconds stand higher"
+    assert chart.changes[0][1] == "+5.3 % (slower) at c4"
+    summary = to_summary(Report("id", [], series=[one]))
+    assert "first_token plain at 2048: +5.3 % (slower) from c4 on" in summary
+    [panel] = figure([one]).axes
+    assert panel.texts[0].get_text() == "+5.3 % (slower) at c4" and panel.get_ylabel() == "ms"
+
+
+def test_days_of_several_years_are_told_apart():
+    points = tuple(Past(f"c{i}", 1.7e9 + 2.6e7 * i, 10.0 + i % 2) for i in range(4))
+    [panel] = figure([Series(Key("decode", "plain", 2048, 2048), points, ())]).axes
+    ticks = [text.get_text() for text in panel.get_xticklabels()]
+    assert ticks == ["2023-11", "2024-09", "2025-07", "2026-05"]
 
 
 def test_history_trend_of_another_set_up(database):
