@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import asdict, fields
 from functools import cached_property, partial
 from pathlib import Path
@@ -9,10 +10,19 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from engine.cache import session_file
-from engine.errors import ContextError, OptionError
+from engine.errors import ContextError, EngineError, OptionError
 from engine.forward.dspark import DsparkModel, prepare_dspark
 from engine.forward.model import Model, MtpModel, Preparer
-from engine.memory import MemoryPlan, WeightPlan, check_memory, matrices, plan_memory, plan_weights
+from engine.memory import (
+    MemoryPlan,
+    WeightPlan,
+    check_memory,
+    free_bytes,
+    matrices,
+    open_device,
+    plan_memory,
+    plan_weights,
+)
 from engine.ops.base import Backend
 from engine.ops.operands import Weight
 from engine.options import DSPARK_MODES, MODES, MTP_MODES, EngineOptions
@@ -150,9 +160,7 @@ class Engine:
         ContextError
         MemoryBudgetError
         """
-        limit = self.shape.n_ctx_train
-        if not 1 <= ctx <= limit:
-            raise ContextError(f"context: expected 1 to {limit} tokens, found {ctx}")
+        _check_limit(ctx, self.shape.n_ctx_train)
         check_memory(self.memory_estimate(ctx).session, self.ops.free_bytes(), ctx)
 
     def session(self, ctx: int) -> Session:
@@ -206,6 +214,54 @@ class Engine:
         return facts
 
 
+def check_opening(options: EngineOptions, ctx: int | None = None, default_ctx: int = 0) -> str:
+    """Refuse what opening a model refuses, from headers and sizes: no weight is read.
+
+    Parameters
+    ----------
+    options : EngineOptions
+    ctx : int, optional
+        Tokens of the session that is to be opened.
+    default_ctx : int
+        Tokens where `ctx` is None, or as many as the model allows; 0 for no session.
+
+    Returns
+    -------
+    str
+        A warning of a model that the host's memory does not hold; mostly ''.
+
+    Raises
+    ------
+    GGUFError, LayoutError
+        If a file is not a model that can be run, or the backend has no kernel for a format or a
+        size of it.
+    BackendError
+        If the backend is not available.
+    ContextError, MemoryBudgetError
+        If the model does not have that many tokens of context, or the memory does not.
+    """
+    from engine.weights.files import open_model
+
+    with open_model(options) as files:
+        device = open_device(options)
+        limit = files.weights.shape.n_ctx_train
+        if ctx is None:
+            ctx = min(default_ctx, limit)
+        if not ctx:
+            plan_weights(files.weights, options, device)
+            return ""
+        _check_limit(ctx, limit)
+        plan = plan_memory(files, options, ctx, device=device)
+        free = free_bytes(device)
+        check_memory(plan.resident, free, ctx)
+        return plan.warning(free)
+
+
+def _check_limit(ctx: int, limit: int) -> None:
+    if not 1 <= ctx <= limit:
+        raise ContextError(f"context: expected 1 to {limit} tokens, found {ctx}")
+
+
 def _load_ops(options: EngineOptions) -> Backend:
     if options.backend == "reference":
         from engine.ops.reference.ops import ReferenceOps
@@ -238,22 +294,25 @@ def open_engine(options: EngineOptions) -> Engine:
         size of it; nothing was allocated for it.
     BackendError
         If the backend is not available.
+    MemoryBudgetError
+        If a device cannot hold what must be copied to it.
     """
     from engine.weights.files import open_model
     from engine.weights.foreign import notices
     from engine.weights.verify import verify_values
 
     files = open_model(options)
+    ops: Backend | None = None
     try:
         weights = files.weights
-        verify_values(files, options.check_values)
-        for file in files.all():
-            file.identity.sampled_sha256()  # a session can be saved whatever becomes of the file
-
+        # What a set, its device or its memory refuse comes first: it costs no reading of weights.
         ops = _load_ops(options)
         engine = Engine(options, files, ops)
         engine.threads = ops.set_threads(options.threads)
         plan = _plan_weights(engine)
+        verify_values(files, options.check_values)
+        for file in files.all():
+            file.identity.sampled_sha256()  # a session can be saved whatever becomes of the file
         tensors = matrices(weights.tensors)
         ops.arrange(tensors, {t.name for t in weights.draft_tensors}, options)
         engine.notices += ops.notices() + notices(files.trunk) + files.notices
@@ -279,6 +338,9 @@ def open_engine(options: EngineOptions) -> Engine:
         engine.weight_bytes = (engine.repacked_bytes if on_device else plan.copies) + plan.vectors
         return engine
     except BaseException:
+        if ops is not None:
+            with contextlib.suppress(EngineError):  # of a device that was lost: why is told already
+                ops.close()
         files.close()
         raise
 

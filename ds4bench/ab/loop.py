@@ -22,6 +22,7 @@ from ds4bench.ab.looks import Looks
 from ds4bench.ab.plan import AbPlan
 from ds4bench.compare import grid, stats
 from ds4bench.compare.judge import Comparison, compare_pairs
+from ds4bench.compare.models import header_only_notes
 from ds4bench.compare.samples import (
     ON_DEVICE,
     TREATMENT,
@@ -185,6 +186,7 @@ class AbSession:
                 f"judged at {', '.join(map(str, self.looks.taken))} pairs; intervals and "
                 "verdicts hold over all these looks"
             )
+        notes += header_only_notes(*(arm.environment for p in self.valid for arm in (p.a, p.b)))
         notes.extend(self._drift_notes())
         return notes
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from ds4bench.compare import grid, stats
 from ds4bench.compare.conditions import unfit_notes
-from ds4bench.compare.models import header_only
+from ds4bench.compare.models import header_only_notes
 from ds4bench.compare.outputs import (
     TokensLine,
     broken_cells,
@@ -352,11 +352,7 @@ def _unpaired_notes(base: Arm, head: Arm) -> list[str]:
         notes.append("samples are repeats inside one process; a new process may differ by more")
     if not base.environment and not head.environment:
         notes.append("neither file says machine, model or prompt; they are taken to be the same")
-    if header_only(base.environment) or header_only(head.environment):
-        notes.append(
-            "model: header only: a record of an earlier release does not tell files with equal "
-            "headers and other weights apart"
-        )
+    notes += header_only_notes(base.environment, head.environment)
     for arm in (base, head):
         if not all(run.exact for run in arm.runs):
             notes.append(f"{arm.label}: rates were rounded to two decimals")

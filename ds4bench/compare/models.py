@@ -29,6 +29,16 @@ def header_only(environment: dict[str, Any]) -> bool:
     )
 
 
+def header_only_notes(*environments: dict[str, Any]) -> list[str]:
+    """A line for the reader where one of the records knows a model file by its header alone."""
+    if not any(map(header_only, environments)):
+        return []
+    return [
+        "model: header only: a record of an earlier release does not tell files with equal "
+        "headers and other weights apart"
+    ]
+
+
 def same_headers(base: dict[str, Any], head: dict[str, Any], count: int) -> bool:
     """Whether the first `count` files agree in the most that both records say of them."""
     ours, theirs = base.get("model"), head.get("model")

@@ -49,11 +49,8 @@ def dry_run_text(
         f"copies of weights {facts.weight_bytes / MIB:.0f} MiB",
         f"bandwidth {bandwidth_text(bandwidth.passes_bytes_per_s or [rate])}",
     ]
-    if free_bytes is not None and facts.free_device_bytes is None:
-        session = memory.context + memory.scratch + memory.snapshot
-        lines += filter(
-            None, [host_warning(memory.mapped, facts.weight_bytes, session, free_bytes)]
-        )
+    if free_bytes is not None:
+        lines += filter(None, [memory_warning(facts, free_bytes)])
     seconds = least_seconds(plan, facts, rate)
     if seconds is not None:
         lines.append(f"time      at least {_duration(seconds)}, if memory were the only limit")
@@ -61,6 +58,18 @@ def dry_run_text(
         for frontier, n_bytes in _ends(facts.decode_bytes):
             lines.append(f"predicted {bounds_text(machine, frontier, 'plain', n_bytes, 1.0)}")
     return "\n".join(lines)
+
+
+def memory_warning(facts: ModelFacts, free_bytes: int) -> str:
+    """A line with three numbers for a model that the host's memory does not hold; '' otherwise.
+
+    A device's memory is judged by its own plan of residency.
+    """
+    if facts.free_device_bytes is not None:
+        return ""
+    memory = facts.memory
+    session = memory.context + memory.scratch + memory.snapshot
+    return host_warning(memory.mapped, facts.weight_bytes, session, free_bytes)
 
 
 def least_seconds(plan: SweepPlan, facts: ModelFacts, bytes_per_s: float) -> float | None:

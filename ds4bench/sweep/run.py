@@ -37,7 +37,7 @@ from ds4bench.sweep.circumstances import (
     start_record,
 )
 from ds4bench.sweep.files import write_stdout
-from ds4bench.sweep.findings import dry_run_text, findings, prediction_text
+from ds4bench.sweep.findings import dry_run_text, findings, memory_warning, prediction_text
 from ds4bench.sweep.opened import Outputs, check_outputs, open_journal
 from ds4bench.sweep.progress import ProgressScreen
 from ds4bench.sweep.stop import SweepSignals
@@ -128,6 +128,9 @@ def execute(request: SweepRequest) -> int:
                     record_paths=request.record_paths,
                 )
             )
+            # Now: reading the file for the first time is the first thing that a small memory slows.
+            if warning := memory_warning(facts, free):
+                exits.say(warning)
             request = replace(request, plan=_checked(plan, signals))
             sweep = _Sweep(request, facts, prompt, journal, child, sampler, gpu, signals)
             return sweep.run()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 GRADERS = ("strict", "lenient", "ds4-classic")
 ALLOWABLE = (
     *("questions", "question", "permutation", "repeats", "prompt_version"),
-    *("sampling", "think", "budget", "grader"),
+    *("sampling", "think", "encoding", "budget", "grader"),
 )
 FORMATS = ("table", "markdown", "json")
 WIDE = 150  # a file or pipe has no width; 80 columns would fold the verdicts

@@ -30,10 +30,12 @@ FIELDS = (
     "prompt_version",
     "sampling",
     "think",
+    "encoding",
     "budget",
     "grader",
 )
-_CONFIG_FIELDS = ("prompt_version", "sampling", "think", "budget")
+_CONFIG_FIELDS = ("prompt_version", "sampling", "think", "encoding", "budget")
+_FIRST_ENCODING = "first"  # of `engine.text.encoding`, as a test checks
 # Limits of thinking; where they closed none, another value had changed no reply.
 _CLOSING = ("soft", "hard", "rank", "cue")
 # What each grader said of a sample, and the answer that it read.
@@ -260,6 +262,9 @@ def _by_key(arm: AnsweredRun) -> dict[Key, Sample]:
 
 def _condition(arm: AnsweredRun, name: str, acted: bool) -> object:
     """A field of the configuration without what changes no reply or is compared on purpose."""
+    if name == "encoding":
+        # Records from before there was a choice are of the first release.
+        return section(arm.run.config, "model").get("encoding", _FIRST_ENCODING)
     value = arm.run.config.get(name)
     if name == "sampling" and isinstance(value, dict):
         return {k: v for k, v in value.items() if k != "seed"}

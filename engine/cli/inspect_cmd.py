@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from engine.errors import ModelFileError
+from engine.errors import ModelFileError, OptionError
 from engine.options import BACKENDS
 from engine.tooling.options.group import option
 from engine.tooling.options.types import OneOf
@@ -35,18 +35,38 @@ MAX_PROBLEMS = 20  # printed; JSON holds all
 @option("--tensors", is_flag=True, help="List every tensor, not only totals per type.")
 @option("--sha256", "hash_file", is_flag=True, help="Hash the whole file too.")
 @option("--backend", type=OneOf(BACKENDS), default="cpu", help="What is to run the model.")
+@option("--trunk", type=click.Path(path_type=Path), help="MODEL is a drafter for this trunk.")
+@option("--draft-model", type=click.Path(path_type=Path), help="Drafter for MODEL, MTP or DSpark.")
+@option("--draft-force", is_flag=True, help="Take a DSpark drafter of another checkpoint.")
 def inspect_command(
-    model: Path, as_json: bool, tensors: bool, hash_file: bool, backend: str
+    model: Path,
+    as_json: bool,
+    tensors: bool,
+    hash_file: bool,
+    backend: str,
+    trunk: Path | None,
+    draft_model: Path | None,
+    draft_force: bool,
 ) -> int:
     """Show metadata, shape, tensor types and bytes read per decoded token of a GGUF file.
 
     The exit status is 0 for a model that --backend runs, or an MTP block that fits together; 3 for
-    anything else. Values are not looked at: a model is opened to scan them.
+    anything else. With --trunk or --draft-model the two must open together, too. Values are not
+    looked at: a model is opened to scan them.
     """
+    if trunk is not None and draft_model is not None:
+        raise OptionError("--trunk: expected without --draft-model, found both")
+    if draft_force and trunk is None and draft_model is None:
+        raise OptionError("--draft-force: expected --trunk or --draft-model, found neither")
+    from engine.cli.inspect_pair import pair_part
     from engine.gguf.reader import open_gguf
 
     with open_gguf(model) as file:
         report = build_report(file, tensors, hash_file, backend)
+    if trunk is not None or draft_model is not None:
+        pair = pair_part(trunk or model, draft_model or model, backend, draft_force)
+        report["pair"] = pair
+        report["problems"] += [p for p in pair["problems"] if p not in report["problems"]]
     if as_json:
         click.echo(json.dumps(report, indent=2, allow_nan=False))
     else:
@@ -321,6 +341,11 @@ def _print_verdict(report: dict[str, Any]) -> None:
         click.echo(f"{backend}: " + (escape("; ".join(reasons)) or "runs this file"))
     for notice in report["notices"]:
         click.echo(f"notice: {escape(notice)}")
+    if "pair" in report:
+        from engine.cli.inspect_pair import pair_lines
+
+        for line in pair_lines(report["pair"]):
+            click.echo(escape(line))
     problems = report["problems"]
     for problem in problems[:MAX_PROBLEMS]:
         click.echo(f"problem: {escape(problem)}")

@@ -59,9 +59,11 @@ def logits_command(**values: Any) -> None:
         if routing.resolve() == out.resolve():
             raise OptionError(f"--routing: expected another file than --out, found {str(out)!r}")
 
-    from engine.engine import open_engine
+    from engine.engine import check_opening, open_engine
     from engine.tooling.check_values import check_values
 
+    if warning := check_opening(options, len(ids)):
+        say(warning)
     if model.warm:
         read_through(options.path)
     options = check_values(options)

@@ -114,11 +114,16 @@ def run_command(**values: Any) -> int:
     plan = _plan(values)
     if plan.seed_drawn and plan.sampler.temp > 0:
         say(f"seed {plan.sampler.seed}")
+    from engine.engine import check_opening, open_engine
+    from engine.tooling.check_values import check_values
+
+    # A saved session says for itself how many tokens it has room for.
+    default_ctx = 0 if plan.resumed else DEFAULT_CTX
+    if warning := check_opening(plan.options, plan.ctx, default_ctx):
+        say(warning)
     if plan.warm:
         for path in plan.options.paths:
             read_through(path)
-    from engine.engine import open_engine
-    from engine.tooling.check_values import check_values
 
     interrupt = _Interrupt()
     options = check_values(plan.options)
@@ -277,7 +282,8 @@ def _answer(engine: Engine, plan: _Plan, interrupt: _Interrupt) -> int:
             f"found {len(encoded.ids)}"
         )
     say(f"memory: {engine.memory_estimate(session.ctx)}")
-    if warning := engine.memory_warning(session.ctx):
+    warned = not plan.resumed or plan.ctx is not None  # before the model was opened
+    if not warned and (warning := engine.memory_warning(session.ctx)):
         say(warning)
     start = time.perf_counter()
     n_prefill = session.sync(

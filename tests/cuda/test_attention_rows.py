@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from engine.ops.cuda import sizes
 from engine.ops.cuda.attention.attention_rows import Pooling, attention_rows, fits
 from engine.ops.cuda.products import act
 from engine.ops.cuda.rows.compressor import compressor_pool, compressor_store
@@ -53,7 +54,7 @@ class Layer:
 
     def _same_forms(self, q_a):
         """The forms that were kept are those that `act` makes."""
-        ctx, n, n_pad = self.ctx, len(q_a), act.padded(len(q_a))
+        ctx, n, n_pad = self.ctx, len(q_a), sizes.padded(len(q_a))
         copy = ctx.put(np.asarray(q_a))
         kept, made = (act.quantised(ctx, x, 32, n_pad) for x in (q_a, copy))
         assert kept.codes.address != made.codes.address

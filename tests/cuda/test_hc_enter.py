@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from engine.ops import reference
+from engine.ops.cuda import sizes
 from engine.ops.cuda.hyper.hc import hc_expand
 from engine.ops.cuda.hyper.hc_enter import can_enter, hc_enter, hc_head
 from engine.ops.cuda.products import act, pack
@@ -146,7 +147,7 @@ def test_forms_have_the_bits_of_the_quantisers(ctx, d, n):
     if n > 1:
         case.state[1] = 0  # a row of zeros
     a, *_ = case.run(formats=("Q8_0", "IQ2_XXS", "F16"))
-    n_pad = act.padded(n)
+    n_pad = sizes.padded(n)
     made = [act.quantised(ctx, a, block, n_pad) for block in (32, 256)]
     parts = act.split(ctx, a, "F16", n_pad)
     copy = ctx.put(np.asarray(a))
@@ -163,9 +164,9 @@ def test_forms_have_the_bits_of_the_quantisers(ctx, d, n):
 def test_forms_are_made_by_the_entry_and_dropped_when_the_row_changes(ctx):
     case = Case(ctx, 2, 4, 256)
     a, *_ = case.run(formats=("Q8_0",))
-    kind = f"int8 32 {act.padded(2)}"
+    kind = f"int8 32 {sizes.padded(2)}"
     assert ctx.companion(a, kind) is not None
-    assert ctx.companion(a, f"int8 256 {act.padded(2)}") is None
+    assert ctx.companion(a, f"int8 256 {sizes.padded(2)}") is None
     rms_norm(ctx, a, a, None, EPS)
     assert ctx.companion(a, kind) is None
 
@@ -175,7 +176,7 @@ def test_rows_that_are_not_finite_reach_every_form(ctx):
     case.state[0, 2, 7] = np.inf
     a, *_ = case.run(formats=("Q8_0", "Q4_K", "F16"))
     assert np.isnan(np.asarray(a)[0]).any() and np.isfinite(np.asarray(a)[1]).all()
-    n_pad = act.padded(2)
+    n_pad = sizes.padded(2)
     for found in (act.quantised(ctx, a, 256, n_pad).scales, act.split(ctx, a, "F16", n_pad).scales):
         scales = np.asarray(found).reshape(-1, n_pad)
         assert np.isnan(scales[:, 0]).all() and np.isfinite(scales[:, 1]).all()

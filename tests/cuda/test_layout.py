@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from engine.ops.cuda import sizes
 from engine.ops.cuda.products import pack
 from engine.ops.cuda.rows import embed
 from engine.quant.formats import BY_NAME, NATIVE
@@ -27,7 +28,7 @@ def bytes_at(ctx, address, size):
 def padded_blocks(t):
     """uint8 (row tiles * 16, blocks of a row, bytes of a block): the file's, zeros below."""
     rows = t.shape[0]
-    size = pack.SIZES[t.format.name].block
+    size = sizes.SIZES[t.format.name].block
     width = t.format.row_bytes(size)
     raw = t.data.reshape(rows, -1, width)
     return np.concatenate([raw, np.zeros((-rows % 16, *raw.shape[1:]), np.uint8)])
@@ -120,7 +121,7 @@ def test_tiles(ctx, monkeypatch, name, piece, rows, cols):
         np.testing.assert_array_equal(bytes_at(ctx, place, part.size), part)
     assert (w.rows, w.cols, w.n_expert, w.tiled) == (rows, cols, 1, True)
     assert w.file_bytes == t.n_bytes
-    assert pack.repack_bytes(t) == w.n_bytes == w.owner.nbytes
+    assert sizes.repack_bytes(t) == w.n_bytes == w.owner.nbytes
 
 
 @pytest.mark.parametrize("name", NATIVE)
@@ -129,7 +130,7 @@ def test_experts_lie_one_stride_apart(ctx, name):
     t = random_tensor(name, rng, 3, 20, 256)
     w = pack.prepare(ctx, t)
     assert (w.n_expert, w.rows, w.cols) == (3, 20, 256)
-    assert w.n_bytes == pack.repack_bytes(t)
+    assert w.n_bytes == sizes.repack_bytes(t)
     for e in range(3):
         one = tensor(name, t.data.reshape(3, -1)[e], 20, 256)
         for part, place, stride in zip(

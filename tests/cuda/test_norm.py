@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from engine.ops import reference
+from engine.ops.cuda import sizes
 from engine.ops.cuda.products import act
 from engine.ops.cuda.rows.norm import rms_norm
 from tests.cuda.rows import poisoned, relative, same_bits
@@ -66,7 +67,7 @@ def test_forms_leave_the_row_as_it_is(ctx, d):
     rms_norm(ctx, plain, rows, weight, 1e-6)
     rms_norm(ctx, out, rows, weight, 1e-6, ("Q8_0", "Q2_K", "F16"))
     assert same_bits(out, plain)
-    n_pad = act.padded(3)
+    n_pad = sizes.padded(3)
     for block in (32, 256)[: 1 + (d % 256 == 0)]:
         kept, made = (act.quantised(ctx, a, block, n_pad) for a in (out, plain))
         assert kept.codes.address != made.codes.address

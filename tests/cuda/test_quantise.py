@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from engine.ops.cuda import sizes
 from engine.ops.cuda.products import act
 from tests.cuda.rows import same_bits
 from tests.engine.ops.blocks import quantised_rows
@@ -12,7 +13,7 @@ from tests.engine.ops.blocks import quantised_rows
 
 def scratch_of(ctx, x, block):
     n, cols = x.shape
-    made = act.quantised(ctx, ctx.put(x), block, act.padded(n))
+    made = act.quantised(ctx, ctx.put(x), block, sizes.padded(n))
     codes = np.asarray(made.codes)[:n].reshape(n, cols // block, block)
     return codes, np.ascontiguousarray(np.asarray(made.scales).T[:n])
 
@@ -79,7 +80,7 @@ def test_two_halves(ctx, n, cols):
     rng = np.random.default_rng(cols)
     x = rng.standard_normal((n, cols)) * np.exp2(rng.integers(-30, 1, (n, cols)))
     x = (x * np.exp2(rng.integers(-80, 80, (n, 1)))).astype(np.float32)
-    made = act.split(ctx, ctx.put(x), "F16", act.padded(n))
+    made = act.split(ctx, ctx.put(x), "F16", sizes.padded(n))
     parts, scales = halves(made.parts)[:, :n], np.asarray(made.scales)[:n, None].astype(np.float64)
     assert np.array_equal(np.exp2(np.round(np.log2(scales))), scales)
     found = (parts[0] + parts[1] / 2048) * scales
@@ -92,7 +93,7 @@ def test_three_parts(ctx, n, cols):
     """8 bits each: 24 together, which is all of a float32."""
     rng = np.random.default_rng(cols)
     x = (rng.standard_normal((n, cols)) * np.exp2(rng.integers(-80, 80, (n, 1)))).astype(np.float32)
-    made = act.split(ctx, ctx.put(x), "BF16", act.padded(n))
+    made = act.split(ctx, ctx.put(x), "BF16", sizes.padded(n))
     found = wide(made.parts)[:, :n].sum(0)
     np.testing.assert_array_equal(found, x)
     np.testing.assert_array_equal(np.asarray(made.scales)[:n], 1)
@@ -116,4 +117,4 @@ def test_extreme_rows_of_halves(ctx):
 
 
 def test_padding():
-    assert [act.padded(n) for n in (1, 16, 17, 64, 65, 2048)] == [16, 16, 64, 64, 128, 2048]
+    assert [sizes.padded(n) for n in (1, 16, 17, 64, 65, 2048)] == [16, 16, 64, 64, 128, 2048]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from engine.ops.cuda import sizes
 from engine.ops.cuda.products import experts, pack, products
 from engine.ops.cuda.products.blocks_raw import RAW_BLOCKS
 from engine.ops.cuda.rows.embed import embed_hc
@@ -41,7 +42,7 @@ def seen(x):
 
 def test_every_format_of_the_set_has_kernels():
     assert set(RAW_BLOCKS) == set(FACTORS) and set(FACTORS) < set(KERNELS["cuda"])
-    assert set(KERNELS["cuda"]) == set(pack.SIZES)
+    assert set(KERNELS["cuda"]) == set(sizes.SIZES)
 
 
 @pytest.mark.parametrize("name", FACTORS)
@@ -50,7 +51,7 @@ def test_products(ctx, name):
     t = random_tensor(name, rng, 40, 768)
     x = (rng.standard_normal((17, 768)) * 3).astype(np.float32)
     w = pack.prepare(ctx, t)
-    assert not w.tiled and w.n_bytes == t.n_bytes == pack.repack_bytes(t)
+    assert not w.tiled and w.n_bytes == t.n_bytes == sizes.repack_bytes(t)
 
     def product(rows):
         out = poisoned(ctx, (len(rows), 40))

@@ -134,3 +134,22 @@ def test_output_folder_deleted_meanwhile_is_exit_5(bench, monkeypatch):
     monkeypatch.setattr(Runner, "_append", append)
     result = bench(*SIZE, "--csv", "d/a.csv")
     assert result.exit_code == exits.STORE and "deleted" in result.stderr
+
+
+def test_a_real_sweep_warns_before_weights_are_loaded(bench, monkeypatch):
+    bench.faults(mapped_bytes=10**15)
+    scanned = []
+    monkeypatch.setattr(
+        sweep_module, "_checked", lambda plan, signals: scanned.append(plan) or plan
+    )
+    said = []
+    monkeypatch.setattr(exits, "say", lambda line: said.append((line, len(scanned))))
+    result = bench(*SIZE)
+    assert result.exit_code == 0 and len(scanned) == 1
+    [(line, before)] = said
+    assert before == 0 and line.startswith("WARNING: memory: expected at most")
+    assert "found 931322.57 GiB of mapped files + " in line
+
+    bench.faults()
+    said.clear()
+    assert bench(*SIZE, "--force").exit_code == 0 and said == []

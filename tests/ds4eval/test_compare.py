@@ -12,12 +12,14 @@ from click.testing import CliRunner
 from ds4eval.commands import compare as compare_cmd
 from ds4eval.commands.compare import compare_command
 from ds4eval.commands.report import report_command
+from ds4eval.compare import pairs
 from ds4eval.compare import view as compare_view
 from ds4eval.compare.judge import compare
 from ds4eval.compare.pairs import FIELDS, check_by, common_prefix, first_divergence, load_arms
 from ds4eval.compare.result import RunVerdict
 from ds4eval.grading.grade import GRADERS
 from engine.errors import EngineError, OptionError, StoreError
+from engine.text.encoding import FIRST
 from tests.ds4eval.eval_runs import digest, paired_samples, sample, verdicts, write_run
 from tests.ds4eval.test_stats_paired import PUBLISHED
 
@@ -101,6 +103,12 @@ def run_pair(tmp_path, changes=(), config=None, **common):
         ("prompt_version", {}, {"prompt_version": "2"}, "prompt_version: expected 1, found 2"),
         ("sampling", {}, {"sampling": {"temp": 1.0}}, "sampling.temp: expected 0.0, found 1.0"),
         ("think", {}, {"think": "none"}, "think: expected high, found none"),
+        (
+            "encoding",
+            {},
+            {"model": {"name": "model-a", "encoding": "0731"}},
+            "encoding: expected first, found 0731",
+        ),
         ("budget", {}, {"budget": {"tokens": 9}}, "budget.tokens: expected 16000, found 9"),
         ("grader", {"grader_version": "2"}, None, "grader: expected 1, found 2"),
         ("questions", {"source": "t"}, None, "questions (8 only in a, 8 only in b)"),
@@ -132,6 +140,7 @@ def test_other_repeats_are_refused(tmp_path):
 def test_every_field_can_be_allowed_and_every_grader_named():
     assert compare_cmd.ALLOWABLE == FIELDS
     assert compare_cmd.GRADERS == GRADERS
+    assert FIRST.name == pairs._FIRST_ENCODING
 
 
 def test_model_mode_and_seed_are_what_is_compared(tmp_path):

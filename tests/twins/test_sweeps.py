@@ -17,7 +17,8 @@ from ds4bench.worker import model as worker_model
 from ds4bench.worker.model import FileModel
 from engine.gguf.reader import open_gguf
 from engine.tooling import exits
-from tests.ds4bench.speed_rows import ENVIRONMENT, FINGERPRINT, sweep
+from tests.ds4bench.speed_rows import ENVIRONMENT, FINGERPRINT, sweep, write_journal
+from tests.ds4bench.test_ab import FakeSweeps, session
 from tests.twins import bundled_copy, twin
 
 
@@ -107,3 +108,20 @@ def test_records_of_earlier_releases_are_called_header_only(base, head, same, no
 def test_another_number_of_files_is_another_model():
     assert [d.name for d in unlike(arm_of([NEW]), arm_of([NEW, NEW]))] == ["model"]
     assert facts(arm_of([OLD, NEW]).environment)["model"] == ["header only ee:9", "sampled:ab"]
+
+
+@pytest.mark.parametrize("old", ["ab", "b", ""])
+def test_a_side_that_knows_its_model_by_the_header_alone_is_named(tmp_path, old):
+    class Old(FakeSweeps):
+        def __call__(self, letter, folder):
+            file = {"sha256": None, "header_sha256": "ee", "size": 9}
+            if letter not in old:
+                file["sampled_sha256"] = "ab"
+            rows = sweep(runs=1, ctx=(2048,), seed=len(self.calls))
+            self.calls.append(letter)
+            write_journal(folder, rows, {"model": [file]})
+
+    result = session(tmp_path, Old(), max_pairs=6).run()
+
+    assert not result.unlike
+    assert sum(n.startswith("model: header only") for n in result.notes) == bool(old)

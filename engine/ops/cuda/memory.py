@@ -11,15 +11,20 @@ import os
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from engine.ops.cuda.attention.attention import SPLIT_BYTES, SPLIT_ROWS
-from engine.ops.cuda.attention.attention_parts import CHUNK
-from engine.ops.cuda.attention.indexer import PACKED_DIM
-from engine.ops.cuda.attention.select import PIECE, SCORE_BYTES
 from engine.ops.cuda.device.residency import machine_of, spans_of
-from engine.ops.cuda.hyper.hc_mix import COLUMNS
-from engine.ops.cuda.products.act import padded
-from engine.ops.cuda.products.experts_kernels import WIDTH
-from engine.ops.cuda.products.pack import IN_FILE_ORDER, repack_bytes
+from engine.ops.cuda.sizes import (
+    CHUNK,
+    COLUMNS,
+    IN_FILE_ORDER,
+    PACKED_DIM,
+    PIECE,
+    SCORE_BYTES,
+    SPLIT_BYTES,
+    SPLIT_ROWS,
+    WIDTH,
+    padded,
+    repack_bytes,
+)
 from engine.ops.memory import F32
 from engine.shape import Shape
 from engine.weights.bind import LayerWeights, TrunkWeights

@@ -85,7 +85,8 @@ class ModelSizes:
     def weight(
         self, kind: str, rows: int, cols: int, n_expert: int = 1, looked_up: bool = False
     ) -> Any:
-        from engine.ops.cuda.products.pack import Weight, layout_bytes
+        from engine.ops.cuda.products.pack import Weight
+        from engine.ops.cuda.sizes import layout_bytes
 
         name = self.formats[kind]
         sizes = layout_bytes(name, rows, cols)

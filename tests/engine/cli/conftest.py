@@ -26,4 +26,5 @@ def ds4(capfdbinary):
 def engine(monkeypatch):
     fake = FakeEngine()
     monkeypatch.setattr("engine.engine.open_engine", lambda options: fake.open(options))
+    monkeypatch.setattr("engine.engine.check_opening", lambda *_: fake.warning)
     return fake

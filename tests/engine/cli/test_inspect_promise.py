@@ -203,3 +203,57 @@ def test_every_tensor_of_an_mtp_file_counts(tmp_path):
         for damaged in (others, [*others, longer]):
             write(tmp_path / "d.gguf", keys, damaged)
             assert "d.gguf" in mtp_problem(tmp_path / "d.gguf")
+
+
+def test_a_drafter_is_checked_against_the_trunk_that_is_named(tmp_path, model_folder):
+    from tests.engine.models import dspark_file, model_file
+
+    trunk, other = model_file(model_folder, "micro"), model_file(model_folder, "tiny")
+    drafters = (
+        model_file(model_folder, "micro", draft=True),
+        dspark_file(model_folder, "micro"),
+    )
+    for drafter in drafters:
+        for arguments in ((drafter, "--trunk", trunk), (trunk, "--draft-model", drafter)):
+            result = run(*arguments)
+            assert result.exit_code == 0 and "pair: opens together" in result.stdout
+        for arguments in ((drafter, "--trunk", other), (other, "--draft-model", drafter)):
+            result = run(*arguments)
+            assert result.exit_code == 3 and "problem: " in result.stdout
+            assert "opens together" not in result.stdout
+    assert run(trunk, "--draft-model", tmp_path / "none.gguf").exit_code == 3
+    pair = report(drafters[1], "--trunk", trunk)["pair"]
+    assert (pair["pairing"], pair["problems"]) == ("not stated", [])
+    cuda = run(drafters[1], "--trunk", trunk, "--backend", "cuda")
+    assert cuda.exit_code == 3 and "expected --backend cpu or reference" in cuda.stdout
+
+
+def test_a_pair_of_two_checkpoints_is_refused_unless_forced(tmp_path):
+    from engine.models.shapes import named_shape
+    from engine.models.write import write_model
+    from tests.engine.models import dspark_file
+
+    folder = tmp_path / "0731"
+    folder.mkdir()
+    trunk = tmp_path / "Flash-0731.gguf"
+    write_model(trunk, named_shape("micro"), "f32", 7)
+    drafter = dspark_file(folder, "micro").rename(folder / "dspark-vision-exp.gguf")
+
+    refused = run(drafter, "--trunk", trunk)
+    assert refused.exit_code == 3 and "its drafts would be kept less often" in refused.stdout
+    forced = run(drafter, "--trunk", trunk, "--draft-force")
+    assert forced.exit_code == 0 and "checkpoint: forced" in forced.stdout
+    block = tmp_path / "mtp.gguf"
+    write_model(block, named_shape("micro"), "f32", 7, draft=True)
+    warned = run(trunk, "--draft-model", block)
+    assert warned.exit_code == 0 and "notice: WARNING: --mtp: expected a trunk" in warned.stdout
+
+
+def test_options_of_a_pair_exclude_each_other(tmp_path):
+    path = trunk_file(tmp_path / "m.gguf")
+    for arguments, words in (
+        (["--trunk", path, "--draft-model", path], "--trunk: expected without --draft-model"),
+        (["--draft-force"], "--draft-force: expected --trunk or --draft-model, found neither"),
+    ):
+        result = run(path, *arguments)
+        assert result.exit_code == 2 and words in result.stderr

@@ -120,6 +120,7 @@ def test_output_is_utf8_in_any_locale():
         "from tests.engine.cli.fakes import FakeEngine\n"
         "fake = FakeEngine('h\\u00e9\\u6f22')\n"
         "engine.engine.open_engine = fake.open\n"
+        "engine.engine.check_opening = lambda *_: ''\n"
         "sys.argv = ['ds4', '-m', 'm', '-p', 'x', '--temp', '0']\n"
         "from engine.cli.main import main\n"
         "main()"

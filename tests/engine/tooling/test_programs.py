@@ -180,6 +180,8 @@ def test_the_device_that_is_named_is_the_one_that_is_opened(tmp_path, monkeypatc
     from ds4eval.commands import run as eval_run
     from ds4eval.commands.run_options import MODEL
     from engine.cli import run_cmd
+
+    pytest.importorskip("numba_cuda", reason="the CUDA driver's module needs the extra cuda")
     from engine.ops.cuda.device import driver
 
     monkeypatch.chdir(tmp_path)

@@ -42,9 +42,9 @@ def test_every_format_without_a_kernel_is_refused_by_name(name, backend):
 
 def test_the_lists_of_formats_are_the_kernels_own():
     from engine.ops.cpu.formats import weight
-    from engine.ops.cuda.products import pack
+    from engine.ops.cuda import sizes
 
-    assert set(KERNELS["cuda"]) == set(pack.SIZES)
+    assert set(KERNELS["cuda"]) == set(sizes.SIZES)
     for name in KERNELS["cpu"]:
         assert weight._layout(matrix(name), "int8").panel_bytes(1) > 0
     for name in set(BY_NAME) - set(KERNELS["cpu"]):
@@ -58,17 +58,14 @@ def test_the_cpu_has_a_kernel_for_every_format_that_can_be_decoded():
 
 def test_the_limits_are_the_kernels_own():
     from engine.ops.cpu import hc as cpu_hc
-    from engine.ops.cuda.attention import attention_f32, indexer, select
-    from engine.ops.cuda.hyper import hc
-    from engine.ops.cuda.products import pack
-    from engine.ops.cuda.rows import router
+    from engine.ops.cuda import sizes
 
     cuda = LIMITS["cuda"]
-    assert (cuda.n_expert, cuda.n_expert_used) == (router.MAX_EXPERTS, router.MAX_USED)
-    assert (cuda.n_hc, LIMITS["cpu"].n_hc) == (hc.STREAMS, cpu_hc.MAX_STREAMS)
-    assert support.TILE_ROWS == pack.TILE and pack.SIZES["F16"].block == support.TILE_COLS
-    assert cuda.head_dim == attention_f32.MAX_DIM and cuda.idx_top_k == select.MOST - 1
-    assert support.CUDA_INDEX_DIMS == indexer.OFFICIAL_DIMS
+    assert (cuda.n_expert, cuda.n_expert_used) == (sizes.MAX_EXPERTS, sizes.MAX_USED)
+    assert (cuda.n_hc, LIMITS["cpu"].n_hc) == (sizes.STREAMS, cpu_hc.MAX_STREAMS)
+    assert support.TILE_ROWS == sizes.TILE and sizes.SIZES["F16"].block == support.TILE_COLS
+    assert cuda.head_dim == sizes.MAX_DIM and cuda.idx_top_k == sizes.MOST - 1
+    assert support.CUDA_INDEX_DIMS == sizes.OFFICIAL_DIMS
 
 
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(support._Limits)])

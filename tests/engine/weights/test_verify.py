@@ -7,8 +7,8 @@ import os
 import numpy as np
 import pytest
 
-from engine.engine import open_engine
-from engine.errors import LayoutError
+from engine.engine import check_opening, open_engine
+from engine.errors import BackendError, EngineError, LayoutError, MemoryBudgetError
 from engine.gguf import remembered
 from engine.options import EngineOptions
 from engine.weights import verify
@@ -112,3 +112,50 @@ def test_opening_a_model_looks_as_often_as_its_options_say(path):
     with pytest.raises(LayoutError, match="finite values"):
         open_engine(EngineOptions(path))
     open_engine(EngineOptions(path, check_values="never")).close()
+
+
+CUDA = {"backend": "cuda"}
+
+
+@pytest.mark.parametrize("program", ["open_engine", "check_opening"])
+@pytest.mark.parametrize("refusal", ["format", "device", "memory"])
+def test_what_costs_nothing_is_refused_before_values_are_read(
+    tmp_path, path, monkeypatch, refusal, program
+):
+    """A spoilt file of a format without a kernel, without a device, beyond a device's memory."""
+    spoil(path)
+
+    def refuse(error):
+        def raised(*_):
+            raise error
+
+        return raised
+
+    words = "expected what is there"
+    if refusal == "format":
+        path = write_trunk(tmp_path / "other.gguf", matrix="Q4_0")
+        spoil(path)
+        words = "expected formats with a kernel for --backend cuda"
+    elif refusal == "device":
+        for place in ("engine.engine.open_device", "engine.engine._load_ops"):
+            monkeypatch.setattr(place, refuse(BackendError(words)))
+    else:
+        monkeypatch.setattr("engine.engine.open_device", lambda options: None)
+        monkeypatch.setattr("engine.engine._load_ops", lambda options: Unused())
+        for place in ("engine.engine.plan_weights", "engine.engine._plan_weights"):
+            monkeypatch.setattr(place, refuse(MemoryBudgetError(words)))
+    monkeypatch.setattr(verify, "check_values", refuse(AssertionError("values were read")))
+
+    call = open_engine if program == "open_engine" else check_opening
+    with pytest.raises(EngineError, match=words):
+        call(EngineOptions(path, kv="f32", **CUDA))
+
+
+class Unused:
+    """A kernel set that is opened and given back."""
+
+    def set_threads(self, n):
+        return 1
+
+    def close(self):
+        pass

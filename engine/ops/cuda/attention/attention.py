@@ -10,12 +10,10 @@ from __future__ import annotations
 import numpy as np
 
 from engine.ops.cuda.attention import attention_f16, attention_f32
-from engine.ops.cuda.attention.attention_parts import CHUNK, JOIN, JOIN_THREADS, attention_join
+from engine.ops.cuda.attention.attention_parts import JOIN, JOIN_THREADS, attention_join
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
-
-SPLIT_ROWS = 16  # calls of up to this many rows are split into chunks
-SPLIT_BYTES = 64 << 20  # of chunks' results at most; rows whose are more come in turns
+from engine.ops.cuda.sizes import CHUNK, MAX_DIM, SPLIT_BYTES, SPLIT_ROWS
 
 
 def attend(
@@ -69,7 +67,7 @@ def attend(
     n, n_head, d = q.shape
     cap = len(ring)
     assert out.shape == q.shape and ring.shape[1] == d and sinks.shape == (n_head,), (out, q, ring)
-    assert d % 8 == 0 and d <= attention_f32.MAX_DIM, d
+    assert d % 8 == 0 and d <= MAX_DIM, d
     assert n_swa <= cap, (n_swa, ring)
     most, top_k = n_swa, 0
     if ratio:

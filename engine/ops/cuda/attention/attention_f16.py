@@ -41,7 +41,6 @@ from engine.ops.cuda.attention.attention_f16_phases import (
     weight_loader,
 )
 from engine.ops.cuda.attention.attention_parts import (
-    CHUNK,
     LOWEST,
     ONE,
     ZERO,
@@ -61,6 +60,7 @@ from engine.ops.cuda.build.ptx import (
     sts_f32,
 )
 from engine.ops.cuda.build.types import f32, i32, u32
+from engine.ops.cuda.sizes import CHUNK
 
 MAX_DIM = WARPS * SLICE
 WALK = walk_block(U16P)

@@ -12,7 +12,6 @@ from typing import Any
 from numba import cuda
 
 from engine.ops.cuda.attention.attention_parts import (
-    CHUNK,
     LOWEST,
     ONE,
     ZERO,
@@ -45,6 +44,7 @@ from engine.ops.cuda.build.ptx import (
 )
 from engine.ops.cuda.build.scalar import exp
 from engine.ops.cuda.build.types import f32, i32, u32
+from engine.ops.cuda.sizes import CHUNK
 
 THREADS = 256
 WARPS = THREADS // 32

@@ -10,7 +10,6 @@ from __future__ import annotations
 from numba import cuda
 
 from engine.ops.cuda.attention.attention_parts import (
-    CHUNK,
     LOWEST,
     ONE,
     ZERO,
@@ -40,10 +39,10 @@ from engine.ops.cuda.build.ptx import (
 from engine.ops.cuda.build.reduce import warp_sum
 from engine.ops.cuda.build.scalar import exp
 from engine.ops.cuda.build.types import f32, i32, u32
+from engine.ops.cuda.sizes import CHUNK, MAX_DIM
 
 THREADS = 256
 HEADS = THREADS // 32
-MAX_DIM = 512
 PAD = 4
 QUADS = MAX_DIM // 128  # groups of four values of a lane
 WALK = walk_block(F32P)

@@ -27,8 +27,8 @@ from engine.ops.cuda.build.ptx import (
 from engine.ops.cuda.build.scalar import exp
 from engine.ops.cuda.build.types import f32, i32, u32
 from engine.ops.cuda.rows.rope import turned
+from engine.ops.cuda.sizes import CHUNK
 
-CHUNK = 32
 LOWEST = f32(-math.inf)
 ZERO, ONE = f32(0), f32(1)
 JOIN_THREADS = 128

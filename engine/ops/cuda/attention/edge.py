@@ -23,14 +23,12 @@ from engine.ops.cuda.build.ptx import (
     sub_rn,
 )
 from engine.ops.cuda.build.types import f32, i32, u32
+from engine.ops.cuda.sizes import HELD, MOST, SELECT_THREADS
 
-THREADS = 1024
+THREADS = SELECT_THREADS
 WARPS = THREADS // 32
 PARTS = 6 * WARPS
-HELD = 16  # scores of a thread that stay in registers
 COUNTS = HELD * WARPS
-MOST = 0x7FFF  # top_k is less
-PIECE = HELD * THREADS  # rows of one block, where there are more than it can hold
 MAGNITUDE = i32(0x7FFFFFFF)
 NONE = i32(-0x80000000)  # key of NaN and of no row
 

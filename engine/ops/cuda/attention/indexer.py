@@ -33,13 +33,12 @@ from engine.ops.cuda.device.context import Context
 from engine.ops.cuda.rows.kv import store_rows, window_of
 from engine.ops.cuda.rows.rope import rope_tail, turned
 from engine.ops.cuda.rows.rounding import FP4_BLOCK, fp4_pair, hadamard_64
+from engine.ops.cuda.sizes import OFFICIAL_DIMS, PACKED_DIM
 from engine.ops.operands import Windows
 from engine.ops.scalar import E2M1_MAX, FP4_FLOOR
 
 THREADS = 256
 ROWS = THREADS // 32  # rows of a block: one warp each
-PACKED_DIM = 128  # dims of rows that are kept as bfloat16
-OFFICIAL_DIMS = (64, 128, 256)
 _TWICE_FP4 = (0, 1, 2, 3, 4, 6, 8, 12)
 
 

@@ -16,10 +16,7 @@ from numba import cuda
 from engine.ops.cuda.attention import scores as scoring
 from engine.ops.cuda.attention.edge import (
     COUNTS,
-    HELD,
-    MOST,
     PARTS,
-    PIECE,
     THREADS,
     gap,
     held_keys,
@@ -30,8 +27,8 @@ from engine.ops.cuda.build.kernel import F32P, I32P, U32, device, kernel
 from engine.ops.cuda.build.types import f32, i32, u32
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
+from engine.ops.cuda.sizes import HELD, MOST, PIECE, SCORE_BYTES
 
-SCORE_BYTES = 64 << 20  # of the scores at hand
 INFINITY = f32(math.inf)
 
 

@@ -32,8 +32,9 @@ from engine.ops.cuda.build.ptx import (
 from engine.ops.cuda.build.types import f32, i32, u32
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
-from engine.ops.cuda.products.act import pack4, padded, quantised_room, row_scale, split_room
+from engine.ops.cuda.products.act import pack4, quantised_room, row_scale, split_room
 from engine.ops.cuda.products.pack import INT8
+from engine.ops.cuda.sizes import padded
 
 CODES_32, CODES_256, HALVES = 1, 2, 4
 FORMS = ArgumentBlock(

@@ -16,8 +16,8 @@ from engine.ops.cuda.build.scalar import exp, sigmoid
 from engine.ops.cuda.build.types import f32, i32, u32
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
+from engine.ops.cuda.sizes import STREAMS
 
-STREAMS = 4
 ENTRIES = STREAMS * STREAMS
 THREADS = 128
 MIX_THREADS = 256

@@ -32,10 +32,11 @@ from engine.ops.cuda.build.types import f32, i32, u32
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
 from engine.ops.cuda.hyper.forms import FORMS, FORMS_WRITTEN, forms_of, row_writer
-from engine.ops.cuda.hyper.hc import STREAMS, check_streams, pre_weights, spread
-from engine.ops.cuda.hyper.hc_mix import COLUMNS, kind_of, mix
-from engine.ops.cuda.products.pack import UNIT, Weight
+from engine.ops.cuda.hyper.hc import check_streams, pre_weights, spread
+from engine.ops.cuda.hyper.hc_mix import kind_of, mix
+from engine.ops.cuda.products.pack import Weight
 from engine.ops.cuda.rows.norm import WIDE
+from engine.ops.cuda.sizes import COLUMNS, STREAMS, UNIT
 
 LOGITS = STREAMS * (2 + STREAMS) + 1  # and the sum of squares
 GROUP = 8  # lanes that add up one logit's parts

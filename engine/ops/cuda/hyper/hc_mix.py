@@ -29,10 +29,10 @@ from engine.ops.cuda.build.ptx import (
 from engine.ops.cuda.build.types import f32, i64, u32
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
-from engine.ops.cuda.hyper.hc import STREAMS, ZERO, expanded
-from engine.ops.cuda.products.pack import TILE, UNIT, Weight
+from engine.ops.cuda.hyper.hc import ZERO, expanded
+from engine.ops.cuda.products.pack import Weight
+from engine.ops.cuda.sizes import COLUMNS, STREAMS, TILE, UNIT
 
-COLUMNS = 64  # of a block, in every stream
 UNITS = COLUMNS // UNIT
 THREADS = 32 * STREAMS  # a warp per stream
 MANY = 8  # rows of a block when there are more than a few

@@ -38,7 +38,6 @@ from engine.ops.cuda.device.context import Context
 
 THREADS = 256
 WARPS = THREADS // 32
-PAD_FEW, PAD_MANY = 16, 64  # columns of a product's block for up to 16 rows, and for more
 _SMALLEST = f32(2.0**-120)
 _LOW_SCALE = f32(2048.0)
 
@@ -59,12 +58,6 @@ class Split:
     parts: DeviceArray
     scales: DeviceArray
     n_pad: int
-
-
-def padded(n: int) -> int:
-    """Rows that the products may touch when there are n."""
-    pad = PAD_FEW if n <= PAD_FEW else PAD_MANY
-    return -(-n // pad) * pad
 
 
 @device

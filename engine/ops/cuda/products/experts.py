@@ -18,14 +18,15 @@ from engine.ops.cuda.build.reduce import warp_sum
 from engine.ops.cuda.build.types import f32, i64, u32
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
-from engine.ops.cuda.products.act import PAD_MANY, Split, padded
+from engine.ops.cuda.products.act import Split
 from engine.ops.cuda.products.decode_bits import st_f32
 from engine.ops.cuda.products.experts_act import middle_forms
-from engine.ops.cuda.products.experts_kernels import EXPERTS, FEW, MANY, MANY_TILES, WIDTH, gated
+from engine.ops.cuda.products.experts_kernels import EXPERTS, FEW, MANY, MANY_TILES, gated
 from engine.ops.cuda.products.generate import SEGMENT, SLOTS, THREADS, WARPS
 from engine.ops.cuda.products.moe_plan import MAX_FEW, sort_pairs
-from engine.ops.cuda.products.pack import SIZES, TILE, Weight, codebook
+from engine.ops.cuda.products.pack import Weight, codebook
 from engine.ops.cuda.products.products import activations, matmul, matmul_multi
+from engine.ops.cuda.sizes import PAD_MANY, SIZES, TILE, WIDTH, padded
 
 
 @kernel(

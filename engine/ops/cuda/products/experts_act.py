@@ -12,10 +12,11 @@ from engine.ops.cuda.build.kernel import F32, F32P, I8P, U32, Kernel, kernel
 from engine.ops.cuda.build.types import f32, u32
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
-from engine.ops.cuda.products.act import lane_quantiser, padded, quantised_room
+from engine.ops.cuda.products.act import lane_quantiser, quantised_room
 from engine.ops.cuda.products.experts_kernels import gated
 from engine.ops.cuda.products.generate import THREADS
-from engine.ops.cuda.products.pack import INT8, SIZES, Weight
+from engine.ops.cuda.products.pack import INT8, Weight
+from engine.ops.cuda.sizes import SIZES, padded
 
 _INT8 = INT8[32] + INT8[256]
 

@@ -31,9 +31,8 @@ from engine.ops.cuda.products.generate import (
     table_lines,
 )
 from engine.ops.cuda.products.moe_plan import few_pairs
-from engine.ops.cuda.products.pack import SIZES, TILE
+from engine.ops.cuda.sizes import SIZES, TILE, WIDTH
 
-WIDTH = 32  # pairs of a sorted tile
 # (format, two) of which, tiled, three blocks of few pairs fit a multiprocessor without spills
 LEAN = (("IQ2_XXS", True), ("IQ2_XXS", False), ("Q2_K", False))
 MANY_TILES = WARPS  # row tiles of a block over sorted tiles

@@ -59,7 +59,7 @@ from engine.ops.cuda.build.types import f32, i32, i64, u32
 from engine.ops.cuda.products import decode_bits, decode_raw
 from engine.ops.cuda.products.blocks import PARTS
 from engine.ops.cuda.products.blocks_raw import RAW_BLOCKS
-from engine.ops.cuda.products.pack import SIZES
+from engine.ops.cuda.sizes import SIZES
 
 SEGMENT = 512
 WARPS = 8

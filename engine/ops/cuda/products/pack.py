@@ -33,36 +33,11 @@ from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
 from engine.ops.cuda.products.decode_bits import CODEBOOK
 from engine.ops.cuda.products.repack import REPACK, THREADS
+from engine.ops.cuda.sizes import IN_FILE_ORDER, SIZES, TILE, dims, is_tiled, layout_bytes
 
-TILE = 16  # rows
-UNIT = 32  # values
-# Ends of the names of what is looked up row by row, never multiplied with.
-IN_FILE_ORDER = ("token_embd.weight", "markov_w1.weight")
 PIECE = 64 << 20  # raw bytes uploaded at a time
 
 
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """Bytes per tile of 16 rows and block of `block` values: codes, scales, factors."""
-
-    block: int
-    codes: int
-    scales: int
-    factors: int
-
-
-SIZES = {
-    "Q8_0": Sizes(32, 512, 32, 0),
-    "MXFP4": Sizes(32, 256, 16, 0),
-    "Q4_K": Sizes(256, 2048, 256, 64),
-    "Q2_K": Sizes(256, 1024, 256, 64),
-    "IQ2_XXS": Sizes(256, 1024, 0, 32),
-    "F16": Sizes(32, 1024, 0, 0),
-    "BF16": Sizes(32, 1024, 0, 0),
-    "F32": Sizes(32, 2048, 0, 0),
-    # Multiplied as the file has them: no tiles.
-    **{n: Sizes(256, 0, 0, 0) for n in ("Q3_K", "Q5_K", "Q6_K", "IQ3_XXS", "IQ3_S", "IQ4_XS")},
-}
 # Formats whose products take int8 rows, by the values of a block of them.
 INT8 = {
     block: tuple(
@@ -116,35 +91,6 @@ class Weight:
         return -(-self.cols // SIZES[self.format].block)
 
 
-def _dims(tensor: Any) -> tuple[int, int, int]:
-    n_expert, rows, cols = (1, *tensor.shape)[-3:]
-    return n_expert, rows, cols
-
-
-def _aligned(n_bytes: int) -> int:
-    return -(-n_bytes // 256) * 256
-
-
-def layout_bytes(name: str, rows: int, cols: int) -> tuple[int, int, int]:
-    """Bytes of one expert's codes, scales and factors, each a multiple of 256."""
-    s = SIZES[name]
-    count = -(-rows // TILE) * -(-cols // s.block)
-    return _aligned(count * s.codes), _aligned(count * s.scales), _aligned(count * s.factors)
-
-
-def is_tiled(name: str) -> bool:
-    """Whether copies of a format are arranged in tiles."""
-    return SIZES[name].codes > 0
-
-
-def repack_bytes(tensor: Any) -> int:
-    """Device bytes that a copy takes: tiled, or as in the file where the format has no tiles."""
-    n_expert, rows, cols = _dims(tensor)
-    if not is_tiled(tensor.format.name):
-        return n_expert * rows * int(tensor.format.row_bytes(cols))
-    return n_expert * sum(layout_bytes(tensor.format.name, rows, cols))
-
-
 def codebook(ctx: Context) -> DeviceArray:
     """The codebooks in device memory: 256 rows of 8 bytes, 256 of 4 (IQ3_XXS), 512 of 4 (IQ3_S)."""
     found = getattr(ctx, "_codebook", None)
@@ -174,7 +120,7 @@ def prepare(ctx: Context, tensor: Any, *, place: Any = None) -> Weight:
         Says whether it is copied or read where it is mapped; copied by default.
     """
     codebook(ctx)  # now: the first product may be part of a recorded pass
-    n_expert, rows, cols = _dims(tensor)
+    n_expert, rows, cols = dims(tensor)
     name, row_bytes = tensor.format.name, tensor.format.row_bytes(cols)
     where = place.place(tensor) if place is not None else None
     if where is not None and where.kind == "mapped":
@@ -239,4 +185,4 @@ def _fill(
         )
 
 
-__all__ = ["Weight", "codebook", "prepare", "repack_bytes"]
+__all__ = ["Weight", "codebook", "prepare"]

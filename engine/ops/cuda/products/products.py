@@ -18,7 +18,7 @@ from engine.ops.cuda.build.arguments import ArgumentBlock
 from engine.ops.cuda.build.kernel import U64, Kernel, kernel
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
-from engine.ops.cuda.products.act import PAD_FEW, Quantised, Split, padded, quantised, split
+from engine.ops.cuda.products.act import Quantised, Split, quantised, split
 from engine.ops.cuda.products.blocks import BLOCKS, LAYOUTS, PARTS
 from engine.ops.cuda.products.blocks_raw import RAW_BLOCKS
 from engine.ops.cuda.products.generate import (
@@ -39,8 +39,9 @@ from engine.ops.cuda.products.generate import (
     segment_value,
     table_lines,
 )
-from engine.ops.cuda.products.pack import SIZES, TILE, Weight, codebook
+from engine.ops.cuda.products.pack import Weight, codebook
 from engine.ops.cuda.products.products_plain import JOIN_JOB, SUMS, mm_f32, mm_join
+from engine.ops.cuda.sizes import PAD_FEW, SIZES, TILE, padded
 
 # By whether segment sums go to memory first.
 WRITES = {False: ("out",), True: ("partial",)}

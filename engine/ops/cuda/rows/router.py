@@ -21,9 +21,8 @@ from engine.ops.cuda.build.scalar import softplus
 from engine.ops.cuda.build.types import f32, i32, u32
 from engine.ops.cuda.device.array import DeviceArray
 from engine.ops.cuda.device.context import Context
+from engine.ops.cuda.sizes import MAX_EXPERTS, MAX_USED
 
-MAX_EXPERTS = 256
-MAX_USED = 8
 _PER_LANE = MAX_EXPERTS // 32
 _SUM_FLOOR = f32(6.103515625e-5)  # float16's least normal
 _TAKEN = i32(-0x80000000)  # key of no expert, and of one already chosen
