@@ -115,7 +115,7 @@ def run_command(**values: Any) -> int:
     if plan.seed_drawn and plan.sampler.temp > 0:
         say(f"seed {plan.sampler.seed}")
     from engine.engine import check_opening, open_engine
-    from engine.tooling.check_values import check_values
+    from engine.tooling.check_values import check_values, shown_reading
 
     # A saved session says for itself how many tokens it has room for.
     default_ctx = 0 if plan.resumed else DEFAULT_CTX
@@ -127,7 +127,9 @@ def run_command(**values: Any) -> int:
 
     interrupt = _Interrupt()
     options = check_values(plan.options)
-    with open_engine(options) as engine, interrupt:
+    with shown_reading(options) as bar:
+        engine = open_engine(options, bar)
+    with engine, interrupt:
         for notice in engine.notices:
             say(notice)
         if not plan.raw:
