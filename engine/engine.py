@@ -24,6 +24,7 @@ from engine.memory import (
     plan_weights,
 )
 from engine.ops.base import Backend
+from engine.ops.device import Bar
 from engine.ops.operands import Weight
 from engine.options import DSPARK_MODES, MODES, MTP_MODES, EngineOptions
 from engine.session import Session
@@ -276,12 +277,15 @@ def _load_ops(options: EngineOptions) -> Backend:
     return CpuOps()
 
 
-def open_engine(options: EngineOptions) -> Engine:
+def open_engine(options: EngineOptions, bar: Bar | None = None) -> Engine:
     """Open, check and prepare a model.
 
     Parameters
     ----------
     options : EngineOptions
+    bar : callable, optional
+        Called with the bytes that a kernel set reads ahead of the first pass, if there are any;
+        returns what is called with bytes done.
 
     Returns
     -------
@@ -314,7 +318,7 @@ def open_engine(options: EngineOptions) -> Engine:
         for file in files.all():
             file.identity.sampled_sha256()  # a session can be saved whatever becomes of the file
         tensors = matrices(weights.tensors)
-        ops.arrange(tensors, {t.name for t in weights.draft_tensors}, options)
+        ops.arrange(tensors, {t.name for t in weights.draft_tensors}, options, bar)
         engine.notices += ops.notices() + notices(files.trunk) + files.notices
         if options.mtp_path is not None and (warning := mtp_warning(engine.release)):
             engine.notices.append(warning)

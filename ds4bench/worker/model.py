@@ -26,6 +26,7 @@ from engine.session import Session
 from engine.spec.protocol import Decoder
 from engine.text.chat import Message, render_chat
 from engine.text.tokenizer import Tokenizer
+from engine.tooling.check_values import shown_reading
 from engine.tooling.diagnose.gpu_speed import copy_bandwidth
 from engine.tooling.results.environment import usable_cores
 from engine.weights.files import ModelFiles, open_model
@@ -137,7 +138,8 @@ class FileModel:
         if plan.warm_weights:
             for path in options.paths:
                 read_through(path)
-        engine = self._opened = open_engine(options)
+        with shown_reading(options, line=True) as bar:
+            engine = self._opened = open_engine(options, bar)
         bound = engine.weights
         self._bytes = DecodeBytes(bound, options.kv)
         return EngineFacts(engine.facts(), tuple(engine.notices))

@@ -23,7 +23,7 @@ from engine.errors import OptionError
 from engine.gguf.warm import read_through
 from engine.models.bundled import RECIPES
 from engine.options import EngineOptions
-from engine.tooling.check_values import check_values
+from engine.tooling.check_values import check_values, shown_reading
 from engine.tooling.exits import say
 from engine.tooling.options.model import default_model, uses_bundled
 from engine.tooling.options.speculation import drafters
@@ -51,7 +51,8 @@ def open_backend(spec: EngineSpec) -> EngineBackend:
     from ds4eval.answering.local import EngineBackend
     from engine.engine import open_engine
 
-    engine = open_engine(spec.options)
+    with shown_reading(spec.options) as bar:
+        engine = open_engine(spec.options, bar)
     try:
         return EngineBackend(
             engine, spec.settings, spec.ctx_max, spec.ctx, spec.think, shared=spec.shared

@@ -60,14 +60,16 @@ def logits_command(**values: Any) -> None:
             raise OptionError(f"--routing: expected another file than --out, found {str(out)!r}")
 
     from engine.engine import check_opening, open_engine
-    from engine.tooling.check_values import check_values
+    from engine.tooling.check_values import check_values, shown_reading
 
     if warning := check_opening(options, len(ids)):
         say(warning)
     if model.warm:
         read_through(options.path)
     options = check_values(options)
-    with open_engine(options) as engine:
+    with shown_reading(options) as bar:
+        engine = open_engine(options, bar)
+    with engine:
         for notice in engine.notices:
             say(notice)
         n_vocab = engine.shape.n_vocab

@@ -112,22 +112,24 @@ KERNELS = kernel_options()
 def run_command(**values: Any) -> int:
     """Answer one prompt: text on stdout as it is made, speeds on stderr."""
     plan = _plan(values)
-    if plan.seed_drawn and plan.sampler.temp > 0:
-        say(f"seed {plan.sampler.seed}")
     from engine.engine import check_opening, open_engine
-    from engine.tooling.check_values import check_values
+    from engine.tooling.check_values import check_values, shown_reading
 
     # A saved session says for itself how many tokens it has room for.
     default_ctx = 0 if plan.resumed else DEFAULT_CTX
     if warning := check_opening(plan.options, plan.ctx, default_ctx):
         say(warning)
+    if plan.seed_drawn and plan.sampler.temp > 0:
+        say(f"seed {plan.sampler.seed}")
     if plan.warm:
         for path in plan.options.paths:
             read_through(path)
 
     interrupt = _Interrupt()
     options = check_values(plan.options)
-    with open_engine(options) as engine, interrupt:
+    with shown_reading(options) as bar:
+        engine = open_engine(options, bar)
+    with engine, interrupt:
         for notice in engine.notices:
             say(notice)
         if not plan.raw:

@@ -25,7 +25,11 @@ from engine.ops.operands import (
 from engine.options import EngineOptions
 from engine.weights.tensor import Tensor
 
-__all__ = ["Device", "LaunchTime", "PassTimes"]
+__all__ = ["Bar", "Device", "LaunchTime", "PassTimes"]
+
+
+# Called with all bytes that will be read; returns what is called with bytes done.
+Bar = Callable[[int], Callable[[int], None]]
 
 
 class LaunchTime(NamedTuple):
@@ -81,12 +85,17 @@ class Device(Protocol):
         """Compute with n threads, None for all; returns how many will be used."""
 
     def arrange(
-        self, tensors: Sequence[Tensor], drafts: Collection[str], options: EngineOptions
+        self,
+        tensors: Sequence[Tensor],
+        drafts: Collection[str],
+        options: EngineOptions,
+        bar: Bar | None = None,
     ) -> None:
         """Decide where weights will live, before any is prepared.
 
         `tensors` are all matrices that will be, `drafts` the names of those of the MTP block;
-        `options` say what the user wants.
+        `options` say what the user wants. `bar` is called with the bytes that a set reads ahead,
+        if there are any, and returns what is called with bytes done.
 
         Raises
         ------

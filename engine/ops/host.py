@@ -13,6 +13,7 @@ import numpy.typing as npt
 import psutil
 
 from engine.ops.composed import ComposedOps
+from engine.ops.device import Bar
 from engine.ops.operands import AngleTable, PassKey, Position, Windows
 from engine.options import EngineOptions
 from engine.sample import check_finite
@@ -139,7 +140,11 @@ class HostOps(ComposedOps):
     draft_report = op(draft_report)
 
     def arrange(
-        self, tensors: Sequence[Tensor], drafts: Collection[str], options: EngineOptions
+        self,
+        tensors: Sequence[Tensor],
+        drafts: Collection[str],
+        options: EngineOptions,
+        bar: Bar | None = None,
     ) -> None:
         """Nothing to decide: weights are used in the mapped file, or copied by `prepare`."""
 

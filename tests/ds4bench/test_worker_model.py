@@ -324,7 +324,7 @@ def test_warm_weights_reads_both_files_before_they_are_opened(files, monkeypatch
     events = []
     monkeypatch.setattr(worker_model, "read_through", lambda path: events.append(path.name))
 
-    def opened(options):
+    def opened(options, bar):
         events.append("open")
         raise LayoutError("stop here")
 
@@ -338,7 +338,7 @@ def test_warm_weights_reads_both_files_before_they_are_opened(files, monkeypatch
 def test_values_are_checked_as_often_as_the_plan_says(files, monkeypatch):
     seen = []
 
-    def opened(options):
+    def opened(options, bar):
         seen.append(options.check_values)
         raise LayoutError("stop here")
 

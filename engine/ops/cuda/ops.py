@@ -25,7 +25,7 @@ from engine.ops.cuda.memory import copy_bytes
 from engine.ops.cuda.passes import RecordedPass, horizon_of
 from engine.ops.cuda.products import experts, pack, products
 from engine.ops.cuda.rows import argmax, compressor, embed, kv, norm, rings, rope, router
-from engine.ops.device import PassTimes
+from engine.ops.device import Bar, PassTimes
 from engine.ops.operands import (
     AngleTable,
     Compressor,
@@ -170,9 +170,13 @@ class CudaOps(ComposedOps):
     # Weights
 
     def arrange(
-        self, tensors: Sequence[Tensor], drafts: Collection[str], options: EngineOptions
+        self,
+        tensors: Sequence[Tensor],
+        drafts: Collection[str],
+        options: EngineOptions,
+        bar: Bar | None = None,
     ) -> None:
-        self.residency = open_residency(self.ctx.device, tensors, options, drafts, copy_bytes)
+        self.residency = open_residency(self.ctx.device, tensors, options, drafts, copy_bytes, bar)
 
     def prepare(self, tensor: Tensor, *, activations: str, repack: bool) -> Any:
         assert activations == "int8", activations

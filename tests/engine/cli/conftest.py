@@ -25,6 +25,6 @@ def ds4(capfdbinary):
 @pytest.fixture
 def engine(monkeypatch):
     fake = FakeEngine()
-    monkeypatch.setattr("engine.engine.open_engine", lambda options: fake.open(options))
+    monkeypatch.setattr("engine.engine.open_engine", fake.open)
     monkeypatch.setattr("engine.engine.check_opening", lambda *_: fake.warning)
     return fake

@@ -94,7 +94,7 @@ class FakeEngine:
         self.sessions: list[FakeSession] = []
         self.before_token: Callable[[], None] = lambda: None
 
-    def open(self, options: Any) -> FakeEngine:
+    def open(self, options: Any, bar: Any = None) -> FakeEngine:
         self.opened.append(options)
         return self
 

@@ -51,3 +51,11 @@ def test_effort_that_the_release_does_not_have(ds4, engine, tmp_path):
 
     assert status == 2 and not engine.opened
     assert "--effort: expected one of none, high, max (encoding first), found 'low'" in err
+
+
+def test_a_file_that_cannot_run_is_refused_by_one_line(ds4, tmp_path):
+    from tests.standins.catalogue import standin
+
+    status, out, err = ds4("-m", standin("early", tmp_path), "-p", "x")
+    assert status == 3 and out == "" and err.count("\n") == 1
+    assert "found the early naming" in err

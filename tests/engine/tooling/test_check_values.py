@@ -10,7 +10,7 @@ from engine.engine import open_engine
 from engine.gguf import remembered
 from engine.options import EngineOptions
 from engine.tooling import check_values as module
-from engine.tooling.check_values import check_values
+from engine.tooling.check_values import check_values, shown_reading
 from engine.weights import verify
 from tests.engine.gguf.build import write_trunk
 
@@ -65,3 +65,20 @@ def test_what_a_tick_raises_ends_the_scan_and_nothing_is_remembered(options):
     check_values(options, lambda: seen.append(1))
     assert seen
     open_engine(options).close()
+
+
+def test_reading_ahead_is_a_line_and_on_a_terminal_a_bar(options, capsys, monkeypatch):
+    line = "m.gguf: reading 2.0 GiB ahead into memory that the device shares"
+
+    def said(**how):
+        with shown_reading(options, **how) as bar:
+            bar(2 << 30)(1 << 30)
+        return capsys.readouterr().err
+
+    assert said().splitlines() == [line]
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "reading ahead m.gguf" in said()
+    assert line in said(line=True) and "━" not in said(line=True)
+    monkeypatch.setattr(module, "SHOWN_FROM", 4 << 30)
+    assert said() == "", "nobody would see the bar"

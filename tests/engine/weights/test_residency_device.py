@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from engine.ops.cuda.device import pages
 from engine.ops.cuda.device import residency as on_device
 from engine.ops.cuda.device.pages import MADV_PAGEOUT
 from engine.weights.residency import GIB, Settings
@@ -55,8 +56,16 @@ def test_no_more_is_registered_than_the_host_can_pin(tmp_path, monkeypatch, free
     )
     device = FakeDevice()
 
-    held = on_device.FileResidency(device, [tensor], Settings(mode="mapped"))
+    shown = []
 
+    def bar(total):
+        shown.append(total)
+        return lambda n_bytes: shown.append(-n_bytes)
+
+    monkeypatch.setattr(pages, "POPULATE", 1 << 20)
+    held = on_device.FileResidency(device, [tensor], Settings(mode="mapped"), bar=bar)
+
+    assert shown == ([] if registered else [size, *[-(1 << 20)] * 4])
     assert device.registered == [size] * registered
     assert held.place(tensor).kind == "mapped"
     address = data.ctypes.data + registered * (1 << 40)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -47,8 +48,11 @@ def page_out(whole: np.ndarray, first: int, end: int) -> None:
             _mapping(whole).madvise(MADV_PAGEOUT, start, stop - start)
 
 
-def populate(whole: np.ndarray, start: int, stop: int) -> None:
+def populate(
+    whole: np.ndarray, start: int, stop: int, done: Callable[[int], None] = lambda n_bytes: None
+) -> None:
     """Read pages of a mapping in, a piece at a time, before a device faults on each of them."""
     for begin in range(start, stop, POPULATE):
         with contextlib.suppress(OSError):  # an older system: the device faults then
             _mapping(whole).madvise(MADV_POPULATE_READ, begin, min(begin + POPULATE, stop) - begin)
+        done(min(begin + POPULATE, stop) - begin)

@@ -31,6 +31,7 @@ from engine.weights.residency import (
 
 if TYPE_CHECKING:
     from engine.ops.cuda.device.driver import CudaDevice
+    from engine.ops.device import Bar
     from engine.weights.tensor import Tensor
 
 DEVICEMAP = 2
@@ -148,6 +149,9 @@ class FileResidency:
         Names of the MTP block's tensors.
     copied_bytes : callable
         See `spans_of`.
+    bar : callable, optional
+        Called with the bytes of mapped pages that are read in, if there are any; returns what is
+        called with bytes done.
 
     Raises
     ------
@@ -162,6 +166,7 @@ class FileResidency:
         settings: Settings,
         drafts: Collection[str] = (),
         copied_bytes: Callable[[Tensor], int] = lambda tensor: 0,
+        bar: Bar | None = None,
     ) -> None:
         self.device = device
         spans, self._mappings = spans_of(tensors, drafts, copied_bytes)
@@ -177,6 +182,7 @@ class FileResidency:
         self._mapped: set[int] = set()
         self.refused_bytes = 0
         self.populated_bytes = 0
+        self._unread: list[tuple[np.ndarray, int, int]] = []  # mapping, first byte, last + 1
         for run in self.plan.mapped_runs:
             self._offer(run, machine, settings.direct)
         reached = {self._address(d.span) for d in self.plan.decisions if d.place == "mapped"}
@@ -189,6 +195,7 @@ class FileResidency:
         ]
         if missed:
             self._copy_instead(missed)
+        self._populate(bar)
 
     def place(self, tensor: Tensor) -> Placement:
         """Where this tensor is: a copy is looked for before the mapping."""
@@ -294,8 +301,17 @@ class FileResidency:
             self.route = "pageable"
             self._windows.append((start, stop, start))
             stop = min(run.stop, whole.nbytes)
-            populate(whole, run.start, stop)
-            self.populated_bytes += stop - run.start
+            self._unread.append((whole, run.start, stop))
+
+    def _populate(self, bar: Bar | None) -> None:
+        """Read in what the device would fault on page by page; the user sees how far it is."""
+        total = sum(stop - start for _, start, stop in self._unread)
+        if not total:
+            return
+        done = bar(total) if bar is not None else lambda n_bytes: None
+        for whole, start, stop in self._unread:
+            populate(whole, start, stop, done)
+        self.populated_bytes, self._unread = total, []
 
     def _register(self, start: int, n_bytes: int, machine: Machine) -> int | None:
         """Device address of a registered run, or None where the driver refuses."""
@@ -351,6 +367,7 @@ def open_residency(
     options: Any,
     drafts: Collection[str] = (),
     copied_bytes: Callable[[Tensor], int] = lambda tensor: 0,
+    bar: Bar | None = None,
 ) -> Residency:
     """The residency that options and environment ask for on a device.
 
@@ -365,4 +382,4 @@ def open_residency(
     settings = settings_from(options.residency, options.residency_gib, os.environ)
     if not hasattr(device, "driver"):  # the simulated device shares this process's memory
         return AllOnDevice()
-    return FileResidency(device, tensors, settings, drafts, copied_bytes)
+    return FileResidency(device, tensors, settings, drafts, copied_bytes, bar)
