@@ -248,7 +248,7 @@ class Backend(Device, Protocol):
     def attend_block(
         self, out: Array, q: Array, ring: Array, sinks: Array, pos0: Position, before: int
     ) -> None:
-        """`attend` of raw rows, where each of q's n rows sees the same ones.
+        """`attend` of q (n, n_head, head_dim) into out, where all rows see the same rows of `ring`.
 
         These are the last `before` positions before `pos0`, or all that there are, and then all n
         rows of the block itself. `sinks` is (n * n_head,): the heads' logits once for each row.

@@ -135,33 +135,33 @@ def argmax_join(out_ids, out_flags, part_value, part_id, part_bad, pieces):
 
 def argmax_rows(
     ctx: Context,
-    out_ids: DeviceArray,
-    out_flags: DeviceArray,
-    logits: DeviceArray,
+    ids: DeviceArray,
+    bad: DeviceArray,
+    rows: DeviceArray,
     banned: DeviceArray | None = None,
 ) -> None:
     """First maximum of each row, banned ids left out.
 
     Parameters
     ----------
-    out_ids : int32 DeviceArray of shape (n,), overwritten
-    out_flags : int32 DeviceArray of shape (n,), overwritten
+    ids : int32 DeviceArray of shape (n,), overwritten
+    bad : int32 DeviceArray of shape (n,), overwritten
         1 where any value of the row is NaN or infinite; the id then means nothing, and is one of
         the vocabulary all the same.
-    logits : float32 DeviceArray of shape (n, n_vocab)
+    rows : float32 DeviceArray of shape (n, n_vocab)
     banned : int32 DeviceArray of shape (k,), optional
         Fewer than n_vocab ids.
     """
-    n, d = logits.shape
+    n, d = rows.shape
     n_banned = 0 if banned is None else len(banned)
-    assert out_ids.shape == out_flags.shape == (n,) and n_banned < d, (out_ids, out_flags, logits)
+    assert ids.shape == bad.shape == (n,) and n_banned < d, (ids, bad, rows)
     pieces = -(-d // PIECE)
     value = ctx.scratch("argmax value", (n, pieces))
-    ids = ctx.scratch("argmax id", (n, pieces), np.int32)
-    bad = ctx.scratch("argmax bad", (n, pieces), np.int32)
-    ctx.launch(argmax_pieces, (pieces, n), value, ids, bad, logits, banned, n_banned, d)
-    ctx.launch(argmax_join, n, out_ids, out_flags, value, ids, bad, pieces)
-    ctx.wrote(out_ids, out_flags)
+    part_ids = ctx.scratch("argmax id", (n, pieces), np.int32)
+    part_bad = ctx.scratch("argmax bad", (n, pieces), np.int32)
+    ctx.launch(argmax_pieces, (pieces, n), value, part_ids, part_bad, rows, banned, n_banned, d)
+    ctx.launch(argmax_join, n, ids, bad, value, part_ids, part_bad, pieces)
+    ctx.wrote(ids, bad)
 
 
 def draft_report(
