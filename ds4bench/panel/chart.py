@@ -71,13 +71,14 @@ def panel_figure(
         FigureCanvasAgg(fig)
         grid = fig.subplots(len(contexts), 2, squeeze=False, width_ratios=(1.15, 1))
         colours = dict(zip(modes, figures.palette(theme)))
+        drafters = _drafters(good, modes)
         costs = step_costs(good)
         for (left, right), ctx in zip(grid, contexts):
             here: Rates = defaultdict(lambda: defaultdict(list))
             for row in good:
                 if row.ctx_tokens == ctx:
                     here[row.text_class or "text"][row.mode].append(row)
-            _dots(left, here, modes, colours, ctx)
+            _dots(left, here, modes, colours, drafters, ctx)
             mine = [one for one in costs if one.ctx_tokens == ctx]
             results = [one for one in asked if one.costs.ctx_tokens == ctx]
             _lines(right, here, colours, mine, results)
@@ -92,13 +93,19 @@ def panel_figure(
             list(entries.values()),
             list(entries),
             loc="outside lower left",
-            ncols=min(len(entries), 4),
-            title="per cent: drafts kept by position; dotted: plain; "
-            "curves: tokens of a step over its cost",
+            ncols=max(1, min(len(entries), 4, 92 // (max(map(len, entries)) + 7))),
+            title=_note(drafters),
             title_fontsize=8.5,
             alignment="left",
         )
     return fig
+
+
+def _note(drafters: Sequence[str]) -> str:
+    first = "dotted: plain; curves: tokens of a step over its cost"
+    if not drafters:
+        return first
+    return f"numbers: drafts kept by position in %, {' | '.join(drafters)}\n{first}"
 
 
 def _few(values: list[int]) -> list[int]:
@@ -111,8 +118,29 @@ def _rate(rows: Sequence[SpeedRow]) -> float:
     return percentile([row.gen_tps for row in rows if row.gen_tps], 50) or 0.0
 
 
-def _dots(axes: Axes, here: Rates, modes: Sequence[str], colours: dict[str, str], ctx: int) -> None:
-    """A row per kind, slowest below: where the modes lie, and what was kept by position."""
+def _drafters(rows: Sequence[SpeedRow], modes: Sequence[str]) -> list[str]:
+    """The modes that draft; of those whose drafts fared alike in every kind, the first."""
+    groups: dict[tuple[tuple[int, str, str], ...], str] = {}
+    for mode in modes:
+        mine: dict[tuple[int, str], list[SpeedRow]] = defaultdict(list)
+        for row in rows:
+            if row.mode == mode:
+                mine[row.ctx_tokens, row.text_class].append(row)
+        texts = [(*place, position_text(those)) for place, those in sorted(mine.items())]
+        if mode != PLAIN and any(text for _, _, text in texts):
+            groups.setdefault(tuple(texts), mode)
+    return list(groups.values())
+
+
+def _dots(
+    axes: Axes,
+    here: Rates,
+    modes: Sequence[str],
+    colours: dict[str, str],
+    drafters: Sequence[str],
+    ctx: int,
+) -> None:
+    """A row per kind, slowest below: where the modes lie, and what each drafter's positions kept."""
     order = sorted(here, key=lambda kind: sorted(map(_rate, here[kind].values()), reverse=True))
     top = 0.0
     for place, kind in enumerate(order):
@@ -128,16 +156,17 @@ def _dots(axes: Axes, here: Rates, modes: Sequence[str], colours: dict[str, str]
                 marker=_MARKERS[modes.index(mode) % len(_MARKERS)], ms=6, label=mode,
                 zorder=3 + number,
             )  # fmt: skip
-        drafting = [row for mode, rows in here[kind].items() if mode != PLAIN for row in rows]
-        kept = position_text(drafting)
-        if kept:
-            axes.annotate(
-                f"{kept.replace(' ', ' / ')} %", (1.0, place), xycoords=("axes fraction", "data"),
-                xytext=(-3, 0), textcoords="offset points", ha="right", va="center", fontsize=7.5,
-            )  # fmt: skip
+    if drafters:
+        # An axis of its own outside the panel: no text may lie on a point.
+        beside = axes.secondary_yaxis("right")
+        kept = [[position_text(here[kind].get(mode, [])) for mode in drafters] for kind in order]
+        names = [" | ".join(text or "-" for text in texts) for texts in kept]
+        beside.set_yticks(range(len(order)), names, fontsize=7.5)
+        beside.tick_params(length=0, pad=2)
+        beside.spines["right"].set_visible(False)
     axes.set_yticks(range(len(order)), order)
     axes.set_ylim(-0.6, len(order) - 0.4)
-    axes.set_xlim(0, top * 1.32)
+    axes.set_xlim(0, top * 1.06)
     axes.set_xlabel("tokens/s")
     axes.set_title(f"Decode at {ctx} tokens, and drafts kept", fontsize=9)
 
@@ -168,7 +197,7 @@ def _lines(
         if one.break_even is not None:
             axes.annotate(
                 f"{one.break_even:.2f}", (one.break_even, 1 / one.plain_s), fontsize=7.5,
-                color=colours[one.mode], xytext=(0, -9 - 9 * (number % 3)), ha="center",
+                color=colours[one.mode], xytext=(2, -9 - 9 * (number % 3)), ha="left",
                 textcoords="offset points",
             )  # fmt: skip
     ink = colours.get(PLAIN, axes.title.get_color())
@@ -187,4 +216,4 @@ def _lines(
     axes.set_ylim(0, (top or 1.0) * 1.15)
     axes.set_xlabel("tokens per step")
     axes.set_ylabel("tokens/s")
-    axes.set_title("Where it comes from, and break-even", fontsize=9)
+    axes.set_title("Tokens per step, and break-even", fontsize=9)

@@ -29,7 +29,7 @@ class StepCosts:
     depth : int
         Most tokens that a step drafted.
     by_tokens : dict of int to float
-        Median seconds of steps that committed so many tokens.
+        Seconds of steps that committed so many tokens.
     step_s, plain_s : float
         Seconds of a step, and of a token in plain mode, on average.
     draft_s, verify_s, rollback_s : float
@@ -138,14 +138,24 @@ def step_costs(rows: Iterable[SpeedRow]) -> list[StepCosts]:
 
 
 def _by_tokens(rows: Iterable[SpeedRow]) -> dict[int, float]:
-    """The first step of a window is cold, and its last may be cut to what is left."""
+    """Seconds of steps by their tokens; a window's first step is cold, its last may be cut.
+
+    Medians tell the costs apart, and all are scaled to the seconds that the steps took together:
+    plain's cost is a mean, which other work makes longer, and would stand beside medians, which it
+    does not.
+    """
     seconds: dict[int, list[float]] = defaultdict(list)
     for row in rows:
         if len(row.step_s) != len(row.step_tokens):
             continue
         for took, tokens in list(zip(row.step_s, row.step_tokens))[1:-1]:
             seconds[tokens].append(took)
-    return {tokens: median(values) for tokens, values in seconds.items()}
+    middle = {tokens: median(values) for tokens, values in seconds.items()}
+    together = math.fsum(middle[tokens] * len(values) for tokens, values in seconds.items())
+    if together <= 0:
+        return middle
+    scale = math.fsum(took for values in seconds.values() for took in values) / together
+    return {tokens: scale * took for tokens, took in middle.items()}
 
 
 def with_acceptance(costs: StepCosts, shares: Sequence[float]) -> Computed:

@@ -14,7 +14,7 @@ from ds4bench import cli
 from ds4bench.panel import texts
 from ds4bench.panel.chart import panel_figure
 from ds4bench.panel.costs import replayed, step_costs, with_acceptance
-from ds4bench.panel.summary import read_accepted, summary
+from ds4bench.panel.summary import position_text, read_accepted, summary
 from ds4bench.records.files import read_rows
 from ds4bench.records.rows import SpeedRow
 from engine.errors import EngineError
@@ -131,6 +131,43 @@ def test_the_summary_tells_computed_from_measured():
     assert "p = 0.9" in computed and "p = 0.9" not in measured
     assert "code" in measured and "prose" in measured and "tok/step" in measured
     assert all(len(line) <= 100 for line in text.splitlines())
+
+
+def test_break_even_compares_means_with_means():
+    """One step in ten that other work makes 11 times as long doubles a mean, and no median."""
+
+    def noisy(row):
+        return replace(row, gen_s=2 * row.gen_s, step_s=tuple(
+            took * (11 if place % 10 == 5 else 1) for place, took in enumerate(row.step_s)))  # fmt: skip
+
+    quiet = [plain(), drafting(accepted=(0, 1) * 50)]
+    [before] = step_costs(quiet)
+    [after] = step_costs([noisy(row) for row in quiet])
+    assert after.break_even == pytest.approx(before.break_even, rel=0.05)
+
+
+def test_numbers_of_the_figure_lie_on_no_point_and_tell_drafters_apart():
+    other = replace(drafting("prose", (0, 0, 0, 1)), mode="dspark")
+    same = replace(drafting("prose"), mode="mtp-batched")
+    rows = [plain("prose"), drafting("prose"), same, other]
+    fig = panel_figure(rows, title="T")
+    left = fig.axes[0]
+    assert not left.texts
+    [beside] = left.child_axes
+    [text] = [t.get_text() for t in beside.get_yticklabels()]
+    first, second = text.split(" | ")
+    assert first == position_text([rows[1]]) and second == position_text([other])
+    note = fig.legends[0].get_title().get_text()
+    assert "kept by position in %, mtp-batched | dspark" in note
+
+
+def test_a_long_name_of_what_is_computed_stays_in_the_figure():
+    rows = [plain(), drafting(), plain("prose"), drafting("prose", (0, 0, 0, 1))]
+    [costs] = step_costs(rows)
+    fig = panel_figure(rows, [with_acceptance(costs, (0.91, 0.52 + n / 100)) for n in range(4)])
+    fig.canvas.draw()
+    boxes = [fig.legends[0], *(axes.title for axes in fig.axes), *(a._left_title for a in fig.axes)]
+    assert all(part.get_window_extent().x1 <= fig.bbox.x1 for part in boxes)
 
 
 def test_the_figure_names_what_is_computed_and_where_it_breaks_even():
