@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from engine.cli.output import Output
-from engine.errors import ContextError, OptionError
+from engine.cli.prompt import DEFAULT_CTX, Prompt, Written, check_room, first_prompt
+from engine.errors import OptionError
 from engine.gguf.warm import read_through
 from engine.options import EngineOptions
-from engine.text import chat, special
-from engine.text.encoding import DEFAULT_EFFORT, NO_THINK, Release, chosen, mtp_warning
+from engine.text import chat
+from engine.text.encoding import DEFAULT_EFFORT, NO_THINK, chosen, mtp_warning
 from engine.text.files import read_text
-from engine.text.tokenizer import Span
 from engine.tooling.exits import INTERRUPTED, say
 from engine.tooling.options.group import option
 from engine.tooling.options.kernels import kernel_options
@@ -31,7 +31,7 @@ from engine.tooling.options.speculation import (
     spec_options,
     warnings,
 )
-from engine.tooling.options.thinking import THINKING, ThinkingChoice
+from engine.tooling.options.thinking import THINKING
 from engine.tooling.options.types import Whole
 from engine.tooling.program import Command
 from engine.tooling.signals import StopSignals
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from engine.sample import Sampler
     from engine.session import Session
 
-DEFAULT_CTX = 32_768
 DEFAULT_TOKENS = 50_000
 _TITLE_CHARS = 80
 
@@ -125,6 +124,8 @@ def run_command(**values: Any) -> int:
         for path in plan.options.paths:
             read_through(path)
 
+    # A saved session's own tokens decide how its prompt is written; a new one's is known here.
+    first = None if plan.resumed else first_prompt(plan.options, plan.prompt, plan.ctx)
     interrupt = _Interrupt()
     options = check_values(plan.options)
     with shown_reading(options) as bar:
@@ -132,9 +133,9 @@ def run_command(**values: Any) -> int:
     with engine, interrupt:
         for notice in engine.notices:
             say(notice)
-        if not plan.raw:
+        if not plan.prompt.raw:
             _say_release(engine, plan)
-        return _answer(engine, plan, interrupt)
+        return _answer(engine, plan, first, interrupt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,24 +143,15 @@ class _Plan:
     """A checked command line."""
 
     options: EngineOptions
-    prompt: str
+    prompt: Prompt
     tokens: int
     ctx: int | None
     sampler: Sampler
     seed_drawn: bool
-    think: str
-    thinking: ThinkingChoice
-    system: str
-    raw: bool
-    own_template: bool
     session: Path | None
     resumed: bool
     spec: SpecChoice
     warm: bool
-
-    def release(self, engine: Engine) -> Release:
-        """Of --encoding, else as the model file says."""
-        return chosen(self.thinking.encoding, engine.release)
 
 
 def _plan(values: dict[str, Any]) -> _Plan:
@@ -212,16 +204,13 @@ def _plan(values: dict[str, Any]) -> _Plan:
     system = chat.DEFAULT_SYSTEM if values["system"] is None else values["system"]
     return _Plan(
         options=replace(options, check_values=model.check_values),
-        prompt=prompt,
+        prompt=Prompt(
+            prompt, think, system, values["raw"], values["chat_template"], thinking.encoding
+        ),
         tokens=values["tokens"],
         ctx=values["ctx"],
         sampler=_sampler(sampling),
         seed_drawn=sampling.seed is None,
-        think=think,
-        thinking=thinking,
-        system=system,
-        raw=values["raw"],
-        own_template=values["chat_template"],
         session=session,
         resumed=resumed,
         spec=spec,
@@ -231,7 +220,7 @@ def _plan(values: dict[str, Any]) -> _Plan:
 
 def _say_release(engine: Engine, plan: _Plan) -> None:
     """Say in a line which release's chat format is used, where there is a choice."""
-    release = plan.release(engine)
+    release = chosen(plan.prompt.encoding, engine.release)
     if release.notice:
         say(release.notice)
     warning = mtp_warning(release) if plan.options.mtp_path is not None else ""
@@ -272,34 +261,28 @@ class _Interrupt(StopSignals):
             raise KeyboardInterrupt
 
 
-def _answer(engine: Engine, plan: _Plan, interrupt: _Interrupt) -> int:
+def _answer(engine: Engine, plan: _Plan, first: Written | None, interrupt: _Interrupt) -> int:
     session = _open_session(engine, plan)
-    spans = _spans(engine, session, plan)
-    encoded = engine.tokenizer.encode_spans(spans)
-    if encoded.n_special_in_text:
-        say(f"prompt: {encoded.n_special_in_text} control-token texts kept as ordinary text")
-    if len(encoded.ids) > session.room:
-        raise ContextError(
-            f"prompt: expected at most {session.room} tokens (-c sets the context), "
-            f"found {len(encoded.ids)}"
-        )
+    if first is None:
+        first = plan.prompt.written(engine.tokenizer, engine.release, session.ctx, session.tokens)
+    check_room(first, session.room)
     say(f"memory: {engine.memory_estimate(session.ctx)}")
     warned = not plan.resumed or plan.ctx is not None  # before the model was opened
     if not warned and (warning := engine.memory_warning(session.ctx)):
         say(warning)
     start = time.perf_counter()
     n_prefill = session.sync(
-        session.tokens + encoded.ids, progress=lambda done, total: interrupt.check()
+        session.tokens + first.ids, progress=lambda done, total: interrupt.check()
     )
     middle = time.perf_counter()
-    n_made = _generate(engine, session, plan, interrupt, chat.ends_thinking(spans))
+    n_made = _generate(engine, session, plan, interrupt, first.ends_thinking)
     end = time.perf_counter()
     say(
         f"{_speed('prefill', n_prefill, middle - start)}; "
         f"{_speed('generation', n_made, end - middle)}"
     )
     if plan.session is not None:
-        title = None if plan.resumed else " ".join(plan.prompt.split())[:_TITLE_CHARS]
+        title = None if plan.resumed else " ".join(plan.prompt.text.split())[:_TITLE_CHARS]
         session.save_file(plan.session, title=title, new=not plan.resumed)
     return INTERRUPTED if interrupt.asked else 0
 
@@ -312,37 +295,6 @@ def _open_session(engine: Engine, plan: _Plan) -> Session:
             say(notice)
         return session
     return engine.session(plan.ctx or min(DEFAULT_CTX, engine.shape.n_ctx_train))
-
-
-def _spans(engine: Engine, session: Session, plan: _Plan) -> list[Span]:
-    """The prompt as it goes on the timeline."""
-    tokens = session.tokens
-    if plan.raw:
-        has_bos = tokens or engine.tokenizer.bos_id is None
-        start = [] if has_bos else [Span(special.BOS, trusted=True)]
-        return [*start, Span(plan.prompt)]
-    if chat.is_rendered(plan.prompt):
-        say("prompt: begins with chat markers; taken as rendered chat")
-        return [Span(plan.prompt, trusted=True)]
-    encoding = plan.release(engine).encoding
-    if plan.think == "max" and encoding.effective(plan.think, session.ctx) != "max":
-        say(
-            f"--think-max: needs {encoding.max_ctx} tokens of context, found {session.ctx}; "
-            f"thinking at {encoding.default} effort"
-        )
-    if tokens:
-        closed = tokens[-1] in engine.tokenizer.eos_ids
-        return chat.render_turn(plan.prompt, plan.think, session.ctx, closed, encoding)
-    messages = [chat.Message("system", plan.system), chat.Message("user", plan.prompt)]
-    if not plan.own_template:
-        return chat.render_chat(messages, plan.think, session.ctx, encoding=encoding)
-    source = engine.tokenizer.chat_template
-    if source is None:
-        raise OptionError("--chat-template: expected a file that carries one text, found none")
-    from engine.text.template import ChatTemplate
-
-    with ChatTemplate(source) as template:
-        return template.render(messages, plan.think, session.ctx, encoding)
 
 
 def _generate(

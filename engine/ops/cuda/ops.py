@@ -151,12 +151,12 @@ class CudaOps(ComposedOps):
     ring_mean = _op(rings.ring_mean)
 
     def ring_set(self, ring: Any, first: int, rows: np.ndarray) -> None:
-        for at, start, stop in _pieces(len(ring), first, len(rows)):
+        for at, start, stop in rings.pieces_of(len(ring), first, len(rows)):
             ring[at : at + stop - start] = rows[start:stop]
 
     def ring_get(self, ring: Any, first: int, n: int) -> DeviceArray:
         """A view where the rows lie together, else a copy."""
-        pieces = _pieces(len(ring), first, n)
+        pieces = rings.pieces_of(len(ring), first, n)
         if len(pieces) <= 1:
             at = first % len(ring)
             return ring[at : at + n]
@@ -390,15 +390,3 @@ def _pooling(
 def _formats(weights: Sequence[Any]) -> set[str]:
     """Formats whose products a row is prepared for in advance."""
     return {w.format for w in weights}
-
-
-def _pieces(cap: int, pos0: int, n: int) -> list[tuple[int, int, int]]:
-    """Runs of a ring: (ring row, first, stop) of rows that lie together; later rows win."""
-    pieces = []
-    first = max(n - cap, 0)
-    while first < n:
-        at = (pos0 + first) % cap
-        stop = min(n, first + cap - at)
-        pieces.append((at, first, stop))
-        first = stop
-    return pieces

@@ -27,4 +27,5 @@ def engine(monkeypatch):
     fake = FakeEngine()
     monkeypatch.setattr("engine.engine.open_engine", fake.open)
     monkeypatch.setattr("engine.engine.check_opening", lambda *_: fake.warning)
+    monkeypatch.setattr("engine.cli.prompt.read_header", fake.header)
     return fake

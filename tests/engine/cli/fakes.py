@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.cli.prompt import Header
 from engine.errors import ContextError
 from engine.ops.operands import Logits
 from engine.ops.reference.ops import ReferenceOps
@@ -97,6 +98,9 @@ class FakeEngine:
     def open(self, options: Any, bar: Any = None) -> FakeEngine:
         self.opened.append(options)
         return self
+
+    def header(self, options: Any) -> Header:
+        return Header(self.tokenizer, self.release, self.shape.n_ctx_train)
 
     def __enter__(self) -> FakeEngine:
         return self

@@ -121,6 +121,8 @@ def test_output_is_utf8_in_any_locale():
         "fake = FakeEngine('h\\u00e9\\u6f22')\n"
         "engine.engine.open_engine = fake.open\n"
         "engine.engine.check_opening = lambda *_: ''\n"
+        "import engine.cli.prompt\n"
+        "engine.cli.prompt.read_header = fake.header\n"
         "sys.argv = ['ds4', '-m', 'm', '-p', 'x', '--temp', '0']\n"
         "from engine.cli.main import main\n"
         "main()"

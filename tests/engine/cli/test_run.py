@@ -181,7 +181,7 @@ def test_prompt_beyond_the_context(ds4, engine):
     said = "expected at most 10 tokens (-c sets the context), found "
     assert err.startswith(f"ds4: error: prompt: {said}")
     assert err.count("\n") == 1
-    assert engine.sessions[-1].n_past == 0
+    assert engine.opened == []  # refused before the model was loaded
 
 
 def test_unfinished_character_at_the_limit(ds4, engine):
@@ -275,6 +275,7 @@ def test_own_template(ds4, engine):
     status, _, err = ds4("-m", "m", "-p", "Hi", "--temp", 0, "--chat-template")
     assert status == 2
     assert "--chat-template: expected a file that carries one" in err
+    assert engine.opened == []
 
     engine.tokenizer = Tokenizer.from_metadata(metadata(chat_template=template))
     assert ds4("-m", "m", "-p", "Hi", "--temp", 0, "--chat-template")[0] == 0

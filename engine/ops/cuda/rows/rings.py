@@ -97,3 +97,15 @@ def add_streams(ctx: Context, state: DeviceArray, y: DeviceArray) -> None:
     assert y.shape == (n, d), (state, y)
     ctx.launch(stream_sums, -(-n * d // THREADS), state, y, n * d, d, n_hc)
     ctx.wrote(state)
+
+
+def pieces_of(cap: int, pos0: int, n: int) -> list[tuple[int, int, int]]:
+    """Runs of a ring: (ring row, first, stop) of rows that lie together; later rows win."""
+    pieces = []
+    first = max(n - cap, 0)
+    while first < n:
+        at = (pos0 + first) % cap
+        stop = min(n, first + cap - at)
+        pieces.append((at, first, stop))
+        first = stop
+    return pieces
