@@ -14,6 +14,7 @@ from pathlib import Path
 from ds4bench.compare.stats import MAX_PAIRS, MIN_PAIRS, STOP_HALF_WIDTH
 from engine.errors import OptionError
 from engine.tooling.options.model import DEFAULT_MODEL
+from engine.tooling.results.redact import recordable
 
 _CHDIR = "--chdir"
 _MODEL = ("-m", "--model")
@@ -104,7 +105,9 @@ class AbPlan:
 
     def identity(self) -> dict[str, object]:
         """What a resumed session must share."""
-        return {"a": self.a.to_record(), "b": self.b.to_record(), "seed": self.seed}
+        sides = {"a": self.a.to_record(), "b": self.b.to_record()}
+        # Whole paths: two checkouts differ in nothing else.
+        return {**{n: recordable(one, paths=True) for n, one in sides.items()}, "seed": self.seed}
 
 
 def side(

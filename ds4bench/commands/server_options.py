@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from engine.errors import OptionError
-from engine.tooling.openai.client import check_extra
 from engine.tooling.options.group import OptionGroup
 from engine.tooling.options.types import OneOf
 
@@ -80,6 +79,8 @@ def _extra_body(text: str | None) -> dict[str, object]:
     if not isinstance(found, dict):
         kind = "none" if found is None else type(found).__name__
         raise OptionError(f"--extra-body: expected a JSON object, found {kind}")
+    from engine.tooling.openai.client import check_extra  # --help need not wait for it
+
     check_extra(found)
     return found
 

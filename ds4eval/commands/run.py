@@ -23,7 +23,6 @@ from ds4eval.request import (
     check_request,
 )
 from engine.errors import OptionError
-from engine.tooling.openai.client import check_extra
 from engine.tooling.options.model import MODEL, ModelChoice
 from engine.tooling.options.thinking import THINKING
 from engine.tooling.program import Command
@@ -204,5 +203,7 @@ def parse_extra_body(text: str | None) -> Document:
         raise OptionError(f"--extra-body: expected a JSON object, found {error}") from None
     if not isinstance(found, dict):
         raise OptionError(f"--extra-body: expected a JSON object, found {type(found).__name__}")
+    from engine.tooling.openai.client import check_extra  # --help need not wait for it
+
     check_extra(found)
     return found

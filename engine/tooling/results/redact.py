@@ -9,10 +9,8 @@ down, `public` for what anybody may see. The module knows no record's fields but
 from __future__ import annotations
 
 import contextlib
-import getpass
 import os
 import re
-import socket
 from collections.abc import Sequence
 from typing import Any, TypeVar, cast
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -173,7 +171,7 @@ def recordable(value: Any, *, paths: bool = False) -> Any:
             name: HIDDEN
             if isinstance(item, str) and item and is_secret_name(str(name))
             else safe_arguments(item, paths=paths)
-            if name == "command" and isinstance(item, list)
+            if name in ("command", "arguments") and isinstance(item, list)
             else recordable(item, paths=paths)
             for name, item in value.items()
         }
@@ -234,6 +232,9 @@ def _posted(text: str, names: Sequence[str]) -> str:
 
 def _own_names() -> list[str]:
     """This user's and this machine's names; those of every machine are none."""
+    import getpass
+    import socket
+
     found = {socket.gethostname(), socket.gethostname().partition(".")[0]}
     with contextlib.suppress(OSError, KeyError, ImportError):
         found.add(getpass.getuser())

@@ -55,7 +55,8 @@ def table(rows: int, text: str = "x") -> bytes:
     column = pa.DictionaryArray.from_arrays(
         pa.array([0] * rows, pa.int32()), pa.array([text], pa.string())
     )
-    pq.write_table(pa.table({"question": column}), out, compression="zstd")
+    # Without Arrow's own schema, which would have texts read as dictionaries anyway.
+    pq.write_table(pa.table({"question": column}), out, compression="zstd", store_schema=False)
     return out.getvalue()
 
 
@@ -71,7 +72,7 @@ BOMBS = {
     "cells": (EXAM, lambda: repeated(b"a,b,c,d,e,f\n", b",,,,,\n", 1_200_000), "at most"),
     "numbers in one line": (EXAM, lambda: repeated(b'{"a":[1', b",1.5", 12_000_000), "JSON values"),
     "20 million rows": (EXAM, lambda: table(20_000_000), "at most 1000000 rows"),
-    "one text in each row": (EXAM, lambda: table(900_000, "y" * 5000), "bytes unpacked"),
+    "one text in each row": (EXAM, lambda: table(900_000, "y" * 2_000_000), "bytes unpacked"),
     "20 million rows of speed": (ROWS, lambda: table(20_000_000), "at most 2000000 rows"),
     "packed twice": (EXAM, lambda: gzip.compress(zeros(600 << 20)), "at most 512 MiB unpacked"),
 }

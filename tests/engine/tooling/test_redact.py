@@ -96,6 +96,12 @@ def test_what_has_the_form_of_a_credential_goes(text):
     assert KEY not in without_credentials(text) and "abcdefghij" not in without_credentials(text)
 
 
+@pytest.mark.parametrize("name", ["command", "arguments"])
+def test_command_lines_in_records_lose_the_word_behind_the_option(name):
+    words = ["ds4-bench", "--api-key", KEY]
+    assert recordable({"a": {name: words}}, paths=True) == {"a": {name: [*words[:2], HIDDEN]}}
+
+
 def test_fields_that_are_named_so_are_hidden_and_counts_are_not():
     record = {"api_key": KEY, "token": KEY, "tokens": 3, "key": "row", "eos_token": "</s>"}
     assert recordable(record) == {**record, "api_key": HIDDEN, "token": HIDDEN}
