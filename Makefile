@@ -136,10 +136,12 @@ smoke: $(VENV)/.installed
 	$(BIN)/ds4-bench --ctx-start 256 --ctx-max 512 --step-incr 256 --gen-tokens 16 --force --csv $(OUT)/smoke.csv
 	$(BIN)/ds4 -p "Say something." -n 16 --temp 0
 
-# Coverage-guided fuzzing of the GGUF reader (3.0.0 is the last atheris with wheels for Python 3.11); any exception but GGUFError is a finding.
+# Coverage-guided fuzzing of the GGUF reader and of every reader of results and questions, a minute in all (3.0.0 is the
+# last atheris with wheels for Python 3.11); any exception but the one kind of error is a finding.
 fuzz: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-fuzz.lock
-	$(BIN)/python tests/fuzz/fuzz_gguf.py -max_total_time=60
+	$(BIN)/python tests/fuzz/fuzz_gguf.py -max_total_time=15
+	$(BIN)/python tests/fuzz/fuzz_readers.py 45
 
 lock: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet uv

@@ -23,6 +23,10 @@ COMMANDS = {
         "ds4bench.commands.report:report_command",
         "Write one HTML page and a Markdown summary of results.",
     ),
+    "export": (
+        "ds4bench.commands.export:export_command",
+        "Write a sweep as another file, on request one that you can post.",
+    ),
     "doctor": (
         "ds4bench.commands.doctor:doctor_command",
         "Say what this machine's figures depend on, and whether it is fit to measure.",

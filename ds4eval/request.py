@@ -250,6 +250,8 @@ class OutputOptions:
         The screen goes when the run is over.
     dry_run : bool
         Say what would be asked, and stop.
+    record_paths : bool
+        Keep whole paths in what is written down.
     """
 
     out: Path | None = None
@@ -260,6 +262,7 @@ class OutputOptions:
     pause_s: float = 0.35
     close_at_end: bool = False
     dry_run: bool = False
+    record_paths: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ PROGRAMS = {
 BESIDES = {
     "ds4-bench compare": ["a", "b"],
     "ds4-bench plot": ["a"],
+    "ds4-bench export": ["a", "--output", "new.csv"],
     "ds4-bench report": ["a"],
     "ds4-bench panel": ["a"],
     "ds4-bench history": ["show", "a"],

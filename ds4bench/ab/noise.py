@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -19,12 +18,21 @@ from typing import Any
 import platformdirs
 
 from ds4bench.compare.judge import Comparison, asked_tolerance
-from ds4bench.compare.samples import Arm
+from ds4bench.compare.samples import METRICS, Arm
 from ds4bench.compare.stats import MAX_PAIRS, mde_of
+from ds4bench.records.words import SERIES
 from engine.errors import EngineError, OptionError, StoreError
 from engine.tooling.results.publish import publish_bytes
+from engine.tooling.results.typed import NAME, Rules, read_object, typed
 
 VERSION = 1
+MOST_BYTES = 1 << 20  # a floor is a hundred bytes, a machine has a few of them
+RULES = Rules(
+    words={"metric": METRICS},
+    patterns={"machine": NAME, "mode": SERIES},
+    text={"command": 1 << 16},
+    signed=("bias",),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,16 +140,13 @@ def load(machine: str, where: Path | None = None) -> Calibration | None:
     path = (where or folder()) / f"{machine}.json"
     if not machine or not path.exists():
         return None
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["schema"] != "ds4bench.calibration" or record["version"] != VERSION:
-            raise ValueError(f"version {record.get('version')!r}")
-        floors = tuple(Floor(**floor) for floor in record["floors"])
-        if not all(math.isfinite(f.sigma) and f.sigma >= 0 for f in floors):
-            raise ValueError("a sigma that is no number")
-        return Calibration(record["machine"], record["at"], floors, record.get("command", ""))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise EngineError(f"{path}: expected a calibration, found {error}") from error
+    record = read_object(path, MOST_BYTES, EngineError)
+    if record.get("schema") != "ds4bench.calibration" or record.get("version") != VERSION:
+        raise EngineError(
+            f"{path}: expected a calibration of version {VERSION}, found "
+            f"{str(record.get('schema'))[:40]!r} {str(record.get('version'))[:20]!r}"
+        )
+    return typed(Calibration, record, RULES, str(path), EngineError)
 
 
 def sigmas(arm: Arm, where: Path | None = None) -> dict[tuple[str, str], float]:

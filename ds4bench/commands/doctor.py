@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ds4bench.doctor.facts import Facts
     from ds4bench.doctor.judge import Finding
 
+MOST_BYTES = 4 << 20  # of a file of facts
 # Those of `ds4bench.doctor.known`; help must not import it.
 MACHINES = (
     *("gb10", "h100", "h200", "b200", "rtx-pro-6000", "ai-max-395"),
@@ -137,26 +138,32 @@ def load_facts(path: Path) -> Facts:
     """
     from ds4bench.doctor.facts import SCHEMA, VERSION, Facts
     from ds4bench.records.files import read_rows
+    from engine.files.regular import open_regular
     from engine.tooling.results.journal import is_journal
+    from engine.tooling.results.typed import read_object
 
-    try:
-        data = (path / "rows.jsonl" if path.is_dir() else path).read_bytes()
-    except OSError as error:
-        raise EngineError(f"{path}: expected facts, found {error.strerror}") from error
-    if data[:4] == b"PAR1" or is_journal(data[:10]):
-        record = read_rows(path).environment.get("doctor")
+    source = path / "rows.jsonl" if path.is_dir() else path
+    with open_regular(source, error=EngineError) as file:
+        head = file.read(10) or b""
+    if head[:4] == b"PAR1" or is_journal(head):
+        record = read_rows(source).environment.get("doctor")
         if not isinstance(record, dict):
             raise EngineError(f"{path}: expected a sweep with the doctor's facts, found none in it")
-        return Facts.from_record(record.get("facts", {}), str(path))
-    try:
-        record = json.loads(data)
-    except ValueError as error:
-        raise EngineError(f"{path}: expected JSON, found {error}") from error
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        return Facts.from_record(object_in(record, "facts", path), str(path))
+    record = read_object(source, MOST_BYTES, EngineError)
+    if record.get("schema") != SCHEMA:
         raise EngineError(f"{path}: expected schema {SCHEMA!r}, found another file")
     if record.get("version") != VERSION:
         raise EngineError(f"{path}: expected version {VERSION}, found {record.get('version')!r}")
-    return Facts.from_record(record.get("facts", {}), str(path))
+    return Facts.from_record(object_in(record, "facts", path), str(path))
+
+
+def object_in(record: Mapping[str, Any], name: str, path: Path) -> Mapping[str, Any]:
+    """An object that a record may lack."""
+    found = record.get(name, {})
+    if not isinstance(found, dict):
+        raise EngineError(f"{path}: {name}: expected an object, found {type(found).__name__}")
+    return found
 
 
 def examined(

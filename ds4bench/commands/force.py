@@ -1,4 +1,4 @@
-"""The option --force of commands that write files from what was measured before."""
+"""Options of commands that write files: --force and --record-paths."""
 
 from __future__ import annotations
 
@@ -9,4 +9,10 @@ FORCE = option(
     section="Output",
     is_flag=True,
     help="Write although files are there; old ones are kept as NAME.old-TIME.",
+)
+RECORD_PATHS = option(
+    "--record-paths",
+    section="Results",
+    is_flag=True,
+    help="Keep whole paths in the results; otherwise only their last names.",
 )

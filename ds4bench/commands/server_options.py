@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from engine.errors import OptionError
+from engine.tooling.openai.client import check_extra
 from engine.tooling.options.group import OptionGroup
 from engine.tooling.options.types import OneOf
 
@@ -77,7 +78,9 @@ def _extra_body(text: str | None) -> dict[str, object]:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise OptionError(f"--extra-body: expected a JSON object, found {text[:80]!r}")
+        kind = "none" if found is None else type(found).__name__
+        raise OptionError(f"--extra-body: expected a JSON object, found {kind}")
+    check_extra(found)
     return found
 
 

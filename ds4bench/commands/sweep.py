@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ds4bench.commands.accept_options import ACCEPT, accept_from, say_computed
+from ds4bench.commands.force import RECORD_PATHS
 from ds4bench.commands.server_options import SERVER, refuse_idle
 from engine.errors import EngineError, OptionError
 from engine.tooling.options.group import option
@@ -173,6 +174,7 @@ SAMPLING = sampling_options(
     is_flag=True,
     help="Write results to a network file system such as NFS.",
 )
+@RECORD_PATHS
 @MODEL
 @KERNELS
 @SPECULATION
@@ -267,6 +269,7 @@ def build_request(ctx: click.Context, values: dict[str, Any]) -> SweepRequest:
         dry_run=values["dry_run"],
         row_timeout_s=values["row_timeout"],
         allow_network_fs=values["allow_network_fs"],
+        record_paths=values["record_paths"],
         predict=machines,
     )
 
@@ -319,6 +322,7 @@ def build_server_request(ctx: click.Context, values: dict[str, Any]) -> ServerRe
         retry_failed=values["retry_failed"],
         dry_run=values["dry_run"],
         allow_network_fs=values["allow_network_fs"],
+        record_paths=values["record_paths"],
     )
 
 

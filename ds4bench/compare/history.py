@@ -23,9 +23,12 @@ from pathlib import Path
 from statistics import median
 
 from ds4bench.compare.changes import Change, changes
-from ds4bench.compare.samples import Key, facts, row_logs
+from ds4bench.compare.samples import METRICS, Key, facts, row_logs
 from ds4bench.records.rows import SweepResult
+from ds4bench.records.words import SERIES
 from engine.errors import EngineError, StoreError
+from engine.files.regular import kind_of
+from engine.tooling.results.typed import HEX, Rules, typed
 
 MIGRATIONS = (
     """
@@ -55,6 +58,9 @@ MIGRATIONS = (
 )
 APPLICATION_ID = 0x64733462  # "ds4b": another program's database is not ours to migrate
 
+# Databases are handed on like other files, and SQLite holds columns to no type.
+RULES = Rules(words={"metric": METRICS}, patterns={"mode": SERIES, "setup": HEX})
+
 
 @dataclass(frozen=True, slots=True)
 class Past:
@@ -83,6 +89,10 @@ def open_history(path: Path) -> Iterator[sqlite3.Connection]:
     StoreError
         If it is no history, is newer, is locked, or cannot be written.
     """
+    # SQLite would wait for ever on a FIFO, and hides what it cannot open.
+    if path.exists() and not path.is_file():
+        kind = kind_of(path.stat().st_mode)
+        raise StoreError(f"{path}: expected a regular file, found {kind}")
     try:
         connection = sqlite3.connect(path, timeout=10, isolation_level=None)
     except sqlite3.Error as error:
@@ -91,7 +101,7 @@ def open_history(path: Path) -> Iterator[sqlite3.Connection]:
         with contextlib.closing(connection):
             _migrate(connection, path)
             yield connection
-    except sqlite3.Error as error:
+    except (sqlite3.Error, OverflowError, UnicodeDecodeError) as error:
         raise StoreError(f"{path}: expected a readable database, found {error}") from error
 
 
@@ -284,8 +294,11 @@ def series(
         (setup,),
     ).fetchall()
     cells: dict[Key, list[Past]] = defaultdict(list)
-    for metric, mode, ctx, prefill, commit, at, rate in rows:
-        cells[Key(metric, mode, ctx, prefill)].append(Past(commit, at, rate))
+    for n, (metric, mode, ctx, prefill, commit, at, rate) in enumerate(rows, 1):
+        cell = {"metric": metric, "mode": mode, "ctx_tokens": ctx, "prefill_tokens": prefill}
+        where = f"history: point {n} of set-up {setup[:8]}"
+        past = typed(Past, {"commit": commit, "at": at, "rate": rate}, RULES, where)
+        cells[typed(Key, cell, RULES, where)].append(past)
     out = []
     for key in sorted(filter(keep, cells), key=lambda k: (k.order, k.prefill_tokens)):
         points = _per_commit(cells[key])

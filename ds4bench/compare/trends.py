@@ -12,12 +12,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ds4bench.compare.history import Series, series
+from ds4bench.compare.history import RULES, Series, series
 from ds4bench.compare.samples import LATENCIES, Key
 from engine.errors import OptionError
+from engine.tooling.results.typed import Rules, object_of, typed
 
 # What a series' rate means: latencies are stored as their inverses.
 UNITS = {"prefill": "tokens/s", "decode": "tokens/s", "steps": "steps/s"}
+ENTRY_RULES = Rules(text={"source": 1 << 16, "facts": 1 << 20})
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A cell of a stored run and the median of its rates."""
+
+    metric: str
+    mode: str
+    ctx_tokens: int
+    samples: int
+    rate: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +61,16 @@ def entries(connection: sqlite3.Connection) -> list[Entry]:
         "SELECT r.id, r.at, r.commit_id, r.dirty, r.setup, count(p.run_id), r.source, r.facts "
         "FROM runs r LEFT JOIN points p ON p.run_id = r.id GROUP BY r.id ORDER BY r.at, r.id"
     )
-    return [
-        Entry(i, at, commit, None if dirty is None else bool(dirty), setup, cells, source,
-              json.loads(facts))
-        for i, at, commit, dirty, setup, cells, source, facts in rows
-    ]  # fmt: skip
+    found = []
+    for i, at, commit, dirty, setup, cells, source, text in rows:
+        where = f"history: run {i}"
+        record = {
+            "id": i, "at": at, "commit": commit, "setup": setup, "cells": cells, "source": source,
+            "dirty": None if dirty is None else bool(dirty),
+            "facts": object_of(str(text).encode("utf-8", "replace"), f"{where}: facts"),
+        }  # fmt: skip
+        found.append(typed(Entry, record, ENTRY_RULES, where))
+    return found
 
 
 def entry(connection: sqlite3.Connection, number: int) -> Entry:
@@ -71,11 +89,14 @@ def entry(connection: sqlite3.Connection, number: int) -> Entry:
 
 def points(connection: sqlite3.Connection, number: int) -> list[tuple[str, str, int, int, float]]:
     """Metric, mode, context, samples and rate of a run's cells, in the order of tables."""
-    return connection.execute(
+    names = ("metric", "mode", "ctx_tokens", "samples", "rate")
+    rows = connection.execute(
         "SELECT metric, mode, ctx_tokens, samples, rate FROM points WHERE run_id = ? "
         "ORDER BY metric, mode, ctx_tokens",
         (number,),
-    ).fetchall()
+    )
+    cells = (typed(Cell, dict(zip(names, row)), RULES, f"history: run {number}") for row in rows)
+    return [(c.metric, c.mode, c.ctx_tokens, c.samples, c.rate) for c in cells]
 
 
 def chosen_to_prune(

@@ -12,9 +12,15 @@ from typing import Any
 
 from ds4bench.worker.codec import built
 from engine.errors import EngineError
+from engine.tooling.results.typed import Rules, typed
 
 SCHEMA = "ds4bench.doctor"
 VERSION = 1
+RULES = Rules(
+    words={"huge_pages": ("always", "madvise", "never")},
+    text={"path": 4096},
+    signed=("temp_c", "start_c", "end_c", "slope_c_per_min"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +164,12 @@ class Facts:
         EngineError
             If it holds other fields or values.
         """
+        facts = typed(cls, record, RULES, f"{where}: facts of a machine", EngineError)
         try:
-            return built(cls, record)
-        except (TypeError, ValueError, AttributeError) as error:
-            raise EngineError(f"{where}: expected facts of a machine, found {error}") from error
+            built(cls, record)
+        except TypeError as error:  # a field that no facts of this version have
+            raise EngineError(f"{where}: expected facts of a machine, found {error}") from None
+        return facts
 
 
 def _known(value: Any) -> Any:

@@ -5,8 +5,9 @@ What is computed for another acceptance stands under a heading of its own.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ds4bench.panel.costs import Computed, StepCosts, replayed, step_costs, with_acceptance
@@ -14,10 +15,12 @@ from ds4bench.records.derived import mode_rank, percentile
 from ds4bench.records.files import label_of, read_rows
 from ds4bench.records.rows import SpeedRow
 from engine.errors import EngineError, OptionError
+from engine.files.regular import open_regular, read_regular
 from engine.tooling.results.journal import is_journal
 
 MOST_POSITIONS = 16
 MOST_STEPS = 10_000_000
+MOST_BYTES = 3 * MOST_STEPS
 
 
 def parse_accept(text: str) -> tuple[float, ...]:
@@ -56,11 +59,8 @@ def read_accepted(path: Path) -> tuple[int, ...]:
     """
     head = b""
     if not path.is_dir():
-        try:
-            with path.open("rb") as file:
-                head = file.read(10)
-        except OSError as error:
-            raise EngineError(f"--accept-replay: expected a file, found {error}") from None
+        with open_regular(path, "--accept-replay", EngineError) as file:
+            head = file.read(10) or b""
     if path.is_dir() or head[:4] == b"PAR1" or is_journal(head):
         steps = [
             tokens - 1
@@ -72,8 +72,8 @@ def read_accepted(path: Path) -> tuple[int, ...]:
             raise EngineError(f"{path}: expected rows of a mode that drafts, found none")
         return tuple(steps)
     found = []
-    for number, word in enumerate(path.read_bytes()[: 1 << 28].split(), 1):
-        if not (word.isdigit() and int(word) <= MOST_POSITIONS):
+    for number, word in enumerate(_words(path), 1):
+        if not (len(word) < 9 and word.isdigit() and int(word) <= MOST_POSITIONS):
             shown = word[:20].decode("utf-8", "replace")
             raise EngineError(
                 f"{path}: expected accepted drafts of 0 to {MOST_POSITIONS} per step, found "
@@ -82,7 +82,16 @@ def read_accepted(path: Path) -> tuple[int, ...]:
         found.append(int(word))
     if not found:
         raise EngineError(f"{path}: expected accepted drafts of each step, found none")
-    return tuple(found[:MOST_STEPS])
+    return tuple(found)
+
+
+def _words(path: Path) -> Iterator[bytes]:
+    """Words of a file of at most MOST_STEPS of them, a few at a time."""
+    data = read_regular(path, MOST_BYTES, "--accept-replay", EngineError)
+    for number, found in enumerate(re.finditer(rb"\S+", data)):
+        if number == MOST_STEPS:
+            raise EngineError(f"{path}: expected at most {MOST_STEPS} steps, found more")
+        yield found[0]
 
 
 def computed(costs: Sequence[StepCosts], accept: str | None, replay: Path | None) -> list[Computed]:

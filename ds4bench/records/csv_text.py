@@ -18,8 +18,15 @@ from pathlib import Path
 
 from ds4bench.records.limits import checked
 from ds4bench.records.rows import SpeedRow, SweepResult, in_order, latest
+from ds4bench.records.words import RULES
 from engine.errors import EngineError
+from engine.files.regular import read_regular
 from engine.tooling.report.labels import clean_label, safe_cell
+from engine.tooling.results.typed import held
+
+MOST_BYTES = 512 << 20
+MOST_LINES = 2_000_000  # a sweep of a day has some thousands
+MOST_CELLS = 500
 
 # Names, order and two decimals as ds4_bench.c prints them.
 UPSTREAM = (
@@ -186,10 +193,7 @@ def from_csv(path: Path) -> SweepResult:
 
 
 def _text(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise EngineError(f"{path}: expected a readable CSV, found {error.strerror}") from error
+    data = read_regular(path, MOST_BYTES, error=EngineError)
     wide = data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     encoding = "utf-16" if wide else "utf-8-sig"
     try:
@@ -207,12 +211,19 @@ def _sheets(path: Path) -> list[_Sheet]:
         raise EngineError(f"{path}: expected a header line, found an empty file")
     divider = max(",;\t", key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=divider)
+    n_lines = 0
     sheets: list[_Sheet] = []
     try:
         for cells in reader:
             names = tuple(name.strip().lstrip("\ufeff") for name in cells)
             if not any(names):
                 continue
+            n_lines += 1
+            if n_lines > MOST_LINES or len(cells) > MOST_CELLS:
+                raise EngineError(
+                    f"{path}:{reader.line_num}: expected at most {MOST_LINES} lines of "
+                    f"{MOST_CELLS} cells, found more"
+                )
             if not sheets or UPSTREAM[0] in names:
                 _check_names(names, path)
                 sheets.append(_Sheet(names, "." if divider == "," else ",", []))
@@ -248,7 +259,8 @@ def _rows(sheet: _Sheet, path: Path, before: int) -> list[SpeedRow]:
         if "run" not in sheet.names:
             seen[row.mode, row.ctx_tokens] += 1
             run = seen[row.mode, row.ctx_tokens]
-        rows.append(checked(replace(row, run=before + run), where))
+        row = checked(replace(row, run=before + run), where)
+        rows.append(held(row, RULES, where, EngineError))
     return rows
 
 

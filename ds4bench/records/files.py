@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any, BinaryIO
 
 from ds4bench.records.csv_text import from_csv, to_csv
-from ds4bench.records.limits import checked
+from ds4bench.records.limits import checked, checked_environment
 from ds4bench.records.rows import (
     LISTS,
     SCHEMA,
@@ -28,10 +28,15 @@ from ds4bench.records.rows import (
     stamped,
 )
 from engine.errors import EngineError
+from engine.files.regular import open_regular, read_regular
 from engine.tooling.report.labels import clean_label, unique_labels
+from engine.tooling.results.columnar import BoundedParquet, Bounds
 from engine.tooling.results.journal import Record, is_journal, read_journal
 from engine.tooling.results.publish import publish, publish_bytes
+from engine.tooling.results.typed import object_of
 
+MOST_BYTES = 1 << 30  # of a Parquet file, packed and unpacked
+MOST_ROWS = 2_000_000
 UNSTEADY = 0.2  # of the best pass's rate; passes of an idle machine differ by a twentieth
 
 # By the last word of a field's name; a field without an entry here or below is a text or a flag.
@@ -76,11 +81,8 @@ def read_rows(path: str | Path) -> SweepResult:
     path = Path(path)
     if path.is_dir():
         path = path / "rows.jsonl"
-    try:
-        with path.open("rb") as file:
-            head = file.read(10)
-    except OSError as error:
-        raise EngineError(f"{path}: expected results, found {error.strerror}") from error
+    with open_regular(path, error=EngineError) as file:
+        head = file.read(10) or b""
     if head[:4] == b"PAR1":
         return _from_parquet(path)
     if is_journal(head):
@@ -139,17 +141,23 @@ def rows_of(records: list[Record], where: str) -> list[SpeedRow]:
     ]
 
 
-def environment_of(header: Record, records: list[Record]) -> dict[str, Any]:
-    """The circumstances of a sweep: those of its first start, with the number of starts."""
-    starts = [r["environment"] for r in records if r.get("kind") == "start"]
-    environment = dict(starts[0]) if starts else {}
+def environment_of(header: Record, records: list[Record], where: str = "journal") -> dict[str, Any]:
+    """The circumstances of a sweep: those of its first start, with the number of starts.
+
+    Raises
+    ------
+    StoreError
+        If a part of them is not what it must be.
+    """
+    starts = [r.get("environment") for r in records if r.get("kind") == "start"]
+    environment = dict(checked_environment(starts[0], where)) if starts else {}
     environment["plan"] = header.get("plan", {})
     environment["fingerprint"] = header.get("fingerprint", "")
     environment["starts"] = len(starts)
     first = next((r.get("at") for r in records if r.get("kind") == "start"), None)
     if first is not None:
         environment["started_at"] = first
-    return environment
+    return checked_environment(environment, where)
 
 
 def publish_views(
@@ -280,7 +288,7 @@ def _parquet_types(pa: Any) -> dict[str, Any]:
 def _from_journal(path: Path) -> SweepResult:
     contents = read_journal(path, SCHEMA, SCHEMA_VERSION)
     warmups = tuple(r for r in contents.records if r.get("kind") == "warmup")
-    environment = environment_of(contents.header, contents.records)
+    environment = environment_of(contents.header, contents.records, str(path))
     rows = stamped(rows_of(contents.records, str(path)), is_greedy(environment))
     return SweepResult(
         tuple(rows), environment, path, warmups=warmups, dropped=contents.dropped_bytes
@@ -288,32 +296,24 @@ def _from_journal(path: Path) -> SweepResult:
 
 
 def _from_parquet(path: Path) -> SweepResult:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise EngineError(f"{path}: expected a Parquet file, found {reason}") from error
-    metadata = {k.decode(): v for k, v in (table.schema.metadata or {}).items()}
-    if metadata.get("schema", b"").decode(errors="replace") != SCHEMA:
-        raise EngineError(f"{path}: expected schema {SCHEMA!r}, found {metadata.get('schema')!r}")
-    version = metadata.get("version", b"").decode(errors="replace")
-    if not version.isdigit() or not 1 <= int(version) <= SCHEMA_VERSION:
-        raise EngineError(f"{path}: expected version 1 to {SCHEMA_VERSION}, found {version!r}")
+    data = read_regular(path, MOST_BYTES, error=EngineError)
+    table = BoundedParquet(data, Bounds(MOST_ROWS, MOST_BYTES), str(path))
+    schema = table.metadata.get(b"schema", b"").decode(errors="replace")
+    if schema != SCHEMA:
+        raise EngineError(f"{path}: expected schema {SCHEMA!r}, found {schema[:80]!r}")
+    version = table.metadata.get(b"version", b"").decode(errors="replace")
+    if version not in {str(n) for n in range(1, SCHEMA_VERSION + 1)}:
+        raise EngineError(f"{path}: expected version 1 to {SCHEMA_VERSION}, found {version[:80]!r}")
+    stored = table.metadata.get(b"environment", b"{}")
+    environment = checked_environment(object_of(stored, f"{path}: environment"), str(path))
     names = {f.name for f in fields(Telemetry)}
     rows = []
-    try:
-        environment = json.loads(metadata.get("environment", b"{}"))
-        for n, cells in enumerate(table.to_pylist(), 1):
-            given = {k: v for k, v in cells.items() if v is not None}
-            state = {k: given.pop(k) for k in list(given) if k in names}
-            at = given.get("started_at")
-            if isinstance(at, datetime):  # the first version wrote seconds since 1970
-                given["started_at"] = at.timestamp()
-            where = f"{path}: row {n}"
-            rows.append(checked(SpeedRow.from_record({**given, "telemetry": state}, where), where))
-    except (TypeError, ValueError) as error:
-        raise EngineError(f"{path}: expected complete rows, found {error}") from error
+    for n, cells in enumerate(table.rows(), 1):
+        given = {k: v for k, v in cells.items() if v is not None}
+        state = {k: given.pop(k) for k in list(given) if k in names}
+        at = given.get("started_at")
+        if isinstance(at, datetime):  # the first version wrote seconds since 1970
+            given["started_at"] = at.timestamp()
+        where = f"{path}: row {n}"
+        rows.append(checked(SpeedRow.from_record({**given, "telemetry": state}, where), where))
     return SweepResult(tuple(latest(rows)), environment, path)

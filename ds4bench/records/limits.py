@@ -5,8 +5,11 @@ It does not know where a row was read.
 
 from __future__ import annotations
 
+from typing import Any
+
 from ds4bench.records.rows import SpeedRow
-from engine.errors import EngineError
+from engine.errors import EngineError, StoreError
+from engine.tooling.results.typed import check_shape
 
 # Beyond any machine, and far enough below the largest float that nothing derived overflows.
 MOST_TOKENS = 2**31
@@ -37,3 +40,46 @@ def checked(row: SpeedRow, where: str) -> SpeedRow:
         if value is not None and not 0 <= value <= MOST:  # false for NaN too
             raise EngineError(f"{where}: expected a {name} from 0 to {MOST:g}, found {value!r}")
     return row
+
+
+# Parts of an environment that readers look into; None and an absent one are unknown.
+_OBJECTS = ("cpu", "gpu", "code", "plan", "fingerprint", "engine", "bandwidth", "server", "doctor")
+
+
+def checked_environment(environment: object, where: str) -> dict[str, Any]:
+    """The circumstances of a sweep, if their parts are objects, lists and numbers as expected.
+
+    Raises
+    ------
+    StoreError
+        Naming the part.
+    """
+    whole = _object(environment, where, "environment")
+    for name in _OBJECTS:
+        if whole.get(name):
+            _object(whole[name], where, f"environment.{name}")
+    sampling = (whole.get("plan") or {}).get("sampling")
+    if sampling:
+        _object(sampling, where, "environment.plan.sampling")
+    for n, file in enumerate(_list(whole.get("model"), where, "environment.model")):
+        _object(file, where, f"environment.model[{n}]")
+    rates = (whole.get("bandwidth") or {}).get("passes_bytes_per_s")
+    for rate in _list(rates, where, "environment.bandwidth.passes_bytes_per_s"):
+        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate <= MOST:
+            raise StoreError(f"{where}: environment.bandwidth: expected rates, found {rate!r:.40}")
+    check_shape(whole, f"{where}: environment")
+    return whole
+
+
+def _object(value: object, where: str, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise StoreError(f"{where}: {name}: expected an object, found {type(value).__name__}")
+    return value
+
+
+def _list(value: object, where: str, name: str) -> list[Any]:
+    if not value or isinstance(value, str):  # earlier releases wrote one name
+        return []
+    if not isinstance(value, list):
+        raise StoreError(f"{where}: {name}: expected a list, found {type(value).__name__}")
+    return value

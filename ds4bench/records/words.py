@@ -5,6 +5,8 @@ It knows no row and no file; `SpeedRow.from_record` holds what it reads to these
 
 from __future__ import annotations
 
+import re
+
 from ds4bench.records.statuses import STATUSES
 from engine.options import MODES
 from engine.tooling.results.typed import HEX, NAME, Rules
@@ -22,3 +24,6 @@ RULES = Rules(
     text={"message": 4000},
     signed=("cpu_temp_c", "gpu_temp_c"),
 )
+
+# A curve's name: a mode and what else tells it apart, as `derived.series_of` joins them.
+SERIES = re.compile(r"[a-z0-9_.:-]{1,80}(?: [A-Za-z0-9_.:+-]{1,80}){0,3}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ds4bench.plan import GIVE_UP_AFTER
@@ -33,6 +33,7 @@ from engine.tooling.openai.refusals import Trouble
 from engine.tooling.openai.wire import Stopped
 from engine.tooling.results.environment import command_line, environment, sources_sha256
 from engine.tooling.results.journal import Journal
+from engine.tooling.results.redact import plain_text, recordable
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class ServerRequest:
     retry_failed: bool = False
     dry_run: bool = False
     allow_network_fs: bool = False
+    record_paths: bool = False
 
 
 def execute(request: ServerRequest) -> int:
@@ -85,6 +87,7 @@ def execute(request: ServerRequest) -> int:
                     resume=request.resume,
                     force=request.force,
                     allow_network_fs=request.allow_network_fs,
+                    record_paths=request.record_paths,
                 )
             )
             sweep = _ServerSweep(request, server, said, journal, screen, signals)
@@ -186,6 +189,7 @@ class _ServerSweep:
             "limits": list(LIMITS),
             "command": command_line(),
         }
+        record = recordable(record, paths=self.request.record_paths)
         self.journal.append({"kind": "start", "at": time.time(), "environment": record})
         ttft = reply.ttft_s
         self.journal.append({"kind": "warmup", "ttft_s": ttft, "tokens": reply.tokens})
@@ -198,6 +202,7 @@ class _ServerSweep:
             if self.signals.number is not None:
                 return False
             row = meter.row(cell, self._key(cell), time.time())
+            row = replace(row, message=plain_text(row.message))
             self.journal.append({"kind": "row", **row.to_record()})
             self.rows.append(row)
             barren = 0 if row.ok or row.status in DISTURBED else barren + 1

@@ -43,6 +43,7 @@ from ds4bench.worker.messages import (
 )
 from engine.errors import DeviceLostError, EngineError, MemoryBudgetError, NonFiniteError
 from engine.tooling.results.journal import Journal
+from engine.tooling.results.redact import plain_text
 
 # How often a row is measured when something disturbs it: once more.
 TRIES = 2
@@ -323,6 +324,7 @@ class Runner:
 
     def _fail(self, attempt: Attempt, status: str, message: str) -> None:
         row = self._row(attempt, status)
+        message = plain_text(message)
         self._append(replace(row, message=message[:500], telemetry=self.sampler.row()))
 
     def _append(self, row: SpeedRow) -> None:

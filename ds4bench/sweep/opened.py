@@ -21,6 +21,7 @@ from ds4bench.sweep.files import set_aside
 from engine.errors import OptionError
 from engine.tooling.results.journal import Journal
 from engine.tooling.results.publish import check_folder, check_output, make_folder, remove_stale
+from engine.tooling.results.redact import recordable
 
 
 class Planned(Protocol):
@@ -68,6 +69,7 @@ def open_journal(
     resume: bool,
     force: bool,
     allow_network_fs: bool,
+    record_paths: bool = False,
 ) -> Iterator[Journal]:
     """The journal of a new or resumed sweep, locked, with stale temporary files removed.
 
@@ -81,7 +83,8 @@ def open_journal(
     OptionError, StoreError
         If rows are there that nobody asked to go on with, or that are another experiment's.
     """
-    header = {"plan": plan.to_record(), "fingerprint": same, "fingerprint_digest": digest(same)}
+    known = recordable(plan.to_record(), paths=record_paths)
+    header = {"plan": known, "fingerprint": same, "fingerprint_digest": digest(same)}
     with contextlib.ExitStack() as stack:
         path = outputs.journal
         if outputs.folder is not None:

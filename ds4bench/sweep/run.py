@@ -55,6 +55,7 @@ from engine.tooling import exits
 from engine.tooling.check_values import check_values
 from engine.tooling.results.environment import cpu
 from engine.tooling.results.journal import Journal
+from engine.tooling.results.redact import recordable
 
 # Publishing rewrites whole files, so it happens rarely and between timed windows.
 PUBLISH_EVERY_S = 10.0
@@ -72,6 +73,7 @@ class SweepRequest:
     dry_run: bool = False
     row_timeout_s: float | None = None
     allow_network_fs: bool = False
+    record_paths: bool = False
     predict: tuple[KnownMachine, ...] = ()
     worker: str = DEFAULT
     telemetry_s: float = 1.0
@@ -123,6 +125,7 @@ def execute(request: SweepRequest) -> int:
                     resume=request.resume,
                     force=request.force,
                     allow_network_fs=request.allow_network_fs,
+                    record_paths=request.record_paths,
                 )
             )
             request = replace(request, plan=_checked(plan, signals))
@@ -259,6 +262,7 @@ class _Sweep:
         )
         for line in doctor_warnings(record):
             self.screen.note(f"warning: {line}")
+        record = recordable(record, paths=self.request.record_paths)
         self.journal.append({"kind": "start", "at": time.time(), "environment": record})
 
     def _on_row(self, row: SpeedRow) -> None:

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from ds4eval.questions.known import DATASETS
 from engine.errors import OptionError, StoreError
+from engine.text.files import read_text
 from engine.tooling import exits
 from engine.tooling.options.group import option, options
 from engine.tooling.options.types import Whole
@@ -15,6 +16,7 @@ from engine.tooling.options.types import Whole
 Read = TypeVar("Read")
 Function = TypeVar("Function", bound=Callable[..., object])
 # The graders that may decide a run's score.
+MOST_IDS_BYTES = 64 << 20
 HEADLINES = ("strict", "lenient", "classic")
 FILTER_HELP = (
     "Take questions that fit, e.g. difficulty=hard, domain!=Law, source=AIME*. FIELD is id, "
@@ -114,10 +116,7 @@ def split_ids(text: str | None) -> tuple[str, ...]:
     if text is None:
         return ()
     if text.startswith("@"):
-        try:
-            text = Path(text[1:]).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise OptionError(f"--ids: expected a text file, found {error}") from None
+        text = read_text(Path(text[1:]).expanduser(), "--ids", MOST_IDS_BYTES)
     parts = tuple(part.strip() for part in text.replace("\n", ",").split(",") if part.strip())
     if not parts:
         raise OptionError("--ids: expected at least one id, found none")

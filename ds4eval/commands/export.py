@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from ds4eval.commands.data_options import readable
+from ds4eval.records.record import AskedText
 from ds4eval.records.replay import read_run
 from engine.errors import OptionError
 from engine.tooling.exits import say
@@ -54,9 +56,19 @@ WITHOUT_TEXT = ("eval-results", "every-eval-ever")
     is_flag=True,
     help="Include questions, keys and replies. Some data sets forbid showing them: keep it local.",
 )
+@option(
+    "--public",
+    is_flag=True,
+    help="Write what you can post: no user, host, path, address, serial number, key, command line "
+    "or text of the exam.",
+)
 @option("--force", is_flag=True, help="Replace existing files.")
-def export_command(run: Path, form: str, output: Path, with_text: bool, force: bool) -> int:
+def export_command(
+    run: Path, form: str, output: Path, with_text: bool, public: bool, force: bool
+) -> int:
     """Write RUN in another program's format; without --with-text only ids, grades and counts."""
+    if public and with_text:
+        raise OptionError("--public: expected without --with-text, found both")
     ending = ENDINGS[form]
     if ending and output.suffix != ending:
         raise OptionError(f"--output: expected a name ending in {ending}, found {str(output)!r}")
@@ -65,15 +77,44 @@ def export_command(run: Path, form: str, output: Path, with_text: bool, force: b
     read = readable(lambda: read_run(run))
     if not read.samples:
         raise OptionError(f"{run}: expected a run with samples, found none")
-    files = _files(read, form, output, with_text)
+    if public:
+        read = _public(read)
+    files = readable(lambda: _files(read, form, output, with_text))
     if form == "lm-eval":
-        output.mkdir(parents=True, exist_ok=True)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.mkdir(mode=0o700 if with_text else 0o777, exist_ok=True)
     for path in files:
         check_output(path, "--output", replace=force)
     for path, data in files.items():
-        publish_bytes(path, data)
+        publish_bytes(path, data, private=with_text)
         say(f"wrote {path}")
     return 0
+
+
+def _public(run: Run) -> Run:
+    """The run without what says who made it and where, and without question and reply texts."""
+    from engine.tooling.results.redact import public, public_text
+
+    samples = [
+        replace(
+            sample,
+            question=AskedText(),
+            output="",
+            error=public_text(sample.error),
+            notes=[public_text(note) for note in sample.notes],
+        )
+        for sample in run.samples
+    ]
+    folder = run.folder.with_name(public_text(run.folder.resolve().name))
+    return replace(
+        run,
+        folder=folder,
+        run_id=public_text(run.run_id),
+        config=public(run.config),
+        manifest=public(run.manifest),
+        samples=samples,
+        earlier={},
+    )
 
 
 def _files(run: Run, form: str, output: Path, text: bool) -> dict[Path, bytes]:
@@ -101,4 +142,5 @@ def _files(run: Run, form: str, output: Path, text: bool) -> dict[Path, bytes]:
 
 
 def _json(document: object) -> bytes:
-    return json.dumps(document, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
+    # ASCII: what a reply held stays, and steers no terminal that shows the file.
+    return json.dumps(document, allow_nan=False).encode()

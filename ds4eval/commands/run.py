@@ -23,6 +23,7 @@ from ds4eval.request import (
     check_request,
 )
 from engine.errors import OptionError
+from engine.tooling.openai.client import check_extra
 from engine.tooling.options.model import MODEL, ModelChoice
 from engine.tooling.options.thinking import THINKING
 from engine.tooling.program import Command
@@ -121,6 +122,7 @@ def parse(ctx: click.Context, values: dict[str, Any], model: ModelChoice) -> Req
             pause_s=values["pause_ms"] / 1000,
             close_at_end=values["close_at_end"],
             dry_run=values["dry_run"],
+            record_paths=values["record_paths"],
         ),
         recipe=recipe,
     )
@@ -201,5 +203,6 @@ def parse_extra_body(text: str | None) -> Document:
     except (ValueError, RecursionError) as error:
         raise OptionError(f"--extra-body: expected a JSON object, found {error}") from None
     if not isinstance(found, dict):
-        raise OptionError(f"--extra-body: expected a JSON object, found {text[:60]!r}")
+        raise OptionError(f"--extra-body: expected a JSON object, found {type(found).__name__}")
+    check_extra(found)
     return found

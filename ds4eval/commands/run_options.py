@@ -127,6 +127,8 @@ run_options = options(
     _out("--force", is_flag=True, help="Start over; the old run is kept as NAME.old-TIME."),
     _out("--allow-network-fs", is_flag=True,
          help="Write results to a network file system such as NFS."),
+    _out("--record-paths", is_flag=True,
+         help="Keep whole paths in the run folder; otherwise only their last names."),
     _out("--trace", type=FILE,
          help="Also write the text trace of the C program ds4-eval, over what is there."),
     _out("--plain", is_flag=True, help="Print lines of text in place of the screen."),

@@ -48,8 +48,7 @@ def view_command(run: Path, other: Path | None, html: Path | None, force: bool) 
     from engine.tooling.results.publish import check_output, publish_bytes
 
     check_output(html, "--html", replace=force)
-    publish_bytes(html, replies_page(found).encode("utf-8", "replace"))
-    html.chmod(0o600)
+    publish_bytes(html, replies_page(found).encode("utf-8", "replace"), private=True)
     say(f"wrote {html}")
     say(f"{html.name}: {WARNING}")
     return 0

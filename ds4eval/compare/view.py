@@ -11,7 +11,7 @@ from ds4eval.compare.result import Cost, Flip, Line, RunComparison, RunVerdict
 from ds4eval.documents import Document
 from ds4eval.stats.paired import ALPHA
 from engine.tooling.report.intervals import UNKNOWN, Interval, bounds_text, finite, signed
-from engine.tooling.report.labels import clean_label
+from engine.tooling.report.labels import clean_label, clean_values
 from engine.tooling.report.tables import (
     Column,
     Row,
@@ -297,4 +297,4 @@ def to_json(result: RunComparison) -> Document:
 
 def json_text(result: RunComparison) -> str:
     """Strict JSON, ASCII, one LF at the end."""
-    return json.dumps(to_json(result), indent=1, allow_nan=False) + "\n"
+    return json.dumps(clean_values(to_json(result)), indent=1, allow_nan=False) + "\n"

@@ -13,10 +13,12 @@ from collections.abc import Iterable
 
 from ds4eval.documents import Document, section
 from ds4eval.questions.prompts import system_text, user_text
+from ds4eval.questions.question import QuestionError
 from ds4eval.records.record import Sample
 from ds4eval.records.replay import Run
 from ds4eval.records.samples import question_of
 from ds4eval.stats.times import iso
+from engine.errors import StoreError
 
 HIDDEN = "[not exported]"
 _SCORES = {"strict": "", "lenient": "lenient_", "ds4-classic": "classic_"}
@@ -169,7 +171,10 @@ def _inspect_sample(sample: Sample, run: Run, text: bool) -> Document:
 
 
 def _prompts(sample: Sample) -> tuple[str, str]:
-    question = question_of(sample)
+    try:
+        question = question_of(sample)
+    except QuestionError as error:
+        raise StoreError(f"{sample.key}: expected a question, found one whose {error}") from None
     return system_text(question), user_text(question)
 
 
@@ -229,5 +234,5 @@ def _lm_eval(sample: Sample, doc_id: int, config: Document, text: bool) -> Docum
 
 def jsonl(records: Iterable[Document]) -> bytes:
     """One object per line, strict JSON, UTF-8."""
-    lines = [json.dumps(r, ensure_ascii=False, allow_nan=False) for r in records]
+    lines = [json.dumps(r, allow_nan=False) for r in records]
     return "".join(line + "\n" for line in lines).encode("utf-8", "replace")

@@ -8,6 +8,7 @@ from being taken for one, and readers must honour them.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -19,8 +20,13 @@ from ds4eval.questions.prompts import system_text, user_text
 from ds4eval.questions.question import LETTERS
 from ds4eval.records.record import Sample
 from engine.errors import OptionError, StoreError
+from engine.files.regular import read_regular
 from engine.text.encoding import DEFAULT_EFFORT
 
+MOST_BYTES = 2 << 30
+MOST_CASES = 1_000_000
+MOST_FIELDS = 1000  # lines before a case's blocks
+_MOST_DIGITS = 15  # of a number: below 2^53, and never slow to read
 BLOCKS = ("SYSTEM_PROMPT", "QUESTION_PROMPT", "MODEL_OUTPUT")
 _CASE = b"===== CASE "
 _SUMMARY = b"===== SUMMARY ====="
@@ -78,7 +84,9 @@ class TraceWriter:
         self.settings = settings
         self.think = think
         try:
-            self._file = open(path, "wb")  # noqa: SIM115 - lives as long as the run
+            # A trace holds replies: a new one is for its owner alone.
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            self._file = open(handle, "wb")  # noqa: SIM115 - lives as long as the run
         except OSError as error:
             raise OptionError(
                 f"--trace: expected a file that can be written, found {error.strerror}: "
@@ -192,12 +200,7 @@ def read_trace(path: Path) -> Trace:
     OptionError
         If it cannot be read or holds no trace.
     """
-    try:
-        if os.path.getsize(path) > 1 << 31:
-            raise OptionError(f"{path}: expected a trace below 2 GiB, found a larger file")
-        data = path.read_bytes()
-    except OSError as error:
-        raise OptionError(f"{path}: expected a trace, found {error.strerror}") from None
+    data = read_regular(path, MOST_BYTES)
     if not data.startswith(b"# ds4-eval trace") and _CASE not in data:
         raise OptionError(f"{path}: expected a ds4-eval trace, found another kind of file")
     reader = _Reader(data)
@@ -209,6 +212,8 @@ def read_trace(path: Path) -> Trace:
             problems.append(problem)
         elif case is not None:
             cases.append(case)
+        if len(cases) + len(problems) > MOST_CASES:
+            raise OptionError(f"{path}: expected at most {MOST_CASES} cases, found more")
     return Trace(header, tuple(cases), tuple(problems))
 
 
@@ -234,6 +239,8 @@ class _Reader:
             if line.startswith((_CASE, _SUMMARY)) or b"_BEGIN" in line[:40]:
                 break
             self._skip(line)
+            if len(found) + len(choices) >= MOST_FIELDS:
+                continue
             text = line.decode("utf-8", "replace").rstrip("\r")
             if text.startswith("  ") and text[3:5] == ". ":
                 choices.append(text[5:])
@@ -275,7 +282,11 @@ class _Reader:
         end_mark = f"{label}_END".encode("ascii", "replace")
         count = line.partition(b"bytes=")[2].strip()
         if count:
-            if not count.isdigit() or int(count) > len(self.data) - start:
+            if (
+                not count.isdigit()
+                or len(count) > _MOST_DIGITS
+                or int(count) > len(self.data) - start
+            ):
                 return None
             stop = start + int(count)
         else:  # traces of early versions have no counts
@@ -316,16 +327,16 @@ def latest_cases(trace: Trace) -> list[tuple[Case, int]]:
 
 
 def number(fields: dict[str, str], name: str) -> int | None:
-    """Integer field of a trace, None when it is absent or no number."""
-    try:
-        return int(fields[name])
-    except (KeyError, ValueError):
-        return None
+    """Integer field of a trace, None when it is absent or no number of 0 or more."""
+    text = fields.get(name, "").strip()
+    plain = text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
+    return int(text) if plain else None
 
 
 def real(fields: dict[str, str], name: str) -> float | None:
-    """Number of a trace's field, None when it is absent or no number."""
+    """Number of a trace's field, None when it is absent or no finite number of 0 or more."""
     try:
-        return float(fields[name])
-    except (KeyError, ValueError):
+        value = float(fields.get(name, ""))
+    except ValueError:
         return None
+    return value if math.isfinite(value) and 0 <= value <= 1e15 else None

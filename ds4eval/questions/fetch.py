@@ -21,8 +21,10 @@ from ds4eval.questions.errors import DatasetError
 from ds4eval.questions.known import PUBLISHED, Published
 from ds4eval.questions.loaders import LOADER_VERSION, Dataset, load_dataset
 from engine.errors import StoreError
+from engine.tooling.results.typed import read_object
 
 PROVENANCE = ".provenance.json"
+MOST_PROVENANCE = 1 << 20  # bytes
 Found = TypeVar("Found")
 
 
@@ -143,10 +145,9 @@ def _provenance(known: Published, commit: str, dataset: Dataset) -> str:
 def read_provenance(folder: Path) -> Document:
     """What `fetch` wrote beside a data set; empty when the user put the files there."""
     try:
-        found = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_object(folder / PROVENANCE, MOST_PROVENANCE)
+    except StoreError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _asked(known: Published, revision: str, ask: Callable[[], Found]) -> Found:

@@ -11,20 +11,28 @@ import hashlib
 import io
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ds4eval.documents import Document
 from ds4eval.questions.errors import DatasetError, place
+from engine.files.regular import read_regular
+from engine.tooling.results.columnar import BoundedParquet, Bounds
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 PACKED = (".gz", ".zst")
-# Unpacked bytes accepted; the largest published set is about 40 MB.
-MAX_BYTES = 1 << 30
+# Bytes accepted, packed and unpacked; the largest published set is about 40 MB.
+MAX_BYTES = 512 << 20
 MAX_FIELD = 16 << 20
+MAX_RECORDS = 1_000_000
+# Objects, lists and members of one JSON file, or cells of a CSV file: each is up to 200 bytes of
+# memory, however short it is in the file. The largest published set has a tenth of a million.
+MAX_VALUES = 5_000_000
 
 _GZIP, _ZSTD, _PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
 _OTHER = {
@@ -96,10 +104,7 @@ def read_records(path: Path) -> Records:
         If the file cannot be read, is no data file, or is damaged; the message names the record
         or the byte.
     """
-    try:
-        packed = path.read_bytes()
-    except OSError as error:
-        raise DatasetError(f"{path}: expected a data file, found {error.strerror}") from error
+    packed = read_regular(path, MAX_BYTES, error=DatasetError)
     if not packed:
         raise DatasetError(f"{path}: expected records, found an empty file")
     sha256 = hashlib.sha256(packed).hexdigest()
@@ -161,23 +166,10 @@ def _limited(path: Path, raw: bytes) -> bytes:
 
 
 def _parquet(path: Path, raw: bytes) -> tuple[tuple[str, ...], tuple[Record, ...]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(pa.BufferReader(raw))
-        columns = tuple(table.column_names)
-        _unique(path, columns)
-        rows = table.to_pylist()
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise DatasetError(
-            f"{path}: expected a whole parquet file, found a damaged one ({_first(error)})"
-        ) from error
-    return columns, tuple(Record(i + 1, -1, row) for i, row in enumerate(rows))
-
-
-def _first(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0][:200]
+    file = BoundedParquet(raw, Bounds(MAX_RECORDS, MAX_BYTES), str(path), DatasetError)
+    _unique(path, file.columns)
+    records = tuple(Record(i, -1, row) for i, row in enumerate(file.rows(), 1))
+    return file.columns, records
 
 
 def _text_records(path: Path, raw: bytes) -> tuple[str, tuple[str, ...], tuple[Record, ...]]:
@@ -200,16 +192,39 @@ def _text_records(path: Path, raw: bytes) -> tuple[str, tuple[str, ...], tuple[R
     start = text.lstrip()[:1]
     if not start:
         raise DatasetError(f"{path}: expected records, found only blanks")
+    if start in "[{":
+        _check_json_size(path, body)
     if start == "[":
         return _json_document(path, text)
     if start == "{":
-        lines = [line for line in text.split("\n", 64) if line.strip()]
+        lines = list(islice((line for line in _lines(text) if line.strip()), 64))
         # One object a line; a second whole one tells them even when the first is damaged.
         by_line = _is_json(lines[0]) or (len(lines) > 1 and _is_json(lines[1]))
         if by_line and not (len(lines) == 1 and _is_columns(json.loads(lines[0]))):
             return "jsonl", *_json_lines(path, text, offset)
         return _json_document(path, text)
     return "csv", *_csv(path, text)
+
+
+def _check_json_size(path: Path, body: bytes) -> None:
+    """Refuse a text that would become far more values than it has bytes to show."""
+    if body.count(b"{") + body.count(b"[") + body.count(b":") + body.count(b",") <= MAX_VALUES:
+        return
+    # Most of these marks may stand in texts: count what stands outside of them, and the texts.
+    values = 0
+    for part in _outside_strings(body):
+        values += 1 + len(part) - len(part.translate(None, b"{[:,"))
+        if values > MAX_VALUES:
+            raise DatasetError(f"{path}: expected at most {MAX_VALUES} JSON values, found more")
+
+
+def _outside_strings(body: bytes) -> Iterator[bytes]:
+    """What stands between the strings of a JSON text."""
+    place = 0
+    for string in re.finditer(rb'"[^"\\]*(?:\\.[^"\\]*)*"', body, re.DOTALL):
+        yield body[place : string.start()]
+        place = string.end()
+    yield body[place:]
 
 
 def _is_json(line: str) -> bool:
@@ -262,7 +277,7 @@ def _json_lines(path: Path, text: str, offset: int) -> tuple[tuple[str, ...], tu
     columns: dict[str, None] = {}
     byte = offset
     # Only \n parts lines: U+2028 and its kin may stand inside a string.
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(_lines(text), 1):
         if line.strip():
             value = _parse(path, line, number, byte)
             if not isinstance(value, dict):
@@ -271,9 +286,24 @@ def _json_lines(path: Path, text: str, offset: int) -> tuple[tuple[str, ...], tu
                     f"found {type(value).__name__}"
                 )
             records.append(Record(number, byte, value))
+            _check_count(path, len(records))
             columns.update(dict.fromkeys(value))
         byte += len(line.encode("utf-8")) + 1
     return tuple(columns), tuple(records)
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Lines one at a time: a list of them would take more memory than the text."""
+    start = 0
+    while (end := text.find("\n", start)) >= 0:
+        yield text[start:end]
+        start = end + 1
+    yield text[start:]
+
+
+def _check_count(path: Path, n: int) -> None:
+    if n > MAX_RECORDS:
+        raise DatasetError(f"{path}: expected at most {MAX_RECORDS} records, found more")
 
 
 def _json_document(path: Path, text: str) -> tuple[str, tuple[str, ...], tuple[Record, ...]]:
@@ -284,6 +314,7 @@ def _json_document(path: Path, text: str) -> tuple[str, tuple[str, ...], tuple[R
         rows = list(_columns_to_rows(path, value))
     else:
         rows = value
+    _check_count(path, len(rows))
     records = []
     columns: dict[str, None] = {}
     for number, row in enumerate(rows, 1):
@@ -320,7 +351,7 @@ def _csv(path: Path, text: str) -> tuple[tuple[str, ...], tuple[Record, ...]]:
 def _csv_rows(path: Path, text: str) -> tuple[tuple[str, ...], tuple[Record, ...]]:
     header_line = text.split("\n", 1)[0]
     delimiter = "\t" if "\t" in header_line and "," not in header_line else ","
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
+    reader = csv.reader(_csv_lines(text), strict=True, delimiter=delimiter)
     records: list[Record] = []
     number = 0
     try:
@@ -335,11 +366,24 @@ def _csv_rows(path: Path, text: str) -> tuple[tuple[str, ...], tuple[Record, ...
                     f"(line {reader.line_num})"
                 )
             records.append(Record(number, -1, dict(zip(header, row))))
+            _check_count(path, len(records))
+            if len(records) * len(header) > MAX_VALUES:
+                raise DatasetError(f"{path}: expected at most {MAX_VALUES} cells, found more")
     except csv.Error as error:
         raise DatasetError(
             f"{place(path, number + 1)}: expected csv, found {error} (line {reader.line_num})"
         ) from None
     return header, tuple(records)
+
+
+def _csv_lines(text: str) -> Iterator[str]:
+    """Lines with their ends, as csv wants them; a carriage return alone ends one, too."""
+    start = 0
+    for end in re.finditer("\r\n|\r|\n", text):
+        yield text[start : end.end()]
+        start = end.end()
+    if start < len(text):
+        yield text[start:]
 
 
 def _unique(path: Path, columns: tuple[str, ...]) -> None:

@@ -28,6 +28,7 @@ from ds4eval.questions.question import (
     stable_hash,
 )
 from engine.errors import OptionError
+from engine.tooling.results.typed import HEX, Rules, read_object, typed
 
 BUILT_IN = {
     "nano": "generated arithmetic and look-up, for small models",
@@ -35,6 +36,8 @@ BUILT_IN = {
     "long": "generated: facts at known depths of texts of 4k to 256k tokens",
 }
 PRESET_FILE_VERSION = 1
+MOST_PRESET_BYTES = 64 << 20
+ITEM_RULES = Rules(words={"dataset": tuple(DATASETS)}, patterns={"choices": HEX})
 FILTER_FIELDS = ("id", "source", "kind", "domain", "answer")
 
 
@@ -285,27 +288,15 @@ def read_preset(path: Path) -> Preset:
     DatasetError
         If it is no such file.
     """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path}: expected a preset file, found {error}") from None
-    rows = document.get("items") if isinstance(document, dict) else None
+    document = read_object(path, MOST_PRESET_BYTES, DatasetError)
+    rows = document.get("items")
     if not isinstance(rows, list) or document.get("ds4eval_preset") != PRESET_FILE_VERSION:
         raise DatasetError(
             f"{path}: expected a preset file of version {PRESET_FILE_VERSION}, found another form"
         )
     items = []
     for number, row in enumerate(rows, 1):
-        good = isinstance(row, dict) and all(
-            isinstance(row.get(name), str) for name in ("dataset", "id", "key")
-        )
-        hashes = row.get("choices", []) if good else []
-        good = good and isinstance(hashes, list) and all(isinstance(one, str) for one in hashes)
-        if not good or row["dataset"] not in DATASETS:
-            raise DatasetError(
-                f"{path}, record {number}: expected dataset, id and key, found {row!r}"
-            )
-        items.append(Item(row["dataset"], row["id"], row["key"], tuple(hashes)))
+        items.append(typed(Item, row, ITEM_RULES, f"{path}, record {number}", DatasetError))
     if not items:
         raise DatasetError(f"{path}: expected at least one question, found none")
     return Preset(path.stem, f"read from {path.name}", tuple(items))

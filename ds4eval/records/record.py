@@ -18,6 +18,7 @@ from engine.tooling.results.typed import HEX, NAME, Rules, typed
 SCHEMA = "ds4eval.samples"
 SCHEMA_VERSION = 1
 JOURNAL, MANIFEST = "samples.jsonl", "manifest.json"
+MOST_MANIFEST = 16 << 20  # bytes
 CSV, PARQUET, REPORT = "results.csv", "results.parquet", "report.txt"
 
 GRADERS = ("", "lenient_", "classic_")  # prefixes of their fields; the headline has none

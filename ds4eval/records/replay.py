@@ -5,7 +5,6 @@ Defines what a run is to those who read it; what a sample is, `ds4eval.records.r
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from ds4eval.records.record import (
     GRADE_FIELDS,
     JOURNAL,
     MANIFEST,
+    MOST_MANIFEST,
     RULES,
     SCHEMA,
     SCHEMA_VERSION,
@@ -24,7 +24,7 @@ from ds4eval.records.record import (
     sample_from,
 )
 from engine.errors import StoreError
-from engine.tooling.results.typed import typed
+from engine.tooling.results.typed import check_shape, read_object, typed
 
 
 @dataclass(slots=True)
@@ -150,14 +150,19 @@ def read_run(path: Path) -> Run:
     replay = Replay()
     for n, record in enumerate(contents.records, 2):  # the header is the first
         replay.take(record, f"{journal}: record {n}")
+    config = contents.header.get("config", {})
+    if not isinstance(config, dict):
+        raise StoreError(f"{journal}: config: expected an object, found {type(config).__name__}")
+    check_shape(config, f"{journal}: config")
     try:
-        manifest = json.loads(journal.with_name(MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        manifest = {}
+        manifest = read_object(journal.with_name(MANIFEST), MOST_MANIFEST)
+        check_shape(manifest, MANIFEST)
+    except StoreError:
+        manifest = {}  # a view of the journal; reports say what they know without it
     return Run(
         journal.parent,
         str(contents.header.get("run_id", "")),
-        contents.header.get("config", {}),
+        config,
         replay.selected,
         replay.ordered(),
         manifest,

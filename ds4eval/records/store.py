@@ -107,7 +107,8 @@ class RunStore:
             If another process writes it, or the disk refuses.
         """
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, exist_ok=True)  # it will hold replies
         except OSError as error:
             raise OptionError(
                 f"--out: expected a folder that can be made, found {error.strerror}: "
@@ -128,6 +129,7 @@ class RunStore:
                 header,
                 allow_network_fs=allow_network_fs,
                 plain=True,
+                private=True,
             )
 
         journal = journal_at()
@@ -205,10 +207,12 @@ class RunStore:
             },
         }
         text = json.dumps(manifest, indent=1, sort_keys=False) + "\n"
-        publish_bytes(self.folder / records.MANIFEST, text.encode())
+        publish_bytes(self.folder / records.MANIFEST, text.encode(), private=True)
         write_tables(self.folder, samples, manifest)
         if report is not None:
-            publish_bytes(self.folder / records.REPORT, report.encode("utf-8", "replace"))
+            publish_bytes(
+                self.folder / records.REPORT, report.encode("utf-8", "replace"), private=True
+            )
         self._published = time.monotonic()
 
     def close(self) -> None:

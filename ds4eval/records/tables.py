@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ds4eval.documents import Document
 from ds4eval.records.record import CSV, OCCASIONAL, PARQUET, TABLE_FIELDS, Sample
+from engine.tooling.report.labels import clean_text, safe_cell
 from engine.tooling.results.publish import publish, publish_bytes
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ def cell(value: object) -> str:
     if isinstance(value, float):
         return repr(value)
     text = str(value).replace("\r", " ").replace("\n", " ").replace("\0", "")
-    risky = text.startswith(("=", "+", "-", "@", "\t")) and not _NUMBER.match(text)
-    return "'" + text if risky else text
+    text = clean_text(text)
+    return text if _NUMBER.match(text) else safe_cell(text)
 
 
 def _columns(rows: list[Sample]) -> list[str]:
@@ -98,6 +99,10 @@ def write_tables(folder: Path, samples: list[Sample], manifest: Document) -> Non
     """
     import pyarrow.parquet as pq
 
-    publish_bytes(folder / CSV, to_csv(samples))
+    publish_bytes(folder / CSV, to_csv(samples), private=True)
     table = to_table(samples, manifest)
-    publish(folder / PARQUET, lambda file: pq.write_table(table, file, compression="zstd"))
+    publish(
+        folder / PARQUET,
+        lambda file: pq.write_table(table, file, compression="zstd"),
+        private=True,
+    )

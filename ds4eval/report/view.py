@@ -14,7 +14,7 @@ from ds4eval.questions.known import exam_of
 from ds4eval.report.budget import short
 from ds4eval.report.scores import RunScores, Score
 from engine.tooling.report.intervals import finite
-from engine.tooling.report.labels import clean_label, escape_markdown
+from engine.tooling.report.labels import clean_label, clean_values, escape_markdown
 from engine.tooling.report.tables import (
     Column,
     Row,
@@ -252,4 +252,5 @@ def report_json(runs: Sequence[RunScores], comparisons: Sequence[RunComparison])
             "comparisons": [to_json(comparison) for comparison in comparisons],
         }
     )
-    return document
+    cleaned: Document = clean_values(document)
+    return cleaned

@@ -52,6 +52,7 @@ from engine.options import DSPARK_MODES
 from engine.tooling.exits import ERROR, OK, error_line, say
 from engine.tooling.options.model import uses_bundled
 from engine.tooling.results.environment import command_line, environment
+from engine.tooling.results.redact import recordable
 from engine.tooling.signals import StopSignals
 
 # Facts of a machine that computes nothing where a server answers.
@@ -114,7 +115,8 @@ def execute(request: Request) -> int:
         for notice in store.notices:
             say(notice)
         check_headline(store.samples.values(), request.gates.headline, plan.folder)
-        store.begin(plan.jobs, _environment(plan))
+        keep = plan.request.output.record_paths
+        store.begin(plan.jobs, recordable(_environment(plan), paths=keep))
         say(f"run folder: {plan.folder}")
         control = Control()
         with stop_signals(control) as signals:

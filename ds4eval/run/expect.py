@@ -6,14 +6,17 @@ same model. It never guesses: what nothing measured says is left out, and the bo
 
 from __future__ import annotations
 
-import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 from ds4eval.documents import Document, section
 from ds4eval.plan import header_only
-from ds4eval.records.record import MANIFEST
+from ds4eval.records.record import MANIFEST, MOST_MANIFEST
 from ds4eval.stats.times import span
+from engine.errors import StoreError
+from engine.tooling.results.typed import read_object
 
 # Of V4 Flash on AIME 2025, thinking (SGLang, avg@16).
 AIME_REPLY = 20_000
@@ -85,9 +88,9 @@ def expectation(
         done = section(manifest, "progress")
         tokens, seconds = done.get("gen_tokens"), done.get("seconds")
         counted = done.get("counted")
-        if not (isinstance(tokens, int) and isinstance(counted, int) and tokens and counted):
+        if not (_is_count(tokens) and _is_count(counted)):
             continue
-        if speed is None and isinstance(seconds, float) and seconds > 0:
+        if speed is None and isinstance(seconds, float) and 0 < seconds < math.inf:
             speed, speed_of = tokens / seconds, path.name
         alike = all(theirs.get(name) == config.get(name) for name in ("think", "data"))
         if mean is None and alike:
@@ -95,6 +98,10 @@ def expectation(
     if mean is None and suite.startswith("aime") and config.get("think") != "none":
         mean, mean_of = float(AIME_REPLY), "the mean of V4 Flash on AIME 2025"
     return Expectation(replies, budget, mean, mean_of, speed, speed_of, workers)
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return type(value) is int and 0 < value < 1 << 53
 
 
 def _same_model(a: Document, b: Document) -> bool:
@@ -114,9 +121,7 @@ def _manifests(folder: Path) -> list[tuple[Path, Document]]:
     found = []
     for path in paths:
         try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            found.append((path.parent, read_object(path, MOST_MANIFEST)))
+        except StoreError:
             continue
-        if isinstance(manifest, dict):
-            found.append((path.parent, manifest))
     return found

@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from engine.errors import DEVICE_HUNG, EngineError
+from engine.tooling.results.redact import scrubbed
 
 OK = 0
 ERROR = 1
@@ -153,7 +154,7 @@ def printable(text: str) -> str:
 
 def say(line: str) -> None:
     """One line for the user on stderr; stdout is for results."""
-    click.echo(printable(line), err=True)
+    click.echo(printable(scrubbed(line)), err=True)
 
 
 def error_line(name: str, message: str) -> str:

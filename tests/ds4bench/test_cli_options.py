@@ -65,6 +65,7 @@ def request_of(tmp_path, monkeypatch):
         ("--cuda --residency-gib 1.5", "plan.residency_gib", 1.5),
         ("--row-timeout 9", "row_timeout_s", 9.0),
         ("--allow-network-fs", "allow_network_fs", True),
+        ("--record-paths", "record_paths", True),
     ],
 )
 def test_an_option_reaches_the_request(request_of, line, field, value):

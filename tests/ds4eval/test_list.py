@@ -84,10 +84,10 @@ def test_data_and_selection(capsys, tmp_path):
         (["--suite", "aime25", "--dataset", "aime25=/nowhere"], 3, "expected a data file"),
         (["--suite", "practice", "--ids", "zzz"], 2, "ids: expected"),
         (["--suite", "practice", "--ids", ","], 2, "--ids: expected at least one"),
-        (["--suite", "practice", "--ids", "@/nowhere"], 2, "--ids: expected a text file"),
+        (["--suite", "practice", "--ids", "@/nowhere"], 2, "--ids: expected a readable file"),
         (["--suite", "practice", "--limit", "0"], 2, "--limit"),
         (["--save", "x.json"], 2, "--save: expected with --from-trace"),
-        (["--from-trace", "/nowhere"], 2, "expected a trace"),
+        (["--from-trace", "/nowhere"], 2, "expected a readable file"),
         (["--suite", "nano", "--from-trace", "x"], 2, "expected without --suite"),
     ],
 )

@@ -167,6 +167,7 @@ def test_an_option_of_decoding_reaches_the_settings(request_of, line, field, val
         ("--mode dspark --draft-force", "model.draft_force", True),
         ("--ray local", "model.ray", "local"),
         ("--allow-network-fs", "output.allow_network_fs", True),
+        ("--record-paths", "output.record_paths", True),
         ("--base-url http://a --reply-timeout 9", "model.server.reply_timeout_s", 9.0),
         ("--base-url http://a --api-key-env KEY", "model.server.key_env", "KEY"),
     ],

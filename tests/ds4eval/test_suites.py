@@ -207,16 +207,16 @@ def test_preset_with_other_choices_falls_back_to_the_key(data):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("", "expected a preset file"),
-        ("[]", "expected a preset file of version 1"),
+        ("", "expected JSON"),
+        ("[]", "expected a JSON object, found list"),
         ('{"ds4eval_preset": 2, "items": []}', "version 1"),
         ('{"ds4eval_preset": 1, "items": []}', "at least one question"),
         ('{"ds4eval_preset": 1, "items": [{"dataset": "aime25", "id": 7, "key": ""}]}',
-         "record 1: expected dataset, id and key"),
+         "record 1: id: expected `str`, found `int`"),
         ('{"ds4eval_preset": 1, "items": [{"dataset": "mmlu", "id": "7", "key": ""}]}',
-         "record 1: expected dataset, id and key"),
+         "record 1: dataset: expected one of"),
         ('{"ds4eval_preset": 1, "items": [{"dataset": "aime25", "id": "7", "key": "",'
-         ' "choices": 3}]}', "record 1: expected dataset, id and key"),
+         ' "choices": 3}]}', "record 1: choices: expected `array`, found `int`"),
     ],
 )  # fmt: skip
 def test_preset_files_that_are_none(tmp_path, text, message):

@@ -18,6 +18,8 @@ from ds4eval.records.answer import Answer
 from ds4eval.records.record import CALLED, EOS, FILTERED, LIMIT
 from engine.tooling.openai import shapes
 from engine.tooling.openai.refusals import Trouble, check_document
+from engine.tooling.results import redact
+from engine.tooling.results.redact import scrubbed
 
 OPEN, CLOSE = "<think>", "</think>"
 # A close tag that a model wrote inside its thinking must not end it.
@@ -77,6 +79,7 @@ class Reply:
         self.in_prompt = api == "completions" and settings.think != "none"
         self.thinking = self.in_prompt
         self.tail = ""
+        self.screen = redact.Stream()
         self.usage: dict[str, Any] = {}
         self.finish = ""
         self.called = False
@@ -111,14 +114,20 @@ class Reply:
                 if not self.pieces:
                     self.first = at
                 self.pieces += 1
-                limit = self.settings.budget.tokens
-                yield Text(self.job.n, shown, self.thinking, 1, self.pieces, limit, limit, 0.0)
+                yield self._event(self.screen.take(shown))
+        rest = self.screen.end() if self.finish else ""
+        if rest:
+            yield self._event(rest)
         if self.finish in shapes.BROKEN:
             raise Trouble(
                 f"server: expected a whole reply, found it ended by {self.finish}",
                 retry=True,
                 costly=True,
             )
+
+    def _event(self, shown: str) -> Text:
+        limit = self.settings.budget.tokens
+        return Text(self.job.n, shown, self.thinking, 1, self.pieces, limit, limit, 0.0)
 
     def _message(self, message: dict[str, Any]) -> str:
         """Text of a message that a reader sees, its tags included."""
@@ -198,6 +207,7 @@ class Reply:
     def answer(self, stop: str = "", error: str = "") -> Answer:
         """The answer; `stop` says how it ended where that was not the server's doing."""
         output, opened = self.text()
+        output = scrubbed(output)
         sent = json.dumps({k: self.body.get(k) for k in ("messages", "prompt")}, sort_keys=True)
         notes = list(self.notes)
         # A reply that was cut may be thinking that nothing marks as such.
@@ -224,7 +234,7 @@ class Reply:
             # A reply that came at once says nothing of when its first token was there.
             prefill_s=self.first - self.start if streamed else None,
             decode_s=self.last - (self.first if streamed else self.start) if self.pieces else None,
-            finish_reason=self.finish,
+            finish_reason=scrubbed(self.finish),
             notes=notes,
-            error=error[:500].strip(),
+            error=scrubbed(error)[:500].strip(),
         )

@@ -9,11 +9,19 @@ from __future__ import annotations
 import importlib.util
 import ipaddress
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 from engine.errors import BackendError, OptionError
 from engine.tooling.openai.refusals import Refusal
+from engine.tooling.results.redact import (
+    is_secret_name,
+    remember_secret,
+    safe_address,
+    scrubbed,
+    without_secrets,
+)
 
 if TYPE_CHECKING:
     import httpx
@@ -46,14 +54,16 @@ def check_address(url: str) -> None:
     OptionError
     """
     if not url.startswith(("http://", "https://")):
-        raise OptionError(f"--base-url: expected http:// or https://, found {url!r}")
+        raise OptionError(f"--base-url: expected http:// or https://, found {safe_address(url)!r}")
     try:
         parts = urlsplit(url)
         whole = bool(parts.hostname) and parts.port != 0
     except ValueError:
         whole = False
     if not whole:
-        raise OptionError(f"--base-url: expected http://HOST:PORT/PATH, found {url!r}")
+        raise OptionError(
+            f"--base-url: expected http://HOST:PORT/PATH, found {safe_address(url)!r}"
+        )
     if parts.query or parts.fragment:
         raise OptionError("--base-url: expected an address without ? and #, found one")
     if "@" in parts.netloc:
@@ -61,6 +71,23 @@ def check_address(url: str) -> None:
             "--base-url: expected an address without a user's name or password, found one "
             "(--api-key-env names the variable that holds a key)"
         )
+
+
+def check_extra(fields: Mapping[str, object]) -> None:
+    """Refuse credentials among the fields of --extra-body, which records hold.
+
+    Raises
+    ------
+    OptionError
+    """
+    for name, value in fields.items():
+        if is_secret_name(name) and isinstance(value, str):
+            raise OptionError(
+                f"--extra-body: expected no credentials, found {name!r} "
+                "(--api-key-env names the variable that holds a key)"
+            )
+        if isinstance(value, dict):
+            check_extra(value)
 
 
 def _require_httpx() -> None:
@@ -80,6 +107,7 @@ def key_of(server: Reached) -> str:
     key = os.environ.get(server.key_env, "").strip()
     if not key.isascii() or not (key.isprintable() or not key):
         raise OptionError(f"--api-key-env: expected ASCII text in {server.key_env}, found others")
+    remember_secret(key)
     return key
 
 
@@ -164,7 +192,8 @@ def first_model(client: httpx.Client, server: Reached) -> tuple[str, dict[str, o
         if isinstance(found, str) and found:
             said = {name: listed[name] for name in _SAID if listed.get(name)}
             software = response.headers.get("server", "")
-            return found, {**({"software": software} if software else {}), **said}
+            known = {**({"software": software} if software else {}), **said}
+            return scrubbed(found), without_secrets(known)
         found = f"the name {found!r}"
     except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
         found = f"{type(error).__name__}: {error}"

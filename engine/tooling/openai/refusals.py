@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.tooling.openai.shapes import count_of
+from engine.tooling.results.redact import safe_address, scrubbed
 
 # Answers that another attempt may change, besides those from 500 on.
 RETRIED = frozenset({408, 409, 425, 429})
@@ -91,10 +92,10 @@ class Refusal:
         message = f"server: expected status 200, found {status}"
         if 300 <= status < 400:
             # The key would go along to a host that nobody named.
-            where = self.headers.get("location", "another address")[:SHOWN]
+            where = one_line(safe_address(self.headers.get("location", "another address")))
             message += f", which leads to {where} (name that address with --base-url)"
             return Trouble(message, said, of_question=False)
-        message += f" {self.reason}".rstrip() + (f": {said}" if said else "")
+        message += f" {one_line(self.reason)}".rstrip() + (f": {said}" if said else "")
         return trouble_of(status, said, message, after_of(self.headers))
 
 
@@ -176,6 +177,7 @@ def _violation(one: object) -> str:
 
 def one_line(text: str) -> str:
     """Text without line breaks and control characters, short."""
+    text = scrubbed(text)  # some servers repeat the request's headers
     words = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return words if len(words) <= SHOWN else words[: SHOWN - 3] + "..."
 

@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 LENGTH = 40
 # What begins a list, a rule or a heading of the line above, but no negative number.
@@ -26,6 +27,15 @@ def clean_text(text: str) -> str:
         c if c in "\n\t" or unicodedata.category(c)[0] != "C" else "\N{REPLACEMENT CHARACTER}"
         for c in text.replace("\r\n", "\n")
     )
+
+
+def clean_values(value: Any) -> Any:
+    """JSON values with every text and name cleaned as by `clean_text`: a sink's cell for JSON."""
+    if isinstance(value, dict):
+        return {clean_text(str(name)): clean_values(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [clean_values(item) for item in value]
+    return clean_text(value) if isinstance(value, str) else value
 
 
 def unique_labels(labels: Sequence[str]) -> list[str]:

@@ -12,6 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from engine.tooling.results.redact import safe_arguments
+
 PACKAGES = ("ds4bench", "numba", "llvmlite", "numpy", "tokenizers", "pyarrow", "gguf")
 # Instruction sets that decide which kernel runs or how fast.
 CPU_FLAGS = (
@@ -133,8 +135,8 @@ def memory_bytes() -> int | None:
 
 
 def command_line() -> list[str]:
-    """How the program was called, without the folder it lies in."""
-    return [Path(sys.argv[0]).name, *sys.argv[1:]]
+    """How the program was called, without the folder it lies in and without credentials."""
+    return safe_arguments([Path(sys.argv[0]).name, *sys.argv[1:]], paths=True)
 
 
 def _read(path: str) -> str:

@@ -156,6 +156,7 @@ class Journal:
         *,
         allow_network_fs: bool = False,
         plain: bool = False,
+        private: bool = False,
     ) -> Journal:
         """Create a journal or recover one: good prefix kept, the rest moved to ``.bad-<time>``.
 
@@ -171,6 +172,8 @@ class Journal:
             Go on where locks are not reliable.
         plain : bool
             Make a new journal one of plain JSON Lines.
+        private : bool
+            Make a new journal one that only its owner may read.
 
         Raises
         ------
@@ -182,7 +185,7 @@ class Journal:
         # O_NONBLOCK: opening a FIFO must not wait for a peer.
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
         try:
-            fd = os.open(path, flags, 0o666)
+            fd = os.open(path, flags, 0o600 if private else 0o666)
         except OSError as error:
             raise StoreError(
                 f"{path}: expected a journal that can be written, found {error.strerror}"
@@ -298,7 +301,9 @@ def _save_tail(path: Path, tail: bytes) -> Path:
     for n in range(1000):
         aside = path.with_name(f"{path.name}.bad-{stamp}" + (f"-{n}" if n else ""))
         try:
-            with open(aside, "xb") as file:
+            # Like the journal, it may hold what a model replied.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            with open(os.open(aside, flags, 0o600), "wb") as file:
                 file.write(tail)
                 file.flush()
                 os.fsync(file.fileno())

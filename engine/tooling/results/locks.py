@@ -11,11 +11,14 @@ import time
 from pathlib import Path
 
 from engine.errors import StoreError
+from engine.tooling.results.typed import read_object
 
 # flock is advisory or absent on these, and a lost lock costs somebody's rows.
 NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ncpfs", "glusterfs", "fuse.sshfs"}
 )
+
+_MOST_NOTE = 4096  # bytes
 
 
 def owner_path(path: Path) -> Path:
@@ -59,9 +62,9 @@ def unlock(fd: int, path: Path) -> None:
 def describe_owner(path: Path) -> str:
     """One phrase about the process that holds `path`, from its note."""
     try:
-        note = json.loads(owner_path(path).read_text(encoding="utf-8"))
+        note = read_object(owner_path(path), _MOST_NOTE)
         return f"pid {int(note['pid'])} on {note['host']!s:.64} since {note['start']!s:.32}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (StoreError, ValueError, KeyError, TypeError):
         return "a process that left no note"
 
 

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from engine.errors import OptionError, StoreError
 
 
-def publish(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def publish(path: Path, write: Callable[[BinaryIO], None], *, private: bool = False) -> None:
     """Replace `path` by what `write` puts into a file, or leave it as it was.
 
     A reader sees the old file or the new one, never a part; so does a machine that lost power
@@ -24,6 +24,8 @@ def publish(path: Path, write: Callable[[BinaryIO], None]) -> None:
         A symbolic link is followed, so that the file it names is replaced and not the link.
     write : callable
         Gets a binary file opened for writing (seekable).
+    private : bool
+        For its owner alone (0600): it holds what a model was asked or replied.
 
     Raises
     ------
@@ -32,8 +34,9 @@ def publish(path: Path, write: Callable[[BinaryIO], None]) -> None:
     """
     target = Path(os.path.realpath(path))
     temp = target.with_name(f".{target.name}.tmp.{os.getpid()}")
+    mode = 0o600 if private else 0o666
     try:
-        fd = os.open(temp, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        fd = os.open(temp, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
         try:
             with open(fd, "w+b") as file:
                 write(file)
@@ -52,13 +55,13 @@ def publish(path: Path, write: Callable[[BinaryIO], None]) -> None:
         ) from error
 
 
-def publish_bytes(path: Path, data: bytes) -> None:
+def publish_bytes(path: Path, data: bytes, *, private: bool = False) -> None:
     """`publish` for content that is already in memory."""
 
     def write(file: BinaryIO) -> None:
         file.write(data)
 
-    publish(path, write)
+    publish(path, write, private=private)
 
 
 def remove_stale(path: Path) -> None:

@@ -14,15 +14,18 @@ import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 from engine.errors import EngineError, StoreError
+from engine.files.regular import read_regular
 
 T = TypeVar("T")
 
 MOST_INTEGER = (1 << 64) - 1  # of a hash or a stream; no count comes near
+MOST_DEPTH = 32  # of JSON values that no dataclass describes
 MOST_LABEL = 500  # characters of a string that is neither a known word nor free text
 HEX = re.compile(r"[0-9a-f]*")
 # Names that we write: modes, sources, kinds, instruction sets, clock reasons joined by '+'.
@@ -86,10 +89,75 @@ def typed(
         raise error(f"{where}: {_worded(str(cause))}") from None
     except (TypeError, RecursionError) as cause:
         raise error(f"{where}: expected a record, found {type(cause).__name__}") from None
+    return held(made, rules, where, error)
+
+
+def held(made: T, rules: Rules, where: str, error: type[EngineError] = StoreError) -> T:
+    """What another reader made, if its fields keep the rules; see `typed`.
+
+    Raises
+    ------
+    EngineError
+        Of the given type, naming record and field.
+    """
     wrong = _wrong(made, rules)
     if wrong:
         raise error(f"{where}: {wrong}")
     return made
+
+
+def check_shape(
+    value: object, where: str, error: type[EngineError] = StoreError, depth: int = MOST_DEPTH
+) -> None:
+    """Refuse JSON values that a walk or a sum would fail on, where no dataclass describes them.
+
+    Raises
+    ------
+    EngineError
+        Of the given type: they are nested too deep, or a number is beyond any.
+    """
+    if depth == 0:
+        raise error(f"{where}: expected {MOST_DEPTH} levels at most, found more")
+    if isinstance(value, (dict, list)):
+        for item in value.values() if isinstance(value, dict) else value:
+            check_shape(item, where, error, depth - 1)
+    elif isinstance(value, (int, float)) and not abs(value) <= MOST_INTEGER:
+        raise error(f"{where}: expected a number that can be, found {_shown(value)}")
+
+
+def read_object(
+    path: Path, limit: int, error: type[EngineError] = StoreError, subject: str = ""
+) -> dict[str, Any]:
+    """The JSON object that a regular file of at most `limit` bytes holds.
+
+    Raises
+    ------
+    EngineError
+        Of the given type: the file cannot be read or is too large, or holds anything else.
+    """
+    return object_of(read_regular(path, limit, subject, error), str(path), error)
+
+
+def object_of(data: bytes, where: str, error: type[EngineError] = StoreError) -> dict[str, Any]:
+    """The JSON object in `data`: strictly, so NaN and broken UTF-8 are none.
+
+    Raises
+    ------
+    EngineError
+        Of the given type, naming the byte where one is known.
+    """
+    try:
+        found = msgspec.json.decode(data)
+    except (ValueError, RecursionError) as cause:  # msgspec's own errors are ValueErrors
+        reason = _lower(str(cause)) if isinstance(cause, ValueError) else "it nested too deep"
+        raise error(f"{where}: expected JSON, found {reason}") from None
+    if not isinstance(found, dict):
+        raise error(f"{where}: expected a JSON object, found {type(found).__name__}")
+    return found
+
+
+def _lower(message: str) -> str:
+    return message[:1].lower() + message[1:]
 
 
 def _worded(message: str) -> str:
@@ -98,7 +166,7 @@ def _worded(message: str) -> str:
     missing = re.fullmatch(r"Object missing required field `(.*)`", message)
     if missing:
         return f"{missing.group(1)}: expected a value, found none"
-    message = message[:1].lower() + message[1:].replace(", got ", ", found ", 1)
+    message = _lower(message).replace(", got ", ", found ", 1)
     place = place.strip("`").removeprefix("$").removeprefix(".")
     return f"{place}: {message}" if place else message
 

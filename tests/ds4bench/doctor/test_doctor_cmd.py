@@ -83,7 +83,7 @@ def test_doctor_of_a_device_that_is_chosen(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
-        (["--facts", "none.json"], exits.ERROR, "none.json: expected facts"),
+        (["--facts", "none.json"], exits.ERROR, "none.json: expected a readable file"),
         (["--facts", "bad.json"], exits.ERROR, "bad.json: expected JSON"),
         (["--facts", "other.json"], exits.ERROR, "expected schema 'ds4bench.doctor'"),
         (["--facts", "newer.json"], exits.ERROR, "expected version 1, found 2"),

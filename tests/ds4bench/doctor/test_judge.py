@@ -160,7 +160,11 @@ def test_facts_survive_json_whole():
             inner = {"Board": None, "Processor": None, "Device": None, "Memory": None,
                      "Load": None, "ModelFile": None, "Warming": None}  # fmt: skip
             word = name.split(" |")[0]
-            if word in inner:
+            if field.name == "huge_pages":
+                values[field.name] = "madvise"
+            elif word == "tuple[str, ...]":
+                values[field.name] = ("0x1", "0x2")
+            elif word in inner:
                 values[field.name] = filled(getattr(__import__("ds4bench.doctor.facts",
                                             fromlist=[word]), word))  # fmt: skip
             else:
@@ -180,5 +184,5 @@ def test_facts_survive_json_whole():
 
 @pytest.mark.parametrize("record", [{"nonsense": 1}, {"board": {"colour": "red"}}, {"board": 3}])
 def test_other_facts_are_refused(record):
-    with pytest.raises(EngineError, match="here: expected facts of a machine"):
+    with pytest.raises(EngineError, match=r"here: .*facts of a machine"):
         Facts.from_record(record, "here")

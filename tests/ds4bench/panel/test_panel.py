@@ -260,7 +260,7 @@ BAD = {
     "--accept nan": (exits.USAGE, "--accept: expected shares of 0 to 1"),
     "--accept 0.5,x": (exits.USAGE, "found 'x'"),
     f"--accept {','.join(['1'] * 17)}": (exits.USAGE, "at most 16 positions"),
-    "--accept-replay none": (exits.ERROR, "--accept-replay: expected a file"),
+    "--accept-replay none": (exits.ERROR, "--accept-replay: expected a readable file"),
     "--accept-replay words": (exits.ERROR, "found 'abc' as number 2"),
     "--accept-replay empty": (exits.ERROR, "expected accepted drafts of each step, found none"),
     "-o p.txt": (exits.USAGE, "--out: expected a name ending in .svg or .png"),

@@ -45,6 +45,9 @@ OWN_WORDS = {
     "--predict": "memory of machines, or their steps by the timeline model",
     "--recipe": "storage formats of a model, or how a published score was asked for",
     "--seconds": "of load to watch, of generating layers",
+    "--output": "a sweep's file, another harness' file or folder",
+    "--public": "a prompt, or the text of an exam",
+    "--record-paths": "results files, a run folder",
     "--title": "above panels, above one figure",
 }
 DIFFERENT = {**SHARED_DIFFERENT, **OWN_WORDS}
