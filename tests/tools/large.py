@@ -96,7 +96,9 @@ def exam_records(n_samples: int, n_reply: int, seed: int) -> Iterator[Record]:
         yield one.record()
 
 
-def write_sweep(folder: Path, n_rows: int, n_contexts: int = 1000, n_steps: int = 16, seed: int = 1) -> Path:
+def write_sweep(
+    folder: Path, n_rows: int, n_contexts: int = 1000, n_steps: int = 16, seed: int = 1
+) -> Path:
     """The run folder of a sweep with this many rows."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "rows.jsonl").open("wb") as file:
