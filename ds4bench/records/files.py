@@ -27,11 +27,12 @@ from ds4bench.records.rows import (
     latest,
     stamped,
 )
+from ds4bench.records.share import Shared
 from engine.errors import EngineError
 from engine.files.regular import open_regular, read_regular
 from engine.tooling.report.labels import clean_label, unique_labels
 from engine.tooling.results.columnar import BoundedParquet, Bounds
-from engine.tooling.results.journal import Record, is_journal, read_journal
+from engine.tooling.results.journal import Record, is_journal, walk_journal
 from engine.tooling.results.publish import publish, publish_bytes
 from engine.tooling.results.typed import object_of
 
@@ -135,10 +136,14 @@ def rows_of(records: list[Record], where: str) -> list[SpeedRow]:
         If a field is missing or wrong; the message names record and field.
     """
     return [
-        checked(SpeedRow.from_record(record, f"{where}: record {n}"), f"{where}: record {n}")
+        _row_of(record, f"{where}: record {n}")
         for n, record in enumerate(records, 2)  # the header is the first
         if record.get("kind") == "row"
     ]
+
+
+def _row_of(record: Record, where: str) -> SpeedRow:
+    return checked(SpeedRow.from_record(record, where), where)
 
 
 def environment_of(header: Record, records: list[Record], where: str = "journal") -> dict[str, Any]:
@@ -286,13 +291,22 @@ def _parquet_types(pa: Any) -> dict[str, Any]:
 
 
 def _from_journal(path: Path) -> SweepResult:
-    contents = read_journal(path, SCHEMA, SCHEMA_VERSION)
-    warmups = tuple(r for r in contents.records if r.get("kind") == "warmup")
-    environment = environment_of(contents.header, contents.records, str(path))
-    rows = stamped(rows_of(contents.records, str(path)), is_greedy(environment))
-    return SweepResult(
-        tuple(rows), environment, path, warmups=warmups, dropped=contents.dropped_bytes
-    )
+    rows: list[SpeedRow] = []
+    others: list[Record] = []
+    share = Shared()
+
+    def take(record: Record, n: int) -> None:
+        # A record becomes a row at once: kept as dictionaries, they would weigh several times that.
+        if record.get("kind") == "row":
+            rows.append(share.row(_row_of(record, f"{path}: record {n}")))
+        else:
+            others.append(record)
+
+    header, dropped = walk_journal(path, SCHEMA, SCHEMA_VERSION, take)
+    warmups = tuple(r for r in others if r.get("kind") == "warmup")
+    environment = environment_of(header, others, str(path))
+    found = tuple(stamped(rows, is_greedy(environment)))
+    return SweepResult(found, environment, path, warmups=warmups, dropped=dropped)
 
 
 def _from_parquet(path: Path) -> SweepResult:
@@ -307,7 +321,7 @@ def _from_parquet(path: Path) -> SweepResult:
     stored = table.metadata.get(b"environment", b"{}")
     environment = checked_environment(object_of(stored, f"{path}: environment"), str(path))
     names = {f.name for f in fields(Telemetry)}
-    rows = []
+    rows, share = [], Shared()
     for n, cells in enumerate(table.rows(), 1):
         given = {k: v for k, v in cells.items() if v is not None}
         state = {k: given.pop(k) for k in list(given) if k in names}
@@ -315,5 +329,5 @@ def _from_parquet(path: Path) -> SweepResult:
         if isinstance(at, datetime):  # the first version wrote seconds since 1970
             given["started_at"] = at.timestamp()
         where = f"{path}: row {n}"
-        rows.append(checked(SpeedRow.from_record({**given, "telemetry": state}, where), where))
+        rows.append(share.row(_row_of({**given, "telemetry": state}, where)))
     return SweepResult(tuple(latest(rows)), environment, path)

@@ -36,7 +36,9 @@ def checked(row: SpeedRow, where: str) -> SpeedRow:
             raise EngineError(f"{where}: expected {name} from {least} to 2^31, found {value!r}")
     times = [("prefill_s", row.prefill_s), ("gen_s", row.gen_s)]
     rates = [("prefill_tps", row.prefill_tps), ("gen_tps", row.gen_tps)]
-    steps = [("step_s", seconds) for seconds in row.step_s]
+    # The longest first; NaN, which compares with nothing, makes the sum NaN.
+    longest = max(row.step_s, default=0.0), min(row.step_s, default=0.0), sum(row.step_s)
+    steps = [("step_s", seconds) for seconds in longest]
     for name, value in [*times, *rates, *steps]:
         if value is not None and not 0 <= value <= MOST:  # false for NaN too
             raise EngineError(f"{where}: expected a {name} from 0 to {MOST:g}, found {value!r}")

@@ -384,5 +384,6 @@ def stamped(rows: list[SpeedRow] | tuple[SpeedRow, ...], greedy: bool) -> list[S
         same = None
         if greedy and row.ok and row.token_hash and expected:
             same = row.token_hash == expected
-        result.append(replace(row, prefill_shared=shared, lossless=same))
+        changed = shared != row.prefill_shared or same != row.lossless
+        result.append(replace(row, prefill_shared=shared, lossless=same) if changed else row)
     return result

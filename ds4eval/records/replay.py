@@ -5,8 +5,10 @@ Defines what a run is to those who read it; what a sample is, `ds4eval.records.r
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from ds4eval.documents import Document
 from ds4eval.plan import Selected
@@ -14,17 +16,29 @@ from ds4eval.records.entries import merge_selection
 from ds4eval.records.record import (
     FIELDS,
     GRADE_FIELDS,
+    GRADERS,
     JOURNAL,
     MANIFEST,
     MOST_MANIFEST,
     RULES,
     SCHEMA,
     SCHEMA_VERSION,
+    AskedText,
     Sample,
     sample_from,
 )
 from engine.errors import StoreError
 from engine.tooling.results.typed import check_shape, read_object, typed
+
+# Texts of a sample that it has in common with others of its run, or with a selection.
+_ALIKE = (
+    *("key", "source", "id", "domain", "kind", "stop", "state", "expected", "close", "thinking"),
+    *("grader_version", "headline", "finish_reason", "question_sha256", "prompt_sha256"),
+    *(f"{grader}{name}" for grader in GRADERS for name in ("given", "verdict", "rule")),
+)
+_ALIKE_SELECTED: tuple[Literal["key", "source", "id", "kind", "expected"], ...] = (
+    *("key", "source", "id", "kind", "expected"),
+)
 
 
 @dataclass(slots=True)
@@ -39,6 +53,7 @@ class Replay:
     selected: list[Selected] = field(default_factory=list)
     sessions: int = 0
     earlier: dict[str, list[Sample]] = field(default_factory=dict)
+    _asked: dict[tuple[str, str], AskedText] = field(default_factory=dict)
 
     def take(self, record: Document, where: str = "record") -> None:
         """One record more; kinds that a later version added are passed over.
@@ -50,7 +65,7 @@ class Replay:
         """
         kind = record.get("type")
         if kind == "sample":
-            self.add(sample_from(record, where))
+            self.add(self._shared(sample_from(record, where)))
         elif kind == "grade":
             sample = self.samples.get(str(record.get("key", "")))
             if sample is not None:
@@ -60,6 +75,15 @@ class Replay:
             self.selected = merge_selection(self.selected, _selected(record, where))
         elif kind == "session":
             self.sessions += 1
+
+    def _shared(self, sample: Sample) -> Sample:
+        """The same new sample; what many samples say alike is in memory once."""
+        for name in _ALIKE:
+            object.__setattr__(sample, name, sys.intern(getattr(sample, name)))
+        asked = self._asked.setdefault((sample.source, sample.id), sample.question)
+        if asked == sample.question:
+            object.__setattr__(sample, "question", asked)
+        return sample
 
     def add(self, sample: Sample) -> None:
         before = self.samples.get(sample.key)
@@ -85,7 +109,13 @@ def _selected(record: Document, where: str) -> list[Selected]:
     rows = record.get("questions", [])
     if not isinstance(rows, list):
         raise StoreError(f"{where}: questions: expected a list, found {type(rows).__name__}")
-    return [typed(Selected, row, RULES, f"{where}: question {n}") for n, row in enumerate(rows, 1)]
+    found = []
+    for n, row in enumerate(rows, 1):
+        entry = typed(Selected, row, RULES, f"{where}: question {n}")
+        for name in _ALIKE_SELECTED:
+            entry[name] = sys.intern(entry[name])
+        found.append(entry)
+    return found
 
 
 def _shallow(sample: Sample) -> Document:
@@ -143,14 +173,17 @@ def read_run(path: Path) -> Run:
     StoreError
         If there is no readable journal.
     """
-    from engine.tooling.results.journal import read_journal
+    from engine.tooling.results.journal import walk_journal
 
     journal = journal_path(path)
-    contents = read_journal(journal, SCHEMA, SCHEMA_VERSION)
     replay = Replay()
-    for n, record in enumerate(contents.records, 2):  # the header is the first
-        replay.take(record, f"{journal}: record {n}")
-    config = contents.header.get("config", {})
+    header, dropped = walk_journal(
+        journal,
+        SCHEMA,
+        SCHEMA_VERSION,
+        lambda record, n: replay.take(record, f"{journal}: record {n}"),
+    )
+    config = header.get("config", {})
     if not isinstance(config, dict):
         raise StoreError(f"{journal}: config: expected an object, found {type(config).__name__}")
     check_shape(config, f"{journal}: config")
@@ -161,11 +194,11 @@ def read_run(path: Path) -> Run:
         manifest = {}  # a view of the journal; reports say what they know without it
     return Run(
         journal.parent,
-        str(contents.header.get("run_id", "")),
+        str(header.get("run_id", "")),
         config,
         replay.selected,
         replay.ordered(),
         manifest,
-        contents.dropped_bytes,
+        dropped,
         replay.earlier,
     )

@@ -9,6 +9,7 @@ write, then fsync. CSV and Parquet are views of it (`engine.tooling.results.publ
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import stat
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import StoreError
-from engine.files.regular import kind_of, read_regular
+from engine.files.regular import kind_of, open_regular
 from engine.tooling.results import locks
 from engine.tooling.results.publish import free_bytes, sync_folder
 
@@ -113,12 +114,59 @@ def read_journal(path: Path, schema: str, version: int) -> Contents:
     StoreError
         If it cannot be read, is empty, or is of another schema or a newer version.
     """
-    data = read_regular(path, MOST_BYTES, error=StoreError)
-    records, good = scan(data)
-    if not records:
-        raise StoreError(f"{path}: expected a journal, found no good record in {len(data)} bytes")
-    _check_header(path, records[0], schema, version)
-    return Contents(records[0], records[1:], len(data) - good)
+    records: list[Record] = []
+    header, dropped = walk_journal(path, schema, version, lambda record, n: records.append(record))
+    return Contents(header, records, dropped)
+
+
+def walk_journal(
+    path: Path, schema: str, version: int, take: Callable[[Record, int], None]
+) -> tuple[Record, int]:
+    """Hand over the records of a journal one by one; as `read_journal`, but none is kept.
+
+    Parameters
+    ----------
+    path : Path
+    schema, version : str, int
+    take : callable
+        Gets each record behind the header and its number, from 2.
+
+    Returns
+    -------
+    header : dict
+    dropped : int
+        Bytes behind the last good record.
+
+    Raises
+    ------
+    StoreError
+        As for `read_journal`; also if the file is larger than any journal.
+    """
+    header: Record | None = None
+    good, n = 0, 0
+    with open_regular(path, error=StoreError) as raw:
+        size = os.fstat(raw.fileno()).st_size
+        if size > MOST_BYTES:
+            raise StoreError(f"{path}: expected at most {MOST_BYTES} bytes, found {size}")
+        try:
+            lines = io.BufferedReader(raw, 1 << 20)
+            # What is written meanwhile is the next reader's; files of /proc say 0 and hold more.
+            while good < (size or MOST_BYTES) and (line := lines.readline(MOST_BYTES)):
+                record = decode(line[:-1]) if line.endswith(b"\n") else None
+                if record is None:
+                    size = max(size, good + len(line))
+                    break
+                good, n = good + len(line), n + 1
+                if header is None:
+                    _check_header(path, record, schema, version)
+                    header = record
+                else:
+                    take(record, n)
+        except OSError as cause:
+            raise StoreError(f"{path}: expected a readable file, found {cause.strerror}") from cause
+    if header is None:
+        raise StoreError(f"{path}: expected a journal, found no good record in {size} bytes")
+    return header, max(size, good) - good
 
 
 @dataclass(slots=True)

@@ -207,6 +207,8 @@ def _names(kind: type) -> tuple[str, ...]:
 
 
 def _wrong_items(name: str, items: Collection[object], rules: Rules) -> str:
+    if name not in rules.signed and _plain_numbers(items):
+        return ""
     for value in items:
         found = ""
         if type(value) is str:
@@ -218,6 +220,17 @@ def _wrong_items(name: str, items: Collection[object], rules: Rules) -> str:
         if found:
             return found
     return ""
+
+
+def _plain_numbers(items: Collection[Any]) -> bool:
+    """Whether all items are numbers from 0 to 1e18, by sums and bounds: most lists are, and long.
+
+    A sum is finite only where no item is NaN; what is not plain is looked at item by item.
+    """
+    try:
+        return math.isfinite(sum(items)) and min(items) >= 0 and max(items) <= 1e18
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 def _wrong_number(name: str, value: int | float, rules: Rules) -> str:
