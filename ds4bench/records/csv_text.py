@@ -210,7 +210,7 @@ def _sheets(path: Path) -> list[_Sheet]:
     if not first:
         raise EngineError(f"{path}: expected a header line, found an empty file")
     divider = max(",;\t", key=first.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=divider)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=divider, strict=True)
     n_lines = 0
     sheets: list[_Sheet] = []
     try:

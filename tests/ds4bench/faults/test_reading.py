@@ -167,3 +167,14 @@ def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path, monkeypatch
     ]  # fmt: skip
     assert labels_of(["a", "b/rows.jsonl", "c/x", "d/x"]) == ["a", "b", "c/x", "d/x"]
     assert labels_of(["a/sweep.csv", "a/sweep.csv"]) == ["sweep (1)", "sweep (2)"]
+
+
+def test_a_quote_that_never_ends_swallows_no_row(tmp_path):
+    """Rows behind it became a part of one row's message, and the curve was short of them."""
+    path = tmp_path / "open.csv"
+    head = ",".join(csv_text.UPSTREAM)
+    path.write_text(f'{head},message\n2048,2048,400,128,15,1000,"a\n4096,2048,390,128,14,1000,b\n')
+    with pytest.raises(EngineError, match="expected CSV, found unexpected end of data"):
+        read_rows(path)
+    path.write_text(f'{head},message\n2048,2048,400,128,15,1000,"a\nb"\n4096,2048,390,128,14,1,b\n')
+    assert [row.ctx_tokens for row in read_rows(path).rows] == [2048, 4096]
