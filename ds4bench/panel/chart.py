@@ -140,7 +140,7 @@ def _dots(
     drafters: Sequence[str],
     ctx: int,
 ) -> None:
-    """A row per kind, slowest below: where the modes lie, and what each drafter's positions kept."""
+    """A row per kind, slowest below: where modes lie, and what each drafter's positions kept."""
     order = sorted(here, key=lambda kind: sorted(map(_rate, here[kind].values()), reverse=True))
     top = 0.0
     for place, kind in enumerate(order):

@@ -34,6 +34,26 @@ def quiet(monkeypatch):
     monkeypatch.setattr(probe, "quota_of", lambda root: (None, None))
 
 
+@pytest.mark.parametrize("name", ["workstation", "laptop-on-battery"])
+@pytest.mark.parametrize("value", [None, "x", -1, float("nan"), [], {}, True])
+def test_facts_of_other_hands_are_judged_or_refused_by_name(tmp_path, name, value):
+    """Each field in turn is of another type or missing; a verdict of wrong types is no verdict."""
+    whole = json.loads((DATA / f"{name}.json").read_text())
+    path = tmp_path / "facts.json"
+    for group, fields in whole["facts"].items():
+        for field in fields if isinstance(fields, dict) else ():
+            record = copy.deepcopy(whole)
+            if value is None:
+                del record["facts"][group][field]
+            else:
+                record["facts"][group][field] = value
+            path.write_text(json.dumps(record))
+            result = run("doctor", "--facts", str(path))
+            assert "nan" not in result.stdout.split()
+            if result.exit_code not in (exits.OK, exits.INCOMPARABLE):
+                assert result.exit_code == exits.ERROR and str(path) in result.stderr, field
+
+
 def test_doctor_prints_a_line_for_each_fact_and_what_to_do():
     result = run("doctor", "--facts", str(DATA / "gb10-before-ota2604.json"))
     assert result.exit_code == exits.INCOMPARABLE

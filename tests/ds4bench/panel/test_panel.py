@@ -137,8 +137,8 @@ def test_break_even_compares_means_with_means():
     """One step in ten that other work makes 11 times as long doubles a mean, and no median."""
 
     def noisy(row):
-        return replace(row, gen_s=2 * row.gen_s, step_s=tuple(
-            took * (11 if place % 10 == 5 else 1) for place, took in enumerate(row.step_s)))  # fmt: skip
+        steps = (took * (11 if n % 10 == 5 else 1) for n, took in enumerate(row.step_s))
+        return replace(row, gen_s=2 * row.gen_s, step_s=tuple(steps))
 
     quiet = [plain(), drafting(accepted=(0, 1) * 50)]
     [before] = step_costs(quiet)
