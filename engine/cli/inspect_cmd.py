@@ -37,7 +37,11 @@ MAX_PROBLEMS = 20  # printed; JSON holds all
 @option("--backend", type=OneOf(BACKENDS), default="cpu", help="What is to run the model.")
 @option("--trunk", type=click.Path(path_type=Path), help="MODEL is a drafter for this trunk.")
 @option("--draft-model", type=click.Path(path_type=Path), help="Drafter for MODEL, MTP or DSpark.")
-@option("--draft-force", is_flag=True, help="Take a DSpark drafter of another checkpoint.")
+@option(
+    "--draft-force",
+    is_flag=True,
+    help="Take a DSpark drafter that states another checkpoint than the model.",
+)
 def inspect_command(
     model: Path,
     as_json: bool,

@@ -182,7 +182,7 @@ def test_command_writes_both_kinds_and_overlays_published_curves(tmp_path):
     [
         (["--vs", "gb11"], 2, "found 'gb11'"),
         ([], 2, "expected results files or --vs"),
-        (["missing.csv", "-o", "a.svg"], 1, "missing.csv: expected results"),
+        (["missing.csv", "-o", "a.svg"], 1, "missing.csv: expected a readable file"),
         (["--vs", "gb10", "-o", "a.pdf"], 2, "expected a name ending in .svg or .png"),
         (["--vs", "gb10", "-o", "nowhere/a.svg"], 2, "expected an existing folder"),
     ],

@@ -20,7 +20,9 @@ from typing import Any
 from engine.errors import EngineError
 
 Target = Callable[[Path], None]
-FOLDER = Path(tempfile.mkdtemp(prefix="ds4-fuzz-"))
+# Removed when the process ends.
+_KEPT = tempfile.TemporaryDirectory(prefix="ds4-fuzz-")
+FOLDER = Path(_KEPT.name)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ SHARED_DIFFERENT = {
     "the seed of something else than sampling",
     "--model": "ds4-bench peer and gpu open another model where none is named",
     "--device": "ds4-eval takes several, a worker for each",
+    "--draft-model": "`ds4 inspect` looks at a pair only where one is named",
     "--mtp": "ds4 make-model writes the block, and ds4-bench gpu makes one",
 }
 # Names that mean the same in kind, and what the command at hand makes of it in particular.
