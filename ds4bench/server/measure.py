@@ -38,6 +38,9 @@ LEAST_PART = 0.5
 BLOCK, BLOCK_PART, NEW_PART = 256, 0.02, 0.25
 # A stream that arrives in fewer pieces was held back by something in between.
 LEAST_PIECES, HELD_TOKENS = 3, 8
+# Events that are read together with the first one came before it was read: the time of decoding
+# began too late. More than this part of all, and the rate is no rate.
+FIRST_READ_PART = 0.125
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,6 +302,13 @@ def _check_streamed(reply: Reply) -> None:
             "error",
             f"server: expected tokens as they are made, found {reply.tokens} in "
             f"{len(set(reply.at))} pieces (a proxy that holds streams back?)",
+        )
+    together = sum(at == reply.at[0] for at in reply.at)
+    if together > max(1, FIRST_READ_PART * len(reply.at)) and (reply.tokens or 0) >= HELD_TOKENS:
+        raise _Failed(
+            "stalled",
+            f"the first {together} of {len(reply.at)} events were read at once: this machine was "
+            "busy, or something in between held them back",
         )
 
 
