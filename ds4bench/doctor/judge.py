@@ -125,10 +125,11 @@ def _firmware(facts: Facts, profile: Profile | None) -> Iterator[Finding]:
     ]
     known = [(part, version) for part, version in versions if version]
     if not known:
+        linux = (facts.system or "Linux").startswith("Linux")
+        how = "run once with the right to read /sys/class/dmi/id, and " if linux else ""
         yield Finding(
-            "firmware", Verdict.UNKNOWN, "no version readable", "",
-            "run once with the right to read /sys/class/dmi/id, and keep the figures apart",
-        )  # fmt: skip
+            "firmware", Verdict.UNKNOWN, "no version readable", "", f"{how}keep the figures apart"
+        )
     for part, version in known:
         found = _version(part, version, profile)
         if part == "bios" and board.bios_date:

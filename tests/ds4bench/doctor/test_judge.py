@@ -186,3 +186,10 @@ def test_facts_survive_json_whole():
 def test_other_facts_are_refused(record):
     with pytest.raises(EngineError, match=r"here: .*facts of a machine"):
         Facts.from_record(record, "here")
+
+
+@pytest.mark.parametrize(("system", "named"), [("Linux 6.11", True), ("Darwin 24.1", False)])
+def test_advice_names_files_of_the_system_at_hand(system, named):
+    [firmware] = [f for f in judge(Facts(system=system)) if f.name == "firmware"]
+    assert ("/sys/class/dmi/id" in firmware.advice) is named
+    assert "keep the figures apart" in firmware.advice
