@@ -13,7 +13,8 @@ from engine.tooling.results.typed import HEX, NAME, Rules
 
 # What a row's annotations do not say; see `engine.tooling.results.typed`.
 RULES = Rules(
-    words={"mode": (*MODES, "server"), "status": STATUSES, "prefix": ("", "cold", "warm")},
+    # Curves that upstream's tool drew with its draft block have the mode "mtp".
+    words={"mode": (*MODES, "mtp", "server"), "status": STATUSES, "prefix": ("", "cold", "warm")},
     patterns={
         "token_hash": HEX,
         "key": NAME,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sqlite3
 import threading
@@ -171,7 +172,7 @@ def test_foreign_newer_and_broken_files_are_refused_untouched(tmp_path):
         (foreign, "CREATE TABLE t (x)"),
         (newer, f"PRAGMA application_id = {history.APPLICATION_ID}"),
     ):
-        with sqlite3.connect(path) as db:
+        with contextlib.closing(sqlite3.connect(path)) as db, db:
             db.execute(statement)
             db.execute("PRAGMA user_version = 9")
         db.close()

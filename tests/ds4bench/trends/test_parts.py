@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -63,7 +64,7 @@ def test_other_sweeps_of_the_same_second_stay(tmp_path):
 
 def test_a_history_of_the_first_version_goes_on(tmp_path):
     path = tmp_path / "h.db"
-    with sqlite3.connect(path) as old:
+    with contextlib.closing(sqlite3.connect(path)) as old, old:
         old.executescript(history.MIGRATIONS[0])
         old.execute(f"PRAGMA application_id = {history.APPLICATION_ID}")
         old.execute("PRAGMA user_version = 1")
