@@ -7,6 +7,7 @@ later call repeats it, since only a new process helps.
 
 from __future__ import annotations
 
+import textwrap
 import threading
 from typing import Any
 
@@ -83,7 +84,8 @@ class Driver:
         try:
             code = int(driver.cuInit(0)[0])
         except Exception as error:  # each version of the bindings has its own for this
-            first = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+            words = str(error).splitlines()[0] if str(error) else type(error).__name__
+            first = textwrap.shorten(words, 120, placeholder=" ...")
             raise BackendError(
                 "cuda backend: expected the driver's library libcuda.so.1, found none "
                 f"that loads ({first}); install the NVIDIA driver or use --backend cpu"

@@ -8,6 +8,7 @@ What a driver refuses and another way exists for (pinned memory, host registrati
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -274,7 +275,7 @@ class CudaDevice:
                     cuda.external_stream(int(self.stream))
                 )
             except Exception as error:  # its layers have no common exception
-                reason = " ".join(str(error).split())[:200]
+                reason = textwrap.shorten(str(error), 200, placeholder=" ...")
                 raise BackendError(
                     "--launch numba: expected numba-cuda with its toolkit, found "
                     f"{type(error).__name__}: {reason} (--launch graph does without)"
