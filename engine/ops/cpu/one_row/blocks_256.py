@@ -18,7 +18,7 @@ from engine.ops.cpu.formats.blocks_256 import (
     X_BYTES,
     X_SCALE,
 )
-from engine.ops.cpu.one_row.sums import lane_sums, room, sums_of_fours
+from engine.ops.cpu.one_row.sums import lane_sums, put_lift, room, sums_of_fours
 from engine.ops.cpu.simd.ir import F32, I8, I16, I32, LANES, vec
 
 SLAB = 16  # blocks that a call covers; sized for the L1 cache, no part of the arithmetic
@@ -76,13 +76,10 @@ class _Held:
 def _put_lifts(ir, x, nb, bias: int):
     """Minus the bias times each four activations' sum, 256 bytes a block."""
     lifts = room(ir, 256 * SLAB)
-    of = vec(I32)
     with ir.loop(nb) as i:
         for c in range(4):
-            four = ir.load(ir.at(x, (i, X_BYTES), 64 * c), of)
-            bytes_ = [ir.byte(four, k, True) for k in range(4)]
-            total = ir.b.add(ir.b.add(*bytes_[:2]), ir.b.add(*bytes_[2:]))
-            ir.store(ir.b.mul(total, ir.const(-bias, of)), ir.at(lifts, (i, 256), 64 * c), 64)
+            values = ir.load(ir.at(x, (i, X_BYTES), 64 * c), BYTES)
+            put_lift(ir, values, bias, ir.at(lifts, (i, 256), 64 * c))
     return lifts
 
 

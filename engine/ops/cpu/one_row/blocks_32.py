@@ -15,7 +15,7 @@ from engine.ops.cpu.formats.blocks_32 import (
     float_step,
 )
 from engine.ops.cpu.one_row.planes import nibble_pairs
-from engine.ops.cpu.one_row.sums import half_sums, room
+from engine.ops.cpu.one_row.sums import half_sums, put_lift, room
 from engine.ops.cpu.simd.ir import F32, I1, I8, I16, I32, I64, LANES, vec
 
 SLAB = 64  # blocks that a call covers; sized for the L1 cache, no part of the arithmetic
@@ -86,15 +86,12 @@ def _put_activations(ir, x, nb, n_pairs, bias: int):
 
     A block without a second one is taken twice.
     """
-    pairs, of = room(ir, 128 * SLAB // 2), vec(I32)
+    pairs = room(ir, 128 * SLAB // 2)
     with ir.loop(n_pairs) as p:
         first, second = _pair(ir, x, X_BYTES, p, nb)
         values = _both(ir, first, second, 0, 32)
         ir.store(values, ir.at(pairs, (p, 128)), 64)
-        four = ir.as_dwords(values)
-        bytes_ = [ir.byte(four, k, True) for k in range(4)]
-        total = ir.b.add(ir.b.add(*bytes_[:2]), ir.b.add(*bytes_[2:]))
-        ir.store(ir.b.mul(total, ir.const(-bias, of)), ir.at(pairs, (p, 128), 64), 64)
+        put_lift(ir, values, bias, ir.at(pairs, (p, 128), 64))
     return pairs
 
 

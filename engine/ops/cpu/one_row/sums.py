@@ -15,6 +15,14 @@ def room(ir, n_bytes: int):
     return ir.b.ptrtoint(slot, I64)
 
 
+def put_lift(ir, bytes64, bias: int, to) -> None:
+    """Store minus the bias times the sum of each four of 64 activations; 64 bytes."""
+    four = ir.as_dwords(bytes64)
+    bytes_ = [ir.byte(four, k, True) for k in range(4)]
+    total = ir.b.add(ir.b.add(*bytes_[:2]), ir.b.add(*bytes_[2:]))
+    ir.store(ir.b.mul(total, ir.const(-bias, four.type)), to, 64)
+
+
 def _quarters(*per_quarter: int) -> list[int]:
     """Lanes of a shuffle that does the same in each four lanes of two vectors."""
     return [
