@@ -30,7 +30,7 @@ from engine.options import DSPARK_MODES, MODES, MTP_MODES, EngineOptions
 from engine.session import Session
 from engine.shape import Shape
 from engine.text.chat import DEFAULT_SYSTEM, Message, render_chat
-from engine.text.encoding import DEFAULT_EFFORT, Release, mtp_warning, release_of
+from engine.text.encoding import DEFAULT_EFFORT, Release, mtp_warning, release_of_file
 
 if TYPE_CHECKING:
     from engine.gguf.identity import FileIdentity
@@ -102,7 +102,7 @@ class Engine:
     @cached_property
     def release(self) -> Release:
         """Which chat format the weights were trained with, by what the trunk file says."""
-        return release_of(self.file.metadata, self.identity.path.name)
+        return release_of_file(self.file)
 
     def chat(
         self, message: str, *, system: str = DEFAULT_SYSTEM, think: str = DEFAULT_EFFORT

@@ -115,7 +115,7 @@ def examine(
         If the file is no model, or the budget that the user named does not fit.
     """
     from engine.memory import check_memory, free_bytes, open_device, plan_memory
-    from engine.text.encoding import FIRST, chosen, release_of
+    from engine.text.encoding import FIRST, chosen, release_of_file
     from engine.text.tokenizer import Tokenizer
     from engine.weights.files import open_model
 
@@ -127,7 +127,7 @@ def examine(
                 f"{options.path}: expected at most {shape.n_vocab} tokens, "
                 f"found {tokenizer.n_vocab}"
             )
-        release = chosen(settings.encoding, release_of(file.metadata, file.identity.path.name))
+        release = chosen(settings.encoding, release_of_file(file))
         encoding = release.encoding
         encoding.check(settings.think, "--effort")
         ctx_max = min(MAX_CONTEXT, shape.n_ctx_train)

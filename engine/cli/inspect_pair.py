@@ -29,7 +29,7 @@ def pair_part(trunk: Path, drafter: Path, backend: str, force: bool = False) -> 
         trunk, drafter, what the drafter's file is, pairing (of DSpark: whether both state one
         checkpoint), notices and problems.
     """
-    from engine.text.encoding import mtp_warning, release_of
+    from engine.text.encoding import mtp_warning, release_of_file
     from engine.weights.dspark.kinds import MTP, kind_of
     from engine.weights.files import open_files
 
@@ -43,7 +43,7 @@ def pair_part(trunk: Path, drafter: Path, backend: str, force: bool = False) -> 
         with open_files(trunk, mtp, backend, dspark_path=dspark, force=force) as files:
             part["pairing"] = files.pairing
             part["notices"] += files.notices
-            release = release_of(files.trunk.metadata, files.trunk.identity.path.name)
+            release = release_of_file(files.trunk)
             if mtp is not None and (warning := mtp_warning(release)):
                 part["notices"].append(warning)
     except ModelFileError as error:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from engine.errors import ContextError, OptionError
 from engine.text import chat, special
-from engine.text.encoding import Release, chosen, release_of
+from engine.text.encoding import Release, chosen, release_of_file
 from engine.text.tokenizer import Span
 from engine.tooling.exits import say
 
@@ -132,10 +132,9 @@ def read_header(options: EngineOptions) -> Header:
     from engine.weights.files import open_model
 
     with open_model(options) as files:
-        metadata = files.trunk.metadata
         return Header(
-            Tokenizer.from_metadata(metadata),
-            release_of(metadata, options.path.name),
+            Tokenizer.from_metadata(files.trunk.metadata),
+            release_of_file(files.trunk),
             files.weights.shape.n_ctx_train,
         )
 

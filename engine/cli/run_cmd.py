@@ -118,14 +118,14 @@ def run_command(**values: Any) -> int:
     default_ctx = 0 if plan.resumed else DEFAULT_CTX
     if warning := check_opening(plan.options, plan.ctx, default_ctx):
         say(warning)
+    # A saved session's own tokens decide how its prompt is written; a new one's is known here.
+    first = None if plan.resumed else first_prompt(plan.options, plan.prompt, plan.ctx)
     if plan.seed_drawn and plan.sampler.temp > 0:
         say(f"seed {plan.sampler.seed}")
     if plan.warm:
         for path in plan.options.paths:
             read_through(path)
 
-    # A saved session's own tokens decide how its prompt is written; a new one's is known here.
-    first = None if plan.resumed else first_prompt(plan.options, plan.prompt, plan.ctx)
     interrupt = _Interrupt()
     options = check_values(plan.options)
     with shown_reading(options) as bar:

@@ -64,6 +64,15 @@ class GGUFFile:
     def closed(self) -> bool:
         return not self._maps
 
+    @property
+    def names(self) -> str:
+        """The name that was asked for, and behind a link the name that its maker gave.
+
+        Either may be the one that says something: users link one short name to what they run,
+        and download caches link the published name to a hash.
+        """
+        return " ".join(dict.fromkeys((self.path.name, self.path.resolve().name)))
+
     def close(self) -> None:
         """Forget metadata and tensors; a mapping ends when no view of it is left.
 

@@ -13,9 +13,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sized
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import OptionError
+
+if TYPE_CHECKING:
+    from engine.gguf.reader import GGUFFile
 
 NO_THINK = "none"
 # The effort of an encoding that sends no instruction, whatever it is called there.
@@ -179,6 +182,11 @@ def release_of(metadata: Mapping[str, Any] | Any, file_name: str = "") -> Releas
         return Release(R0731, "file name")
     name = metadata.get("general.name")
     return Release(FIRST, deepseek=isinstance(name, str) and "deepseek" in name.lower())
+
+
+def release_of_file(file: GGUFFile) -> Release:
+    """The release of an open model file, by what it says and the names that it has."""
+    return release_of(file.metadata, file.names)
 
 
 def named_release(model: str) -> Release:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import OptionError
-from engine.text.encoding import DEFAULT_EFFORT, ENCODINGS, NO_THINK, R0731, chosen, release_of
+from engine.text.encoding import DEFAULT_EFFORT, ENCODINGS, NO_THINK, R0731, chosen, release_of_file
 from engine.tooling.options.group import OptionGroup
 from engine.tooling.options.types import OneOf
 
@@ -62,7 +62,7 @@ class ThinkingChoice:
         from engine.gguf.reader import open_gguf
 
         with open_gguf(path) as file:
-            found = chosen(None, release_of(file.metadata, path.name))
+            found = chosen(None, release_of_file(file))
         found.encoding.check(self.effort, "--effort")
 
 

@@ -175,7 +175,9 @@ def test_generation_stops_at_a_full_context(ds4, engine):
 
 
 def test_prompt_beyond_the_context(ds4, engine):
-    status, out, err = ds4("-m", "m", "-p", "many words " * 50, "-c", 10, "--temp", 0)
+    # Nor is the file, of which there is none here, read ahead.
+    line = ("-m", "m", "-p", "many words " * 50, "-c", 10, "--temp", 1, "--warm-weights")
+    status, out, err = ds4(*line)
 
     assert (status, out) == (1, "")
     said = "expected at most 10 tokens (-c sets the context), found "

@@ -10,6 +10,7 @@ import pytest
 
 from engine.engine import Engine
 from engine.errors import OptionError
+from engine.gguf.reader import open_gguf
 from engine.text import chat
 from engine.text.chat import Message
 from engine.text.encoding import (
@@ -22,9 +23,11 @@ from engine.text.encoding import (
     mtp_warning,
     named_release,
     release_of,
+    release_of_file,
 )
 from engine.text.template import ChatTemplate
 from engine.text.tokenizer import Tokenizer
+from tests.engine.gguf.build import tiny_shape, write_trunk
 from tests.engine.text.vocabulary import metadata
 
 BOS, USER, BOT = "<｜begin▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"
@@ -155,3 +158,17 @@ def test_templates_of_0731_hear_of_every_effort(mode, told):
         spans = template.render([Message("user", "x")], mode, 1000, R0731)
 
     assert "".join(s.text for s in spans) == f"{told} {mode != 'none'} x"
+
+
+@pytest.mark.parametrize(
+    ("link", "target"),
+    [("ds4flash.gguf", "Flash-0731.gguf"), ("Flash-0731.gguf", "5f1c9e")],
+    ids=["a short name of one's own", "a download cache"],
+)
+def test_a_link_and_what_it_leads_to_both_name_the_release(tmp_path, link, target):
+    write_trunk(tmp_path / target, tiny_shape())
+    (tmp_path / link).symlink_to(target)
+    with open_gguf(tmp_path / link) as file:
+        assert release_of_file(file).encoding.name == "0731"
+    with open_gguf(write_trunk(tmp_path / "other.gguf", tiny_shape())) as file:
+        assert release_of_file(file).encoding.name == "first"
